@@ -1,0 +1,98 @@
+"""Typed configuration: frozen dataclasses built from a ConfigDict, strict about every key.
+
+`configs/*.py` hold ConfigDicts, flags override their values, and each job turns what results into
+one frozen dataclass before anything expensive starts. A key that does not exist, a key that is
+missing and a value of another type are `InputError`s that name the key's full path.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from hubert_jax.errors import InputError
+
+Schema = TypeVar("Schema")
+
+
+def build(schema: type[Schema], values: Mapping[str, Any], path: str = "config") -> Schema:
+    """Builds the frozen dataclass `schema` from `values`.
+
+    Args:
+      schema: a dataclass type; its fields may be bool, int, float, str, `tuple[X, ...]`, optional
+        types and other dataclasses.
+      values: a ConfigDict or a plain mapping with exactly the schema's keys; keys whose field
+        has a default may be left out.
+      path: the name of `values` in messages, for example `config.model`.
+
+    Returns:
+      An instance of `schema`.
+
+    Raises:
+      InputError: unknown key, missing key, wrong type, or what the dataclass's own
+        `__post_init__` refuses.
+    """
+    fields = {field.name: field for field in dataclasses.fields(schema)}
+    hints = typing.get_type_hints(schema)
+    for key in values:
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, n=1)
+            remedy = f"did you mean {path}.{close[0]}?" if close else f"known: {', '.join(fields)}"
+            raise InputError(f"{path}.{key}: no such key; {remedy}")
+    arguments = {}
+    for name, field in fields.items():
+        if name in values:
+            arguments[name] = _checked(hints[name], values[name], f"{path}.{name}")
+        elif (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        ):
+            raise InputError(f"{path}.{name}: missing; pass --{path}.{name}=... or set it in the config")
+    return schema(**arguments)
+
+
+def _checked(expected: Any, value: Any, path: str) -> Any:
+    """`value` as the type `expected`, or an InputError that names `path`."""
+    origin = typing.get_origin(expected)
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(expected)
+        if value is None and type(None) in options:
+            return None
+        remaining = [option for option in options if option is not type(None)]
+        return _checked(remaining[0], value, path)
+    if dataclasses.is_dataclass(expected):
+        if isinstance(value, expected):
+            return value
+        if not isinstance(value, Mapping):
+            # ConfigDict is not a Mapping but behaves like one.
+            if not hasattr(value, "items"):
+                raise InputError(f"{path}: expected a group of keys, found {value!r}")
+            value = dict(value.items())
+        return build(expected, value, path)
+    if origin is tuple:
+        item_type = typing.get_args(expected)[0]
+        if isinstance(value, str) or not isinstance(value, (list, tuple)):
+            raise InputError(f"{path}: expected a sequence, found {value!r}")
+        return tuple(_checked(item_type, item, f"{path}[{i}]") for i, item in enumerate(value))
+    if expected is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
+        raise InputError(
+            f"{path}: expected {expected.__name__}, found {type(value).__name__} {value!r}"
+        )
+    return value
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The configuration as plain JSON-able values (tuples become lists)."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of a dataclass or JSON-able value, independent of key order."""
+    if dataclasses.is_dataclass(value):
+        value = to_dict(value)
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
