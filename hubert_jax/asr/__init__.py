@@ -1,0 +1,1 @@
+"""Speech recognition: vocabulary, CTC loss, beam search and error rates."""

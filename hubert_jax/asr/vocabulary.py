@@ -1,0 +1,139 @@
+"""Letter vocabularies of the CTC head: text to class indices and back.
+
+Class 0 is the CTC blank. The classes after it are the characters in the order of fairseq's
+`dict.ltr.txt`, the word boundary "|" first, so a 32-class head of fairseq or Hugging Face (four
+specials, then the same 28 characters, blank = its class 0) is our class 0 = theirs 0 and our
+class i = theirs i + 3.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from hubert_jax.errors import InputError
+
+BLANK = 0
+WORD_BOUNDARY = "|"
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """The characters a CTC head can emit, without the blank, which is always class 0.
+
+    Character `characters[i]` is class `i + 1`. The word boundary "|" must be one of them; it
+    stands for the spaces of a text. Raises InputError for a repeated or multi-character entry.
+    """
+
+    characters: tuple[str, ...]
+
+    def __post_init__(self):
+        for character in self.characters:
+            if not isinstance(character, str) or len(character) != 1 or character.isspace():
+                raise InputError(
+                    f"vocabulary: found the entry {character!r}, expected single characters "
+                    f"other than spaces (the word boundary is {WORD_BOUNDARY!r})"
+                )
+        repeated = [c for c, n in collections.Counter(self.characters).items() if n > 1]
+        if repeated:
+            raise InputError(f"vocabulary: the character {repeated[0]!r} is listed twice")
+        if WORD_BOUNDARY not in self.characters:
+            raise InputError(f"vocabulary: the word boundary {WORD_BOUNDARY!r} is missing")
+        indices = {character: i for i, character in enumerate(self.characters, start=1)}
+        object.__setattr__(self, "_indices", indices)
+
+    @property
+    def size(self) -> int:
+        """Number of classes of the head, the blank included."""
+        return len(self.characters) + 1
+
+    @property
+    def boundary(self) -> int:
+        """Class of the word boundary."""
+        return self._indices[WORD_BOUNDARY]
+
+    def encode(self, text: str, utterance: str = "") -> np.ndarray:
+        """Class indices of a text: int32, shape (letters + spaces between words,).
+
+        Runs of white space count as one boundary; none is put before the first or after the
+        last word. Case is kept: corpora are brought to the vocabulary's case when prepared.
+        Raises InputError, naming `utterance`, for a character outside the vocabulary.
+        """
+        joined = " ".join(text.split())
+        for character in joined:
+            if character == WORD_BOUNDARY or (character != " " and character not in self._indices):
+                raise InputError(self._refusal(character, utterance))
+        spelled = joined.replace(" ", WORD_BOUNDARY)
+        return np.array([self._indices[character] for character in spelled], np.int32)
+
+    def decode(self, indices: Sequence[int] | np.ndarray) -> str:
+        """Text of a labelling (no blanks): words separated by single spaces.
+
+        Raises ValueError for the blank or an index outside the vocabulary.
+        """
+        indices = [int(i) for i in indices]
+        if any(not BLANK < i < self.size for i in indices):
+            raise ValueError(f"a labelling holds classes 1 to {self.size - 1}, found {indices}")
+        spelled = "".join(self.characters[i - 1] for i in indices)
+        return " ".join(word for word in spelled.split(WORD_BOUNDARY) if word)
+
+    def collapse(self, frame_labels: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Labelling (int32) of one class per frame: repeats are merged, then blanks dropped."""
+        frames = np.asarray(frame_labels, np.int32)
+        starts = np.ones(frames.shape, bool)
+        starts[1:] = frames[1:] != frames[:-1]
+        return frames[starts & (frames != BLANK)]
+
+    def to_json(self) -> str:
+        """JSON object `{"characters": [...]}`; `from_json` reads it back."""
+        return json.dumps({"characters": list(self.characters)}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Vocabulary:
+        """Vocabulary written by `to_json`. Raises InputError for anything else."""
+        try:
+            characters = json.loads(text)["characters"]
+        except (ValueError, KeyError, TypeError):
+            characters = None
+        if not isinstance(characters, list):
+            raise InputError('vocabulary: expected a JSON object {"characters": [...]}')
+        return cls(tuple(characters))
+
+    @classmethod
+    def from_transcripts(cls, transcripts: Iterable[str]) -> Vocabulary:
+        """Vocabulary of another language: the word boundary, then every character that occurs,
+        commonest first (ties in code point order), so it does not depend on the texts' order.
+
+        Raises InputError if no text holds a character, or if one holds a literal "|".
+        """
+        counts = collections.Counter()
+        for text in transcripts:
+            counts.update("".join(text.split()))
+        if not counts:
+            raise InputError("vocabulary: the transcripts hold no characters at all")
+        if WORD_BOUNDARY in counts:
+            raise InputError(
+                f"vocabulary: a transcript holds {WORD_BOUNDARY!r}, which is kept for the word "
+                "boundary; take it out of the transcripts"
+            )
+        ranked = sorted(counts, key=lambda character: (-counts[character], character))
+        return cls((WORD_BOUNDARY, *ranked))
+
+    def _refusal(self, character: str, utterance: str) -> str:
+        where = f"utterance {utterance}: " if utterance else ""
+        advice = "normalise the transcripts or build a vocabulary from them"
+        for other in (character.upper(), character.lower()):
+            if other != character and other in self._indices:
+                advice = f"the vocabulary has {other!r}: bring the transcripts to its case"
+        return (
+            f"{where}the transcript holds {character!r} (U+{ord(character):04X}), which is not "
+            f"one of the vocabulary's characters {''.join(self.characters)}; {advice}"
+        )
+
+
+LIBRISPEECH = Vocabulary(tuple("|ETAONIHSRDLUMWCFGYPBVK'XJQZ"))
+"""26 letters, apostrophe and word boundary: 29 classes with the blank (HuBERT, section IV-D)."""

@@ -1,0 +1,87 @@
+"""Vocabulary: order, round trips, refusals."""
+
+import string
+
+import numpy as np
+import pytest
+
+from hubert_jax.asr.vocabulary import BLANK, LIBRISPEECH, Vocabulary
+from hubert_jax.errors import InputError
+
+
+def test_librispeech_is_letters_apostrophe_boundary_and_blank():
+    assert LIBRISPEECH.size == 29
+    assert sorted(LIBRISPEECH.characters) == sorted(string.ascii_uppercase + "'|")
+
+
+def test_order_is_that_of_the_released_32_class_heads():
+    theirs = "<s> <pad> </s> <unk> | E T A O N I H S R D L U M W C F G Y P B V K ' X J Q Z".split()
+    assert tuple(theirs[i + 3] for i in range(1, LIBRISPEECH.size)) == LIBRISPEECH.characters
+    assert LIBRISPEECH.boundary == 1
+
+
+@pytest.mark.parametrize("text", ["HELLO WORLD", "DON'T", "A", ""])
+def test_encode_then_decode_gives_the_text_back(text):
+    indices = LIBRISPEECH.encode(text)
+    assert indices.dtype == np.int32
+    assert indices.shape == (len(text),)
+    assert BLANK not in indices
+    assert LIBRISPEECH.decode(indices) == text
+
+
+def test_spaces_are_normalised_on_both_ways():
+    np.testing.assert_array_equal(LIBRISPEECH.encode(" A  B\n"), LIBRISPEECH.encode("A B"))
+    a, b, boundary = *LIBRISPEECH.encode("AB"), LIBRISPEECH.boundary
+    assert LIBRISPEECH.decode([boundary, a, boundary, boundary, b, boundary]) == "A B"
+
+
+def test_collapse_merges_repeats_before_it_drops_blanks():
+    np.testing.assert_array_equal(
+        LIBRISPEECH.collapse([0, 3, 3, 0, 3, 5, 5, 0, 0, 1]), [3, 3, 5, 1]
+    )
+    assert LIBRISPEECH.collapse([]).shape == (0,)
+    assert LIBRISPEECH.collapse([0, 0]).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"), [("CAFÉ", "'É' (U+00C9)"), ("A|B", "'|'"), ("A-B", "'-'")]
+)
+def test_unknown_character_is_named_with_its_utterance(text, found):
+    with pytest.raises(InputError) as error:
+        LIBRISPEECH.encode(text, utterance="19-198-0001")
+    assert "19-198-0001" in str(error.value)
+    assert found in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_wrong_case_is_recognised():
+    with pytest.raises(InputError, match="'h'.*bring the transcripts to its case"):
+        LIBRISPEECH.encode("hello")
+
+
+@pytest.mark.parametrize("indices", [[0], [29], [-1]])
+def test_decode_refuses_what_is_no_labelling(indices):
+    with pytest.raises(ValueError):
+        LIBRISPEECH.decode(indices)
+
+
+def test_vocabulary_of_another_language():
+    vocabulary = Vocabulary.from_transcripts(["ñandú da", "añada"])
+    assert vocabulary.characters == ("|", "a", "d", "ñ", "n", "ú")
+    assert Vocabulary.from_transcripts(["añada", "ñandú da"]) == vocabulary
+    assert vocabulary.decode(vocabulary.encode("da ñandú")) == "da ñandú"
+    assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary
+
+
+@pytest.mark.parametrize("transcripts", [[], ["", " "], ["a|b"]])
+def test_transcripts_without_a_usable_alphabet_are_refused(transcripts):
+    with pytest.raises(InputError):
+        Vocabulary.from_transcripts(transcripts)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"characters": "AB"}', '{"characters": ["|", "AB"]}',
+                                  '{"characters": ["A"]}', '{"characters": ["|", "A", "A"]}',
+                                  '{"characters": ["|", 3]}'])  # fmt: skip
+def test_broken_vocabulary_files_are_refused(text):
+    with pytest.raises(InputError):
+        Vocabulary.from_json(text)
