@@ -47,10 +47,10 @@ def build(schema: type[Schema], values: Mapping[str, Any], path: str = "config")
     for name, field in fields.items():
         if name in values:
             arguments[name] = _checked(hints[name], values[name], f"{path}.{name}")
-        elif (
-            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        ):
-            raise InputError(f"{path}.{name}: missing; pass --{path}.{name}=... or set it in the config")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise InputError(
+                f"{path}.{name}: missing; pass --{path}.{name}=... or set it in the config"
+            )
     return schema(**arguments)
 
 

@@ -51,7 +51,9 @@ def read_json(path: str | os.PathLike, what: str) -> Any:
     try:
         return json.loads(pathlib.Path(path).read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path}: {what} not found; was the job that writes it finished?") from None
+        raise InputError(
+            f"{path}: {what} not found; was the job that writes it finished?"
+        ) from None
     except ValueError as error:
         raise InputError(f"{path}: {what} is not valid JSON ({error}); write it again") from None
 

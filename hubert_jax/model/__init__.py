@@ -1,0 +1,1 @@
+"""The network: pure functions and Linen modules; no mesh, no files, no TensorFlow."""
