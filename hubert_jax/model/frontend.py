@@ -4,11 +4,9 @@ import functools
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from hubert_jax.model.architecture import HubertConfig
-
-NORM_EPSILON = 1e-5
+from hubert_jax.model.norm import LayerNorm, TimeGroupNorm
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -23,33 +21,6 @@ def scale_gradient(x: jax.Array, scale: float) -> jax.Array:
 
 
 scale_gradient.defvjp(lambda x, scale: (x, None), lambda scale, _, gradient: (gradient * scale,))
-
-
-class TimeGroupNorm(nn.Module):
-    """GroupNorm with one channel a group: each channel normalised over the row's own frames.
-
-    Padding must not enter the statistics, or an utterance would give other features in a padded
-    batch than alone (torchaudio issue 2242, transformers issue 21534).
-    """
-
-    @nn.compact
-    def __call__(self, x: jax.Array, lengths: jax.Array | None) -> jax.Array:
-        """x: (B, T, C); lengths: (B,) valid frames of each row, or None; returns (B, T, C)."""
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        values = x.astype(jnp.float32)
-        if lengths is None:
-            mean = values.mean(axis=1, keepdims=True)
-            variance = jnp.square(values - mean).mean(axis=1, keepdims=True)
-        else:
-            valid = (jnp.arange(x.shape[1]) < lengths[:, None])[:, :, None]
-            count = jnp.maximum(lengths, 1)[:, None, None]
-            mean = jnp.where(valid, values, 0).sum(axis=1, keepdims=True) / count
-            deviation = jnp.where(valid, values - mean, 0)
-            variance = jnp.square(deviation).sum(axis=1, keepdims=True) / count
-        normalised = (values - mean) * jax.lax.rsqrt(variance + NORM_EPSILON)
-        return (normalised * scale + bias).astype(x.dtype)
 
 
 class FrontEnd(nn.Module):
@@ -86,8 +57,7 @@ class FrontEnd(nn.Module):
             if lengths is not None:
                 lengths = (lengths - kernel) // stride + 1
             if config.frontend_norm == "layer":
-                x = nn.LayerNorm(epsilon=NORM_EPSILON, dtype=jnp.float32, name=f"norm_{i}")(x)
-                x = x.astype(config.compute_dtype)
+                x = LayerNorm(name=f"norm_{i}")(x).astype(config.compute_dtype)
             elif i == 0:
                 x = TimeGroupNorm(name="norm_0")(x, lengths)
             x = gelu(x)

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 
 from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.model.frontend import FrontEnd, scale_gradient
+from hubert_jax.model.norm import LayerNorm
 from hubert_jax.model.positional import PositionalConvolution
-from hubert_jax.model.transformer import Transformer, layer_norm
+from hubert_jax.model.transformer import Transformer
 
 
 class Hubert(nn.Module):
@@ -18,7 +19,7 @@ class Hubert(nn.Module):
     def setup(self):
         config = self.config
         self.frontend = FrontEnd(config)
-        self.frontend_norm = layer_norm(None)
+        self.frontend_norm = LayerNorm()
         self.projection = nn.Dense(
             config.dim, kernel_init=nn.initializers.normal(0.02), dtype=config.compute_dtype
         )
@@ -26,7 +27,7 @@ class Hubert(nn.Module):
             "mask_embedding", nn.initializers.uniform(1.0), (config.dim,)
         )
         self.positional = PositionalConvolution(config)
-        self.encoder_norm = layer_norm(None)
+        self.encoder_norm = LayerNorm()
         self.transformer = Transformer(config)
         self.input_dropout = nn.Dropout(config.input_dropout)
         self.encoder_dropout = nn.Dropout(config.dropout)

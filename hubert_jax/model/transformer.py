@@ -8,14 +8,10 @@ import jax.numpy as jnp
 
 from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.model.attention import attention
-from hubert_jax.model.frontend import NORM_EPSILON, gelu
+from hubert_jax.model.frontend import gelu
+from hubert_jax.model.norm import LayerNorm
 
 linear_init = nn.initializers.normal(0.02)
-
-
-def layer_norm(name: str) -> nn.LayerNorm:
-    """LayerNorm over the last axis in float32, with HuBERT's epsilon."""
-    return nn.LayerNorm(epsilon=NORM_EPSILON, dtype=jnp.float32, name=name)
 
 
 class TransformerLayer(nn.Module):
@@ -28,7 +24,7 @@ class TransformerLayer(nn.Module):
     def __call__(self, x: jax.Array, valid: jax.Array | None) -> jax.Array:
         """x: (B, T, dim) in the compute dtype; valid: (B, T) bool or None; returns as x."""
         config, dtype = self.config, self.config.compute_dtype
-        attention_norm, ffn_norm = layer_norm("attention_norm"), layer_norm("ffn_norm")
+        attention_norm, ffn_norm = LayerNorm(name="attention_norm"), LayerNorm(name="ffn_norm")
         if config.pre_norm:
             x = x + self._attend(attention_norm(x).astype(dtype), valid)
             return x + self._feed_forward(ffn_norm(x).astype(dtype))
