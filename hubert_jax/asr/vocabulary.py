@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import json
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -88,19 +87,16 @@ class Vocabulary:
         starts[1:] = frames[1:] != frames[:-1]
         return frames[starts & (frames != BLANK)]
 
-    def to_json(self) -> str:
-        """JSON object `{"characters": [...]}`; `from_json` reads it back."""
-        return json.dumps({"characters": list(self.characters)}, ensure_ascii=False)
+    def to_dict(self) -> dict[str, list[str]]:
+        """JSON-able `{"characters": [...]}`; `from_dict` reads it back."""
+        return {"characters": list(self.characters)}
 
     @classmethod
-    def from_json(cls, text: str) -> Vocabulary:
-        """Vocabulary written by `to_json`. Raises InputError for anything else."""
-        try:
-            characters = json.loads(text)["characters"]
-        except (ValueError, KeyError, TypeError):
-            characters = None
+    def from_dict(cls, values: object) -> Vocabulary:
+        """Vocabulary of what `to_dict` gave. Raises InputError for anything else."""
+        characters = values.get("characters") if isinstance(values, dict) else None
         if not isinstance(characters, list):
-            raise InputError('vocabulary: expected a JSON object {"characters": [...]}')
+            raise InputError('vocabulary: expected {"characters": [...]}')
         return cls(tuple(characters))
 
     @classmethod

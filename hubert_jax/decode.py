@@ -1,0 +1,154 @@
+"""Transcribes a prepared split with a fine-tuned checkpoint and scores the result.
+
+Reads a finetune checkpoint and an audio split that has transcripts; decodes every utterance
+greedily and, unless --config.greedy=True, with a CTC beam search. Writes
+WORKDIR/decode/hypotheses.jsonl (id, reference, greedy, beam) and WORKDIR/decode/result.json
+(word and character error rates over the whole split).
+"""
+
+import dataclasses
+import json
+import pathlib
+import time
+
+import numpy as np
+
+from hubert_jax import files, job
+from hubert_jax.errors import InputError
+
+_PAIRS_SHOWN = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeConfig:
+    """Configuration of the decode job.
+
+    The beam's defaults suit a search without a language model; `word_score` is w2 of equation 4,
+    added for every word.
+    """
+
+    workdir: str
+    checkpoint: str  # directory of a fine-tuned checkpoint
+    audio: str  # directory of a prepared split
+    vocabulary: str = ""  # JSON file with {"characters": [...]}; empty: LibriSpeech's letters
+    greedy: bool = False  # greedy only, no beam search
+    beam_size: int = 20
+    beam_threshold: float = 20.0  # nats
+    word_score: float = 0.0
+
+    def __post_init__(self):
+        if self.beam_size < 1:
+            raise InputError(f"config.beam_size: expected at least 1, found {self.beam_size}")
+        if not self.beam_threshold > 0:
+            raise InputError(
+                f"config.beam_threshold: expected more than 0, found {self.beam_threshold}"
+            )
+
+
+def run(config: DecodeConfig) -> dict:
+    """Decodes the split; returns what it wrote to `WORKDIR/decode/result.json`.
+
+    Raises:
+      InputError: the split has an utterance without a transcript, the checkpoint's classes are
+        not the vocabulary's, or it gives NaN.
+    """
+    started = time.monotonic()
+    from hubert_jax.asr.beam_search import beam_search
+    from hubert_jax.asr.error_rates import character_error_rate, word_error_rate
+    from hubert_jax.asr.inference import ctc_log_probabilities
+    from hubert_jax.asr.vocabulary import LIBRISPEECH, Vocabulary
+    from hubert_jax.data.records import read_manifest
+
+    directory = files.require_writable(config.workdir) / "decode"
+    vocabulary = LIBRISPEECH
+    if config.vocabulary:
+        vocabulary = Vocabulary.from_dict(files.read_json(config.vocabulary, "vocabulary"))
+    manifest = read_manifest(config.audio)
+    if not manifest.transcribed:
+        raise InputError(_no_transcript(config.audio, "none of its utterances has a transcript"))
+
+    rows = []
+    seconds = {"greedy": 0.0} if config.greedy else {"greedy": 0.0, "beam": 0.0}
+    for utterance, reference, log_probs in ctc_log_probabilities(config.checkpoint, config.audio):
+        if not reference.strip():
+            raise InputError(_no_transcript(config.audio, f"{utterance} has no transcript"))
+        _check_log_probs(log_probs, utterance, vocabulary.size, config.checkpoint)
+        row = {"id": utterance, "reference": reference}
+
+        begun = time.monotonic()
+        row["greedy"] = vocabulary.decode(vocabulary.collapse(log_probs.argmax(axis=1)))
+        seconds["greedy"] += time.monotonic() - begun
+        if not config.greedy:
+            begun = time.monotonic()
+            best = beam_search(
+                log_probs,
+                vocabulary,
+                beam_size=config.beam_size,
+                beam_threshold=config.beam_threshold,
+                word_score=config.word_score,
+            )[0]
+            row["beam"] = best.text
+            seconds["beam"] += time.monotonic() - begun
+        rows.append(row)
+
+    references = [row["reference"] for row in rows]
+    words = {way: word_error_rate(references, [row[way] for row in rows]) for way in seconds}
+    characters = {
+        way: character_error_rate(references, [row[way] for row in rows]) for way in seconds
+    }
+    hypotheses = directory / "hypotheses.jsonl"
+    files.write_text(hypotheses, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+    result = {
+        "config": dataclasses.asdict(config),
+        "utterances": len(rows),
+        "words": words["greedy"].length,
+        "characters": characters["greedy"].length,
+        "audio_seconds": manifest.seconds,
+        "wer": {way: rate.rate for way, rate in words.items()},
+        "cer": {way: rate.rate for way, rate in characters.items()},
+        "word_errors": {way: dataclasses.asdict(rate) for way, rate in words.items()},
+        "character_errors": {way: dataclasses.asdict(rate) for way, rate in characters.items()},
+        "decode_seconds": {way: round(spent, 3) for way, spent in seconds.items()},
+        "audio_digest": manifest.digest,
+        "hypotheses_digest": files.sha256_file(hypotheses),
+    }
+    result = job.finish(config.workdir, "decode", result, started)
+    _show(rows, result, hypotheses)
+    return result
+
+
+def _check_log_probs(log_probs: np.ndarray, utterance: str, classes: int, checkpoint: str) -> None:
+    if log_probs.shape[1] != classes:
+        raise InputError(
+            f"{checkpoint}: its CTC head has {log_probs.shape[1]} classes, but the vocabulary has "
+            f"{classes} with the blank; pass the one it was fine-tuned with as --config.vocabulary"
+        )
+    if not np.isfinite(log_probs).all():
+        raise InputError(
+            f"{checkpoint}: gives NaN or infinite log probabilities for {utterance}; "
+            "fine-tuning diverged, decode an earlier step or lower its learning rate"
+        )
+
+
+def _no_transcript(split: str, found: str) -> str:
+    return f"{split}: {found}, so error rates are undefined; prepare the split with transcripts"
+
+
+def _show(rows: list[dict], result: dict, hypotheses: pathlib.Path) -> None:
+    ways = list(result["wer"])
+    for row in rows[:_PAIRS_SHOWN]:
+        print(row["id"])
+        for field in ("reference", *ways):
+            print(f"  {field:<9}  {row[field]}")
+    for way in ways:
+        errors = result["word_errors"][way]
+        print(
+            f"{way}: WER {100 * result['wer'][way]:.2f} %, CER {100 * result['cer'][way]:.2f} % "
+            f"({errors['substitutions']} substitutions, {errors['insertions']} insertions, "
+            f"{errors['deletions']} deletions in {errors['length']} words)"
+        )
+    print(f"{result['utterances']} utterances; all hypotheses: {hypotheses}", flush=True)
+
+
+if __name__ == "__main__":
+    job.main("decode", DecodeConfig, run)

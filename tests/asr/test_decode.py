@@ -1,0 +1,116 @@
+"""The decode job, with given log probabilities in the model's place."""
+
+import json
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from hubert_jax import config, decode, files
+from hubert_jax.asr.vocabulary import LIBRISPEECH, Vocabulary
+from hubert_jax.errors import InputError
+
+SPOKEN = {"HELLO ALL": "HELLO ALL", "THE CAT SAT": "THE CAD SAT"}
+
+
+def _log_probs(text, vocabulary=LIBRISPEECH):
+    path = [c for label in vocabulary.encode(text) for c in (label, 0)]
+    logits = 10.0 * np.eye(vocabulary.size)[path]
+    return (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
+
+
+@pytest.fixture
+def outputs(monkeypatch):
+    """List of (id, text, log_probs) the model is to give for the split."""
+    rows = [(f"utt-{i}", text, _log_probs(heard)) for i, (text, heard) in enumerate(SPOKEN.items())]
+    inference = types.ModuleType("inference")
+    inference.ctc_log_probabilities = lambda checkpoint, split: iter(rows)
+    records = types.ModuleType("records")
+    records.read_manifest = lambda split: types.SimpleNamespace(
+        transcribed=sum(bool(text) for _, text, _ in rows), seconds=4.5, digest="abc"
+    )
+    monkeypatch.setitem(sys.modules, "hubert_jax.asr.inference", inference)
+    monkeypatch.setitem(sys.modules, "hubert_jax.data.records", records)
+    return rows
+
+
+def _config(tmp_path, **values):
+    required = {"workdir": str(tmp_path), "checkpoint": "checkpoint", "audio": "split"}
+    return config.build(decode.DecodeConfig, required | values)
+
+
+def test_writes_hypotheses_and_rates(tmp_path, outputs, capsys):
+    result = decode.run(_config(tmp_path))
+    assert result["wer"] == {"greedy": 1 / 5, "beam": 1 / 5}
+    assert result["cer"] == {"greedy": 1 / 20, "beam": 1 / 20}
+    assert (result["utterances"], result["words"], result["audio_seconds"]) == (2, 5, 4.5)
+    assert result["word_errors"]["beam"]["substitutions"] == 1
+
+    directory = tmp_path / "decode"
+    assert files.read_json(directory / "result.json", "result") == result
+    assert result["hypotheses_digest"] == files.sha256_file(directory / "hypotheses.jsonl")
+    lines = (directory / "hypotheses.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"id": f"utt-{i}", "reference": text, "greedy": heard, "beam": heard}
+        for i, (text, heard) in enumerate(SPOKEN.items())
+    ]
+    shown = capsys.readouterr().out
+    assert "THE CAD SAT" in shown
+    assert "WER 20.00 %" in shown
+
+
+def test_beam_sums_alignments_where_greedy_takes_the_best(tmp_path, outputs):
+    a = int(LIBRISPEECH.encode("A")[0])
+    log_probs = np.full((2, LIBRISPEECH.size), np.log(1e-9), np.float32)
+    log_probs[:, 0], log_probs[:, a] = np.log(0.6), np.log(0.4)
+    outputs[:] = [("utt", "A", log_probs)]
+    result = decode.run(_config(tmp_path))
+    assert result["wer"] == {"greedy": 1.0, "beam": 0.0}
+
+
+def test_greedy_only(tmp_path, outputs):
+    result = decode.run(_config(tmp_path, greedy=True))
+    assert list(result["wer"]) == list(result["decode_seconds"]) == ["greedy"]
+    assert "beam" not in (tmp_path / "decode" / "hypotheses.jsonl").read_text()
+
+
+def test_word_score_reaches_the_search(tmp_path, outputs):
+    boundary = LIBRISPEECH.boundary
+    log_probs = _log_probs("AB")
+    log_probs[1] = np.log(1e-9)
+    log_probs[1, [0, boundary]] = np.log([0.7, 0.3])
+    outputs[:] = [("utt", "A B", log_probs)]
+    assert decode.run(_config(tmp_path))["word_errors"]["beam"]["deletions"] == 1
+    assert decode.run(_config(tmp_path, word_score=2.0))["wer"] == {"greedy": 1.0, "beam": 0.0}
+
+
+def test_vocabulary_of_another_language(tmp_path, outputs):
+    vocabulary = Vocabulary.from_transcripts(["ñandú"])
+    files.write_json(tmp_path / "vocabulary.json", vocabulary.to_dict())
+    outputs[:] = [("utt", "dún", _log_probs("dún", vocabulary))]
+    with pytest.raises(InputError, match="has 7 classes.*29.*config.vocabulary"):
+        decode.run(_config(tmp_path))
+    result = decode.run(_config(tmp_path, vocabulary=str(tmp_path / "vocabulary.json")))
+    assert result["wer"] == {"greedy": 0.0, "beam": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ([("utt-0", "", _log_probs("A"))], "split: none of its utterances"),
+        ([("utt-0", "A", _log_probs("A")), ("utt-1", "", _log_probs("A"))], "utt-1"),
+        ([("utt-0", "A", np.full((2, 29), np.nan, np.float32))], "NaN.*utt-0"),
+    ],
+)
+def test_unusable_input_leaves_nothing_behind(tmp_path, outputs, broken, message):
+    outputs[:] = broken
+    with pytest.raises(InputError, match=message):
+        decode.run(_config(tmp_path))
+    assert not list(tmp_path.rglob("*.json*"))
+
+
+@pytest.mark.parametrize("values", [{"beam_size": 0}, {"beam_threshold": 0.0}])
+def test_bad_beam_is_named(tmp_path, values):
+    with pytest.raises(InputError, match=f"config.{next(iter(values))}"):
+        _config(tmp_path, **values)
