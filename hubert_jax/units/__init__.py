@@ -1,0 +1,1 @@
+"""Units: features, codebooks, label shards and their phonetic quality."""

@@ -1,0 +1,281 @@
+"""Codebooks: k-means on frames, and the codeword of every frame.
+
+Settings are the released recipe's: scikit-learn's MiniBatchKMeans, k-means++ started 20 times,
+batches of 10,000 frames, no tolerance, no reassignment of small clusters.
+"""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from hubert_jax import files
+from hubert_jax.errors import InputError
+
+_CHUNK = 8192  # frames whose distances to all codewords are in memory at once
+
+
+@dataclasses.dataclass(frozen=True)
+class KMeansConfig:
+    """How k-means runs; the defaults are the released recipe's."""
+
+    n_init: int = 20  # starts of k-means++, the best of which is refined
+    batch_frames: int = 10_000
+    max_iter: int = 100  # passes over the frames at most
+    max_no_improvement: int = 100  # batches without progress after which it stops
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Codebook:
+    """Centroids and where they come from.
+
+    Attributes:
+      centroids: float32, shape (K, D).
+      feature: what was clustered: {"kind": "mfcc"}, or {"kind": "layer", "layer": l,
+        "checkpoint": identity}; labels of other features are not to be made with it.
+      inertia: mean squared distance of a fitted frame to its codeword.
+      dead_codewords: codewords that no fitted frame is nearest to.
+      seed: of the k-means.
+      fitted_frames: number of frames it was fitted on.
+    """
+
+    centroids: np.ndarray
+    feature: dict[str, Any]
+    inertia: float
+    dead_codewords: int
+    seed: int
+    fitted_frames: int
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the feature's description and of the centroids, bit for bit."""
+        described = json.dumps([self.feature, self.centroids.shape], sort_keys=True).encode()
+        content = np.ascontiguousarray(self.centroids, "<f4").tobytes()
+        return hashlib.sha256(described + content).hexdigest()
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes `codebook.npz`, then `codebook.json`, each atomically, into `directory`."""
+        directory = pathlib.Path(directory)
+        buffer = io.BytesIO()
+        np.savez(buffer, centroids=self.centroids)
+        files.write_bytes(directory / "codebook.npz", buffer.getvalue())
+        described = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "centroids"
+        }
+        files.write_json(
+            directory / "codebook.json",
+            {"format": 1, "num_classes": len(self.centroids), "digest": self.digest} | described,
+        )
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike) -> "Codebook":
+        """Reads what `save` wrote.
+
+        Raises:
+          InputError: a file is missing or damaged, or the two do not belong together.
+        """
+        directory = pathlib.Path(directory)
+        described = files.read_json(directory / "codebook.json", "codebook description")
+        path = directory / "codebook.npz"
+        try:
+            with np.load(path) as arrays:
+                centroids = arrays["centroids"]
+            codebook = cls(centroids, *(described[f.name] for f in dataclasses.fields(cls)[1:]))
+        except FileNotFoundError:
+            raise InputError(f"{path}: codebook not found; run the label job again") from None
+        except (ValueError, EOFError, OSError, KeyError, TypeError) as error:
+            raise InputError(f"{path}: not a codebook ({error}); run the label job again") from None
+        if codebook.digest != described["digest"]:
+            raise InputError(
+                f"{path}: found centroids with digest {codebook.digest[:12]}, codebook.json says "
+                f"{str(described['digest'])[:12]}; copy both files of one fit, or fit again"
+            )
+        return codebook
+
+
+def is_sampled(utterance_id: str, share: float, seed: int) -> bool:
+    """Whether an utterance is in the sample of a share of all utterances.
+
+    A function of the id and the seed alone, so it needs no list of the corpus, is the same on
+    every host and does not depend on the order of shards; a larger share contains a smaller one.
+    """
+    hashed = hashlib.sha256(f"{seed}:{utterance_id}".encode()).digest()
+    return int.from_bytes(hashed[:8], "big") < share * 2.0**64
+
+
+def collect(features: Iterable[np.ndarray], max_frames: int, seed: int) -> np.ndarray:
+    """Frames to fit on, at most `max_frames` of them.
+
+    Args:
+      features: float32, shape (T, D), per utterance.
+      max_frames: what memory allows; of more, that many are drawn uniformly.
+      seed: of that draw.
+
+    Returns:
+      float32, shape (N, D), in the order of `features`.
+
+    Raises:
+      InputError: no frame at all.
+    """
+    rng = np.random.default_rng(seed)
+    kept: list[np.ndarray] = []
+    keys: list[np.ndarray] = []
+    held = 0
+    for frames in features:
+        kept.append(np.asarray(frames, np.float32))
+        keys.append(rng.random(len(frames)))
+        held += len(frames)
+        if held > 2 * max_frames:
+            kept, keys = _smallest(kept, keys, max_frames)
+            held = max_frames
+    if held > max_frames:
+        kept, keys = _smallest(kept, keys, max_frames)
+    if not held:
+        raise InputError(
+            "k-means: no utterance to fit on; raise the share of utterances or check the split"
+        )
+    return np.concatenate(kept)
+
+
+def _smallest(kept: list, keys: list, count: int) -> tuple[list, list]:
+    """The `count` frames with the smallest random keys: a uniform draw over all seen so far."""
+    frames, key = np.concatenate(kept), np.concatenate(keys)
+    chosen = np.sort(np.argpartition(key, count - 1)[:count])
+    return [frames[chosen]], [key[chosen]]
+
+
+def fit(
+    features: np.ndarray,
+    num_clusters: int,
+    seed: int,
+    feature: dict[str, Any],
+    settings: KMeansConfig | None = None,
+) -> Codebook:
+    """Fits a codebook.
+
+    Args:
+      features: float32, shape (N, D).
+      num_clusters: K, at most 65,536 (labels are 16-bit).
+      seed: of the starts and the batches; same seed and frames, same codebook.
+      feature: what the features are; kept in the codebook.
+      settings: how k-means runs; the recipe's settings when left out.
+
+    Raises:
+      InputError: wrong shape, NaN or infinite features, fewer frames than clusters.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    settings = settings or KMeansConfig()
+    features = _checked(features)
+    if not 1 <= num_clusters <= 65_536:
+        raise InputError(f"num_clusters={num_clusters}: expected 1 to 65,536")
+    if len(features) < num_clusters:
+        raise InputError(
+            f"num_clusters={num_clusters}: found {len(features)} frames to fit on, expected at "
+            "least as many as clusters; give more speech, a larger share, or fewer clusters"
+        )
+    model = MiniBatchKMeans(
+        n_clusters=num_clusters,
+        init="k-means++",
+        n_init=settings.n_init,
+        batch_size=settings.batch_frames,
+        max_iter=settings.max_iter,
+        max_no_improvement=settings.max_no_improvement,
+        tol=0.0,
+        reassignment_ratio=0.0,
+        random_state=seed,
+        compute_labels=False,
+    ).fit(features)
+    centroids = np.ascontiguousarray(model.cluster_centers_, np.float32)
+    labels = _nearest(centroids, features)
+    squared = 0.0
+    for start in range(0, len(features), _CHUNK):
+        chunk = slice(start, start + _CHUNK)
+        squared += float(np.square(features[chunk] - centroids[labels[chunk]]).sum(dtype=float))
+    return Codebook(
+        centroids=centroids,
+        feature=feature,
+        inertia=squared / len(features),
+        dead_codewords=num_clusters - len(np.unique(labels)),
+        seed=seed,
+        fitted_frames=len(features),
+    )
+
+
+def assign(codebook: Codebook, features: np.ndarray) -> np.ndarray:
+    """The nearest codeword of every frame; of equally near ones the first.
+
+    Args:
+      codebook: K codewords of D dimensions.
+      features: float32, shape (T, D).
+
+    Returns:
+      uint16, shape (T,).
+
+    Raises:
+      InputError: wrong shape or number of dimensions, NaN or infinite features.
+    """
+    features = _checked(features)
+    expected = codebook.centroids.shape[1]
+    if features.shape[1] != expected:
+        raise InputError(
+            f"k-means: found features of {features.shape[1]} dimensions, the codebook has "
+            f"{expected}; use the codebook of this feature ({codebook.feature})"
+        )
+    return _nearest(codebook.centroids, features)
+
+
+def _nearest(centroids: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Exact nearest centroids, whatever the batch they are computed in: uint16, (T,).
+
+    |x - c|^2 - |x|^2 = |c|^2 - 2 x c is one product of matrices, in float32. Where its rounding
+    could have decided between two centroids, float64 decides; otherwise the label of a frame
+    could depend on the machine and on its neighbours in the batch.
+    """
+    exact = centroids.astype(np.float64)
+    exact_squares = np.square(exact).sum(axis=1)
+    squares, doubled = exact_squares.astype(np.float32), -2.0 * centroids.T
+    rounding = 2.0 * (centroids.shape[1] + 2) * np.finfo(np.float32).eps
+    longest = float(np.sqrt(exact_squares.max()))
+    labels = np.empty(len(features), np.uint16)
+    for start in range(0, len(features), _CHUNK):
+        frames = features[start : start + _CHUNK]
+        distances = frames @ doubled
+        distances += squares
+        best = distances.argmin(axis=1)
+        rows = np.arange(len(frames))
+        smallest = distances[rows, best]
+        distances[rows, best] = np.inf
+        lengths = np.sqrt(np.square(frames).sum(axis=1))
+        bound = rounding * longest * (2.0 * lengths + longest)
+        close = np.flatnonzero(distances.min(axis=1) - smallest <= bound)
+        if len(close):
+            again = frames[close].astype(np.float64) @ (-2.0 * exact.T) + exact_squares
+            best[close] = again.argmin(axis=1)
+        labels[start : start + len(frames)] = best
+    return labels
+
+
+def _checked(features: np.ndarray) -> np.ndarray:
+    features = np.asarray(features)
+    if features.ndim != 2 or not np.issubdtype(features.dtype, np.floating):
+        raise InputError(
+            f"k-means: found features of shape {features.shape} and type {features.dtype}, "
+            "expected floats of shape (frames, dimensions)"
+        )
+    features = np.ascontiguousarray(features, np.float32)
+    if not np.isfinite(features).all():
+        bad = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+        raise InputError(
+            f"k-means: frame {bad} has NaN or infinite features; check the checkpoint that they "
+            "come from, or the waveform's range"
+        )
+    return features
