@@ -1,0 +1,133 @@
+"""Which bucket each step draws from, and which rows of it: a pure function of (seed, step)."""
+
+import dataclasses
+
+import numpy as np
+
+from hubert_jax.data.records import AudioManifest
+from hubert_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+    """The utterances of one length class.
+
+    Attributes:
+      frames: the class's floor; every utterance in it has at least as many frames.
+      batch_frames: frames of its batches: the crop, or the padded length.
+      rows: utterances of one batch, over all hosts.
+      utterances: how many there are, over all hosts.
+    """
+
+    frames: int
+    batch_frames: int
+    rows: int
+    utterances: int
+
+
+class BucketSchedule:
+    """The bucket of every step, the same on every host.
+
+    A bucket is drawn with the probability with which its batches occur in an epoch, so frames
+    are seen equally often whatever their utterance's length.
+    """
+
+    def __init__(self, buckets: list[Bucket], seed: int):
+        """Plans over `buckets`, which must not be empty."""
+        self.buckets = buckets
+        weights = np.array([bucket.utterances / bucket.rows for bucket in buckets])
+        self._edges = np.cumsum(weights / weights.sum())
+        self._seed = seed
+
+    def indices(self, num_steps: int) -> np.ndarray:
+        """The index of the bucket of steps 0 ... num_steps - 1, (num_steps,) int."""
+        # A generator's n-th value does not depend on how many are drawn.
+        draws = np.random.default_rng(self._seed).random(num_steps)
+        return np.minimum(np.searchsorted(self._edges, draws, side="right"), len(self.buckets) - 1)
+
+    def rows_before(self, step: int) -> list[int]:
+        """Rows of every bucket that steps 0 ... step - 1 have used."""
+        counts = np.bincount(self.indices(step), minlength=len(self.buckets))
+        return [
+            int(count) * bucket.rows for count, bucket in zip(counts, self.buckets, strict=True)
+        ]
+
+
+def crop_buckets(
+    manifest: AudioManifest, frames_per_step: int, max_frames: int, row_multiple: int
+) -> list[Bucket]:
+    """The buckets of pre-training: crops to the bucket's floor, at most `max_frames`.
+
+    Frames per step stay about constant, so rows grow as the crop shrinks; rows are a multiple of
+    `row_multiple` (the devices that a batch is cut over). Utterances under 2 s (bucket 0) are
+    left out.
+
+    Raises:
+      InputError: nothing is left, or a step has no room for one row on every device.
+    """
+    buckets = []
+    for frames, utterances in _utterances_by_bucket(manifest).items():
+        if frames == 0:
+            continue
+        crop = min(frames, max_frames)
+        buckets.append(Bucket(frames, crop, _rows(frames_per_step, crop, row_multiple), utterances))
+    if not buckets:
+        raise InputError(
+            f"{manifest.split}: no utterance of 2 s or more among {manifest.utterances}; "
+            "pre-training needs longer audio"
+        )
+    return buckets
+
+
+def padded_buckets(
+    manifest: AudioManifest,
+    floors: tuple[int, ...],
+    frames_per_step: int,
+    padded_frames: tuple[int, ...],
+    row_multiple: int,
+) -> list[Bucket]:
+    """The buckets of fine-tuning: whole utterances, padded to one of `padded_frames`.
+
+    Args:
+      manifest: the split.
+      floors: all bucket floors, ascending; a bucket reaches up to the next floor.
+      frames_per_step: padded frames of a step at most.
+      padded_frames: the padded lengths that may occur, ascending (each compiles once).
+      row_multiple: rows are a multiple of it.
+
+    Raises:
+      InputError: no bucket fits into the longest padded length.
+    """
+    buckets = []
+    for frames, utterances in _utterances_by_bucket(manifest).items():
+        longer = [floor for floor in floors if floor > frames]
+        # The last bucket is open: what is longer than the longest padding is left out later.
+        ceiling = longer[0] if longer else frames
+        fitting = [length for length in sorted(padded_frames) if length >= ceiling]
+        if fitting:
+            rows = _rows(frames_per_step, fitting[0], row_multiple)
+            buckets.append(Bucket(frames, fitting[0], rows, utterances))
+    if not buckets:
+        raise InputError(
+            f"{manifest.split}: config.padded_frames={padded_frames} is shorter than every "
+            "utterance; expected at least one length above the shortest bucket"
+        )
+    return buckets
+
+
+def _utterances_by_bucket(manifest: AudioManifest) -> dict[int, int]:
+    counts: dict[int, int] = {}
+    for shard in manifest.shards:
+        if shard.utterances:
+            counts[shard.bucket_frames] = counts.get(shard.bucket_frames, 0) + shard.utterances
+    return dict(sorted(counts.items()))
+
+
+def _rows(frames_per_step: int, frames: int, row_multiple: int) -> int:
+    rows = frames_per_step // frames // row_multiple * row_multiple
+    if rows < 1:
+        raise InputError(
+            f"config.frames_per_step={frames_per_step}: no room for {row_multiple} rows of "
+            f"{frames} frames; raise it to {frames * row_multiple} or more, or use shorter crops"
+        )
+    return rows

@@ -1,0 +1,1 @@
+"""Optimisation of a model over a device mesh; jobs call it, it imports no job."""

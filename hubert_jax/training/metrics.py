@@ -1,0 +1,96 @@
+"""What a run tells: progress lines, TensorBoard scalars, `metrics.jsonl`."""
+
+import json
+import math
+import pathlib
+import time
+
+from hubert_jax.errors import InputError
+
+
+class ProgressLog:
+    """Writes the scalars of a run, and one line of progress each time.
+
+    `metrics.jsonl` holds one JSON object a line; a resumed run first drops the lines at and
+    beyond its first step, so that every step stands there once.
+    """
+
+    def __init__(self, directory: pathlib.Path, first_step: int, total_steps: int):
+        """Opens the logs in `directory` for steps `first_step` ... `total_steps` - 1."""
+        import tensorboardX
+
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / "metrics.jsonl"
+        earlier = _complete_lines(path, first_step)
+        path.write_text("".join(line + "\n" for line in earlier))
+        self._file = path.open("a", buffering=1)
+        self._board = tensorboardX.SummaryWriter(
+            str(directory / "tensorboard"), purge_step=first_step
+        )
+        self._first_step = first_step
+        self._total_steps = total_steps
+        self._started = self._last = time.monotonic()
+
+    def write(self, step: int, scalars: dict[str, float], audio_seconds: float) -> None:
+        """Logs one interval.
+
+        Args:
+          step: the last update's number, counted from 1.
+          scalars: means over the interval; printed in this order.
+          audio_seconds: audio trained on in the interval.
+
+        Raises:
+          InputError: the loss is not finite.
+        """
+        now = time.monotonic()
+        rate = audio_seconds / max(now - self._last, 1e-9)
+        self._last = now
+        per_step = (now - self._started) / max(step - self._first_step, 1)
+        remaining = per_step * (self._total_steps - step)
+        scalars = {**scalars, "audio_seconds_per_second": rate}
+        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
+        shown = "  ".join(
+            f"{name.replace('_', ' ')} {scalars[name]:.4g}"
+            for name in ("loss", "masked_loss", "masked_accuracy", "unmasked_accuracy")
+            if name in scalars
+        )
+        print(
+            f"step {step}/{self._total_steps}  {shown}  {rate:.0f} audio-s/s  "
+            f"ETA {int(remaining // 60)}:{int(remaining % 60):02d}",
+            flush=True,
+        )
+        if not math.isfinite(scalars["loss"]):
+            raise InputError(
+                f"step {step}: the loss is {scalars['loss']}; the last checkpoint is from before; "
+                "lower config.optimizer.peak_learning_rate or look at the audio of this step"
+            )
+
+    def close(self) -> None:
+        """Flushes and closes."""
+        self._file.close()
+        self._board.close()
+
+
+def _complete_lines(path: pathlib.Path, first_step: int) -> list[str]:
+    """The lines of an earlier, perhaps interrupted, run for steps up to `first_step`."""
+    if not path.exists():
+        return []
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= first_step:
+                kept.append(line)
+        except ValueError:
+            break  # the process was killed while it wrote this line
+    return kept
+
+
+def read_curves(path: pathlib.Path) -> dict[str, list[float]]:
+    """`metrics.jsonl` as one list a scalar, with `step`."""
+    curves: dict[str, list[float]] = {}
+    for line in _complete_lines(path, 2**63):
+        for name, value in json.loads(line).items():
+            curves.setdefault(name, []).append(value)
+    return curves

@@ -1,0 +1,118 @@
+"""Optimisers and learning-rate schedules."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hubert_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Optimiser; the defaults are pre-training BASE as released.
+
+    Attributes:
+      name: "adam" (with decoupled weight decay), or "muon": Muon (Jordan et al. 2024) on the
+        matrices of the transformer, Adam on everything else; only for the demonstration, where
+        it learns faster per step.
+      peak_learning_rate: of Adam and, as Muon's updates are scaled to an RMS of 0.2 like Adam's
+        (Liu et al. 2025), of Muon.
+      beta1, beta2, epsilon, weight_decay: of Adam.
+      clip_norm: global gradient norm above which the gradient is scaled down; 0: never.
+      schedule: "linear" (warm-up, then linear decay to 0) or "tri_stage" (warm-up, hold,
+        exponential decay to 0.05 of the peak; fine-tuning).
+      warmup_share, hold_share: of all steps; `hold_share` counts for "tri_stage" only.
+    """
+
+    name: str = "adam"
+    peak_learning_rate: float = 5e-4
+    beta1: float = 0.9
+    beta2: float = 0.98
+    epsilon: float = 1e-6
+    weight_decay: float = 0.01
+    clip_norm: float = 10.0
+    schedule: str = "linear"
+    warmup_share: float = 0.08
+    hold_share: float = 0.0
+
+    def __post_init__(self):
+        for key, value, known in (
+            ("name", self.name, ("adam", "muon")),
+            ("schedule", self.schedule, ("linear", "tri_stage")),
+        ):
+            if value not in known:
+                raise InputError(f"config.optimizer.{key}={value!r}: expected one of {known}")
+        if not 0 <= self.warmup_share + self.hold_share < 1:
+            raise InputError(
+                "config.optimizer: warmup_share + hold_share must be in [0, 1), found "
+                f"{self.warmup_share} + {self.hold_share}"
+            )
+
+
+def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
+    """The learning rate's factor, 1 at the peak, at each step 0 ... total_steps - 1."""
+    warmup = max(1, round(config.warmup_share * total_steps))
+    hold = round(config.hold_share * total_steps)
+    rest = max(1, total_steps - warmup - hold)
+    if config.schedule == "linear":
+        return optax.schedules.join_schedules(
+            [optax.linear_schedule(0.0, 1.0, warmup), optax.linear_schedule(1.0, 0.0, rest)],
+            [warmup],
+        )
+
+    def tri_stage(step):
+        up = 0.01 + 0.99 * step / warmup  # fairseq: from 0.01 of the peak
+        down = 0.05 ** (jnp.clip(step - warmup - hold, 0, rest) / rest)
+        return jnp.where(step < warmup, up, jnp.where(step < warmup + hold, 1.0, down))
+
+    return tri_stage
+
+
+def build(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
+    """The optimiser: clipping, then Adam (and Muon), with the learning-rate schedule.
+
+    Args:
+      config: which one.
+      total_steps: length of the schedule, in updates.
+    """
+    factor = schedule(config, total_steps)
+
+    def learning_rate(step):
+        return config.peak_learning_rate * factor(step)
+
+    if config.name == "muon":
+        transform = optax.contrib.muon(
+            learning_rate,
+            weight_decay=config.weight_decay,
+            adam_b1=config.beta1,
+            adam_b2=config.beta2,
+            eps=config.epsilon,
+            adam_weight_decay=config.weight_decay,
+            muon_weight_dimension_numbers=_matrices,
+            consistent_rms=0.2,
+        )
+    else:
+        transform = optax.adamw(
+            learning_rate,
+            b1=config.beta1,
+            b2=config.beta2,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+        )
+    if config.clip_norm:
+        return optax.chain(optax.clip_by_global_norm(config.clip_norm), transform)
+    return transform
+
+
+def _matrices(params):
+    """Which parameters Muon orthogonalises: the transformer's kernels, (layer, in, out)."""
+
+    def dimensions(path, leaf):
+        keys = [getattr(key, "key", None) for key in path]
+        if "transformer" in keys and keys[-1] == "kernel" and leaf.ndim == 3:
+            return optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+        return None
+
+    return jax.tree_util.tree_map_with_path(dimensions, params)

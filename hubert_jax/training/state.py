@@ -1,0 +1,66 @@
+"""The training state and its creation, abstract or on the mesh."""
+
+from collections.abc import Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from hubert_jax.training import sharding
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a run carries from step to step; randomness is a function of (seed, step).
+
+    Attributes:
+      step: () int32, updates done so far.
+      params: the parameters, float32.
+      opt_state: the optimiser's state.
+    """
+
+    step: jax.Array
+    params: dict
+    opt_state: optax.OptState
+
+
+def abstract_state(
+    init: Callable[[jax.Array], dict], optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """The state's shapes, dtypes and shardings, without any memory.
+
+    Args:
+      init: key -> parameters.
+      optimizer: its state is created for these parameters.
+      mesh: where the state will lie.
+
+    Returns:
+      A TrainState of `jax.ShapeDtypeStruct`s with shardings.
+    """
+    shapes = jax.eval_shape(lambda key: _create(init, optimizer, key), jax.random.key(0))
+    params_shardings = sharding.parameter_shardings(mesh, shapes.params)
+    shardings = sharding.state_shardings(mesh, shapes, params_shardings)
+    return jax.tree.map(
+        lambda shape, where: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where),
+        shapes,
+        shardings,
+    )
+
+
+def create_state(
+    init: Callable[[jax.Array], dict],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    seed: int,
+) -> TrainState:
+    """A new state, initialised where it lies: no device ever holds the whole of a sharded one."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(init, optimizer, mesh))
+    create = jax.jit(lambda key: _create(init, optimizer, key), out_shardings=shardings)
+    return create(jax.random.key(seed))
+
+
+def _create(init, optimizer, key) -> TrainState:
+    params = init(key)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
