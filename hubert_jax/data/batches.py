@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
-
 from hubert_jax.data.records import AudioManifest, LabelManifest
+
 from hubert_jax.data.schedule import Bucket, BucketSchedule
 from hubert_jax.data.waveform import NORMALISATION_EPSILON, SAMPLE_RATE
 from hubert_jax.errors import InputError
@@ -94,15 +94,17 @@ def pretraining_batches(
         for i, label_set in enumerate(label_sets):
             labels = tf.io.parse_single_example(window[i + 1], _LABEL_FEATURES)
             with tf.control_dependencies(
-                [tf.debugging.assert_equal(audio["id"], labels["id"], "labels of another utterance")]
+                [
+                    tf.debugging.assert_equal(
+                        audio["id"], labels["id"], "labels of another utterance"
+                    )
+                ]
             ):
                 values = tf.cast(tf.io.decode_raw(labels["labels"], tf.uint16), tf.int32)
             rate = label_set.manifest.rate_hz
             first = tf.cast(tf.round(tf.cast(start, tf.float32) * rate / SAMPLE_RATE), tf.int32)
             index = first + tf.range(frames) * (rate // 50)
-            features[f"labels_{i}"] = tf.gather(
-                values, tf.minimum(index, tf.shape(values)[0] - 1)
-            )
+            features[f"labels_{i}"] = tf.gather(values, tf.minimum(index, tf.shape(values)[0] - 1))
         return features
 
     directories = [label_set.directory for label_set in label_sets]

@@ -3,8 +3,8 @@
 import dataclasses
 
 import numpy as np
-
 from hubert_jax.data.records import AudioManifest
+
 from hubert_jax.errors import InputError
 
 

@@ -1,0 +1,189 @@
+"""Pre-trains HuBERT by masked prediction of units.
+
+Reads audio shards (prepare) and one or more label sets of the same audio (label); checks that
+they fit, then trains over all devices. Writes WORKDIR/train/checkpoints, metrics.jsonl,
+tensorboard/ and, at the end, WORKDIR/train/result.json. The same command continues an
+interrupted run from its newest checkpoint.
+"""
+
+import dataclasses
+import pathlib
+import time
+
+from hubert_jax import config as config_lib
+from hubert_jax import files, job
+from hubert_jax.errors import InputError
+from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.training.loop import LoopConfig
+from hubert_jax.training.optimizer import OptimizerConfig
+from hubert_jax.training.pretraining import LossConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis of the mesh; `data` = -1 takes what the others leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Configuration of pre-training.
+
+    Attributes:
+      workdir: where the run is written.
+      audio: directory of a prepared audio split.
+      labels: directories of its label sets, one for each of `model.codebooks`.
+      model, loss, optimizer, loop, mesh: see there.
+      frames_per_step: frames (20 ms) of one update over all devices.
+      max_frames: longest crop, in frames.
+      init_from: checkpoint directory of another pre-training run whose network this one starts
+        from, with a fresh head; empty: from scratch.
+      seed: of weights, data order, crops, masks and dropout.
+    """
+
+    workdir: str
+    audio: str
+    labels: tuple[str, ...]
+    loop: LoopConfig
+    model: HubertConfig = HubertConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = MeshConfig()
+    frames_per_step: int = 140_000
+    max_frames: int = 768
+    init_from: str = ""
+    seed: int = 1337
+
+
+def run(config: TrainConfig) -> dict:
+    """Trains; returns the content of `WORKDIR/train/result.json`.
+
+    Order of resume: the run's own checkpoint, then `init_from`, then scratch.
+
+    Raises:
+      InputError: inputs that do not fit together, before anything expensive starts.
+    """
+    started = time.monotonic()
+    workdir = files.require_writable(config.workdir)
+    directory = pathlib.Path(workdir) / "train"
+    from hubert_jax.data import records
+    from hubert_jax.units.labels import check_labels
+
+    manifest = records.read_manifest(config.audio)
+    if len(config.labels) != len(config.model.codebooks):
+        raise InputError(
+            f"config.labels has {len(config.labels)} label sets, config.model.codebooks "
+            f"{len(config.model.codebooks)} codebooks; expected one label set for each codebook"
+        )
+    label_manifests = []
+    for path, classes in zip(config.labels, config.model.codebooks, strict=True):
+        label_manifests.append(records.read_label_manifest(path))
+        check_labels(manifest, label_manifests[-1], num_classes=classes, where=path)
+
+    import jax
+
+    from hubert_jax.data import batches, schedule
+    from hubert_jax.training import optimizer as optimizer_lib
+    from hubert_jax.training import sharding, state
+    from hubert_jax.training.checkpoint import identity, require_architecture, restore_parameters
+    from hubert_jax.training.loop import run_loop
+    from hubert_jax.training.pretraining import init_pretraining, pretraining_loss, train_step
+
+    mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh))
+    cut = mesh.shape["data"] * mesh.shape["fsdp"]
+    buckets = schedule.crop_buckets(manifest, config.frames_per_step, config.max_frames, cut)
+    plan = schedule.BucketSchedule(buckets, config.seed)
+    optimizer = optimizer_lib.build(config.optimizer, config.loop.steps)
+    inputs = {
+        "audio": manifest.digest,
+        "labels": [label_manifest.digest for label_manifest in label_manifests],
+        "train": _run_digest(config),
+    }
+    pretrained = None
+    if config.init_from:
+        pretrained, source = restore_parameters(config.init_from)
+        require_architecture(source["model"], config.model, config.init_from)
+        inputs["init_from"] = identity(source)
+
+    init = init_pretraining(config.model)
+    abstract = state.abstract_state(init, optimizer, mesh)
+
+    def new_state():
+        created = state.create_state(init, optimizer, mesh, config.seed)
+        if pretrained is None:
+            return created
+        print(f"network from {config.init_from}, with a fresh head", flush=True)
+        hubert = jax.tree.map(
+            lambda value, like: jax.device_put(value, like.sharding),
+            pretrained["hubert"],
+            abstract.params["hubert"],
+        )
+        return created.replace(params={**created.params, "hubert": hubert})
+
+    update = train_step(pretraining_loss(config.model, config.loss), optimizer, config.seed)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
+    print(
+        f"{parameters:,} parameters; {manifest.seconds / 3600:.2f} h of audio; "
+        + ", ".join(f"{b.rows} x {b.batch_frames} frames" for b in buckets)
+        + f"; {jax.device_count()} {jax.default_backend()} device(s)",
+        flush=True,
+    )
+    label_sets = [
+        batches.LabelSet(pathlib.Path(path), label_manifest)
+        for path, label_manifest in zip(config.labels, label_manifests, strict=True)
+    ]
+    metadata = {
+        "kind": "pretraining",
+        "model": config_lib.to_dict(config.model),
+        "inputs": inputs,
+        "config": config_lib.to_dict(config),
+        "labels": [dataclasses.asdict(label_manifest) for label_manifest in label_manifests],
+    }
+    last = run_loop(
+        config.loop,
+        directory,
+        metadata,
+        mesh,
+        new_state,
+        abstract,
+        lambda step: update,
+        lambda first_step: batches.pretraining_batches(
+            pathlib.Path(config.audio),
+            manifest,
+            label_sets,
+            plan,
+            seed=config.seed,
+            first_step=first_step,
+            last_step=config.loop.steps,
+            normalize_waveform=config.model.normalize_waveform,
+            host=batches.Host(jax.process_index(), jax.process_count()),
+        ),
+    )
+    counts = label_manifests[0].class_counts
+    result = {
+        "steps": config.loop.steps,
+        "parameters": parameters,
+        "checkpoint": str(directory / "checkpoints"),
+        "checkpoint_identity": identity({**metadata, "step": config.loop.steps}),
+        "commonest_unit_share": max(counts) / sum(counts),
+        "audio_seconds": manifest.seconds,
+        "last": last,
+        "inputs": inputs,
+    }
+    return job.finish(config.workdir, "train", result, started)
+
+
+def _run_digest(config: TrainConfig) -> str:
+    """Digest of all that decides the weights: not where files lie, nor how often is logged."""
+    values = config_lib.to_dict(config)
+    for key in ("workdir", "audio", "labels", "init_from", "mesh"):
+        del values[key]
+    values["loop"] = {"steps": config.loop.steps}
+    return config_lib.digest(values)
+
+
+if __name__ == "__main__":
+    job.main("train", TrainConfig, run)

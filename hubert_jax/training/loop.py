@@ -1,0 +1,127 @@
+"""The loop that pre-training and fine-tuning share: restore, step, log, save."""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from hubert_jax.errors import InputError
+from hubert_jax.training import sharding
+from hubert_jax.training.checkpoint import Checkpoints
+from hubert_jax.training.metrics import ProgressLog
+from hubert_jax.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """How long and how often.
+
+    Attributes:
+      steps: updates in all; the schedules span them.
+      log_every: updates between progress lines.
+      save_every: updates between checkpoints; the last update is always saved.
+      keep: newest checkpoints kept.
+    """
+
+    steps: int
+    log_every: int = 50
+    save_every: int = 1000
+    keep: int = 2
+
+    def __post_init__(self):
+        for name in ("steps", "log_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise InputError(f"config.loop.{name}={getattr(self, name)}: expected 1 or more")
+
+
+def run_loop(
+    config: LoopConfig,
+    directory: pathlib.Path,
+    metadata: dict,
+    mesh: Mesh,
+    new_state: Callable[[], TrainState],
+    abstract: TrainState,
+    step_function: Callable[[int], Callable[[TrainState, dict], tuple[TrainState, dict]]],
+    batches: Callable[[int], Iterator[dict[str, np.ndarray]]],
+) -> dict[str, float]:
+    """Trains to the last step, from the newest checkpoint of `directory` or from `new_state`.
+
+    Args:
+      config: how long and how often.
+      directory: the run's; holds `checkpoints`, `metrics.jsonl`, `tensorboard`.
+      metadata: the JSON document of every checkpoint; a checkpoint found with other `inputs` or
+        another `model` is refused.
+      mesh: the device mesh.
+      new_state: makes the state of step 0; called when there is no checkpoint.
+      abstract: shapes and shardings of the state.
+      step_function: step -> the compiled update for that step.
+      batches: first step -> this host's batches from there on; a batch's `waveform` (B, N)
+        counts as B x N / 16000 seconds of audio.
+
+    Returns:
+      Means of the metrics over the last logged interval, and `resumed_from`.
+
+    Raises:
+      InputError: a checkpoint of another run, or a loss that is not finite.
+    """
+    checkpoints = Checkpoints(directory / "checkpoints", config.keep)
+    first_step = checkpoints.latest_step or 0
+    if checkpoints.latest_step is None:
+        state = new_state()
+    else:
+        _require_same_run(checkpoints.metadata(first_step), metadata, directory)
+        state = checkpoints.restore(first_step, abstract)
+        print(f"resumed from the checkpoint of step {first_step}", flush=True)
+    log = ProgressLog(directory, first_step, config.steps)
+    pending: list[dict] = []  # metrics still on the device
+    audio_seconds = 0.0
+    means: dict[str, float] = {}
+    feed = batches(first_step)
+    try:
+        for step in range(first_step, config.steps):
+            batch = next(feed)
+            audio_seconds += batch["waveform"].size * jax.process_count() / 16_000
+            state, metrics = step_function(step)(state, sharding.to_global(mesh, batch))
+            pending.append(metrics)
+            done = step + 1
+            if done % config.log_every == 0 or done == config.steps:
+                means = _means(jax.device_get(pending))
+                log.write(done, means, audio_seconds)
+                pending, audio_seconds = [], 0.0
+            if done % config.save_every == 0 or done == config.steps:
+                checkpoints.save(done, state, metadata)
+    finally:
+        # A half-consumed tf.data iterator can keep the interpreter from ending.
+        feed.close()
+        checkpoints.close()
+        log.close()
+    return {**means, "resumed_from": first_step}
+
+
+def _means(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    return {
+        name: math.fsum(float(entry[name]) for entry in metrics) / len(metrics)
+        for name in metrics[0]
+    }
+
+
+def _require_same_run(found: dict, expected: dict, directory: pathlib.Path) -> None:
+    for key in ("kind", "model", "inputs"):
+        if found.get(key) != expected[key]:
+            differing = (
+                [
+                    name
+                    for name in {**found.get(key, {}), **expected[key]}
+                    if found.get(key, {}).get(name) != expected[key].get(name)
+                ]
+                if isinstance(expected[key], dict)
+                else [key]
+            )
+            raise InputError(
+                f"{directory}: its checkpoint is of another run ({key}: "
+                f"{', '.join(sorted(differing))} differ); use another config.workdir or remove it"
+            )
