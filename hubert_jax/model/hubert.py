@@ -166,14 +166,15 @@ class HubertForCTC(nn.Module):
         channel_mask: jax.Array | None = None,
         deterministic: bool = True,
         freeze_hubert: bool = False,
+        freeze_frontend: bool = True,
     ) -> jax.Array:
         """Character logits (B, T, vocabulary) in float32; arguments as of `Hubert`.
 
-        The front-end never gets a gradient here; with `freeze_hubert` nothing but the linear
-        layer does (masks and dropout stay on).
+        With `freeze_hubert` nothing but the linear layer gets a gradient (masks and dropout stay
+        on); `freeze_frontend` is False only for a network that learns from scratch.
         """
         encoded = Hubert(self.config, name="hubert")(
-            waveform, num_samples, mask, channel_mask, deterministic, freeze_frontend=True
+            waveform, num_samples, mask, channel_mask, deterministic, False, freeze_frontend
         )["output"]
         if freeze_hubert:
             encoded = jax.lax.stop_gradient(encoded)
