@@ -1,0 +1,318 @@
+"""Directories that transformers loads offline, written and read without it.
+
+A directory holds `config.json`, `model.safetensors` and `preprocessor_config.json`; with a CTC
+head the tokenizer's files; after pre-training `pretraining_head.safetensors`, which transformers
+has no module for and ignores.
+"""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from hubert_jax import files
+from hubert_jax.asr.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
+from hubert_jax.convert.heads import head_from_fairseq, head_to_fairseq
+from hubert_jax.convert.names import from_hugging_face, to_hugging_face
+from hubert_jax.errors import InputError
+from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.model.norm import NORM_EPSILON
+
+MODEL, HEAD = "model.safetensors", "pretraining_head.safetensors"
+_BLANK_TOKEN = "<pad>"  # transformers' CTC models take the padding token for the blank
+
+
+def write_directory(
+    out: str | os.PathLike,
+    params: Mapping[str, Any],
+    config: HubertConfig,
+    vocabulary: Vocabulary | None = None,
+    label_offset: int = 0,
+) -> dict[str, str]:
+    """Writes a model directory for transformers; an older one in its place is replaced.
+
+    Args:
+      out: the directory.
+      params: our parameters: `hubert`, and `characters` (CTC) or `projection_i` and `codes_i`
+        (pre-training) where there is a head.
+      config: the architecture.
+      vocabulary: the characters of the CTC head; required with one, refused without.
+      label_offset: first class of a codebook that stands for a unit: 4 where the released
+        models' special symbols come before the units, else 0. Kept with the pre-training head.
+
+    Returns:
+      SHA-256 (hex) of every file by its name.
+
+    Raises:
+      InputError: parameters, architecture and vocabulary do not fit one another, or `out` is
+        something else than an exported model.
+    """
+    ctc, head = "characters" in params, "codes_0" in params
+    if ctc != (vocabulary is not None):
+        raise InputError(
+            "export: a CTC head needs the vocabulary that it was trained with; "
+            f"found {'no' if vocabulary is None else 'a'} vocabulary and "
+            f"{'a' if ctc else 'no'} head in the parameters"
+        )
+    tensors = to_hugging_face(params, config)
+    if ctc and tensors["lm_head.weight"].shape[0] != vocabulary.size:
+        raise InputError(
+            f"export: the CTC head has {tensors['lm_head.weight'].shape[0]} classes, its "
+            f"vocabulary {vocabulary.size} with the blank"
+        )
+    out = pathlib.Path(out)
+    if out.exists() and not (out / MODEL).is_file():
+        raise InputError(
+            f"{out}: exists and holds no {MODEL}; it would be replaced: pass another config.out"
+        )
+    with files.writing_directory(out) as aside:
+        _write_tensors(aside / MODEL, tensors)
+        files.write_json(aside / "config.json", model_config(config, vocabulary))
+        files.write_json(aside / "preprocessor_config.json", _feature_extractor(config, ctc))
+        if ctc:
+            for name, content in _tokenizer(vocabulary).items():
+                files.write_json(aside / name, content)
+        if head:
+            metadata = {
+                "class_counts": json.dumps(config.codebooks),
+                "projection_dim": json.dumps(config.projection_dim),
+                "temperature": json.dumps(config.temperature),
+                "label_offset": json.dumps(label_offset),
+            }
+            _write_tensors(aside / HEAD, head_to_fairseq(params, config), metadata)
+        names = sorted(path.name for path in aside.iterdir())
+        return {name: files.sha256_file(aside / name) for name in names}
+
+
+def read_directory(
+    directory: str | os.PathLike,
+) -> tuple[dict[str, Any], HubertConfig, Vocabulary | None]:
+    """Reads a model directory that transformers or `write_directory` wrote.
+
+    Returns:
+      Our parameters with the head that is there (CTC or pre-training), the architecture, and the
+      CTC head's vocabulary. The classes of a CTC head are brought into our order, blank first;
+      special tokens other than the blank, which no transcript contains, lose their rows.
+
+    Raises:
+      InputError: files missing or broken, or a network that is not a HuBERT as defined here.
+    """
+    directory = pathlib.Path(directory)
+    values = files.read_json(directory / "config.json", "transformers configuration")
+    head, metadata = {}, {}
+    if (directory / HEAD).is_file():
+        head, metadata = _read_tensors(directory / HEAD)
+    config = architecture(values, str(directory / "config.json"), metadata)
+    tensors, _ = _read_tensors(directory / MODEL)
+    vocabulary = None
+    if "lm_head.weight" in tensors:
+        vocabulary, rows = _read_vocabulary(directory, tensors["lm_head.weight"].shape[0])
+        for name in ("lm_head.weight", "lm_head.bias"):
+            if name in tensors:
+                tensors[name] = tensors[name][rows]
+    params = from_hugging_face(tensors, config, str(directory / MODEL))
+    if head:
+        params |= head_from_fairseq(head, config)
+    return params, config, vocabulary
+
+
+def model_config(config: HubertConfig, vocabulary: Vocabulary | None = None) -> dict[str, Any]:
+    """The fields of transformers' `HubertConfig`, as in `config.json`.
+
+    `mask_time_prob` must be above 0, or transformers builds no mask embedding. Its masks only
+    matter to whoever fine-tunes there; they are transformers' defaults, spans as in the paper.
+    """
+    return {
+        "architectures": ["HubertModel" if vocabulary is None else "HubertForCTC"],
+        "model_type": "hubert",
+        "dtype": "float32",
+        "torch_dtype": "float32",
+        "conv_dim": list(config.conv_channels),
+        "conv_kernel": list(config.conv_kernels),
+        "conv_stride": list(config.conv_strides),
+        "num_feat_extract_layers": len(config.conv_channels),
+        "conv_bias": False,
+        "feat_extract_norm": config.frontend_norm,
+        "feat_extract_activation": "gelu",
+        "feat_proj_layer_norm": True,
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.num_layers,
+        "intermediate_size": config.ffn_dim,
+        "num_attention_heads": config.num_heads,
+        "hidden_act": "gelu",
+        "do_stable_layer_norm": config.pre_norm,
+        "layer_norm_eps": NORM_EPSILON,
+        "num_conv_pos_embeddings": config.positional_kernel,
+        "num_conv_pos_embedding_groups": config.positional_groups,
+        "conv_pos_batch_norm": False,
+        "hidden_dropout": config.dropout,
+        "attention_dropout": config.attention_dropout,
+        "activation_dropout": config.activation_dropout,
+        "feat_proj_dropout": config.input_dropout,
+        "final_dropout": 0.0,
+        "layerdrop": config.layer_drop,
+        "initializer_range": 0.02,
+        "apply_spec_augment": True,
+        "mask_time_prob": 0.05,
+        "mask_time_length": 10,
+        "mask_time_min_masks": 2,
+        "mask_feature_prob": 0.0,
+        "mask_feature_length": 64,
+        "mask_feature_min_masks": 0,
+        # Without a head: transformers' own defaults, its letter vocabulary of 32.
+        "vocab_size": 32 if vocabulary is None else vocabulary.size,
+        "pad_token_id": BLANK,
+        "bos_token_id": 1 if vocabulary is None else None,
+        "eos_token_id": 2 if vocabulary is None else None,
+        "ctc_loss_reduction": "sum",
+        "ctc_zero_infinity": True,
+        "use_weighted_layer_sum": False,
+        "classifier_proj_size": 256,
+    }
+
+
+# What the network here is by definition; another value would be another network.
+_FIXED = {
+    "model_type": "hubert",
+    "feat_extract_activation": "gelu",
+    "hidden_act": "gelu",
+    "feat_proj_layer_norm": True,
+    "conv_pos_batch_norm": False,
+    "layer_norm_eps": NORM_EPSILON,
+}
+
+
+def architecture(
+    values: Mapping[str, Any], path: str, head: Mapping[str, str] | None = None
+) -> HubertConfig:
+    """Our architecture from transformers' configuration.
+
+    What transformers does not know follows the released models: the waveform is normalised and
+    the front-end's gradient is not scaled where the front-end has LayerNorms.
+
+    Args:
+      values: the content of `config.json`.
+      path: where it came from, for messages.
+      head: metadata of `pretraining_head.safetensors`, if there is one.
+
+    Raises:
+      InputError: a field that is missing, or whose value is not HuBERT.
+    """
+    for key, expected in _FIXED.items():
+        if values.get(key, expected) != expected:
+            raise InputError(f"{path}: {key} is {values[key]!r}, expected {expected!r}")
+
+    def field(key: str) -> Any:
+        if key not in values:
+            raise InputError(f"{path}: {key} is missing; is it a HuBERT configuration?")
+        return values[key]
+
+    layer_norms = field("feat_extract_norm") == "layer"
+    heads = {}
+    if head:
+        heads = {
+            "codebooks": tuple(json.loads(head["class_counts"])),
+            "projection_dim": json.loads(head["projection_dim"]),
+            "temperature": json.loads(head["temperature"]),
+        }
+    return HubertConfig(
+        conv_channels=tuple(field("conv_dim")),
+        conv_kernels=tuple(field("conv_kernel")),
+        conv_strides=tuple(field("conv_stride")),
+        frontend_norm=field("feat_extract_norm"),
+        normalize_waveform=layer_norms,
+        frontend_gradient_scale=1.0 if layer_norms else 0.1,
+        dim=field("hidden_size"),
+        num_layers=field("num_hidden_layers"),
+        ffn_dim=field("intermediate_size"),
+        num_heads=field("num_attention_heads"),
+        pre_norm=field("do_stable_layer_norm"),
+        positional_kernel=field("num_conv_pos_embeddings"),
+        positional_groups=field("num_conv_pos_embedding_groups"),
+        dropout=field("hidden_dropout"),
+        attention_dropout=field("attention_dropout"),
+        activation_dropout=field("activation_dropout"),
+        input_dropout=field("feat_proj_dropout"),
+        layer_drop=field("layerdrop"),
+        **heads,
+    )
+
+
+def _feature_extractor(config: HubertConfig, ctc: bool) -> dict[str, Any]:
+    """`preprocessor_config.json`.
+
+    An attention mask is asked for where the front-end has LayerNorms only: transformers' GroupNorm
+    takes padding into its statistics whether it has a mask or not.
+    """
+    values = {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        "feature_size": 1,
+        "sampling_rate": 16_000,
+        "do_normalize": config.normalize_waveform,
+        "return_attention_mask": config.frontend_norm == "layer",
+        "padding_side": "right",
+        "padding_value": 0.0,
+    }
+    return values | ({"processor_class": "Wav2Vec2Processor"} if ctc else {})
+
+
+def _tokenizer(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
+    """The files of a `Wav2Vec2CTCTokenizer` by name.
+
+    The head keeps its own classes, blank first: the tokenizer needs no `<s>`, `</s>` and `<unk>`,
+    and rows for them, never trained, would be three more things that a decoder must not choose.
+    Without an unknown token a text outside the vocabulary is refused instead of being taught.
+    """
+    tokens = {_BLANK_TOKEN: BLANK}
+    tokens |= {character: i for i, character in enumerate(vocabulary.characters, start=1)}
+    special = {"pad_token": _BLANK_TOKEN, "bos_token": None, "eos_token": None, "unk_token": None}
+    tokenizer = {
+        "tokenizer_class": "Wav2Vec2CTCTokenizer",
+        "processor_class": "Wav2Vec2Processor",
+        **special,
+        "word_delimiter_token": WORD_BOUNDARY,
+        "replace_word_delimiter_char": " ",
+        "do_lower_case": False,
+        "clean_up_tokenization_spaces": False,
+    }
+    return {
+        "vocab.json": tokens,
+        "tokenizer_config.json": tokenizer,
+        "special_tokens_map.json": {"pad_token": _BLANK_TOKEN},
+    }
+
+
+def _read_vocabulary(directory: pathlib.Path, classes: int) -> tuple[Vocabulary, list[int]]:
+    """The vocabulary in `vocab.json` and, for each of our classes, its row in the head there."""
+    path = directory / "vocab.json"
+    tokens = files.read_json(path, "vocabulary of the CTC head")
+    if sorted(tokens.values()) != list(range(classes)):
+        raise InputError(f"{path}: {len(tokens)} tokens, but the CTC head has {classes} classes")
+    if _BLANK_TOKEN not in tokens:
+        raise InputError(f"{path}: {_BLANK_TOKEN!r}, the blank, is missing")
+    characters = sorted((i, token) for token, i in tokens.items() if len(token) == 1)
+    rows = [tokens[_BLANK_TOKEN], *(i for i, _ in characters)]
+    return Vocabulary(tuple(token for _, token in characters)), rows
+
+
+def _write_tensors(
+    path: pathlib.Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None
+) -> None:
+    # safetensors writes the bytes as they lie: a transposed view would be stored scrambled.
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    # "pt" tells transformers that torch's layout is meant; it refuses a file without a format.
+    safetensors.numpy.save_file(tensors, path, {"format": "pt", **(metadata or {})})
+
+
+def _read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            return tensors, file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise InputError(f"{path}: cannot be read as safetensors ({error})") from None
