@@ -29,7 +29,10 @@ def table(report: Mapping[str, Any]) -> str:
     sections.append(_seconds(report))
     sections.append(_comparisons(report))
     lines = [line for section in sections if section for line in [*section, ""]]
-    return "\n".join(_cut(line.rstrip()) for line in [*lines, f"verdict: {verdict(report)}"])
+    found = claims(report)
+    tally = f"; {sum(claim.holds for claim in found)} of {len(found)} hold" if found else ""
+    lines.append(f"verdict: {verdict(report)}{tally}")
+    return "\n".join(_cut(line.rstrip()) for line in lines)
 
 
 def decimal(value: Any, digits: int = 3) -> str:

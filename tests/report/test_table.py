@@ -64,7 +64,7 @@ Comparisons
   yes  iteration 1: masked accuracy 0.212 > commonest unit's share 0.041
   NO   iteration 2: masked accuracy 0.030 <= commonest unit's share 0.040
   yes  iteration 2: best PNMI 0.380 > iteration 1 0.341
-  yes  WER 0.812 pre-trained < 0.971 from scratch
+  yes  WER 81.2 % pre-trained < 97.1 % from scratch
 
 verdict: best layer 1 of iteration 2: PNMI 0.380 > MFCC 0.330; 5 of 6 hold"""
 
@@ -113,4 +113,4 @@ def test_nothing_measured():
 def test_equal_error_rates_are_no_gain():
     (claim,) = claims({"wer": {"pretrained": 0.5, "scratch": 0.5}})
     assert not claim.holds
-    assert claim.text == "WER 0.500 pre-trained >= 0.500 from scratch"
+    assert claim.text == "WER 50.0 % pre-trained >= 50.0 % from scratch"
