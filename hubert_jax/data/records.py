@@ -1,0 +1,269 @@
+"""Records: what one utterance, and one utterance's labels, look like in a TFRecord shard.
+
+Audio: tf.train.Example {id, speaker, text: UTF-8 bytes; audio: bytes, int16 little-endian, mono at
+16 kHz; num_samples: int64}. Labels: {id: UTF-8 bytes; labels: bytes, uint16 little-endian}, record
+for record in the order of the audio shard of the same suffix.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from hubert_jax import files
+from hubert_jax.data import manifests
+from hubert_jax.data.manifests import (
+    AudioManifest,
+    LabelManifest,
+    LabelShardInfo,
+    ShardInfo,
+    read_label_manifest,
+    read_manifest,
+)
+from hubert_jax.errors import InputError
+
+__all__ = [
+    "AudioManifest",
+    "LabelManifest",
+    "LabelShardInfo",
+    "ShardInfo",
+    "Utterance",
+    "label_file",
+    "read_audio",
+    "read_label_manifest",
+    "read_label_shard",
+    "read_labels",
+    "read_manifest",
+    "read_shard",
+    "write_label_shard",
+    "write_shard",
+]
+
+_AUDIO, _LABELS = "audio-", "labels-"
+
+# TensorFlow only reads files here: a build that sees the accelerators must not take their memory.
+with contextlib.suppress(RuntimeError):  # already running: the process chose before
+    for _kind in ("GPU", "TPU"):
+        tf.config.set_visible_devices([], _kind)
+
+
+@dataclasses.dataclass(frozen=True)
+class Utterance:
+    """One utterance.
+
+    Attributes:
+      id: unique in its split.
+      audio: int16, shape (samples,), mono at 16 kHz; `audio.astype(np.float32) / 32768` is the
+        waveform in [-1, 1).
+      speaker: "" if unknown.
+      text: the transcript, "" if there is none.
+    """
+
+    id: str
+    audio: np.ndarray
+    speaker: str = ""
+    text: str = ""
+
+
+def label_file(audio_file: str) -> str:
+    """Name of the label shard that mirrors an audio shard."""
+    return _LABELS + audio_file.removeprefix(_AUDIO)
+
+
+class ShardWriter:
+    """An audio shard being written, utterance by utterance; `close` tells what is in it."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = pathlib.Path(path)
+        self.utterances = 0
+        self.samples = 0
+        self._writer = tf.io.TFRecordWriter(str(path))
+
+    def write(self, utterance: Utterance) -> None:
+        """Appends one record."""
+        audio = np.ascontiguousarray(utterance.audio, "<i2")
+        if audio.ndim != 1 or utterance.audio.dtype != np.int16:
+            raise ValueError(
+                f"{utterance.id}: expected int16 (samples,), "
+                f"found {utterance.audio.dtype} {utterance.audio.shape}"
+            )
+        self._writer.write(
+            _serialized(
+                id=utterance.id.encode(),
+                audio=audio.tobytes(),
+                num_samples=len(audio),
+                speaker=utterance.speaker.encode(),
+                text=utterance.text.encode(),
+            )
+        )
+        self.utterances += 1
+        self.samples += len(audio)
+
+    def close(self) -> None:
+        """Completes the file."""
+        self._writer.close()
+
+    def info(self, file: str, bucket_frames: int) -> ShardInfo:
+        """What the closed shard holds; `file` is the name that it will have."""
+        digest = files.sha256_file(self.path)
+        return ShardInfo(file, bucket_frames, self.utterances, self.samples, digest)
+
+
+def write_shard(
+    path: str | os.PathLike, utterances: Iterable[Utterance], bucket_frames: int = 0
+) -> ShardInfo:
+    """Writes utterances in the given order as one audio shard."""
+    writer = ShardWriter(path)
+    for utterance in utterances:
+        writer.write(utterance)
+    writer.close()
+    return writer.info(pathlib.Path(path).name, bucket_frames)
+
+
+def read_shard(path: str | os.PathLike) -> Iterator[Utterance]:
+    """Utterances of an audio shard in order.
+
+    Raises:
+      InputError: the shard is missing, or a record is cut off, damaged or not an utterance; names
+        the shard and the record (counted from 0).
+    """
+    for number, fields in _read_examples(path, ("id", "audio", "num_samples", "speaker", "text")):
+        audio = np.frombuffer(fields["audio"], "<i2") if len(fields["audio"]) % 2 == 0 else ()
+        if len(audio) != fields["num_samples"]:
+            raise InputError(
+                f"{path}, record {number}: {len(fields['audio'])} bytes of audio for "
+                f"{fields['num_samples']} samples of 2 bytes; {_REMEDY}"
+            )
+        yield Utterance(
+            fields["id"].decode(), audio, fields["speaker"].decode(), fields["text"].decode()
+        )
+
+
+def read_audio(split_dir: str | os.PathLike) -> Iterator[Utterance]:
+    """Utterances of a prepared split, shard by shard in the manifest's order.
+
+    Raises:
+      InputError: as `read_manifest` and `read_shard`, or a shard has another number of records
+        than the manifest says.
+    """
+    for shard in read_manifest(split_dir).shards:
+        path = pathlib.Path(split_dir, shard.file)
+        yield from _counted(read_shard(path), path, shard.utterances)
+
+
+def write_label_shard(
+    path: str | os.PathLike, labels: Iterable[tuple[str, np.ndarray]]
+) -> LabelShardInfo:
+    """Writes (id, labels) pairs in the given order as one label shard.
+
+    Args:
+      path: the shard, `label_file` of its audio shard's name.
+      labels: integers in [0, 65535], shape (frames,), for every utterance of the audio shard.
+    """
+    utterances = frames = 0
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for name, values in labels:
+            values = np.asarray(values)
+            if values.ndim != 1 or values.dtype.kind not in "iu":
+                raise ValueError(f"{name}: expected (frames,) integers, found {values.dtype}")
+            if values.size and not 0 <= values.min() <= values.max() <= 0xFFFF:
+                raise ValueError(f"{name}: labels outside 0 to 65535")
+            writer.write(_serialized(id=name.encode(), labels=values.astype("<u2").tobytes()))
+            utterances += 1
+            frames += len(values)
+    return LabelShardInfo(pathlib.Path(path).name, utterances, frames, files.sha256_file(path))
+
+
+def read_label_shard(path: str | os.PathLike) -> Iterator[tuple[str, np.ndarray]]:
+    """(id, labels) of a label shard in order; labels are uint16, shape (frames,).
+
+    Raises:
+      InputError: as `read_shard`.
+    """
+    for number, fields in _read_examples(path, ("id", "labels")):
+        if len(fields["labels"]) % 2:
+            raise InputError(f"{path}, record {number}: odd number of label bytes; {_REMEDY}")
+        yield fields["id"].decode(), np.frombuffer(fields["labels"], "<u2")
+
+
+def read_labels(label_dir: str | os.PathLike) -> Iterator[tuple[str, np.ndarray]]:
+    """(id, labels) of a label set, in the order of `read_audio` of its split.
+
+    Raises:
+      InputError: as `read_audio`.
+    """
+    for shard in read_label_manifest(label_dir).shards:
+        path = pathlib.Path(label_dir, shard.file)
+        yield from _counted(read_label_shard(path), path, shard.utterances)
+
+
+_REMEDY = "the shard is damaged or incomplete, run the job that wrote it again"
+
+
+def _serialized(**fields: bytes | int) -> bytes:
+    """A tf.train.Example; deterministic, since equal input must give equal bytes."""
+    features = {
+        name: tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+        if isinstance(value, int)
+        else tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+        for name, value in fields.items()
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return example.SerializeToString(deterministic=True)
+
+
+def _read_examples(
+    path: str | os.PathLike, names: tuple[str, ...]
+) -> Iterator[tuple[int, dict[str, bytes | int]]]:
+    """(record number, its fields) of a TFRecord file, checksums checked."""
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: expected a shard, found no such file; {_REMEDY}")
+    records = iter(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+    number = 0
+    while True:
+        try:
+            fields = _fields(next(records), names)
+        except StopIteration:
+            return
+        except tf.errors.DataLossError:
+            raise InputError(f"{path}, record {number}: cut off or damaged; {_REMEDY}") from None
+        if fields is None:
+            raise InputError(
+                f"{path}, record {number}: expected the fields {', '.join(names)}; {_REMEDY}"
+            )
+        yield number, fields
+        number += 1
+
+
+def _fields(record: bytes, names: tuple[str, ...]) -> dict[str, bytes | int] | None:
+    """The one value of each field, or None if the record is not such an example."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        features = tf.train.Example.FromString(record).features.feature
+    except DecodeError:
+        return None
+    fields = {}
+    for name in names:
+        kind = "int64_list" if name == "num_samples" else "bytes_list"
+        values = getattr(features[name], kind).value
+        if len(values) != 1:
+            return None
+        fields[name] = values[0]
+    return fields
+
+
+def _counted(records: Iterator, path: pathlib.Path, expected: int) -> Iterator:
+    """Passes records on and refuses a file that ends early (between two records) or late."""
+    found = 0
+    for record in records:
+        found += 1
+        yield record
+    if found != expected:
+        raise InputError(
+            f"{path}: {found} records, but {manifests.MANIFEST} says {expected}; {_REMEDY}"
+        )
