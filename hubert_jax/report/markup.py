@@ -9,22 +9,20 @@ from typing import Any
 from hubert_jax.report.contents import is_number
 
 
-def table(
-    caption: str, header: Sequence[str], rows: Iterable[Sequence[str]], best: int = -1
-) -> str:
-    """A table whose first column names its rows and whose columns of numbers are set as such.
+def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table whose first column names its rows; titled columns of numbers are right-aligned.
 
     Args:
       caption: its title.
       header: column titles; empty for none.
       rows: cells as text.
-      best: index of the row to emphasise.
     """
     rows = [[str(cell) for cell in row] for row in rows]
     numeric = {
         i
         for i in range(1, max(map(len, rows), default=0))
-        if all(row[i][:1].isdigit() or row[i] in ("", "-") for row in rows if i < len(row))
+        if header
+        and all(row[i][:1].isdigit() or row[i] in ("", "-") for row in rows if i < len(row))
     }
     parts = [f"<table><caption>{html.escape(caption)}</caption>"]
     if header:
@@ -34,9 +32,8 @@ def table(
         )
         parts.append(f"<thead><tr>{''.join(cells)}</tr></thead>")
     parts.append("<tbody>")
-    for index, (name, *cells) in enumerate(rows):
-        parts.append("<tr class=best>" if index == best else "<tr>")
-        parts.append(f"<th scope=row>{html.escape(name)}</th>")
+    for name, *cells in rows:
+        parts.append(f"<tr><th scope=row>{html.escape(name)}</th>")
         for i, cell in enumerate(cells, start=1):
             parts.append(f"<td{' class=number' if i in numeric else ''}>{html.escape(cell)}</td>")
         parts.append("</tr>")
@@ -62,7 +59,10 @@ def figure(pictures: Sequence[str], caption: str, wide: bool = False) -> str:
     content = "".join(pictures)
     kind = "scroll wide" if wide else "panels"
     text = "".join(paragraph(part) for part in caption.split("\n"))
-    return f'<figure><div class="{kind}">{content}</div><figcaption>{text}</figcaption></figure>'
+    hint = '<p class="hint">Scroll sideways to see all of it.</p>' if wide else ""
+    return (
+        f'<figure>{hint}<div class="{kind}">{content}</div><figcaption>{text}</figcaption></figure>'
+    )
 
 
 def absent(reason: str) -> str:

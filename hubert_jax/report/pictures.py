@@ -18,7 +18,7 @@ _ROWS = 2
 _WIDTH = 1040
 _WINDOW, _HOP = 0.016, 0.004  # seconds
 # From nothing to a blue that stands out on white and on black alike.
-_BLUE = LinearSegmentedColormap.from_list("blue", [(0.16, 0.5, 0.89, 0.0), (0.16, 0.5, 0.89, 1.0)])
+_BLUE = LinearSegmentedColormap.from_list("blue", [(0.2, 0.54, 0.93, 0.0), (0.2, 0.54, 0.93, 1.0)])
 
 
 def sorted_conditional(joint: JointCounts) -> tuple[list[str], np.ndarray, np.ndarray]:

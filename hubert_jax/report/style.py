@@ -39,8 +39,9 @@ th, td { text-align: left; vertical-align: top; padding: 0.3rem 1rem 0.3rem 0;
 thead th { color: var(--muted); font-weight: 600; vertical-align: bottom; }
 tbody th { font-weight: 400; }
 caption { text-align: left; font-weight: 600; padding: 0.75rem 0 0.25rem; }
-.number { text-align: right; white-space: nowrap; }
-tr.best > * { font-weight: 700; }
+.number { text-align: right; }
+td.number { white-space: nowrap; }
+.hint { display: none; color: var(--muted); font-size: 0.85rem; font-style: italic; }
 tr.total > * { font-weight: 700; border-bottom: 0; }
 .yes { color: var(--good); font-weight: 600; white-space: nowrap; }
 .no { color: var(--bad); font-weight: 600; white-space: nowrap; }
@@ -67,6 +68,7 @@ svg text { font-family: system-ui, "Segoe UI", Roboto, Helvetica, Arial, sans-se
 mark { background: var(--mark); color: inherit; border-bottom: 2px solid var(--bad); }
 del { color: var(--bad); font-weight: 700; text-decoration: none; }
 footer { margin-top: 3rem; color: var(--muted); font-size: 0.85rem; }
+@media (max-width: 54rem) { .hint { display: block; } }
 @media (max-width: 40rem) {
   body { padding: 0.75rem 0.9rem 3rem; font-size: 15px; }
   th, td { padding-right: 0.6rem; }

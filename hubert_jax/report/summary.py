@@ -80,6 +80,8 @@ def _target_quality(report: Mapping[str, Any]) -> str:
     trained = [by_layer(iteration.get("pnmi_by_layer")) for iteration in iterations]
     untrained = [by_layer(iteration.get("untrained_pnmi_by_layer")) for iteration in iterations]
     layers = sorted(set().union(*trained, *untrained))
+    if not layers and mfcc.get("pnmi") is None:
+        return markup.absent("PNMI was not measured: it needs phone alignments.")
     header = ["features"]
     for number, iteration in enumerate(iterations, start=1):
         units = f", K = {iteration['k']}" if iteration.get("k") is not None else ""
@@ -94,7 +96,7 @@ def _target_quality(report: Mapping[str, Any]) -> str:
         rows.append(row)
     if not iterations:
         header += ["PNMI", ""]
-    caption = "Phonetic information in the units (PNMI), by feature that was clustered"
+    caption = "PNMI of the units, by the feature clustered"
     found = markup.table(caption, header, rows)
     if not layers:
         found += markup.absent("PNMI by layer was not measured: it needs phone alignments.")
