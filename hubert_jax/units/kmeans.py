@@ -10,7 +10,6 @@ import io
 import json
 import os
 import pathlib
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -111,45 +110,63 @@ def is_sampled(utterance_id: str, share: float, seed: int) -> bool:
     return int.from_bytes(hashed[:8], "big") < share * 2.0**64
 
 
-def collect(features: Iterable[np.ndarray], max_frames: int, seed: int) -> np.ndarray:
-    """Frames to fit on, at most `max_frames` of them.
+def sufficient_share(share: float, max_frames: int, frames: int, utterances: int) -> float:
+    """The share of utterances to read where `max_frames` of a split's frames are wanted.
 
     Args:
-      features: float32, shape (T, D), per utterance.
-      max_frames: what memory allows; of more, that many are drawn uniformly.
-      seed: of that draw.
+      share: of the utterances, at most.
+      max_frames: frames wanted, at most.
+      frames, utterances: the split's.
 
     Returns:
-      float32, shape (N, D), in the order of `features`.
-
-    Raises:
-      InputError: no frame at all.
+      At most `share`; about a quarter more frames than wanted and 20 utterances more, so that
+      chance does not leave too few.
     """
-    rng = np.random.default_rng(seed)
-    kept: list[np.ndarray] = []
-    keys: list[np.ndarray] = []
-    held = 0
-    for frames in features:
-        kept.append(np.asarray(frames, np.float32))
-        keys.append(rng.random(len(frames)))
-        held += len(frames)
-        if held > 2 * max_frames:
-            kept, keys = _smallest(kept, keys, max_frames)
-            held = max_frames
-    if held > max_frames:
-        kept, keys = _smallest(kept, keys, max_frames)
-    if not held:
-        raise InputError(
-            "k-means: no utterance to fit on; raise the share of utterances or check the split"
-        )
-    return np.concatenate(kept)
+    return min(share, 1.25 * max_frames / max(frames, 1) + 20 / max(utterances, 1))
 
 
-def _smallest(kept: list, keys: list, count: int) -> tuple[list, list]:
-    """The `count` frames with the smallest random keys: a uniform draw over all seen so far."""
-    frames, key = np.concatenate(kept), np.concatenate(keys)
-    chosen = np.sort(np.argpartition(key, count - 1)[:count])
-    return [frames[chosen]], [key[chosen]]
+class FrameSample:
+    """At most `max_frames` of the frames added, drawn uniformly; holds twice as many at most.
+
+    Samples with the same seed and the same numbers of frames draw the same frames.
+    """
+
+    def __init__(self, max_frames: int, seed: int):
+        if max_frames < 1:
+            raise InputError(f"fit_max_frames={max_frames}: expected a positive number of frames")
+        self._max_frames = max_frames
+        self._rng = np.random.default_rng(seed)
+        self._frames: list[np.ndarray] = []
+        self._keys: list[np.ndarray] = []
+        self._held = 0
+
+    def add(self, features: np.ndarray) -> None:
+        """Adds an utterance's frames: float32, shape (T, D)."""
+        self._frames.append(np.asarray(features, np.float32))
+        self._keys.append(self._rng.random(len(features)))
+        self._held += len(features)
+        if self._held > 2 * self._max_frames:
+            self._reduce()
+
+    def frames(self) -> np.ndarray:
+        """The sample in the order of adding: float32, shape (N, D), N <= max_frames.
+
+        Raises:
+          InputError: nothing was added.
+        """
+        if not self._held:
+            raise InputError(
+                "k-means: no utterance to fit on; raise the share of utterances or check the split"
+            )
+        if self._held > self._max_frames:
+            self._reduce()
+        return np.concatenate(self._frames)
+
+    def _reduce(self) -> None:
+        """Keeps the frames with the smallest random keys."""
+        frames, keys = np.concatenate(self._frames), np.concatenate(self._keys)
+        chosen = np.sort(np.argpartition(keys, self._max_frames - 1)[: self._max_frames])
+        self._frames, self._keys, self._held = [frames[chosen]], [keys[chosen]], len(chosen)
 
 
 def fit(

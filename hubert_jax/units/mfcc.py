@@ -16,11 +16,10 @@ import numpy as np
 import scipy.fft
 
 from hubert_jax.errors import InputError
+from hubert_jax.units.frames import SAMPLE_RATE, WINDOW, num_frames
 
-SAMPLE_RATE = 16_000
-WINDOW = 400  # samples, 25 ms
-HOP = 160  # samples, 10 ms
-RATE = SAMPLE_RATE // HOP  # frames per second
+RATE = 100  # frames per second
+HOP = SAMPLE_RATE // RATE  # samples
 CEPSTRA = 13
 DIMENSIONS = 3 * CEPSTRA
 
@@ -30,11 +29,6 @@ _PRE_EMPHASIS = 0.97
 _LIFTER = 22.0
 _FFT = 512
 _BLOCK = 512  # frames whose spectra are in memory at once; about what a core's cache holds
-
-
-def num_frames(num_samples: int) -> int:
-    """Number of 10 ms frames of a waveform of `num_samples` samples (0 when too short)."""
-    return max(0, (num_samples - WINDOW) // HOP + 1)
 
 
 def mfcc(waveform: np.ndarray) -> np.ndarray:
@@ -54,7 +48,7 @@ def mfcc(waveform: np.ndarray) -> np.ndarray:
       InputError: the waveform is not one-dimensional or has fewer than 400 samples.
     """
     waveform = _checked(waveform)
-    total = num_frames(len(waveform))
+    total = num_frames(len(waveform), RATE)
     # Pre-emphasis commutes with framing but for a frame's first sample, and with the removal of
     # the mean but for the factor 0.03: one pass over the waveform instead of 2.5 over the frames.
     emphasised = waveform.copy()

@@ -14,9 +14,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from hubert_jax.errors import InputError
+from hubert_jax.units.frames import centres, num_frames
 
-SAMPLE_RATE = 16_000
-_WINDOW = 400  # samples that a frame sees, at 50 Hz and at 100 Hz
 _TOLERANCE = 0.02  # seconds by which times may miss one another: one frame of 50 Hz
 
 
@@ -121,11 +120,6 @@ def alignment_of(alignments: Mapping[str, Alignment], utterance_id: str) -> Alig
         ) from None
 
 
-def num_frames(num_samples: int, rate: int) -> int:
-    """Frames of an utterance at `rate` (50 or 100 Hz): (n - 400) // hop + 1."""
-    return max(0, (num_samples - _WINDOW) // (SAMPLE_RATE // rate) + 1)
-
-
 def phones_at_frames(alignment: Alignment, frames: int, rate: int) -> np.ndarray:
     """The phone at the centre of every frame.
 
@@ -140,14 +134,14 @@ def phones_at_frames(alignment: Alignment, frames: int, rate: int) -> np.ndarray
     Raises:
       InputError: the alignment ends before the last frame's centre.
     """
-    centres = (np.arange(frames) * (SAMPLE_RATE // rate) + _WINDOW // 2) / SAMPLE_RATE
-    if frames and centres[-1] > alignment.ends[-1] + _TOLERANCE:
+    times = centres(frames, rate)
+    if frames and times[-1] > alignment.ends[-1] + _TOLERANCE:
         raise InputError(
             f"found an alignment of {alignment.ends[-1]:.3f} s, expected at least "
-            f"{centres[-1]:.3f} s for {frames} frames at {rate} Hz; is it the alignment of "
+            f"{times[-1]:.3f} s for {frames} frames at {rate} Hz; is it the alignment of "
             "this audio?"
         )
-    return alignment.phones[np.searchsorted(alignment.starts, centres, side="right") - 1]
+    return alignment.phones[np.searchsorted(alignment.starts, times, side="right") - 1]
 
 
 def units_at_frames(labels: np.ndarray, label_rate: int, frames: int, rate: int) -> np.ndarray:

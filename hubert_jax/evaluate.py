@@ -1,0 +1,151 @@
+"""Scores units against phone alignments: PNMI, phone purity and cluster purity.
+
+Scores label directories (label), or the layers of a checkpoint (train), or both: a layer's units
+come from k-means on one split and are scored on another. With a split to fit on, MFCC with as many
+clusters is scored beside them. Writes WORKDIR/evaluate/joint_counts.npz (how often each phone
+meets each unit) and WORKDIR/evaluate/result.json.
+"""
+
+import dataclasses
+import io
+import pathlib
+import time
+
+from hubert_jax import files, job
+from hubert_jax.errors import InputError
+from hubert_jax.units.kmeans import KMeansConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Configuration of evaluation.
+
+    Attributes:
+      workdir: where the results are written.
+      audio: directory of the prepared split that is scored.
+      alignments: its phones, lines `UTT-ID START END PHONE`.
+      labels: label directories of `audio`, if any are to be scored.
+      checkpoint: checkpoint directory of a run, if its layers are to be scored.
+      layers: which of them; empty: the output of every block. 0 is the input of block 1.
+      untrained: also scores the same layers of the network as initialised.
+      fit_audio: the prepared split that k-means is fitted on: needed with `checkpoint`; without
+        one it adds the MFCC reference to the label sets.
+      num_clusters: codewords of the layers and of the MFCC reference.
+      seed: of the sample and the k-means.
+      fit_max_frames: frames to fit on, at most. Those of all layers are in memory at once.
+      frame_rate: 50 or 100 frames a second; labels of the other rate are read at these frames.
+      kmeans: how k-means runs; fewer starts than for training targets, as a dozen are fitted.
+    """
+
+    workdir: str
+    audio: str
+    alignments: str
+    labels: tuple[str, ...] = ()
+    checkpoint: str = ""
+    layers: tuple[int, ...] = ()
+    untrained: bool = False
+    fit_audio: str = ""
+    num_clusters: int = 100
+    seed: int = 0
+    fit_max_frames: int = 100_000
+    frame_rate: int = 50
+    kmeans: KMeansConfig = KMeansConfig(n_init=3, max_no_improvement=20)
+
+
+def run(config: EvaluateConfig) -> dict:
+    """Scores; returns the content of `WORKDIR/evaluate/result.json`.
+
+    Raises:
+      InputError: options that do not fit together, an utterance without alignment, labels of
+        other audio, or unusable input.
+    """
+    started = time.monotonic()
+    _check(config)
+    directory = pathlib.Path(files.require_writable(config.workdir), "evaluate")
+    (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
+    from hubert_jax.data import manifests
+    from hubert_jax.units import evaluation, quality
+    from hubert_jax.units.extraction import Feature
+
+    alignments = quality.read_alignments(config.alignments)
+    scorer = evaluation.Scorer(config.audio, alignments, config.frame_rate)
+    manifest = manifests.read_manifest(config.audio)
+    fitting = evaluation.Fitting(
+        config.fit_audio, config.num_clusters, config.seed, config.fit_max_frames, config.kmeans
+    )
+    result = {
+        "split": manifest.split,
+        "audio_digest": manifest.digest,
+        "alignments_digest": files.sha256_file(config.alignments),
+        "frame_rate": config.frame_rate,
+    }
+    if config.labels:
+        scored = scorer.score_label_sets(config.labels)
+        result["labels"] = [
+            {"directory": path, **entry} for path, entry in zip(config.labels, scored, strict=True)
+        ]
+    if config.checkpoint:
+        layers = config.layers or evaluation.all_layers(config.checkpoint)
+        by_layer = scorer.score_layers(config.checkpoint, layers, fitting)
+        pnmi = _pnmi(by_layer)
+        best = max(layers, key=lambda layer: pnmi[str(layer)])
+        result |= {
+            "k": config.num_clusters,
+            "checkpoint": Feature("layer", config.checkpoint, best).describe()["checkpoint"],
+            "layers": _listed(by_layer),
+            "best_layer": best,
+            "pnmi_by_layer": pnmi,
+        }
+        if config.untrained:
+            by_layer = scorer.score_layers(config.checkpoint, layers, fitting, untrained=True)
+            result |= {
+                "untrained": _listed(by_layer),
+                "untrained_pnmi_by_layer": _pnmi(by_layer),
+            }
+    if config.fit_audio:
+        result["mfcc"] = {"k": config.num_clusters, **scorer.score_mfcc(fitting)}
+    _write_counts(directory / "joint_counts.npz", scorer)
+    return job.finish(config.workdir, "evaluate", result, started)
+
+
+def _check(config: EvaluateConfig) -> None:
+    """Refuses options that do not fit together, before anything is computed."""
+    if config.frame_rate not in (50, 100):
+        raise InputError(f"config.frame_rate={config.frame_rate}: expected 50 or 100")
+    if not config.labels and not config.checkpoint:
+        raise InputError(
+            "config.labels, config.checkpoint: both empty, expected label directories, a "
+            "checkpoint directory, or both"
+        )
+    if config.checkpoint and not config.fit_audio:
+        raise InputError(
+            "config.fit_audio: empty, expected the prepared split to fit the k-means of the "
+            "layers on; pass the training split"
+        )
+    for key in ("layers", "untrained"):
+        if getattr(config, key) and not config.checkpoint:
+            raise InputError(
+                f"config.{key}={getattr(config, key)}: found without config.checkpoint, whose "
+                "layers it is about; give one or leave it out"
+            )
+
+
+def _listed(by_layer: dict[int, dict]) -> list[dict]:
+    return [{"layer": layer, **entry} for layer, entry in by_layer.items()]
+
+
+def _pnmi(by_layer: dict[int, dict]) -> dict[str, float]:
+    return {str(layer): entry["pnmi"] for layer, entry in by_layer.items()}
+
+
+def _write_counts(path: pathlib.Path, scorer) -> None:
+    """Writes `phones` (P,) and one (P, K) array for each scored set, by its name in the result."""
+    import numpy as np
+
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, phones=scorer.phones, **scorer.counts)
+    files.write_bytes(path, buffer.getvalue())
+
+
+if __name__ == "__main__":
+    job.main("evaluate", EvaluateConfig, run)

@@ -1,0 +1,145 @@
+"""Turns audio into units: fits a codebook by k-means and labels every frame with it.
+
+Reads prepared audio splits (prepare) and, for units of a layer, a checkpoint (train). Fits the
+codebook on the first split, or takes an existing one, and writes WORKDIR/label/codebook.npz and
+codebook.json, one directory of label shards a split, and at the end WORKDIR/label/result.json.
+"""
+
+import dataclasses
+import pathlib
+import time
+
+from hubert_jax import files, job
+from hubert_jax.errors import InputError
+from hubert_jax.units.kmeans import KMeansConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelConfig:
+    """Configuration of labelling.
+
+    Attributes:
+      workdir: where the results are written.
+      audio: directories of prepared splits; the codebook is fitted on the first.
+      feature: "mfcc" (Kaldi's), "mfcc_librosa" or "layer".
+      checkpoint: for "layer": checkpoint directory of a run.
+      layer: for "layer": 0 is the input of block 1, l the output of block l.
+      num_clusters: codewords; ignored with `codebook`.
+      seed: of the sample and the k-means.
+      fit_share: share of the first split's utterances to fit on, at most.
+      fit_max_frames: frames to fit on, at most.
+      codebook: directory of an earlier label job whose codebook is used; empty: fit one. Splits
+        that are compared or trained on together must share one codebook.
+      kmeans: how k-means runs.
+    """
+
+    workdir: str
+    audio: tuple[str, ...]
+    feature: str = "mfcc"
+    checkpoint: str = ""
+    layer: int = 0
+    num_clusters: int = 100
+    seed: int = 0
+    fit_share: float = 1.0
+    fit_max_frames: int = 10_000_000
+    codebook: str = ""
+    kmeans: KMeansConfig = KMeansConfig()
+
+
+def run(config: LabelConfig) -> dict:
+    """Labels the splits; returns the content of `WORKDIR/label/result.json`.
+
+    Raises:
+      InputError: no split, two of one name, a codebook of another feature, or unusable input.
+    """
+    started = time.monotonic()
+    directory = pathlib.Path(files.require_writable(config.workdir), "label")
+    if not config.audio:
+        raise InputError("config.audio: found no split, expected directories written by prepare")
+    from hubert_jax.data import manifests
+    from hubert_jax.units import kmeans, labels
+    from hubert_jax.units.extraction import Feature
+
+    feature = Feature(config.feature, config.checkpoint, config.layer)
+    audio = {}
+    for path in config.audio:
+        split = manifests.read_manifest(path).split
+        if split in audio:
+            raise InputError(
+                f"config.audio: found two splits named {split!r} ({audio[split]} and {path}), "
+                "expected different names; label them in two working directories"
+            )
+        audio[split] = path
+    # Only a finished job has a result.
+    (directory / "result.json").unlink(missing_ok=True)
+
+    codebook = _reused(config.codebook, feature) if config.codebook else _fitted(config, feature)
+    codebook.save(directory)
+    splits = {}
+    for split, path in audio.items():
+        assigned = (
+            (utterance_id, kmeans.assign(codebook, features))
+            for utterance_id, features in feature.extract(path)
+        )
+        written = labels.write_labels(path, directory / split, assigned, codebook, feature.rate)
+        splits[split] = {
+            "directory": str(directory / split),
+            "audio_digest": written.audio_digest,
+            "digest": written.digest,
+            "utterances": written.utterances,
+            "frames": written.frames,
+            "used_codewords": sum(count > 0 for count in written.class_counts),
+            "commonest_unit_share": labels.commonest_share(written),
+        }
+    first = next(iter(splits.values()))
+    result = {
+        "feature": codebook.feature,
+        "rate_hz": feature.rate,
+        "k": len(codebook.centroids),
+        "codebook_digest": codebook.digest,
+        "codebook_fitted_here": not config.codebook,
+        "inertia": codebook.inertia,
+        "dead_codewords": codebook.dead_codewords,
+        "fitted_frames": codebook.fitted_frames,
+        "frames": sum(split["frames"] for split in splits.values()),
+        "commonest_unit_share": first["commonest_unit_share"],
+        "splits": splits,
+    }
+    return job.finish(config.workdir, "label", result, started)
+
+
+def _fitted(config: LabelConfig, feature):
+    """A codebook fitted on a sample of the first split."""
+    from hubert_jax.data import manifests
+    from hubert_jax.units import kmeans
+    from hubert_jax.units.extraction import sample_of
+
+    manifest = manifests.read_manifest(config.audio[0])
+    wanted = sample_of(manifest, feature.rate, config.fit_share, config.fit_max_frames, config.seed)
+    sample = kmeans.FrameSample(config.fit_max_frames, config.seed)
+    for _, features in feature.extract(config.audio[0], wanted):
+        sample.add(features)
+    return kmeans.fit(
+        sample.frames(), config.num_clusters, config.seed, feature.describe(), config.kmeans
+    )
+
+
+def _reused(path: str, feature):
+    """An earlier codebook, if it is of this feature."""
+    from hubert_jax.units.kmeans import Codebook
+
+    codebook = Codebook.load(path)
+    expected = feature.describe()
+    for key in sorted(expected | codebook.feature):
+        found, wanted = codebook.feature.get(key), expected.get(key)
+        if found != wanted:
+            raise InputError(
+                f"config.codebook={path}: fitted on features with {key} {found}, expected {key} "
+                f"{wanted}; label with the feature, layer and checkpoint that it was fitted on, "
+                "or fit another codebook"
+            )
+    return codebook
+
+
+if __name__ == "__main__":
+    job.main("label", LabelConfig, run)
