@@ -172,7 +172,8 @@ def _read(
             reported = time.monotonic()
             print(f"prepare {split}: {done} of {len(sources)} files", flush=True)
     rejected.sort()
-    if len(rejected) > config.max_rejected_share * len(sources) or len(rejected) == len(sources):
+    allowed = config.max_rejected_share * len(sources) + 1e-9  # 0.29 * 100 is 28.999...
+    if len(rejected) > allowed or len(rejected) == len(sources):
         raise InputError(_refusal(config, split, rejected, len(sources)))
 
 

@@ -201,6 +201,7 @@ def read_labels(label_dir: str | os.PathLike) -> Iterator[tuple[str, np.ndarray]
         yield from _counted(read_label_shard(path), path, shard.utterances)
 
 
+_FRAMING_BYTES = 16  # around every record: its length, two checksums
 _REMEDY = "the shard is damaged or incomplete, run the job that wrote it again"
 
 
@@ -223,14 +224,20 @@ def _read_examples(
     if not os.path.isfile(path):
         raise InputError(f"{path}: expected a shard, found no such file; {_REMEDY}")
     records = iter(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
-    number = 0
+    damaged = "{}, record {}: cut off or damaged; {}"
+    number = position = 0
     while True:
         try:
-            fields = _fields(next(records), names)
+            record = next(records)
         except StopIteration:
+            # TensorFlow takes less than a record's header at the end for the end.
+            if position != os.path.getsize(path):
+                raise InputError(damaged.format(path, number, _REMEDY)) from None
             return
         except tf.errors.DataLossError:
-            raise InputError(f"{path}, record {number}: cut off or damaged; {_REMEDY}") from None
+            raise InputError(damaged.format(path, number, _REMEDY)) from None
+        position += _FRAMING_BYTES + len(record)
+        fields = _fields(record, names)
         if fields is None:
             raise InputError(
                 f"{path}, record {number}: expected the fields {', '.join(names)}; {_REMEDY}"

@@ -1,0 +1,136 @@
+"""Reading audio files: exactness, conversion, and one clear line for each kind of bad file."""
+
+import pathlib
+
+import numpy as np
+import pytest
+import soundfile
+
+from hubert_jax.data.audio_files import read_waveform
+from hubert_jax.errors import InputError
+
+CORPUS = pathlib.Path(__file__).parents[2] / "examples" / "minilibri"
+SPEECH = CORPUS / "dev-mini" / "1898" / "145715" / "1898-145715-0017.opus"
+
+
+@pytest.fixture(scope="module")
+def speech() -> np.ndarray:
+    return read_waveform(SPEECH)
+
+
+def test_opus_length_fits_its_alignment(speech):
+    lines = (CORPUS / "alignments" / "dev-mini.phones.txt").read_text().splitlines()
+    ends = [float(line.split()[2]) for line in lines if line.startswith(SPEECH.stem)]
+    assert speech.dtype == np.int16
+    assert len(speech) / 16_000 == pytest.approx(ends[-1], abs=0.0006)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_lossless_formats_come_back_exactly(tmp_path, suffix):
+    # Every 16-bit value, full scale included.
+    samples = np.arange(-32768, 32768, dtype=np.int32).astype(np.int16)
+    soundfile.write(tmp_path / f"a.{suffix}", samples, 16_000, subtype="PCM_16")
+    np.testing.assert_array_equal(read_waveform(tmp_path / f"a.{suffix}"), samples)
+
+
+def test_float_samples_are_rounded_and_clipped(tmp_path):
+    samples = np.full(400, 0.25, np.float32)
+    samples[:4] = [1.5, -1.5, 0.7 / 32768, -0.3 / 32768]
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
+    waveform = read_waveform(tmp_path / "a.wav")
+    assert waveform[:5].tolist() == [32767, -32768, 1, 0, 8192]
+
+
+def test_stereo_is_mixed_down_only_when_asked(tmp_path, speech):
+    other = np.roll(speech, 100)
+    soundfile.write(tmp_path / "a.wav", np.stack([speech, other], axis=1), 16_000)
+    with pytest.raises(InputError, match="found stereo, expected mono at 16000 Hz; pass --config"):
+        read_waveform(tmp_path / "a.wav")
+    expected = (speech.astype(np.float64) + other) / 2
+    converted = read_waveform(tmp_path / "a.wav", convert=True)
+    assert np.abs(converted - expected).max() <= 0.5
+
+
+@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
+def test_other_rates_are_resampled_only_when_asked(tmp_path, rate):
+    def tone(rate):
+        return np.sin(2 * np.pi * 440 * np.arange(rate) / rate) * 0.5
+
+    soundfile.write(tmp_path / "a.wav", tone(rate), rate)
+    with pytest.raises(InputError, match=f"found {rate} Hz, expected mono at 16000 Hz"):
+        read_waveform(tmp_path / "a.wav")
+    converted = read_waveform(tmp_path / "a.wav", convert=True) / 32768
+    assert len(converted) == 16_000
+    # The ends ring; in between the resampled tone is the tone at 16 kHz.
+    np.testing.assert_allclose(converted[500:-500], tone(16_000)[500:-500], atol=1e-3)
+
+
+def _cut(content: bytes) -> bytes:
+    return content[: len(content) * 6 // 10]
+
+
+def _damaged(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 0xFF]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "change", "message"),
+    [
+        ("wav", _cut, r"cut off, \d+ samples found, 186080 expected"),
+        ("flac", _cut, "corrupt or not audio"),
+        ("ogg", _cut, "cut off, .* not the page that ends an Ogg stream"),
+        ("opus", _cut, "cut off, .* not the page that ends an Ogg stream"),
+        ("flac", _damaged, "corrupt or not audio"),
+        ("ogg", _damaged, r"corrupt or cut off, \d+ samples found, 186080 expected"),
+        ("opus", _damaged, r"corrupt or cut off, \d+ samples found, 186080 expected"),
+        ("opus", lambda content: b"", r"empty file \(0 bytes\)"),
+        ("wav", lambda content: content[:20], "corrupt or not audio"),
+        ("flac", lambda content: b"not audio at all" * 100, "corrupt or not audio"),
+    ],
+)
+def test_cut_off_and_damaged_files(tmp_path, speech, suffix, change, message):
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "opus":
+        path.write_bytes(SPEECH.read_bytes())
+    else:
+        soundfile.write(path, speech, 16_000)
+    assert len(read_waveform(path)) == len(speech)
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(InputError, match=message) as error:
+        read_waveform(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_flac_without_a_length_is_refused(tmp_path, speech):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, speech, 16_000)
+    content = bytearray(path.read_bytes())
+    # STREAMINFO's 36 bits of total samples: what an encoder leaves that writes to a pipe.
+    content[21] &= 0xF0
+    content[22:26] = bytes(4)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="states no length"):
+        read_waveform(path)
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (np.zeros(0, np.float32), "0 samples; expected at least 400"),
+        (np.zeros(399, np.float32), "399 samples at 16 kHz; expected at least 400"),
+        (np.where(np.arange(500) == 7, np.nan, 0).astype(np.float32), "NaN .* at sample 7;"),
+        (np.where(np.arange(500) == 7, np.inf, 0).astype(np.float32), "infinite at sample 7;"),
+        (np.full(500, 12345, np.float32), "floating-point samples up to 12345;"),
+    ],
+)
+def test_samples_that_cannot_be_used(tmp_path, samples, message):
+    soundfile.write(tmp_path / "a.wav", samples, 16_000, subtype="FLOAT")
+    with pytest.raises(InputError, match=message):
+        read_waveform(tmp_path / "a.wav")
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(InputError, match="a.wav: cannot be read .No such file"):
+        read_waveform(tmp_path / "a.wav")
