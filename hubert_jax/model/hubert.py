@@ -147,7 +147,10 @@ def cosine_logits(projected: jax.Array, codes: jax.Array, temperature: float) ->
         squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
         return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-16))
 
-    return jnp.einsum("btd,kd->btk", unit(projected), unit(codes)) / temperature
+    # Accelerators round float32 factors to TF32 or bfloat16 unless told otherwise.
+    precision = jax.lax.Precision.HIGHEST
+    cosine = jnp.einsum("btd,kd->btk", unit(projected), unit(codes), precision=precision)
+    return cosine / temperature
 
 
 class HubertForCTC(nn.Module):

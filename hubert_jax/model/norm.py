@@ -7,12 +7,20 @@ import jax.numpy as jnp
 NORM_EPSILON = 1e-5
 
 
+def _mean(x: jax.Array) -> jax.Array:
+    """Mean over the last axis, kept as an axis of size 1."""
+    # XLA's CPU back-end reduces a short minor axis much more slowly than it multiplies matrices.
+    # Elsewhere a product of float32 matrices would be rounded to TF32 or bfloat16 by default.
+    if jax.default_backend() == "cpu":
+        average = jnp.full((x.shape[-1], 1), 1.0 / x.shape[-1], x.dtype)
+        return jnp.matmul(x, average, precision=jax.lax.Precision.HIGHEST)
+    return jnp.mean(x, axis=-1, keepdims=True)
+
+
 def _standardise(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`x` with zero mean and unit variance over its last axis, and the reciprocal deviation."""
-    # Means as matrix products: XLA's CPU back-end reduces a short minor axis much more slowly.
-    average = jnp.full((x.shape[-1], 1), 1.0 / x.shape[-1], x.dtype)
-    deviation = x - x @ average
-    reciprocal = jax.lax.rsqrt(jnp.square(deviation) @ average + NORM_EPSILON)
+    deviation = x - _mean(x)
+    reciprocal = jax.lax.rsqrt(_mean(jnp.square(deviation)) + NORM_EPSILON)
     return deviation * reciprocal, reciprocal
 
 
@@ -34,9 +42,8 @@ def _layer_norm_forward(x, scale, bias):
 def _layer_norm_backward(residuals, gradient):
     normalised, reciprocal, scale = residuals
     channels = normalised.shape[-1]
-    average = jnp.full((channels, 1), 1.0 / channels, normalised.dtype)
     scaled = gradient * scale
-    to_x = reciprocal * (scaled - scaled @ average - normalised * ((scaled * normalised) @ average))
+    to_x = reciprocal * (scaled - _mean(scaled) - normalised * _mean(scaled * normalised))
     to_scale = jnp.sum((gradient * normalised).reshape(-1, channels), axis=0)
     to_bias = jnp.sum(gradient.reshape(-1, channels), axis=0)
     return to_x, to_scale, to_bias
