@@ -1,0 +1,77 @@
+"""An exported directory, loaded by transformers, against our own network."""
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from hubert_jax.data.waveform import SAMPLE_RATE, normalize, to_float
+from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.model.hubert import Hubert
+
+
+def can_compare() -> bool:
+    """Whether transformers and torch are installed."""
+    return all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+
+
+def largest_difference(
+    directory: str | os.PathLike,
+    params: Mapping[str, Any],
+    config: HubertConfig,
+    audio: Iterable[np.ndarray],
+) -> float:
+    """Largest absolute difference between transformers' hidden states and ours.
+
+    The input of block 1, the output of every block and what the heads read are compared, in
+    float32, each utterance alone. Each side prepares the waveform itself, transformers with the
+    directory's `preprocessor_config.json`, so that a wrong file there shows as well. Layers are
+    read where they are computed: transformers' own `hidden_states` differ between its versions in
+    whether the last one has passed the final LayerNorm.
+
+    Args:
+      directory: what `hugging_face.write_directory` wrote.
+      params: our parameters, of which `hubert` is used.
+      config: the architecture.
+      audio: utterances, int16 (n,), at 16 kHz.
+    """
+    import torch
+    import transformers
+
+    transformers.logging.disable_progress_bar()
+    theirs = transformers.AutoModel.from_pretrained(directory).eval()
+    extract = transformers.AutoFeatureExtractor.from_pretrained(directory)
+    ours = Hubert(dataclasses.replace(config, dtype="float32", rematerialize=False))
+
+    @jax.jit
+    def hidden_states(params, waveform):
+        hidden = ours.apply({"params": params}, waveform, collect=True)
+        return hidden["layers"][:, 0], hidden["output"][0]
+
+    seen: list[torch.Tensor] = []
+    blocks = theirs.encoder.layers
+    blocks[0].register_forward_pre_hook(lambda block, inputs: seen.append(inputs[0]))
+    for block in blocks:
+        block.register_forward_hook(
+            lambda block, inputs, output: seen.append(
+                output[0] if isinstance(output, tuple) else output
+            )
+        )
+    largest = 0.0
+    for samples in audio:
+        waveform = to_float(samples)
+        prepared = extract(waveform, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        seen.clear()
+        with torch.no_grad():
+            last = theirs(prepared.input_values).last_hidden_state
+        their_states = [state[0].numpy() for state in (*seen, last)]
+        if config.normalize_waveform:
+            waveform = normalize(waveform)
+        layers, output = hidden_states(params["hubert"], waveform[None])
+        for our_state, their_state in zip([*layers, output], their_states, strict=True):
+            largest = max(largest, float(np.abs(np.asarray(our_state) - their_state).max()))
+    return largest

@@ -1,0 +1,103 @@
+"""Exports a checkpoint as a directory that Hugging Face transformers loads.
+
+Reads a checkpoint of pre-training (train) or fine-tuning (finetune) and writes config.json,
+model.safetensors and preprocessor_config.json, with a CTC head its tokenizer, with a pre-training
+head pretraining_head.safetensors. With an audio split, and transformers and torch installed, it
+also runs both networks over its first utterances and prints the largest difference of their
+hidden states. Writes the directory and WORKDIR/export/result.json.
+"""
+
+import dataclasses
+import itertools
+import time
+
+from hubert_jax import config as config_lib
+from hubert_jax import files, job
+from hubert_jax.errors import InputError
+
+_COMPARED_UTTERANCES = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportConfig:
+    """Configuration of the export.
+
+    Attributes:
+      workdir: where the result is written.
+      checkpoint: checkpoint directory of a train or finetune run.
+      out: the model directory; empty: WORKDIR/export/model.
+      audio: directory of a prepared audio split to compare on; empty: nothing is compared.
+    """
+
+    workdir: str
+    checkpoint: str
+    out: str = ""
+    audio: str = ""
+
+
+def run(config: ExportConfig) -> dict:
+    """Exports; returns the content of `WORKDIR/export/result.json`.
+
+    Raises:
+      InputError: no checkpoint, one of an unknown kind, or `out` is something else than a model.
+    """
+    started = time.monotonic()
+    workdir = files.require_writable(config.workdir)
+    import jax
+
+    from hubert_jax.asr.vocabulary import Vocabulary
+    from hubert_jax.convert.hugging_face import write_directory
+    from hubert_jax.model.architecture import HubertConfig
+    from hubert_jax.training.checkpoint import identity, restore_parameters
+
+    if config.audio:
+        from hubert_jax.data import records
+
+        manifest = records.read_manifest(config.audio)
+    params, metadata = restore_parameters(config.checkpoint)
+    if metadata["kind"] not in ("pretraining", "ctc"):
+        raise InputError(
+            f"{config.checkpoint}: a checkpoint of kind {metadata['kind']!r}, expected one of "
+            "train or finetune"
+        )
+    model = config_lib.build(HubertConfig, metadata["model"], "checkpoint.model")
+    vocabulary = None
+    if metadata["kind"] == "ctc":
+        vocabulary = Vocabulary.from_dict(metadata["vocabulary"])
+    out = config.out or str(workdir / "export" / "model")
+    digests = write_directory(out, params, model, vocabulary)
+
+    difference, compared = None, 0
+    if config.audio:
+        from hubert_jax.convert.compare import can_compare, largest_difference
+
+        if can_compare():
+            compared = min(_COMPARED_UTTERANCES, manifest.utterances)
+            first = itertools.islice(records.read_audio(config.audio), compared)
+            audio = (utterance.audio for utterance in first)
+            difference = largest_difference(out, params, model, audio)
+            print(
+                f"largest absolute difference to transformers over {compared} utterances, all "
+                f"layers: {difference:.2e}",
+                flush=True,
+            )
+        else:
+            print("not compared: transformers and torch are not installed", flush=True)
+    result = {
+        "kind": metadata["kind"],
+        "out": out,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "max_abs_difference": difference,
+        "compared_utterances": compared,
+        "inputs": {
+            "checkpoint": identity(metadata),
+            **({"audio": manifest.digest} if config.audio else {}),
+        },
+        "digests": digests,
+    }
+    print(f"{result['parameters']:,} parameters in {out}", flush=True)
+    return job.finish(config.workdir, "export", result, started)
+
+
+if __name__ == "__main__":
+    job.main("export", ExportConfig, run)
