@@ -62,9 +62,9 @@ def run(config: FinetuneConfig) -> dict:
     """
     started = time.monotonic()
     directory = files.require_writable(config.workdir) / "finetune"
-    from hubert_jax.data import records
+    from hubert_jax.data import manifests
 
-    manifest = records.read_manifest(config.audio)
+    manifest = manifests.read_manifest(config.audio)
     if manifest.transcribed < manifest.utterances:
         raise InputError(
             f"{config.audio}: {manifest.utterances - manifest.transcribed} of "

@@ -69,10 +69,10 @@ def run(config: TrainConfig) -> dict:
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)
     directory = pathlib.Path(workdir) / "train"
-    from hubert_jax.data import records
+    from hubert_jax.data import manifests
     from hubert_jax.units.labels import check_labels
 
-    manifest = records.read_manifest(config.audio)
+    manifest = manifests.read_manifest(config.audio)
     if len(config.labels) != len(config.model.codebooks):
         raise InputError(
             f"config.labels has {len(config.labels)} label sets, config.model.codebooks "
@@ -80,7 +80,7 @@ def run(config: TrainConfig) -> dict:
         )
     label_manifests = []
     for path, classes in zip(config.labels, config.model.codebooks, strict=True):
-        label_manifests.append(records.read_label_manifest(path))
+        label_manifests.append(manifests.read_label_manifest(path))
         check_labels(manifest, label_manifests[-1], num_classes=classes, where=path)
 
     import jax

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
-from hubert_jax.data.records import AudioManifest, LabelManifest
+from hubert_jax.data.manifests import AudioManifest, LabelManifest
 
 from hubert_jax.data.schedule import Bucket, BucketSchedule
 from hubert_jax.data.waveform import NORMALISATION_EPSILON, SAMPLE_RATE

@@ -3,7 +3,7 @@
 import dataclasses
 
 import numpy as np
-from hubert_jax.data.records import AudioManifest
+from hubert_jax.data.manifests import AudioManifest
 
 from hubert_jax.errors import InputError
 

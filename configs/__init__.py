@@ -1,0 +1,1 @@
+"""Configurations: ml_collections ConfigDicts, each value with its source."""

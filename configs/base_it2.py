@@ -1,0 +1,37 @@
+"""HuBERT BASE, second iteration: k-means with 500 codewords on layer 6 of the first, 400 k steps."""
+
+from ml_collections import ConfigDict
+
+from configs import base_it1
+
+
+def get_config(part: str = "train") -> ConfigDict:
+    """The part of one job: "label" or "train"; audio is the first iteration's."""
+    return {"label": label, "train": train}[part]()
+
+
+def label() -> ConfigDict:
+    """Layer 6 of the first iteration; k-means is fitted on 10 % of the utterances."""
+    return ConfigDict(
+        dict(
+            workdir="runs/base_it2",
+            audio=("runs/base_it1/prepare/train",),
+            feature="layer",
+            checkpoint="runs/base_it1/train/checkpoints",
+            layer=6,
+            num_clusters=500,
+            fit_share=0.1,
+            seed=0,
+        )
+    )
+
+
+def train() -> ConfigDict:
+    """As the first iteration but for targets and length."""
+    config = base_it1.train()
+    config.workdir = "runs/base_it2"
+    config.labels = ("runs/base_it2/label/train",)
+    # 500 clusters and the 4 symbols that the released label dictionaries put first.
+    config.model.codebooks = (504,)
+    config.loop.steps = 400_000
+    return config
