@@ -115,7 +115,7 @@ def pipeline(it1_steps: int, it2_steps: int) -> ConfigDict:
                     continue_previous=True,
                 ),
             ),
-            evaluate=dict(num_clusters=100, frame_rate=50, untrained=True, seed=0),
+            evaluate=dict(num_clusters=100, frame_rate=50, seed=0, fit_max_frames=60_000),
             finetune=finetuning(300, 1e-3, 50),
             decode=dict(beam_size=20),
         )

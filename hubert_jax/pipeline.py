@@ -14,7 +14,6 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Callable
 from typing import Any
 
 import hubert_jax
@@ -59,7 +58,6 @@ def run(config: PipelineConfig) -> dict:
     Raises:
       InputError: of any stage; the message begins with the stage's name.
     """
-    started = time.monotonic()
     workdir = files.require_writable(config.workdir)
     stages = plan(config)
     code = code_digest()
@@ -74,7 +72,7 @@ def run(config: PipelineConfig) -> dict:
                 skipped.append(stage.name)
         from hubert_jax.report.assemble import assemble
 
-        return assemble(workdir, config, results, skipped, time.monotonic() - started)
+        return assemble(workdir, config, results, skipped)
 
 
 def code_digest() -> str:

@@ -117,6 +117,7 @@ def plan(config) -> list[Stage]:
                     alignments=config.alignments,
                     checkpoint=f"{here}/train/checkpoints",
                     labels=(f"{here}/label/{config.dev_split}",),
+                    untrained=previous is None,
                 ),
                 evaluate,
                 after=(f"{name}-train",),
