@@ -10,7 +10,6 @@ WORKDIR/report.html and what each job writes.
 
 import dataclasses
 import hashlib
-import os
 import pathlib
 import shutil
 import time
