@@ -1,0 +1,45 @@
+# make demo    the whole pipeline on the embedded corpus; ARGS="--config.KEY=VALUE ..." overrides
+# make test    the tests
+# make lint    ruff
+# make clean   removes the virtual environment and caches, not runs/
+#
+# Needs Python 3.11, 3.12 or 3.13 with its venv module. PYTHON=... names one, VENV=... puts the
+# virtual environment elsewhere.
+
+VENV ?= .venv
+ARGS ?=
+PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.13; do \
+	$$python -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	2> /dev/null && { echo $$python; break; }; done)
+
+PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check
+
+.PHONY: demo test lint clean environment environment-dev
+
+demo: environment
+	$(VENV)/bin/python -m hubert_jax.pipeline --config=configs/demo.py $(ARGS)
+
+test: environment-dev
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: environment-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find hubert_jax configs tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11, 3.12 or 3.13 with venv found; install" \
+	"one (Debian, Ubuntu: apt install python3-venv) or pass PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+
+# What is installed is kept beside it, so that nothing is done twice.
+environment: $(VENV)/bin/python
+	@cmp -s requirements.txt $(VENV)/requirements.txt || { \
+	$(PIP) --requirement requirements.txt && cp requirements.txt $(VENV)/; }
+
+environment-dev: environment
+	@cmp -s pyproject.toml $(VENV)/pyproject.toml || { \
+	$(PIP) --editable '.[dev]' && cp pyproject.toml $(VENV)/; }
