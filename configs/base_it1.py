@@ -12,19 +12,21 @@ For LibriSpeech, pass --config.corpus=... and --config.splits=... to `prepare`.
 
 from ml_collections import ConfigDict
 
+PARTS = ("prepare", "label", "train")
+
 
 def get_config(part: str = "train") -> ConfigDict:
-    """The part of one job: "prepare", "label" or "train"."""
+    """The part of one job."""
     return {"prepare": prepare, "label": label, "train": train}[part]()
 
 
 def prepare() -> ConfigDict:
-    """LibriSpeech 960 h is --config.splits='("train=train-clean-100+train-clean-360+...",)'."""
+    """LibriSpeech: --config.splits=train=train-clean-100+train-clean-360+train-other-500,..."""
     return ConfigDict(
         dict(
             workdir="runs/base_it1",
             corpus="examples/minilibri",
-            splits=("train=train-clean-5+train-clean-100",),
+            splits=("train=train-clean-5+train-clean-100", "train-clean-5", "dev-mini"),
         )
     )
 

@@ -4,9 +4,11 @@ from ml_collections import ConfigDict
 
 from configs import base_it1
 
+PARTS = ("label", "train")
+
 
 def get_config(part: str = "train") -> ConfigDict:
-    """The part of one job: "label" or "train"; audio is the first iteration's."""
+    """The part of one job; audio is the first iteration's."""
     return {"label": label, "train": train}[part]()
 
 

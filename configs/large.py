@@ -4,9 +4,11 @@ from ml_collections import ConfigDict
 
 from configs import base_it1
 
+PARTS = ("prepare", "label", "train")
+
 
 def get_config(part: str = "train") -> ConfigDict:
-    """The part of one job: "prepare", "label" or "train"."""
+    """The part of one job."""
     return {"prepare": prepare, "label": label, "train": train}[part]()
 
 

@@ -4,9 +4,11 @@ from ml_collections import ConfigDict
 
 from configs import large
 
+PARTS = large.PARTS
+
 
 def get_config(part: str = "train") -> ConfigDict:
-    """The part of one job: "prepare", "label" or "train"."""
+    """The part of one job."""
     if part == "train":
         return train()
     config = large.get_config(part)

@@ -1,0 +1,1 @@
+"""CTC fine-tuning of the large networks, by the amount of transcribed speech."""

@@ -1,0 +1,233 @@
+"""A job's command line: `--config=FILE.py[:PART]` and `--config.KEY=VALUE`.
+
+A configuration file has `get_config(part)`, which returns the ConfigDict of one job, and
+usually `PARTS`, which names what it can be asked for. What the file leaves out takes the default
+of the job's dataclass, so any key that the job knows can be overridden.
+"""
+
+import ast
+import dataclasses
+import difflib
+import importlib.util
+import inspect
+import pathlib
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any, get_type_hints
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from hubert_jax import config as config_lib
+from hubert_jax.errors import InputError
+
+_HELP = ("--help", "-h", "-help", "--helpfull")
+
+
+def wants_help(arguments: list[str]) -> bool:
+    """Whether the user asks what the job does."""
+    return any(argument in _HELP for argument in arguments)
+
+
+def usage(job: str, schema: type, description: str) -> str:
+    """The text that `--help` prints: what the job does and every key with type and default."""
+    keys = "\n".join(
+        f"  --config.{key:<34} {kind}{', required' if default is None else f', default {default!r}'}"
+        for key, kind, default in _described(schema)
+    )
+    return (
+        f"{textwrap.dedent(description).strip()}\n\n"
+        f"usage: python -m hubert_jax.{job} --config=FILE.py[:PART] [--config.KEY=VALUE ...]\n\n"
+        f"  --config=FILE.py[:PART]  the configuration, for example configs/small.py; PART is\n"
+        f"                           {job!r} unless it is given\n"
+        f"  --config.KEY=VALUE       replaces one value of it; a sequence is written a,b,c\n\n"
+        f"keys, with their type and what they are where the file says nothing:\n{keys}\n\n"
+        f"{inspect.getdoc(schema)}\n"
+    )
+
+
+def read(arguments: list[str], job: str, schema: type) -> Any:
+    """The configuration that a command line asks for.
+
+    Args:
+      arguments: what follows the program's name.
+      job: the part of the file that is taken where the user names none.
+      schema: the job's frozen dataclass.
+
+    Returns:
+      An instance of `schema`.
+
+    Raises:
+      InputError: no such file or part, an unknown key, a value of another type, or anything
+        else on the command line.
+    """
+    path, overrides = _split(arguments)
+    config = _with_defaults(schema, _load(path, job))
+    for key, text in overrides:
+        _override(config, key, text)
+    return config_lib.build(schema, _without_placeholders(config))
+
+
+def _split(arguments: list[str]) -> tuple[str, list[tuple[str, str]]]:
+    """`--config` and the overrides; a value may follow its flag as an argument of its own."""
+    path, overrides = "", []
+    remaining = iter(arguments)
+    for argument in remaining:
+        flag, equals, value = argument.partition("=")
+        name = flag.removeprefix("-").removeprefix("-")
+        if not flag.startswith("-") or (name != "config" and not name.startswith("config.")):
+            raise InputError(
+                f"unexpected argument {argument!r}; expected --config=FILE.py and "
+                "--config.KEY=VALUE (--help lists the keys)"
+            )
+        if not equals:
+            value = next(remaining, None)
+            if value is None:
+                raise InputError(f"{flag}: expected a value, as in {flag}=...")
+        if name == "config":
+            path = value
+        else:
+            overrides.append((name.removeprefix("config."), value))
+    if not path:
+        raise InputError("--config: missing; pass a configuration file, --config=configs/NAME.py")
+    return path, overrides
+
+
+def _load(path: str, job: str) -> Mapping[str, Any]:
+    """What `get_config` of the file returns."""
+    file, _, part = path.partition(":")
+    if not pathlib.Path(file).is_file():
+        known = ", ".join(str(found) for found in sorted(pathlib.Path("configs").rglob("[!_]*.py")))
+        found = f"; there are {known}" if known else "; jobs run from the repository's root"
+        raise InputError(f"--config={file}: no such file{found}")
+    spec = importlib.util.spec_from_file_location("config_file", file)
+    if spec is None:
+        raise InputError(f"--config={file}: expected a Python file, FILE.py")
+    module = importlib.util.module_from_spec(spec)
+    part = part or job
+    try:
+        spec.loader.exec_module(module)
+        parts = getattr(module, "PARTS", (part,))
+        if part in parts:
+            return module.get_config(part)
+    except Exception as error:
+        raise InputError(
+            f"--config={file}: cannot be loaded ({type(error).__name__}: {error}); expected a "
+            "Python file with get_config(part)"
+        ) from None
+    raise InputError(
+        f"--config={file}: has no part {part!r}, only {', '.join(parts)}; "
+        f"pass --config={file}:PART or another file"
+    )
+
+
+def _with_defaults(schema: type, values: Mapping[str, Any]) -> ConfigDict:
+    """The file's values and, for keys that it lacks, the defaults of the schema."""
+    complete = {name: value for name, value in values.items()}
+    hints = get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        kind = hints[field.name]
+        if field.name in complete:
+            group = complete[field.name]
+            if dataclasses.is_dataclass(kind) and hasattr(group, "items"):
+                complete[field.name] = _with_defaults(kind, group)
+            elif kind is float and type(group) is int:
+                complete[field.name] = float(group)
+        elif field.default is dataclasses.MISSING:
+            # A required key: it has a type, so that it can be overridden, but no value yet.
+            complete[field.name] = (
+                _with_defaults(kind, {}) if dataclasses.is_dataclass(kind) else _unset(kind)
+            )
+        elif dataclasses.is_dataclass(kind):
+            complete[field.name] = dataclasses.asdict(field.default)
+        else:
+            complete[field.name] = field.default
+    return ConfigDict(complete)
+
+
+def _unset(kind: Any) -> Any:
+    return placeholder(kind if isinstance(kind, type) else tuple)
+
+
+def _without_placeholders(config: ConfigDict) -> dict[str, Any]:
+    """Keys that still have no value are missing, which `config.build` reports by name."""
+    return {
+        name: _without_placeholders(value) if isinstance(value, ConfigDict) else value
+        for name, value in config.items()
+        if value is not None
+    }
+
+
+def _override(config: ConfigDict, key: str, text: str) -> None:
+    *groups, name = key.split(".")
+    group = config
+    for part in groups:
+        group = group.get(part) if isinstance(group, ConfigDict) else None
+    if not isinstance(group, ConfigDict) or name not in group:
+        raise InputError(f"config.{key}: no such key; {_suggestion(key, list(_paths(config)))}")
+    kind = group.get_type(name)
+    try:
+        group[name] = _parse(text, kind)
+    except (ValueError, TypeError):
+        expected = kind.__name__
+        if kind is ConfigDict:
+            expected = f"one of its keys ({', '.join(group[name])})"
+        raise InputError(f"config.{key}: expected {expected}, found {text!r}") from None
+
+
+def _parse(text: str, kind: type) -> Any:
+    """`text` as a `kind`; raises ValueError."""
+    if kind is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(text)
+        return text.lower() == "true"
+    if kind in (int, float, str):
+        return kind(text)
+    if kind in (tuple, list):
+        return kind(_parse_sequence(text))
+    raise ValueError(text)
+
+
+def _parse_sequence(text: str) -> tuple:
+    """A Python literal, or else strings between commas: paths and split names need no quotes."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,)
+
+
+def _paths(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    """The dotted names of all keys, groups left out."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from _paths(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _suggestion(key: str, known: list[str]) -> str:
+    last = key.rpartition(".")[2]
+    same = [path for path in known if path.rpartition(".")[2] == last]
+    close = same or difflib.get_close_matches(key, known, n=1)
+    if not close:
+        by_last = {path.rpartition(".")[2]: path for path in known}
+        close = [by_last[name] for name in difflib.get_close_matches(last, by_last, n=1)]
+    return f"did you mean config.{close[0]}?" if close else "--help lists the keys"
+
+
+def _described(schema: type, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+    """(key, type, default or None if it is required) of every key, groups opened."""
+    hints = get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(kind):
+            default = None if field.default is dataclasses.MISSING else field.default
+            for key, name, value in _described(kind, f"{prefix}{field.name}."):
+                if default is not None:
+                    value = getattr(default, key.rpartition(".")[2], value)
+                yield key, name, value
+        else:
+            name = kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
+            required = field.default is dataclasses.MISSING
+            yield prefix + field.name, name, None if required else field.default
