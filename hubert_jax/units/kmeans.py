@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pathlib
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,7 @@ class Codebook:
             codebook = cls(centroids, *(described[f.name] for f in dataclasses.fields(cls)[1:]))
         except FileNotFoundError:
             raise InputError(f"{path}: codebook not found; run the label job again") from None
-        except (ValueError, EOFError, OSError, KeyError, TypeError) as error:
+        except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError, TypeError) as error:
             raise InputError(f"{path}: not a codebook ({error}); run the label job again") from None
         if codebook.digest != described["digest"]:
             raise InputError(
@@ -188,6 +189,9 @@ def fit(
     Raises:
       InputError: wrong shape, NaN or infinite features, fewer frames than clusters.
     """
+    # By default OpenMP's threads spin between batches, which costs twice the time and more on
+    # cores that other processes use as well. Read when scikit-learn is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from sklearn.cluster import MiniBatchKMeans
 
     settings = settings or KMeansConfig()

@@ -1,0 +1,208 @@
+"""The label and evaluate jobs on real speech, through the files that they write."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from hubert_jax import evaluate, label
+from hubert_jax.data import records
+from hubert_jax.data.waveform import to_float
+from hubert_jax.errors import InputError
+from hubert_jax.units import kmeans
+from hubert_jax.units.kmeans import KMeansConfig
+from hubert_jax.units.labels import check_labels
+from hubert_jax.units.mfcc import mfcc
+
+QUICK = KMeansConfig(n_init=1, max_iter=5)
+
+
+@pytest.fixture(scope="module")
+def splits(make_split, speech, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("prepare")
+    ids = tuple(speech)
+    return make_split(directory / "train", ids[:4], "train"), make_split(
+        directory / "dev", ids[4:], "dev"
+    )
+
+
+@pytest.fixture(scope="module")
+def labelled(splits, tmp_path_factory):
+    config = label.LabelConfig(
+        str(tmp_path_factory.mktemp("run")),
+        splits,
+        num_clusters=12,
+        fit_max_frames=900,
+        kmeans=QUICK,
+    )
+    return config, label.run(config)
+
+
+def test_label_job(labelled, splits):
+    config, result = labelled
+    assert json.load(open(f"{config.workdir}/label/result.json")) == json.loads(json.dumps(result))
+    codebook = kmeans.Codebook.load(f"{config.workdir}/label")
+    assert (result["k"], result["rate_hz"], result["fitted_frames"]) == (12, 100, 900)
+    assert result["codebook_digest"] == codebook.digest
+    for path in splits:
+        audio = records.read_manifest(path)
+        directory = result["splits"][audio.split]["directory"]
+        manifest = records.read_label_manifest(directory)
+        check_labels(audio, manifest, num_classes=12)
+        assert manifest.codebook_digest == codebook.digest
+        for utterance, (_, labels) in zip(
+            records.read_audio(path), records.read_labels(directory), strict=True
+        ):
+            expected = kmeans.assign(codebook, mfcc(to_float(utterance.audio)))
+            np.testing.assert_array_equal(labels, expected)
+
+
+def test_label_job_reuses_a_codebook(labelled, splits, tmp_path):
+    config, result = labelled
+    reusing = dataclasses.replace(
+        config, workdir=str(tmp_path), audio=splits[1:], codebook=f"{config.workdir}/label"
+    )
+    again = label.run(reusing)
+    assert again["codebook_digest"] == result["codebook_digest"]
+    assert again["splits"]["dev"]["digest"] == result["splits"]["dev"]["digest"]
+    with pytest.raises(InputError, match="kind mfcc, expected kind mfcc_librosa; label with"):
+        label.run(dataclasses.replace(reusing, feature="mfcc_librosa"))
+
+
+def test_label_job_refuses_a_codebook_of_another_layer(tmp_path, splits, monkeypatch):
+    described = {"kind": "layer", "layer": 6, "checkpoint": "b" * 64}
+    codebook = kmeans.Codebook(np.eye(3, dtype=np.float32), described, 0.0, 0, 0, 9)
+    codebook.save(tmp_path)
+    from hubert_jax.units.extraction import Feature
+
+    for key, value in (("layer", 9), ("checkpoint", "c" * 64)):
+        monkeypatch.setattr(Feature, "describe", lambda self, c={key: value}: described | c)
+        config = label.LabelConfig(
+            str(tmp_path / "run"),
+            splits[:1],
+            feature="layer",
+            checkpoint="elsewhere",
+            codebook=str(tmp_path),
+        )
+        with pytest.raises(InputError, match=f"fitted on features with {key} .*, expected {key}"):
+            label.run(config)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"audio": ()}, "config.audio: found no split"),
+        ({"feature": "mel"}, "feature='mel': no such feature"),
+        ({"feature": "layer"}, "expected a checkpoint"),
+        ({"feature": "layer", "checkpoint": "none/here"}, "none/here: no checkpoint found"),
+        ({"fit_share": 0.0}, "fit_share=0.0"),
+        ({"fit_max_frames": 0}, "fit_max_frames=0"),
+        ({"num_clusters": 1_000}, "found 900 frames to fit on"),
+    ],
+)
+def test_label_job_refuses(labelled, tmp_path, change, message):
+    config = dataclasses.replace(labelled[0], workdir=str(tmp_path), **change)
+    with pytest.raises(InputError, match=message):
+        label.run(config)
+    assert not (tmp_path / "label" / "result.json").exists()
+
+
+def test_two_splits_of_one_name_are_refused(labelled, splits, tmp_path):
+    config = dataclasses.replace(labelled[0], workdir=str(tmp_path), audio=(splits[0], splits[0]))
+    with pytest.raises(InputError, match="two splits named 'train'"):
+        label.run(config)
+
+
+@pytest.fixture(scope="module")
+def evaluation(labelled, splits, alignments_path):
+    return evaluate.EvaluateConfig(
+        labelled[0].workdir,
+        splits[1],
+        str(alignments_path),
+        labels=(f"{labelled[0].workdir}/label/dev",),
+        fit_audio=splits[0],
+        num_clusters=12,
+        fit_max_frames=900,
+        frame_rate=100,
+        kmeans=QUICK,
+    )
+
+
+def test_evaluate_job_scores_labels_beside_mfcc(evaluation):
+    result = evaluate.run(evaluation)
+    scored, reference = result["labels"][0], result["mfcc"]
+    # The same features, frames, seed and settings: the reference is the label set itself.
+    for figure in ("pnmi", "phone_purity", "cluster_purity", "frames"):
+        assert scored[figure] == reference[figure]
+    assert 0.1 < scored["pnmi"] < 0.6
+    counts = np.load(f"{evaluation.workdir}/evaluate/joint_counts.npz")
+    manifest = records.read_label_manifest(evaluation.labels[0])
+    table = counts[scored["joint_counts"]]
+    np.testing.assert_array_equal(table.sum(axis=0), manifest.class_counts)
+    assert len(counts["phones"]) == len(table)
+    half = evaluate.run(dataclasses.replace(evaluation, frame_rate=50))["labels"][0]
+    assert half["frames"] == scored["frames"] // 2 or half["frames"] == scored["frames"] // 2 + 1
+    assert half["pnmi"] == pytest.approx(scored["pnmi"], abs=0.05)
+
+
+def test_evaluate_job_scores_layers(evaluation, monkeypatch):
+    """Layer 1 tells phones apart as MFCC do, layer 2 is noise."""
+    from hubert_jax.units import evaluation as evaluation_lib
+    from hubert_jax.units.extraction import Feature
+
+    def layers_of(checkpoint, split_dir, layers, untrained=False, wanted=lambda name: True):
+        rng = np.random.default_rng(0)
+        for utterance in records.read_audio(split_dir):
+            if wanted(utterance.id):
+                speech = mfcc(to_float(utterance.audio))[::2]
+                noise = rng.normal(size=speech.shape).astype(np.float32)
+                of = {1: noise if untrained else speech, 2: noise}
+                yield utterance.id, {layer: of[layer] for layer in layers}
+
+    monkeypatch.setattr(evaluation_lib, "extract_layers", layers_of)
+    monkeypatch.setattr(evaluation_lib, "all_layers", lambda checkpoint: (1, 2))
+    monkeypatch.setattr(Feature, "describe", lambda self: {"kind": "layer", "checkpoint": "c"})
+    config = dataclasses.replace(evaluation, checkpoint="c", untrained=True, frame_rate=50)
+    result = evaluate.run(config)
+    assert result["best_layer"] == 1
+    trained, untrained = result["pnmi_by_layer"], result["untrained_pnmi_by_layer"]
+    assert trained["1"] > max(trained["2"], untrained["1"]) + 0.05
+    assert trained["2"] == untrained["2"]
+    names = {entry["joint_counts"] for entry in result["layers"] + result["untrained"]}
+    counts = np.load(f"{evaluation.workdir}/evaluate/joint_counts.npz")
+    assert set(counts) == names | {"phones", "labels_0", "mfcc"}
+    only = evaluate.run(dataclasses.replace(config, layers=(2,), labels=(), untrained=False))
+    assert list(only["pnmi_by_layer"]) == ["2"] and "labels" not in only
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": ()}, "config.labels, config.checkpoint: both empty"),
+        ({"frame_rate": 25}, "config.frame_rate=25"),
+        ({"checkpoint": "c", "fit_audio": ""}, "config.fit_audio: empty"),
+        ({"layers": (1,)}, "config.layers.*without config.checkpoint"),
+        ({"untrained": True}, "config.untrained.*without config.checkpoint"),
+        ({"alignments": "none.txt"}, "none.txt: alignments cannot be read"),
+    ],
+)
+def test_evaluate_job_refuses(evaluation, tmp_path, change, message):
+    with pytest.raises(InputError, match=message):
+        evaluate.run(dataclasses.replace(evaluation, workdir=str(tmp_path), **change))
+    assert not (tmp_path / "evaluate" / "result.json").exists()
+
+
+def test_evaluate_job_names_the_utterance_without_alignment(evaluation, tmp_path, speech):
+    first = list(speech)[4]
+    path = tmp_path / "phones.txt"
+    lines = open(evaluation.alignments).read().splitlines()
+    path.write_text("\n".join(line for line in lines if not line.startswith(first)))
+    with pytest.raises(InputError, match=f"utterance {first}: no alignment"):
+        evaluate.run(dataclasses.replace(evaluation, alignments=str(path)))
+
+
+def test_evaluate_job_refuses_labels_of_other_audio(evaluation, labelled):
+    wrong = dataclasses.replace(evaluation, labels=(f"{labelled[0].workdir}/label/train",))
+    with pytest.raises(InputError, match="label/train: audio_digest: found"):
+        evaluate.run(wrong)

@@ -1,0 +1,166 @@
+"""Codebooks: exact assignment, what scikit-learn fits, determinism, files, sampling."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hubert_jax.errors import InputError
+from hubert_jax.units import kmeans
+from hubert_jax.units.kmeans import Codebook, FrameSample, KMeansConfig
+
+QUICK = KMeansConfig(n_init=2, batch_frames=256, max_iter=5)
+
+
+@pytest.fixture(scope="module")
+def features(speech):
+    from hubert_jax.units.mfcc import mfcc
+
+    pieces = [mfcc(audio[:24_000].astype(np.float32) / 32768) for audio in speech.values()]
+    return np.concatenate(pieces)
+
+
+def codebook_of(centroids):
+    return Codebook(np.asarray(centroids, np.float32), {"kind": "mfcc"}, 0.0, 0, 0, 0)
+
+
+def test_assignment_is_exact_under_a_large_offset():
+    """Far from the origin float32 products cannot tell the centroids apart; float64 must."""
+    rng = np.random.default_rng(0)
+    centroids = (1_000 + rng.normal(size=(50, 39))).astype(np.float32)
+    frames = (1_000 + rng.normal(size=(9_000, 39))).astype(np.float32)
+    found = kmeans.assign(codebook_of(centroids), frames)
+    exact = np.square(frames[:, None].astype(np.float64) - centroids).sum(axis=2).argmin(axis=1)
+    naive = (np.square(centroids).sum(axis=1) - 2 * frames @ centroids.T).argmin(axis=1)
+    assert found.dtype == np.uint16
+    np.testing.assert_array_equal(found, exact)
+    assert (naive != exact).any()
+
+
+def test_labels_do_not_depend_on_the_batch(features):
+    codebook = kmeans.fit(features, 20, 0, {"kind": "mfcc"}, QUICK)
+    whole = kmeans.assign(codebook, features)
+    pieces = [kmeans.assign(codebook, features[i : i + 7]) for i in range(0, 700, 7)]
+    np.testing.assert_array_equal(np.concatenate(pieces), whole[:700])
+
+
+def test_of_equal_codewords_the_first_is_taken():
+    assert kmeans.assign(codebook_of([[1.0], [3.0], [3.0]]), np.array([[3.0], [2.0]])).tolist() == [
+        1,
+        0,
+    ]
+    assert kmeans.assign(codebook_of([[3.0]]), np.array([[3.0], [2.0]])).tolist() == [0, 0]
+
+
+def test_fit_is_scikit_learns_with_the_recipes_settings(features):
+    from sklearn.cluster import MiniBatchKMeans
+
+    found = kmeans.fit(features, 10, 3, {"kind": "mfcc"})
+    expected = MiniBatchKMeans(
+        10,
+        n_init=20,
+        batch_size=10_000,
+        max_iter=100,
+        max_no_improvement=100,
+        tol=0.0,
+        reassignment_ratio=0.0,
+        random_state=3,
+    ).fit(features)
+    np.testing.assert_allclose(found.centroids, expected.cluster_centers_, rtol=1e-5, atol=1e-4)
+    np.testing.assert_array_equal(kmeans.assign(found, features), expected.labels_)
+    assert found.inertia == pytest.approx(expected.inertia_ / len(features), rel=1e-5)
+    assert (found.fitted_frames, found.dead_codewords, found.seed) == (len(features), 0, 3)
+
+
+def test_same_seed_same_codebook(features):
+    first, again, other = (
+        kmeans.fit(features, 10, seed, {"kind": "mfcc"}, QUICK) for seed in (0, 0, 1)
+    )
+    assert first.digest == again.digest != other.digest
+
+
+def test_duplicate_frames_leave_dead_codewords():
+    frames = np.repeat(np.eye(3, dtype=np.float32), 50, axis=0)
+    assert kmeans.fit(frames, 5, 0, {"kind": "mfcc"}, QUICK).dead_codewords == 2
+
+
+@pytest.mark.parametrize(
+    ("frames", "clusters", "message"),
+    [
+        (np.zeros((9, 3), np.float32), 10, "found 9 frames .* expected at least as many"),
+        (np.full((9, 3), np.nan, np.float32), 2, "frame 0 has NaN or infinite"),
+        (np.zeros(9, np.float32), 2, r"shape \(9,\)"),
+        (np.zeros((9, 3), np.float32), 70_000, "num_clusters=70000"),
+        (np.zeros((9, 3), np.float32), 0, "num_clusters=0"),
+    ],
+)
+def test_what_cannot_be_clustered_is_refused(frames, clusters, message):
+    with pytest.raises(InputError, match=message):
+        kmeans.fit(frames, clusters, 0, {"kind": "mfcc"})
+
+
+def test_features_of_other_dimensions_are_refused():
+    with pytest.raises(InputError, match="found features of 3 dimensions, the codebook has 2"):
+        kmeans.assign(codebook_of(np.zeros((4, 2))), np.zeros((5, 3), np.float32))
+
+
+def test_codebook_files(tmp_path, features):
+    codebook = kmeans.fit(features, 10, 0, {"kind": "mfcc"}, QUICK)
+    codebook.save(tmp_path)
+    loaded = Codebook.load(tmp_path)
+    np.testing.assert_array_equal(loaded.centroids, codebook.centroids)
+    assert loaded.digest == codebook.digest
+    assert (loaded.feature, loaded.inertia) == ({"kind": "mfcc"}, codebook.inertia)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["codebook.json", "codebook.npz"]
+
+
+def test_damaged_codebooks_are_refused(tmp_path):
+    with pytest.raises(InputError, match="codebook description not found"):
+        Codebook.load(tmp_path)
+    codebook_of([[0.0], [1.0]]).save(tmp_path)
+    described = json.loads((tmp_path / "codebook.json").read_text())
+    (tmp_path / "codebook.json").write_text(
+        json.dumps(described | {"feature": {"kind": "mfcc_librosa"}})
+    )
+    with pytest.raises(InputError, match="copy both files of one fit"):
+        Codebook.load(tmp_path)
+    codebook_of([[0.0], [1.0]]).save(tmp_path)
+    content = (tmp_path / "codebook.npz").read_bytes()
+    (tmp_path / "codebook.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="codebook.npz: not a codebook"):
+        Codebook.load(tmp_path)
+    (tmp_path / "codebook.npz").unlink()
+    with pytest.raises(InputError, match="codebook.npz: codebook not found"):
+        Codebook.load(tmp_path)
+
+
+def test_frame_sample_is_uniform_and_keeps_the_order():
+    counts = np.zeros(300)
+    for seed in range(200):
+        sample = FrameSample(60, seed)
+        for start in range(0, 300, 30):
+            sample.add(np.arange(start, start + 30, dtype=np.float32)[:, None])
+        frames = sample.frames()[:, 0].astype(int)
+        assert len(frames) == 60 and (np.diff(frames) > 0).all()
+        counts[frames] += 1
+    # 200 draws of 60 from 300: 40 a frame, standard deviation 5.7.
+    assert abs(counts[:100].mean() - 40) < 3 and abs(counts[200:].mean() - 40) < 3
+    assert counts.min() > 15 and counts.max() < 65
+
+
+def test_small_samples_are_kept_whole():
+    sample = FrameSample(1_000, 0)
+    with pytest.raises(InputError, match="no utterance to fit on"):
+        sample.frames()
+    sample.add(np.ones((3, 2), np.float32))
+    assert sample.frames().shape == (3, 2)
+
+
+def test_sampled_utterances_are_a_share_and_nested():
+    ids = [f"utterance-{i}" for i in range(4_000)]
+    tenth = {i for i in ids if kmeans.is_sampled(i, 0.1, 0)}
+    half = {i for i in ids if kmeans.is_sampled(i, 0.5, 0)}
+    assert 340 < len(tenth) < 460 and 1_900 < len(half) < 2_100
+    assert tenth < half
+    assert tenth != {i for i in ids if kmeans.is_sampled(i, 0.1, 1)}
+    assert all(kmeans.is_sampled(i, 1.0, 0) for i in ids)

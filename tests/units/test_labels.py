@@ -1,0 +1,101 @@
+"""Label directories mirror their audio, and labels of anything else are refused."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from hubert_jax.data import records
+from hubert_jax.errors import InputError
+from hubert_jax.units.frames import num_frames
+from hubert_jax.units.kmeans import Codebook
+from hubert_jax.units.labels import check_labels, commonest_share, write_labels
+
+CODEBOOK = Codebook(np.eye(5, dtype=np.float32), {"kind": "mfcc"}, 0.0, 0, 0, 10)
+
+
+def some_labels(speech, rate=100):
+    for name, audio in speech.items():
+        yield name, (np.arange(num_frames(len(audio), rate)) % 4).astype(np.uint16)
+
+
+@pytest.fixture(scope="module")
+def label_dir(split, speech, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("label") / "dev"
+    # In another order than the shards': layers' features come grouped by length.
+    stream = sorted(some_labels(speech), reverse=True)
+    write_labels(split, directory, stream, CODEBOOK, 100)
+    return directory
+
+
+def test_labels_mirror_the_audio(split, speech, label_dir):
+    audio, labels = records.read_manifest(split), records.read_label_manifest(label_dir)
+    check_labels(audio, labels, num_classes=5)
+    assert [s.file for s in labels.shards] == [records.label_file(s.file) for s in audio.shards]
+    expected = dict(some_labels(speech))
+    for utterance, (name, values) in zip(
+        records.read_audio(split), records.read_labels(label_dir), strict=True
+    ):
+        assert utterance.id == name
+        np.testing.assert_array_equal(values, expected[name])
+    everything = np.concatenate(list(expected.values()))
+    assert labels.class_counts == tuple(np.bincount(everything, minlength=5))
+    assert commonest_share(labels) == max(labels.class_counts) / len(everything)
+    assert (labels.codebook_digest, labels.feature) == (CODEBOOK.digest, {"kind": "mfcc"})
+
+
+def test_wrong_number_of_labels_writes_nothing(split, speech, tmp_path):
+    with pytest.raises(InputError, match="found .* labels, expected .* at 100 Hz for"):
+        write_labels(split, tmp_path / "dev", some_labels(speech, 50), CODEBOOK, 100)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_utterance_writes_nothing(split, speech, tmp_path):
+    with pytest.raises(InputError, match="found no labels"):
+        write_labels(split, tmp_path / "dev", list(some_labels(speech))[:-1], CODEBOOK, 100)
+    assert not list(tmp_path.iterdir())
+
+
+def test_labels_of_other_audio_are_refused(make_split, speech, label_dir, tmp_path):
+    other = make_split(tmp_path / "other", tuple(speech)[:4], "other")
+    with pytest.raises(InputError) as refusal:
+        check_labels(
+            records.read_manifest(other), records.read_label_manifest(label_dir), where="here"
+        )
+    assert str(refusal.value).startswith("here: audio_digest: found ")
+    assert "(labels of split 'dev'), expected" in str(refusal.value)
+    assert "run the label job on this audio" in str(refusal.value)
+
+
+def changed_shard(labels, **changes):
+    first = dataclasses.replace(labels.shards[0], **changes)
+    return {"shards": (first, *labels.shards[1:])}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        (lambda m: {"utterances": m.utterances - 1}, "utterances"),
+        (lambda m: {"rate_hz": 25}, "rate_hz"),
+        (lambda m: {"rate_hz": 50}, "frames of labels-b"),
+        (lambda m: changed_shard(m, frames=m.shards[0].frames // 2), "frames of labels-b"),
+        (lambda m: changed_shard(m, utterances=1), "utterances of labels-b"),
+        (lambda m: changed_shard(m, file="labels-x"), "shards"),
+        (lambda m: {"shards": ()}, "shards"),
+        (lambda m: {"num_classes": 6}, "class_counts"),
+        (lambda m: {"class_counts": (0, 0, 0, 0, 1)}, "class_counts"),
+        (lambda m: {"class_counts": (m.frames, 0, 0, 0, 0)}, "class_counts"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(split, label_dir, change, field):
+    labels = records.read_label_manifest(label_dir)
+    wrong = dataclasses.replace(labels, **change(labels))
+    with pytest.raises(InputError, match=rf"^labels: {field}.*: found .*, expected .*; "):
+        check_labels(records.read_manifest(split), wrong)
+
+
+def test_another_number_of_classes_is_refused(split, label_dir):
+    with pytest.raises(InputError, match="num_classes: found 5, expected 504"):
+        check_labels(
+            records.read_manifest(split), records.read_label_manifest(label_dir), num_classes=504
+        )
