@@ -1,4 +1,4 @@
-"""HuBERT BASE, second iteration: k-means with 500 codewords on layer 6 of the first, 400 k steps."""
+"""HuBERT BASE, second iteration: 500 codewords on layer 6 of the first, 400,000 steps."""
 
 from ml_collections import ConfigDict
 

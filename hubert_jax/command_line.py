@@ -32,7 +32,7 @@ def wants_help(arguments: list[str]) -> bool:
 def usage(job: str, schema: type, description: str) -> str:
     """The text that `--help` prints: what the job does and every key with type and default."""
     keys = "\n".join(
-        f"  --config.{key:<34} {kind}{', required' if default is None else f', default {default!r}'}"
+        f"  --config.{key:<34} {kind}, " + ("required" if default is None else repr(default))
         for key, kind, default in _described(schema)
     )
     return (

@@ -38,12 +38,13 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
 
 
-def read_json(path: str | os.PathLike, what: str) -> Any:
+def read_json(path: str | os.PathLike, what: str, writer: str = "the job that writes it") -> Any:
     """Reads a JSON file.
 
     Args:
       path: the file.
       what: what the file is, for messages ("audio manifest").
+      writer: the job that writes it ("hubert_jax.prepare").
 
     Raises:
       InputError: the file is missing or is not JSON.
@@ -51,9 +52,7 @@ def read_json(path: str | os.PathLike, what: str) -> Any:
     try:
         return json.loads(pathlib.Path(path).read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise InputError(
-            f"{path}: {what} not found; was the job that writes it finished?"
-        ) from None
+        raise InputError(f"{path}: {what} not found; run {writer} first") from None
     except ValueError as error:
         raise InputError(f"{path}: {what} is not valid JSON ({error}); write it again") from None
 

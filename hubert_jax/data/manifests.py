@@ -122,7 +122,7 @@ def read_label_manifest(label_dir: str | os.PathLike) -> LabelManifest:
 
 def _read(directory: str | os.PathLike, schema: type[Manifest], what: str, writer: str) -> Manifest:
     path = pathlib.Path(directory, MANIFEST)
-    values: Any = files.read_json(path, what)
+    values: Any = files.read_json(path, what, writer)
     found = values.get("format") if isinstance(values, dict) else None
     if found != FORMAT:
         raise InputError(

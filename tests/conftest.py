@@ -1,0 +1,49 @@
+"""Eight CPU devices, the embedded corpus, and parity tests with and without their oracles."""
+
+import importlib.util
+import os
+import pathlib
+
+# Before anything imports it: TensorFlow prints to standard error about its CPU kernels.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax
+import pytest
+
+# Before any back-end starts. Sharded code runs on eight devices, and 1e-5 holds on CPU alone.
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+
+# Parity tests need the oracles of requirements-parity.txt. Users may do without; continuous
+# integration may not, so there a missing oracle is a failure.
+_ORACLES = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+if not _ORACLES and not os.environ.get("CI"):
+    collect_ignore_glob = ["*_parity.py"]
+
+
+def pytest_collection_modifyitems(items):
+    """Marks every test of a `*_parity.py` file."""
+    for item in items:
+        if item.path.name.endswith("_parity.py"):
+            item.add_marker("parity")
+
+
+def pytest_report_header():
+    """Says which kind of run this is."""
+    if not _ORACLES and not os.environ.get("CI"):
+        return "parity tests left out: requirements-parity.txt is not installed"
+    return None
+
+
+@pytest.fixture(scope="session")
+def repository() -> pathlib.Path:
+    """The repository's root, from where jobs run."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def minilibri() -> pathlib.Path:
+    """The embedded corpus."""
+    return REPOSITORY / "examples" / "minilibri"

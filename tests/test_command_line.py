@@ -1,0 +1,156 @@
+"""What a command line asks for, and what is said when it cannot be had."""
+
+import re
+
+import pytest
+
+from hubert_jax import command_line
+from hubert_jax.decode import DecodeConfig
+from hubert_jax.errors import InputError
+from hubert_jax.evaluate import EvaluateConfig
+from hubert_jax.finetune import FinetuneConfig
+from hubert_jax.label import LabelConfig
+from hubert_jax.pipeline import PipelineConfig
+from hubert_jax.prepare import PrepareConfig
+from hubert_jax.train import TrainConfig
+
+SCHEMAS = {
+    "prepare": PrepareConfig,
+    "label": LabelConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "finetune": FinetuneConfig,
+    "decode": DecodeConfig,
+    "pipeline": PipelineConfig,
+}
+
+
+def read(job, *arguments):
+    return command_line.read([*arguments], job, SCHEMAS[job])
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+
+
+def test_overrides_take_the_type_of_their_key():
+    config = read(
+        "train",
+        "--config=configs/small.py",
+        "--config.loop.steps=7",
+        "--config.workdir",
+        "runs/other",
+        "--config.model.dropout=1e-1",
+        "--config.model.pre_norm=false",
+        "--config.model.codebooks=504,",
+        "--config.labels=runs/a-1/x, runs/b+2/x",
+    )
+    assert (config.loop.steps, config.workdir) == (7, "runs/other")
+    assert (config.model.dropout, config.model.pre_norm) == (0.1, False)
+    assert config.model.codebooks == (504,)
+    assert config.labels == ("runs/a-1/x", "runs/b+2/x")
+
+
+def test_literal_sequences_and_split_names():
+    splits = ("train=train-clean-5+train-clean-100", "dev-mini")
+    for text in (",".join(splits), repr(splits), repr(list(splits))):
+        config = read("prepare", "--config=configs/small.py", f"--config.splits={text}")
+        assert config.splits == splits
+    assert read("evaluate", "--config=configs/small.py", "--config.layers=3").layers == (3,)
+
+
+def test_keys_that_the_file_lacks_can_be_overridden():
+    config = read("prepare", "--config=configs/base_it1.py", "--config.convert=True")
+    assert config.convert and config.max_rejected_share == 0.0
+    config = read("evaluate", "--config=configs/small.py", "--config.kmeans.max_iter=5")
+    # The other keys of the group keep what this job sets them to, not the group's own defaults.
+    assert (config.kmeans.max_iter, config.kmeans.n_init) == (5, 3)
+
+
+def test_values_of_a_job_within_the_pipeline():
+    config = read(
+        "pipeline",
+        "--config=configs/demo.py",
+        "--config.prepare.corpus=elsewhere",
+        "--config.iterations.it1.train.loop.steps=9",
+    )
+    assert config.prepare["corpus"] == "elsewhere"
+    assert config.iterations["it1"]["train"]["loop"]["steps"] == 9
+
+
+def test_the_part_is_the_job_unless_it_is_named():
+    assert read("label", "--config=configs/base_it2.py").layer == 6
+    assert read("finetune", "--config=configs/finetune/base.py:1h").loop.steps == 13_000
+
+
+def test_required_keys_may_come_from_the_command_line(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("def get_config(part):\n    return {'audio': 'a'}\n")
+    arguments = [f"--config={file}", "--config.checkpoint=c"]
+    with pytest.raises(InputError, match="config.workdir: missing; pass --config.workdir=..."):
+        read("decode", *arguments)
+    config = read("decode", *arguments, "--config.workdir=w")
+    assert config == DecodeConfig(workdir="w", checkpoint="c", audio="a")
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments", "message"),
+    [
+        (
+            "train",
+            ["--config=configs/small.py", "--config.loop.step=3"],
+            r"config\.loop\.step: no such key; did you mean config\.loop\.steps\?",
+        ),
+        (
+            "train",
+            ["--config=configs/small.py", "--config.steps=3"],
+            r"config\.steps: no such key; did you mean config\.loop\.steps\?",
+        ),
+        (
+            "train",
+            ["--config=configs/small.py", "--config.loop.steps=abc"],
+            r"config\.loop\.steps: expected int, found 'abc'",
+        ),
+        (
+            "prepare",
+            ["--config=configs/small.py", "--config.convert", "perhaps"],
+            r"config\.convert: expected bool, found 'perhaps'",
+        ),
+        (
+            "train",
+            ["--config=configs/small.py", "--config.loop=3"],
+            r"config\.loop: expected one of its keys \(keep, log_every, save_every, steps\)",
+        ),
+        (
+            "train",
+            ["--config=configs/small.py", "--config.labels=1,2"],
+            r"config\.labels\[0\]: expected str, found int 1",
+        ),
+        ("train", ["--config=configs/smal.py"], r"configs/smal\.py: no such file; there are .*sm"),
+        ("train", ["--config=README.md"], r"README\.md: expected a Python file"),
+        ("train", [], r"--config: missing"),
+        ("train", ["--config=configs/small.py", "fast"], r"unexpected argument 'fast'"),
+        (
+            "decode",
+            ["--config=configs/base_it1.py"],
+            r"has no part 'decode', only prepare, label, train",
+        ),
+    ],
+)
+def test_what_is_wrong_is_one_clear_line(job, arguments, message):
+    with pytest.raises(InputError, match=message) as error:
+        read(job, *arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_a_configuration_that_fails_to_load_says_why(tmp_path):
+    (tmp_path / "broken.py").write_text("from configs import no_such_config\n")
+    with pytest.raises(InputError, match=r"broken\.py: cannot be loaded \(ImportError: .*no_such_"):
+        read("train", f"--config={tmp_path}/broken.py")
+
+
+def test_help_shows_the_defaults_that_a_job_gives_to_a_group():
+    text = command_line.usage("evaluate", EvaluateConfig, "Scores.")
+    assert re.search(r"--config\.kmeans\.n_init +int, 3\n", text)
+    assert re.search(r"--config\.workdir +str, required\n", text)

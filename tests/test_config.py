@@ -1,0 +1,149 @@
+"""Typed configuration, and every configuration file that the repository has."""
+
+import dataclasses
+import importlib
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from hubert_jax import command_line
+from hubert_jax import config as config_lib
+from hubert_jax.decode import DecodeConfig
+from hubert_jax.errors import InputError
+from hubert_jax.evaluate import EvaluateConfig
+from hubert_jax.export import ExportConfig
+from hubert_jax.finetune import FinetuneConfig
+from hubert_jax.label import LabelConfig
+from hubert_jax.pipeline import PipelineConfig
+from hubert_jax.prepare import PrepareConfig
+from hubert_jax.stages import plan
+from hubert_jax.train import TrainConfig
+from hubert_jax.training.pretraining import init_pretraining
+
+SCHEMAS = {
+    "prepare": PrepareConfig,
+    "label": LabelConfig,
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "finetune": FinetuneConfig,
+    "decode": DecodeConfig,
+    "export": ExportConfig,
+    "pipeline": PipelineConfig,
+}
+JOB_CONFIGS = ("base_it1", "base_it2", "large", "xlarge", "small")
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    depth: int = 3
+    rate: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    name: str
+    inner: Inner = Inner()
+    sizes: tuple[int, ...] = (1, 2)
+    fast: bool = False
+    limit: int | None = None
+
+    def __post_init__(self):
+        if not self.name:
+            raise InputError("config.name: empty")
+
+
+def test_build_converts_and_fills_in():
+    values = ConfigDict({"name": "a", "inner": {"rate": 1}, "sizes": [4, 5]})
+    built = config_lib.build(Outer, values)
+    assert built == Outer("a", Inner(3, 1.0), (4, 5))
+    assert isinstance(built.inner.rate, float)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"name": "a", "inner": {"dept": 1}}, "config.inner.dept: .* mean config.inner.depth"),
+        ({"name": "a", "zzz": 1}, "config.zzz: no such key; known: name, inner"),
+        ({}, "config.name: missing"),
+        ({"name": 3}, "config.name: expected str, found int 3"),
+        ({"name": "a", "inner": {"depth": True}}, "config.inner.depth: expected int, found bool"),
+        ({"name": "a", "inner": {"depth": 2.0}}, "config.inner.depth: expected int, found float"),
+        ({"name": "a", "inner": 3}, "config.inner: expected a group"),
+        ({"name": "a", "sizes": "12"}, "config.sizes: expected a sequence"),
+        ({"name": "a", "sizes": (1, "2")}, r"config.sizes\[1\]: expected int, found str"),
+        ({"name": "a", "fast": 1}, "config.fast: expected bool"),
+        ({"name": "a", "limit": "1"}, "config.limit: expected int"),
+        ({"name": ""}, "config.name: empty"),
+    ],
+)
+def test_build_names_what_is_wrong(values, message):
+    with pytest.raises(InputError, match=message) as error:
+        config_lib.build(Outer, values)
+    assert "\n" not in str(error.value)
+
+
+def test_digest_sees_values_and_not_their_order():
+    assert config_lib.digest({"a": 1, "b": 2}) == config_lib.digest({"b": 2, "a": 1})
+    assert config_lib.digest(Outer("a")) == config_lib.digest(Outer("a", sizes=(1, 2)))
+    assert config_lib.digest(Outer("a")) != config_lib.digest(Outer("a", sizes=(2, 1)))
+
+
+@pytest.mark.parametrize("name", JOB_CONFIGS)
+def test_every_part_of_a_configuration_builds(name, repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    module = importlib.import_module(f"configs.{name}")
+    for part in module.PARTS:
+        built = command_line.read([f"--config=configs/{name}.py"], part, SCHEMAS[part])
+        assert built.workdir.startswith("runs/")
+
+
+def test_configurations_feed_one_another():
+    """What one job's configuration reads is where the one before writes."""
+    for name in ("base_it1", "large", "xlarge"):
+        module = importlib.import_module(f"configs.{name}")
+        prepare, label, train = (module.get_config(part) for part in ("prepare", "label", "train"))
+        splits = [entry.partition("=")[0] for entry in prepare.splits]
+        assert train.audio == label.audio[0] == f"{prepare.workdir}/prepare/{splits[0]}"
+        assert train.labels == (f"{label.workdir}/label/{splits[0]}",)
+        assert train.model.codebooks[0] >= label.num_clusters
+
+
+@pytest.mark.parametrize("name", ["base", "large"])
+def test_every_finetuning_configuration_builds(name, repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    module = importlib.import_module(f"configs.finetune.{name}")
+    pretraining = importlib.import_module("configs.base_it2" if name == "base" else "configs.large")
+    for part in module.PARTS:
+        built = command_line.read(
+            [f"--config=configs/finetune/{name}.py:{part}"], "finetune", FinetuneConfig
+        )
+        learning_rate, steps, freeze_steps, time_mask, channel_mask = module.TABLE[part]
+        assert built.optimizer.peak_learning_rate == learning_rate
+        assert (built.loop.steps, built.ctc.freeze_steps) == (steps, freeze_steps)
+        assert built.ctc.time_mask_probability == time_mask
+        assert built.ctc.channel_mask_probability == channel_mask
+        assert built.init_from == f"{pretraining.get_config('train').workdir}/train/checkpoints"
+
+
+def test_the_demonstration_plans(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    config = command_line.read(["--config=configs/demo.py"], "pipeline", PipelineConfig)
+    assert plan(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "total"),
+    [
+        ("base_it2", 94_371_712, 94_697_600),
+        ("large", 315_435_136, 316_609_408),
+        ("xlarge", 962_493_824, 964_321_664),
+    ],
+)
+def test_networks_have_the_published_sizes(name, encoder, total):
+    values = importlib.import_module(f"configs.{name}").get_config("train")
+    config = config_lib.build(TrainConfig, values)
+    assert config.model.codebooks == (504,)
+    shapes = jax.eval_shape(init_pretraining(config.model), jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["hubert"])) == encoder
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == total

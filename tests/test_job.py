@@ -1,0 +1,100 @@
+"""Jobs as a user calls them: from the repository's root, in a process of their own."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def call(repository):
+    """Runs a job; returns the finished process."""
+
+    def run(job, *arguments):
+        return subprocess.run(
+            [sys.executable, "-m", f"hubert_jax.{job}", *map(str, arguments)],
+            cwd=repository,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments", "message"),
+    [
+        (
+            "train",
+            ["--config=configs/small.py", "--config.loop.step=3"],
+            r"config\.loop\.step: no such key; did you mean config\.loop\.steps\?",
+        ),
+        (
+            "decode",
+            ["--config=configs/small.py", "--config.beam_size=0"],
+            r"config\.beam_size: expected at least 1, found 0",
+        ),
+        ("label", ["--config=configs/smal.py"], r"configs/smal\.py: no such file; there are .*sm"),
+    ],
+)
+def test_a_bad_command_line_is_one_clear_line(call, tmp_path, job, arguments, message):
+    workdir = tmp_path / "run"
+    process = call(job, *arguments, f"--config.workdir={workdir}")
+    assert process.returncode == 1
+    assert re.search(message, process.stderr), process.stderr
+    assert process.stderr.startswith("error: ")
+    assert process.stderr.count("\n") == 1
+    assert process.stdout == ""
+    assert not workdir.exists()
+
+
+def test_workdir_that_cannot_be_written(call, tmp_path):
+    # A path below a file refuses even the superuser.
+    (tmp_path / "file").write_text("")
+    workdir = tmp_path / "file" / "run"
+    process = call("prepare", "--config=configs/small.py", f"--config.workdir={workdir}")
+    assert process.returncode == 1
+    assert process.stderr == (
+        f"error: config.workdir={workdir}: cannot be written (Not a directory); "
+        "pass --config.workdir=DIR with a directory that you may write\n"
+    )
+
+
+def test_inputs_that_are_not_there_name_the_job_that_makes_them(call, tmp_path):
+    """A small corpus is prepared, with keys that the file lacks; its labels are missing."""
+    here = [f"--config.workdir={tmp_path}", f"--config.audio={tmp_path}/prepare/dev"]
+    missing = call("train", "--config=configs/small.py", *here)
+    assert missing.returncode == 1
+    assert missing.stderr == (
+        f"error: {tmp_path}/prepare/dev/manifest.json: audio manifest not found; "
+        "run hubert_jax.prepare first\n"
+    )
+    prepared = call(
+        "prepare",
+        "--config=configs/small.py",
+        f"--config.workdir={tmp_path}",
+        "--config.corpus=examples/minilibri/dev-mini",
+        "--config.splits=dev=1898",
+        "--config.convert=True",
+        "--config.shard_megabytes=1",
+    )
+    assert prepared.returncode == 0, prepared.stderr
+    assert (tmp_path / "prepare" / "result.json").exists()
+    missing = call("train", "--config=configs/small.py", *here, f"--config.labels={tmp_path}/no")
+    assert missing.returncode == 1
+    assert missing.stderr == (
+        f"error: {tmp_path}/no/manifest.json: label manifest not found; "
+        "run hubert_jax.label first\n"
+    )
+
+
+def test_help_tells_what_the_job_does_and_its_keys(call):
+    process = call("train", "--help")
+    assert process.returncode == 0
+    assert process.stdout.startswith("Pre-trains HuBERT by masked prediction of units.\n")
+    assert "--config=FILE.py[:PART]" in process.stdout
+    assert re.search(r"--config\.labels +tuple\[str, \.\.\.\], required", process.stdout)
+    assert re.search(r"--config\.optimizer\.beta2 +float, 0\.98", process.stdout)
+    assert "longest crop, in frames" in process.stdout
