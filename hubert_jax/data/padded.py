@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -29,7 +29,10 @@ class PaddedBatch:
 
 
 def padded_batches(
-    split_dir: str | pathlib.Path, frames_per_batch: int, normalize_waveform: bool
+    split_dir: str | pathlib.Path,
+    frames_per_batch: int,
+    normalize_waveform: bool,
+    wanted: Callable[[str], bool] | None = None,
 ) -> Iterator[PaddedBatch]:
     """Every utterance of a split once.
 
@@ -37,6 +40,7 @@ def padded_batches(
       split_dir: an audio split.
       frames_per_batch: padded frames of a batch; a longer utterance comes alone.
       normalize_waveform: zero mean, unit variance over each utterance.
+      wanted: tells by its id whether an utterance takes part; None: all do.
 
     Yields:
       Batches of one padded length each, a multiple of 256 frames; the order is that of the shards
@@ -47,6 +51,8 @@ def padded_batches(
     """
     waiting: dict[int, list[records.Utterance]] = {}
     for utterance in records.read_audio(split_dir):
+        if wanted is not None and not wanted(utterance.id):
+            continue
         frames = max(1, (len(utterance.audio) - 400) // 320 + 1)
         padded = -(-frames // _STEP_FRAMES) * _STEP_FRAMES
         group = waiting.setdefault(padded, [])

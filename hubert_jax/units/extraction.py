@@ -99,9 +99,7 @@ def extract_layers(
     """Hidden states of several layers in one pass: (id, {layer: float32 of shape (T, D)})."""
     from hubert_jax.units.features import layer_features
 
-    for utterance_id, features in layer_features(checkpoint, split_dir, layers, untrained):
-        if wanted(utterance_id):
-            yield utterance_id, features
+    yield from layer_features(checkpoint, split_dir, layers, untrained, wanted)
 
 
 def sample_of(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ def layer_features(
     split_dir: str | os.PathLike,
     layers: tuple[int, ...],
     untrained: bool = False,
+    wanted: Callable[[str], bool] | None = None,
 ) -> Iterator[tuple[str, dict[int, np.ndarray]]]:
     """Hidden states at 50 Hz of every utterance of a split, whole, without dropout or masks.
 
@@ -36,6 +37,7 @@ def layer_features(
       split_dir: an audio split.
       layers: which layers: 0 is the input of block 1, l the output of block l after its residual.
       untrained: of the same network as initialised with seed 0, instead of its weights.
+      wanted: tells by its id whether an utterance takes part; None: all do.
 
     Yields:
       (utterance id, {layer: (T, dim) float32}), T = (n - 400) // 320 + 1.
@@ -64,7 +66,7 @@ def layer_features(
         hidden = model.apply({"params": params}, waveform, num_samples, collect=True)["layers"]
         return hidden[jnp.array(layers)].astype(jnp.float32)
 
-    for batch in padded_batches(split_dir, _FRAMES_PER_BATCH, config.normalize_waveform):
+    for batch in padded_batches(split_dir, _FRAMES_PER_BATCH, config.normalize_waveform, wanted):
         hidden = np.asarray(states(params, batch.waveform, batch.num_samples))
         for row, utterance in enumerate(batch.ids):
             frames = config.num_frames(int(batch.num_samples[row]))
