@@ -1,0 +1,124 @@
+"""Modules against torch: position convolution, cosine logits, norms, attention."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.model.attention import attention
+from hubert_jax.model.hubert import cosine_logits
+from hubert_jax.model.norm import TimeGroupNorm, layer_norm
+from hubert_jax.model.positional import (
+    PositionalConvolution,
+    grouped_convolution,
+    grouped_convolution_by_fft,
+)
+
+pytestmark = pytest.mark.parity
+
+ATOL = 1e-5
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(0)
+
+
+def normal(random, *shape):
+    return random.normal(size=shape).astype(np.float32)
+
+
+@pytest.mark.parametrize(("frames", "kernel"), [(50, 128), (300, 128), (20, 15), (1, 16), (97, 16)])
+def test_grouped_convolution_in_both_ways(random, frames, kernel):
+    channels, groups = 48, 4
+    x = normal(random, 2, frames, channels)
+    weight = normal(random, channels, channels // groups, kernel) / np.sqrt(kernel * 12)
+    convolution = torch.nn.functional.conv1d(
+        torch.from_numpy(x).mT, torch.from_numpy(weight), padding=kernel // 2, groups=groups
+    )
+    expected = convolution.mT.numpy()[:, :frames]
+    ours = weight.transpose(2, 1, 0)
+    for convolve in (grouped_convolution, grouped_convolution_by_fft):
+        found = convolve(jnp.asarray(x), jnp.asarray(ours), groups)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=ATOL)
+
+
+def test_gradients_of_both_convolutions_agree(random):
+    x, kernel = normal(random, 2, 40, 16), normal(random, 32, 4, 16) / 11
+    cotangent = normal(random, 2, 40, 16)
+
+    def gradients(convolve):
+        return jax.vjp(lambda x, kernel: convolve(x, kernel, 4), x, kernel)[1](cotangent)
+
+    pairs = zip(gradients(grouped_convolution), gradients(grouped_convolution_by_fft), strict=True)
+    for expected, found in pairs:
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
+
+
+def test_positional_convolution_with_weight_norm(random):
+    config = HubertConfig(dim=48, positional_groups=4, num_heads=4, positional_kernel=32)
+    theirs = torch.nn.Conv1d(48, 48, 32, padding=16, groups=4)
+    theirs = torch.nn.utils.parametrizations.weight_norm(theirs, dim=2)
+    magnitude = 1 + 0.3 * normal(random, 32)
+    with torch.no_grad():
+        theirs.parametrizations.weight.original0[0, 0] = torch.from_numpy(magnitude)
+        direction = theirs.parametrizations.weight.original1.numpy()
+        x = normal(random, 2, 70, 48)
+        expected = torch.nn.functional.gelu(theirs(torch.from_numpy(x).mT)[..., :-1]).mT.numpy()
+        bias = theirs.bias.numpy()
+    params = {"direction": direction.transpose(2, 1, 0), "magnitude": magnitude, "bias": bias}
+    found = PositionalConvolution(config).apply({"params": params}, x)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=ATOL)
+
+
+def test_cosine_logits(random):
+    projected, codes = normal(random, 2, 30, 16), random.random((11, 16)).astype(np.float32)
+    projected[0, 3] *= 1e-3
+    projected[1, 7] = 0
+    expected = torch.cosine_similarity(
+        torch.from_numpy(projected)[:, :, None], torch.from_numpy(codes), dim=-1
+    )
+    found = cosine_logits(projected, codes, 0.1)
+    np.testing.assert_allclose(found, expected.numpy() / 0.1, rtol=0, atol=ATOL)
+    gradient = jax.grad(lambda x: cosine_logits(x, codes, 0.1).sum())(projected)
+    assert np.isfinite(gradient).all()
+
+
+def test_layer_norm_and_its_derivative(random):
+    x, scale, bias = 3 + normal(random, 2, 30, 48), normal(random, 48), normal(random, 48)
+    cotangent = normal(random, 2, 30, 48)
+    tensors = [torch.from_numpy(array).requires_grad_() for array in (x, scale, bias)]
+    expected = torch.nn.functional.layer_norm(tensors[0], (48,), tensors[1], tensors[2])
+    found, pull = jax.vjp(layer_norm, x, scale, bias)
+    np.testing.assert_allclose(found, expected.detach().numpy(), rtol=0, atol=ATOL)
+    expected.backward(torch.from_numpy(cotangent))
+    for gradient, tensor in zip(pull(cotangent), tensors, strict=True):
+        np.testing.assert_allclose(gradient, tensor.grad.numpy(), rtol=1e-5, atol=ATOL)
+
+
+def test_group_norm_over_time(random):
+    x = 2 + normal(random, 2, 40, 16)
+    norm = TimeGroupNorm()
+    params = {"scale": 1 + 0.2 * normal(random, 16), "bias": normal(random, 16)}
+    scale, bias = (torch.from_numpy(params[name]) for name in ("scale", "bias"))
+    lengths = np.array([40, 23])
+    for length in (None, lengths):
+        found = norm.apply({"params": params}, x, length)
+        for row in range(2):
+            frames = 40 if length is None else lengths[row]
+            alone = torch.from_numpy(x[row : row + 1, :frames]).mT
+            expected = torch.nn.functional.group_norm(alone, 16, scale, bias).mT.numpy()
+            np.testing.assert_allclose(found[row, :frames], expected[0], rtol=0, atol=ATOL)
+
+
+def test_attention_with_padding(random):
+    query, key, value = (normal(random, 2, 20, 4, 8) for _ in range(3))
+    valid = np.arange(20) < np.array([[20], [13]])
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *(torch.from_numpy(x).transpose(1, 2) for x in (query, key, value)),
+        attn_mask=torch.from_numpy(valid)[:, None, None, :],
+    )
+    found = attention(query, key, value, jnp.asarray(valid))
+    np.testing.assert_allclose(found, expected.transpose(1, 2).numpy(), rtol=0, atol=ATOL)
