@@ -30,7 +30,8 @@ class FinetuneConfig:
       model, ctc, optimizer, loop: see there; the front-end is always frozen, unless the network
         is trained from scratch, when there is nothing in it worth keeping.
       frames_per_step: padded frames (20 ms) of one update over all devices.
-      padded_frames: the padded lengths that may occur; longer utterances are left out.
+      padded_frames: the padded lengths that may occur, each compiled once; longer utterances are
+        left out.
       seed: of the linear layer, data order, masks and dropout.
     """
 
@@ -50,7 +51,7 @@ class FinetuneConfig:
         hold_share=0.4,
     )
     frames_per_step: int = 80_000
-    padded_frames: tuple[int, ...] = (256, 512, 768, 1024, 1280, 1792)
+    padded_frames: tuple[int, ...] = (256, 384, 512, 640, 768, 1280)
     seed: int = 1337
 
 
@@ -90,7 +91,9 @@ def run(config: FinetuneConfig) -> dict:
         ),
         config.seed,
     )
-    optimizer = finetuning.FinetuningOptimizer(config.optimizer, config.loop.steps)
+    optimizer = finetuning.FinetuningOptimizer(
+        config.optimizer, config.loop.steps, train_frontend=not config.init_from
+    )
     inputs = {"audio": manifest.digest, "finetune": _run_digest(config)}
     pretrained = None
     if config.init_from:
@@ -129,7 +132,7 @@ def run(config: FinetuneConfig) -> dict:
         f"{manifest.seconds / 3600:.2f} h, {config.loop.steps} steps",
         flush=True,
     )
-    last = run_loop(
+    last, resumed_from = run_loop(
         config.loop,
         directory,
         metadata,
@@ -158,6 +161,7 @@ def run(config: FinetuneConfig) -> dict:
         "from_scratch": not config.init_from,
         "audio_seconds": manifest.seconds,
         "last": last,
+        "resumed_from": resumed_from,
         "inputs": inputs,
     }
     return job.finish(config.workdir, "finetune", result, started)

@@ -142,7 +142,7 @@ def run(config: TrainConfig) -> dict:
         "config": config_lib.to_dict(config),
         "labels": [dataclasses.asdict(label_manifest) for label_manifest in label_manifests],
     }
-    last = run_loop(
+    last, resumed_from = run_loop(
         config.loop,
         directory,
         metadata,
@@ -171,6 +171,7 @@ def run(config: TrainConfig) -> dict:
         "commonest_unit_share": max(counts) / sum(counts),
         "audio_seconds": manifest.seconds,
         "last": last,
+        "resumed_from": resumed_from,
         "inputs": inputs,
     }
     return job.finish(config.workdir, "train", result, started)

@@ -16,6 +16,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
+pytest_plugins = ["splits"]
+
 # Parity tests need the oracles of requirements-parity.txt. Users may do without; continuous
 # integration may not, so there a missing oracle is a failure.
 _ORACLES = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
-from hubert_jax.data.manifests import AudioManifest, LabelManifest
 
+from hubert_jax.data import records
+from hubert_jax.data.manifests import AudioManifest, LabelManifest, ShardInfo
 from hubert_jax.data.schedule import Bucket, BucketSchedule
+from hubert_jax.data.shards import crop_samples
 from hubert_jax.data.waveform import NORMALISATION_EPSILON, SAMPLE_RATE
 from hubert_jax.errors import InputError
 
@@ -86,7 +88,7 @@ def pretraining_batches(
         audio = tf.io.parse_single_example(window[0], _AUDIO_FEATURES)
         waveform = _waveform(audio["audio"], normalize_waveform)
         frames = bucket.batch_frames
-        length = 320 * frames + 80
+        length = crop_samples(frames)
         start = tf.random.stateless_uniform(
             [], [seed, row], 0, tf.shape(waveform)[0] - length + 1, tf.int32
         )
@@ -102,7 +104,8 @@ def pretraining_batches(
             ):
                 values = tf.cast(tf.io.decode_raw(labels["labels"], tf.uint16), tf.int32)
             rate = label_set.manifest.rate_hz
-            first = tf.cast(tf.round(tf.cast(start, tf.float32) * rate / SAMPLE_RATE), tf.int32)
+            first = tf.cast(tf.round(tf.cast(start, tf.float64) * rate / SAMPLE_RATE), tf.int32)
+            # Rounding up may pass the end by one label.
             index = first + tf.range(frames) * (rate // 50)
             features[f"labels_{i}"] = tf.gather(values, tf.minimum(index, tf.shape(values)[0] - 1))
         return features
@@ -129,19 +132,20 @@ def finetuning_batches(
     Arguments are as of `pretraining_batches`.
 
     Yields:
-      `waveform` (B, N) float32, zero in the padding; `num_samples` (B,) int32; `text` (B,)
-      bytes. An utterance longer than the padding keeps `num_samples` = 0 and no audio: the
+      `waveform` (B, N) float32, zero in the padding; `num_samples` (B,) int32; `id` and `text`
+      (B,) bytes. An utterance longer than the padding keeps `num_samples` = 0 and no audio: the
       caller gives it no weight.
     """
 
     def decode(row, window, bucket):
         audio = tf.io.parse_single_example(window[0], _AUDIO_FEATURES)
         waveform = _waveform(audio["audio"], normalize_waveform)
-        length = 320 * bucket.batch_frames + 80
+        length = crop_samples(bucket.batch_frames)
         waveform = waveform[: length * tf.cast(tf.shape(waveform)[0] <= length, tf.int32)]
         return {
             "waveform": tf.pad(waveform, [[0, length - tf.shape(waveform)[0]]]),
             "num_samples": tf.shape(waveform)[0],
+            "id": audio["id"],
             "text": audio["text"],
         }
 
@@ -184,14 +188,54 @@ def _step_batches(
     options.threading.private_threadpool_size = 2
     batches = batches.prefetch(2).with_options(options)
     try:
-        for batch in batches.as_numpy_iterator():
-            yield batch
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError) as e:
-        reason = " ".join(str(e.message).split())
+        yield from batches.as_numpy_iterator()
+    except (
+        tf.errors.DataLossError,
+        tf.errors.FailedPreconditionError,
+        tf.errors.InvalidArgumentError,
+        tf.errors.NotFoundError,
+    ) as error:
+        _name_damage(audio_dir, manifest, label_dirs, host)
+        reason = " ".join(str(error.message).split())
         raise InputError(
             f"{audio_dir}: reading a batch failed ({reason[:300]}); the audio or label shards are "
             "damaged or do not belong together: prepare and label them again"
         ) from None
+
+
+def _name_damage(
+    audio_dir: pathlib.Path, manifest: AudioManifest, label_dirs: list[pathlib.Path], host: Host
+) -> None:
+    """Reads this host's shards until it finds what is wrong, which TensorFlow does not tell.
+
+    Raises:
+      InputError: names the shard, and the record where that is known.
+    """
+    for shard in _host_shards(manifest.shards, host):
+        path = audio_dir / shard.file
+        ids = [utterance.id for utterance in records.read_shard(path, shard.utterances)]
+        for folder in label_dirs:
+            path = folder / records.label_file(shard.file)
+            labels = records.read_label_shard(path, shard.utterances)
+            for number, (expected, (found, _)) in enumerate(zip(ids, labels, strict=True)):
+                if found != expected:
+                    raise InputError(
+                        f"{path}, record {number}: labels of {found!r}, but the audio is of "
+                        f"{expected!r}; run the label job on this audio again"
+                    )
+
+
+def _host_shards(shards: tuple[ShardInfo, ...], host: Host) -> list[ShardInfo]:
+    """The shards that this host reads: every bucket's, in turn."""
+    counts: dict[int, int] = {}
+    mine = []
+    for shard in shards:
+        if shard.utterances:
+            number = counts.get(shard.bucket_frames, 0)
+            counts[shard.bucket_frames] = number + 1
+            if number % host.count == host.index:
+                mine.append(shard)
+    return mine
 
 
 def _any_shape(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -218,11 +262,11 @@ def _bucket_rows(
     decode,
 ) -> tf.data.Dataset:
     """This host's endless rows of a bucket, decoded, from row `first_row` on."""
-    all_shards = [s for s in manifest.shards if s.bucket_frames == bucket.frames and s.utterances]
-    shards = all_shards[host.index :: host.count]
+    of_bucket = tuple(s for s in manifest.shards if s.bucket_frames == bucket.frames)
+    shards = _host_shards(of_bucket, host)
     if not shards:
         raise InputError(
-            f"{audio_dir}: bucket of {bucket.frames} frames has {len(all_shards)} shards for "
+            f"{audio_dir}: bucket of {bucket.frames} frames has {len(of_bucket)} shards for "
             f"{host.count} hosts; prepare again with a smaller --config.shard_megabytes"
         )
     counts = np.array([shard.utterances for shard in shards])
@@ -238,19 +282,21 @@ def _bucket_rows(
     whole = int(np.searchsorted(ends, row, side="right"))
     row -= int(ends[whole - 1]) if whole else 0
 
-    suffixes = [shard.file.removeprefix("audio-") for shard in shards]
     files = [[str(audio_dir / shard.file) for shard in shards]]
-    files += [[str(folder / f"labels-{suffix}") for suffix in suffixes] for folder in label_dirs]
+    files += [
+        [str(folder / records.label_file(shard.file)) for shard in shards] for folder in label_dirs
+    ]
     table = tf.constant(files)  # (1 + label sets, shards)
 
     def shard_records(epoch, shard):
-        records = tf.data.Dataset.zip(
-            tuple(
-                tf.data.TFRecordDataset(table[i, shard], buffer_size=1 << 20)
-                for i in range(len(files))
+        # TensorFlow takes a file that was cut off between two records for a shorter one.
+        columns = tuple(
+            tf.data.TFRecordDataset(table[i, shard], buffer_size=1 << 20).apply(
+                tf.data.experimental.assert_cardinality(tf.gather(counts, shard))
             )
+            for i in range(len(files))
         )
-        windows = records.batch(_WINDOW).enumerate()
+        windows = tf.data.Dataset.zip(columns).batch(_WINDOW).enumerate()
 
         def shuffled(number, window):
             key = [stream_seed, epoch * 1_000_003 + shard * 1_009 + number]

@@ -124,14 +124,19 @@ def write_shard(
     return writer.info(pathlib.Path(path).name, bucket_frames)
 
 
-def read_shard(path: str | os.PathLike) -> Iterator[Utterance]:
+def read_shard(path: str | os.PathLike, utterances: int | None = None) -> Iterator[Utterance]:
     """Utterances of an audio shard in order.
 
+    Args:
+      path: the shard.
+      utterances: how many it must hold; None: any number.
+
     Raises:
-      InputError: the shard is missing, or a record is cut off, damaged or not an utterance; names
-        the shard and the record (counted from 0).
+      InputError: the shard is missing, holds another number of records, or a record is cut off,
+        damaged or not an utterance; names the shard and the record (counted from 0).
     """
-    for number, fields in _read_examples(path, ("id", "audio", "num_samples", "speaker", "text")):
+    names = ("id", "audio", "num_samples", "speaker", "text")
+    for number, fields in _read_examples(path, names, utterances):
         audio = np.frombuffer(fields["audio"], "<i2") if len(fields["audio"]) % 2 == 0 else ()
         if len(audio) != fields["num_samples"]:
             raise InputError(
@@ -151,8 +156,7 @@ def read_audio(split_dir: str | os.PathLike) -> Iterator[Utterance]:
         than the manifest says.
     """
     for shard in read_manifest(split_dir).shards:
-        path = pathlib.Path(split_dir, shard.file)
-        yield from _counted(read_shard(path), path, shard.utterances)
+        yield from read_shard(pathlib.Path(split_dir, shard.file), shard.utterances)
 
 
 def write_label_shard(
@@ -178,13 +182,14 @@ def write_label_shard(
     return LabelShardInfo(pathlib.Path(path).name, utterances, frames, files.sha256_file(path))
 
 
-def read_label_shard(path: str | os.PathLike) -> Iterator[tuple[str, np.ndarray]]:
+def read_label_shard(
+    path: str | os.PathLike, utterances: int | None = None
+) -> Iterator[tuple[str, np.ndarray]]:
     """(id, labels) of a label shard in order; labels are uint16, shape (frames,).
 
-    Raises:
-      InputError: as `read_shard`.
+    Arguments and errors are those of `read_shard`.
     """
-    for number, fields in _read_examples(path, ("id", "labels")):
+    for number, fields in _read_examples(path, ("id", "labels"), utterances):
         if len(fields["labels"]) % 2:
             raise InputError(f"{path}, record {number}: odd number of label bytes; {_REMEDY}")
         yield fields["id"].decode(), np.frombuffer(fields["labels"], "<u2")
@@ -197,8 +202,7 @@ def read_labels(label_dir: str | os.PathLike) -> Iterator[tuple[str, np.ndarray]
       InputError: as `read_audio`.
     """
     for shard in read_label_manifest(label_dir).shards:
-        path = pathlib.Path(label_dir, shard.file)
-        yield from _counted(read_label_shard(path), path, shard.utterances)
+        yield from read_label_shard(pathlib.Path(label_dir, shard.file), shard.utterances)
 
 
 _FRAMING_BYTES = 16  # around every record: its length, two checksums
@@ -218,7 +222,7 @@ def _serialized(**fields: bytes | int) -> bytes:
 
 
 def _read_examples(
-    path: str | os.PathLike, names: tuple[str, ...]
+    path: str | os.PathLike, names: tuple[str, ...], expected: int | None
 ) -> Iterator[tuple[int, dict[str, bytes | int]]]:
     """(record number, its fields) of a TFRecord file, checksums checked."""
     if not os.path.isfile(path):
@@ -233,6 +237,11 @@ def _read_examples(
             # TensorFlow takes less than a record's header at the end for the end.
             if position != os.path.getsize(path):
                 raise InputError(damaged.format(path, number, _REMEDY)) from None
+            # A file may also end early between two records.
+            if expected is not None and number != expected:
+                raise InputError(
+                    f"{path}: {number} records, but {manifests.MANIFEST} says {expected}; {_REMEDY}"
+                ) from None
             return
         except tf.errors.DataLossError:
             raise InputError(damaged.format(path, number, _REMEDY)) from None
@@ -262,15 +271,3 @@ def _fields(record: bytes, names: tuple[str, ...]) -> dict[str, bytes | int] | N
             return None
         fields[name] = values[0]
     return fields
-
-
-def _counted(records: Iterator, path: pathlib.Path, expected: int) -> Iterator:
-    """Passes records on and refuses a file that ends early (between two records) or late."""
-    found = 0
-    for record in records:
-        found += 1
-        yield record
-    if found != expected:
-        raise InputError(
-            f"{path}: {found} records, but {manifests.MANIFEST} says {expected}; {_REMEDY}"
-        )

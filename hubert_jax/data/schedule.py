@@ -3,9 +3,11 @@
 import dataclasses
 
 import numpy as np
-from hubert_jax.data.manifests import AudioManifest
 
+from hubert_jax.data.manifests import AudioManifest
 from hubert_jax.errors import InputError
+
+_SHORT_FRAMES = 100  # more than any utterance under 2 s (bucket 0) has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,8 @@ def crop_buckets(
     Raises:
       InputError: nothing is left, or a step has no room for one row on every device.
     """
+    if max_frames < 1:
+        raise InputError(f"config.max_frames={max_frames}: expected 1 or more")
     buckets = []
     for frames, utterances in _utterances_by_bucket(manifest).items():
         if frames == 0:
@@ -88,6 +92,10 @@ def padded_buckets(
 ) -> list[Bucket]:
     """The buckets of fine-tuning: whole utterances, padded to one of `padded_frames`.
 
+    A bucket gets the shortest length that holds all of its utterances. The last bucket is open:
+    it gets the longest length, and the batches leave out what is longer still. A bucket that has
+    no such length is left out.
+
     Args:
       manifest: the split.
       floors: all bucket floors, ascending; a bucket reaches up to the next floor.
@@ -101,16 +109,18 @@ def padded_buckets(
     buckets = []
     for frames, utterances in _utterances_by_bucket(manifest).items():
         longer = [floor for floor in floors if floor > frames]
-        # The last bucket is open: what is longer than the longest padding is left out later.
-        ceiling = longer[0] if longer else frames
+        if frames == 0:
+            ceiling = _SHORT_FRAMES
+        else:
+            ceiling = longer[0] if longer else max(frames + 1, *padded_frames)
         fitting = [length for length in sorted(padded_frames) if length >= ceiling]
         if fitting:
             rows = _rows(frames_per_step, fitting[0], row_multiple)
             buckets.append(Bucket(frames, fitting[0], rows, utterances))
     if not buckets:
         raise InputError(
-            f"{manifest.split}: config.padded_frames={padded_frames} is shorter than every "
-            "utterance; expected at least one length above the shortest bucket"
+            f"{manifest.split}: config.padded_frames={padded_frames} holds no bucket of utterances "
+            f"whole; expected a length of {_SHORT_FRAMES} frames or more, above the shortest bucket"
         )
     return buckets
 

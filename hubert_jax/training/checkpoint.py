@@ -74,19 +74,25 @@ def restore_parameters(directory: str | os.PathLike) -> tuple[dict, dict]:
     Raises:
       InputError: there is no complete checkpoint.
     """
-    step = latest_step(directory)
-    folder = pathlib.Path(directory).absolute() / str(step)
-    metadata = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / "metadata")
-    checkpointer = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-    tree = checkpointer.metadata(folder / "state").item_metadata.tree["params"]
-    restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    params = checkpointer.restore(
-        folder / "state",
-        args=ocp.args.PyTreeRestore(
+    metadata = read_metadata(directory)
+    folder = pathlib.Path(directory).absolute() / str(metadata["step"])
+    with _reader() as reader:
+        tree = reader.metadata(folder).item_metadata.state.tree["params"]
+        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        state = ocp.args.PyTreeRestore(
             item={"params": tree}, restore_args={"params": restore_args}, partial_restore=True
-        ),
-    )["params"]
-    return params, {**metadata, "step": step}
+        )
+        restored = reader.restore(folder, args=ocp.args.Composite(state=state))
+    return restored.state["params"], metadata
+
+
+def _reader() -> ocp.Checkpointer:
+    """Reads parts of a checkpoint without knowing its structure or the mesh that wrote it."""
+    return ocp.Checkpointer(
+        ocp.CompositeCheckpointHandler(
+            state=ocp.PyTreeCheckpointHandler(), metadata=ocp.JsonCheckpointHandler()
+        )
+    )
 
 
 def latest_step(directory: str | os.PathLike) -> int:
@@ -110,8 +116,9 @@ def read_metadata(directory: str | os.PathLike) -> dict:
     """The newest checkpoint's metadata, without its arrays; raises as `restore_parameters`."""
     step = latest_step(directory)
     folder = pathlib.Path(directory).absolute() / str(step)
-    metadata = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore(folder / "metadata")
-    return {**metadata, "step": step}
+    with _reader() as reader:
+        restored = reader.restore(folder, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))
+    return {**restored.metadata, "step": step}
 
 
 def identity(metadata: dict) -> str:

@@ -111,8 +111,14 @@ class FinetuningOptimizer:
     the learning rate follows the run's step all the same.
     """
 
-    def __init__(self, config: OptimizerConfig, total_steps: int):
+    def __init__(self, config: OptimizerConfig, total_steps: int, train_frontend: bool = False):
         """Builds from the `adam` settings of `config`.
+
+        Args:
+          config: which settings.
+          total_steps: length of the schedule, in updates.
+          train_frontend: whether the front-end learns; where it does not, it gets no gradient
+            and must not decay either.
 
         Raises:
           InputError: another optimiser than "adam".
@@ -123,7 +129,10 @@ class FinetuningOptimizer:
             )
         self._adam = optax.chain(
             optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
-            optax.add_decayed_weights(config.weight_decay),
+            optax.add_decayed_weights(
+                config.weight_decay,
+                lambda group: {name: train_frontend or name != "frontend" for name in group},
+            ),
         )
         factor = optimizer_lib.schedule(config, total_steps)
         self._learning_rate = lambda step: config.peak_learning_rate * factor(step)
@@ -172,11 +181,14 @@ def finetuning_step(objective: Callable, optimizer: FinetuningOptimizer, seed: i
 def with_labels(
     batches: Iterator[dict[str, np.ndarray]], vocabulary: Vocabulary
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Replaces `text` by `labels` (B, L) and `label_lengths` (B,), both int32.
+    """Replaces `id` and `text` by `labels` (B, L) and `label_lengths` (B,), both int32.
 
     L is half the padded frames: 25 characters a second, more than anybody reads aloud. A longer
     transcript could not be aligned either; it gets length 0 and no weight, like an utterance that
     did not fit into the padding.
+
+    Raises:
+      InputError: a transcript with a character outside the vocabulary; names the utterance.
     """
     try:
         for batch in batches:
@@ -184,11 +196,11 @@ def with_labels(
             labels = np.zeros((rows, padded // 640), np.int32)
             label_lengths = np.zeros((rows,), np.int32)
             for row, text in enumerate(batch["text"]):
-                encoded = vocabulary.encode(text.decode())
+                encoded = vocabulary.encode(text.decode(), batch["id"][row].decode())
                 if batch["num_samples"][row] > 0 and len(encoded) <= labels.shape[1]:
                     labels[row, : len(encoded)] = encoded
                     label_lengths[row] = len(encoded)
-            features = {name: value for name, value in batch.items() if name != "text"}
-            yield {**features, "labels": labels, "label_lengths": label_lengths}
+            arrays = {name: batch[name] for name in ("waveform", "num_samples")}
+            yield {**arrays, "labels": labels, "label_lengths": label_lengths}
     finally:
         batches.close()

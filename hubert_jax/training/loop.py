@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from hubert_jax.data.waveform import SAMPLE_RATE
 from hubert_jax.errors import InputError
 from hubert_jax.training import sharding
 from hubert_jax.training.checkpoint import Checkpoints
@@ -22,8 +23,9 @@ class LoopConfig:
 
     Attributes:
       steps: updates in all; the schedules span them.
-      log_every: updates between progress lines.
-      save_every: updates between checkpoints; the last update is always saved.
+      log_every: updates between progress lines; the last update is always logged.
+      save_every: updates between checkpoints, a multiple of `log_every`, so that a checkpoint
+        never cuts an interval of means in two; the last update is always saved.
       keep: newest checkpoints kept.
     """
 
@@ -36,6 +38,12 @@ class LoopConfig:
         for name in ("steps", "log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise InputError(f"config.loop.{name}={getattr(self, name)}: expected 1 or more")
+        # A run that ends before its first regular checkpoint saves at its last update alone.
+        if self.save_every % self.log_every and self.save_every < self.steps:
+            raise InputError(
+                f"config.loop.save_every={self.save_every}: expected a multiple of "
+                f"config.loop.log_every={self.log_every}"
+            )
 
 
 def run_loop(
@@ -47,7 +55,7 @@ def run_loop(
     abstract: TrainState,
     step_function: Callable[[int], Callable[[TrainState, dict], tuple[TrainState, dict]]],
     batches: Callable[[int], Iterator[dict[str, np.ndarray]]],
-) -> dict[str, float]:
+) -> tuple[dict[str, float], int]:
     """Trains to the last step, from the newest checkpoint of `directory` or from `new_state`.
 
     Args:
@@ -63,10 +71,10 @@ def run_loop(
         counts as B x N / 16000 seconds of audio.
 
     Returns:
-      Means of the metrics over the last logged interval, and `resumed_from`.
+      Means of the metrics over the last logged interval, and the step that was resumed from.
 
     Raises:
-      InputError: a checkpoint of another run, or a loss that is not finite.
+      InputError: a checkpoint of another run, or a loss or gradient that is not finite.
     """
     checkpoints = Checkpoints(directory / "checkpoints", config.keep)
     first_step = checkpoints.latest_step or 0
@@ -79,12 +87,12 @@ def run_loop(
     log = ProgressLog(directory, first_step, config.steps)
     pending: list[dict] = []  # metrics still on the device
     audio_seconds = 0.0
-    means: dict[str, float] = {}
+    means = log.last_means(first_step)
     feed = batches(first_step)
     try:
         for step in range(first_step, config.steps):
             batch = next(feed)
-            audio_seconds += batch["waveform"].size * jax.process_count() / 16_000
+            audio_seconds += batch["waveform"].size * jax.process_count() / SAMPLE_RATE
             state, metrics = step_function(step)(state, sharding.to_global(mesh, batch))
             pending.append(metrics)
             done = step + 1
@@ -99,7 +107,7 @@ def run_loop(
         feed.close()
         checkpoints.close()
         log.close()
-    return {**means, "resumed_from": first_step}
+    return means, first_step
 
 
 def _means(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
@@ -110,18 +118,30 @@ def _means(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
 
 
 def _require_same_run(found: dict, expected: dict, directory: pathlib.Path) -> None:
-    for key in ("kind", "model", "inputs"):
-        if found.get(key) != expected[key]:
-            differing = (
-                [
-                    name
-                    for name in {**found.get(key, {}), **expected[key]}
-                    if found.get(key, {}).get(name) != expected[key].get(name)
-                ]
-                if isinstance(expected[key], dict)
-                else [key]
-            )
-            raise InputError(
-                f"{directory}: its checkpoint is of another run ({key}: "
-                f"{', '.join(sorted(differing))} differ); use another config.workdir or remove it"
-            )
+    if all(found.get(key) == expected[key] for key in ("kind", "model", "inputs")):
+        return
+    differing = _differing(found.get("config", {}), expected["config"], "config")
+    if found.get("kind") != expected["kind"] or not differing:
+        # Paths may be the same while what lies there is not.
+        differing = [
+            name
+            for key in ("kind", "inputs")
+            for name in _differing(found.get(key, {}), expected[key], key)
+        ]
+    raise InputError(
+        f"{directory}: its checkpoint is of another run, these differ: {'; '.join(differing)}; "
+        "use another config.workdir, or remove this directory to begin again"
+    )
+
+
+def _differing(found, expected, path: str) -> list[str]:
+    """`path: found, expected` of every leaf that differs between two configurations."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        return [
+            line
+            for name in {**found, **expected}
+            for line in _differing(found.get(name), expected.get(name), f"{path}.{name}")
+        ]
+    if found == expected:
+        return []
+    return [f"{path} was {found!r:.40}, is {expected!r:.40}"]

@@ -5,7 +5,10 @@ import math
 import pathlib
 import time
 
+from hubert_jax import files
 from hubert_jax.errors import InputError
+
+_RATE = "audio_seconds_per_second"
 
 
 class ProgressLog:
@@ -22,7 +25,8 @@ class ProgressLog:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / "metrics.jsonl"
         earlier = _complete_lines(path, first_step)
-        path.write_text("".join(line + "\n" for line in earlier))
+        files.write_text(path, "".join(line + "\n" for line in earlier))
+        self._earlier = earlier
         self._file = path.open("a", buffering=1)
         self._board = tensorboardX.SummaryWriter(
             str(directory / "tensorboard"), purge_step=first_step
@@ -40,14 +44,21 @@ class ProgressLog:
           audio_seconds: audio trained on in the interval.
 
         Raises:
-          InputError: the loss is not finite.
+          InputError: the loss or the gradient is not finite; nothing is logged then.
         """
+        for name in ("loss", "gradient_norm"):
+            if not math.isfinite(scalars.get(name, 0.0)):
+                raise InputError(
+                    f"step {step}: {name.replace('_', ' ')} is {scalars[name]}, expected a finite "
+                    "number; the last checkpoint is from before: lower "
+                    "config.optimizer.peak_learning_rate or look at the audio of these steps"
+                )
         now = time.monotonic()
         rate = audio_seconds / max(now - self._last, 1e-9)
         self._last = now
         per_step = (now - self._started) / max(step - self._first_step, 1)
         remaining = per_step * (self._total_steps - step)
-        scalars = {**scalars, "audio_seconds_per_second": rate}
+        scalars = {**scalars, _RATE: rate}
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
@@ -61,11 +72,14 @@ class ProgressLog:
             f"ETA {int(remaining // 60)}:{int(remaining % 60):02d}",
             flush=True,
         )
-        if not math.isfinite(scalars["loss"]):
-            raise InputError(
-                f"step {step}: the loss is {scalars['loss']}; the last checkpoint is from before; "
-                "lower config.optimizer.peak_learning_rate or look at the audio of this step"
-            )
+
+    def last_means(self, step: int) -> dict[str, float]:
+        """The scalars that an earlier process logged at `step`; empty if it logged none there."""
+        scalars = json.loads(self._earlier[-1]) if self._earlier else {}
+        if scalars.pop("step", None) != step:
+            return {}
+        del scalars[_RATE]
+        return scalars
 
     def close(self) -> None:
         """Flushes and closes."""

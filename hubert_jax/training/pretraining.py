@@ -43,6 +43,11 @@ class LossConfig:
             )
         if not all(0 <= alpha <= 1 for alpha in self.alpha):
             raise InputError(f"config.loss.alpha={self.alpha}: expected values in [0, 1]")
+        if not 0 < self.mask_probability <= 1 or self.mask_span < 1:
+            raise InputError(
+                f"config.loss: mask_probability={self.mask_probability}, mask_span="
+                f"{self.mask_span}: expected a probability in (0, 1] and a span of 1 or more frames"
+            )
         if list(self.alpha_steps) != sorted(set(self.alpha_steps)):
             raise InputError(f"config.loss.alpha_steps={self.alpha_steps}: must ascend")
 

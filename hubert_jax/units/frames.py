@@ -6,7 +6,8 @@ The network's frames come at 50 Hz (hop 320), MFCC at 100 Hz (hop 160).
 
 import numpy as np
 
-SAMPLE_RATE = 16_000
+from hubert_jax.data.waveform import SAMPLE_RATE
+
 WINDOW = 400  # samples
 RATES = (50, 100)  # frames per second
 

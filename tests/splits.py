@@ -1,0 +1,66 @@
+"""Fixtures: real speech prepared and labelled, and the networks that tests train on it."""
+
+import pathlib
+
+import pytest
+
+from hubert_jax import config as config_lib
+
+CORPUS = pathlib.Path(__file__).parents[1] / "examples" / "minilibri"
+LONGEST = 7.2  # seconds
+CLUSTERS = 12
+
+_TINY = dict(
+    conv_channels=(8,) * 7,
+    dim=16,
+    num_layers=2,
+    ffn_dim=32,
+    num_heads=2,
+    positional_kernel=16,
+    positional_groups=4,
+    projection_dim=8,
+    codebooks=(CLUSTERS,),
+)
+# As BASE: dropout everywhere and LayerDrop, so that their randomness is tested too.
+TINY_BASE = dict(_TINY, layer_drop=0.2)
+TINY_LARGE = dict(
+    _TINY,
+    frontend_norm="layer",
+    normalize_waveform=True,
+    frontend_gradient_scale=1.0,
+    pre_norm=True,
+    dropout=0.0,
+    attention_dropout=0.0,
+    input_dropout=0.0,
+    layer_drop=0.0,
+)
+
+
+@pytest.fixture(scope="session")
+def speech_split(tmp_path_factory) -> pathlib.Path:
+    """A split of 22 transcribed utterances of 4.1 to 7.1 s: buckets 128 and 256."""
+    import soundfile
+
+    from hubert_jax.data import audio_files, shards, sources
+    from hubert_jax.data.records import Utterance
+
+    directory = tmp_path_factory.mktemp("speech") / "prepare" / "speech"
+    directory.mkdir(parents=True)
+    utterances = [
+        Utterance(source.id, audio_files.read_waveform(source.path), source.speaker, source.text)
+        for source in sources.discover(CORPUS / "train-clean-5")
+        if soundfile.info(source.path).duration < LONGEST
+    ]
+    shards.write_split(directory, "speech", utterances, [], shard_megabytes=1)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def speech_labels(speech_split) -> pathlib.Path:
+    """MFCC units of `speech_split`, at 100 Hz."""
+    from hubert_jax import label
+
+    workdir = speech_split.parents[1]
+    values = dict(workdir=str(workdir), audio=(str(speech_split),), num_clusters=CLUSTERS)
+    label.run(config_lib.build(label.LabelConfig, values))
+    return workdir / "label" / "speech"
