@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 def get_config(part: str = "pipeline") -> ConfigDict:
     """The whole, for `pipeline`."""
     del part
-    return pipeline(it1_steps=2000, it2_steps=1000)
+    return pipeline(it1_steps=2800, it2_steps=600)
 
 
 def model() -> dict:
@@ -43,7 +43,7 @@ def model() -> dict:
 def pretraining(steps: int, alpha: tuple, alpha_steps: tuple, peak_learning_rate: float) -> dict:
     """One iteration; a step is 8 crops of 2.56 s."""
     return dict(
-        loop=dict(steps=steps, log_every=50, save_every=250, keep=1),
+        loop=dict(steps=steps, log_every=50, save_every=200, keep=1),
         model=model(),
         loss=dict(
             mask_probability=0.8,
@@ -68,7 +68,7 @@ def pretraining(steps: int, alpha: tuple, alpha_steps: tuple, peak_learning_rate
 def finetuning(steps: int, peak_learning_rate: float, freeze_steps: int) -> dict:
     """CTC on the transcribed part of the corpus; the same for both networks."""
     return dict(
-        loop=dict(steps=steps, log_every=25, save_every=100, keep=1),
+        loop=dict(steps=steps, log_every=25, save_every=50, keep=1),
         model=model(),
         ctc=dict(
             freeze_steps=freeze_steps,
@@ -110,13 +110,15 @@ def pipeline(it1_steps: int, it2_steps: int) -> ConfigDict:
                     train=pretraining(it1_steps, (0.5, 0.5, 1.0), (0, 300, 700), 2e-3),
                 ),
                 it2=dict(
-                    label=dict(feature="layer", layer=3, num_clusters=100, seed=0),
-                    train=pretraining(it2_steps, (0.5, 1.0), (0, 300), 1e-3),
+                    label=dict(
+                        feature="layer", layer=3, num_clusters=100, seed=0, fit_max_frames=100_000
+                    ),
+                    train=pretraining(it2_steps, (1.0,), (0,), 1e-3),
                     continue_previous=True,
                 ),
             ),
             evaluate=dict(num_clusters=100, frame_rate=50, seed=0, fit_max_frames=60_000),
-            finetune=finetuning(300, 1e-3, 50),
+            finetune=finetuning(250, 1e-3, 30),
             decode=dict(beam_size=20),
         )
     )
