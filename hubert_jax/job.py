@@ -33,7 +33,8 @@ def main(name: str, schema: type, run: Callable[[Any], dict]) -> None:
     if command_line.wants_help(arguments):
         print(command_line.usage(name, schema, sys.modules[run.__module__].__doc__))
         return
-    logging.set_verbosity(logging.WARNING)
+    # Orbax warns of files that parts of its own checkpoints do not have.
+    logging.set_verbosity(logging.ERROR)
     try:
         run(command_line.read(arguments, name, schema))
     except InputError as error:
