@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 def get_config(part: str = "pipeline") -> ConfigDict:
     """The whole, for `pipeline`."""
     del part
-    return pipeline(it1_steps=2800, it2_steps=600)
+    return pipeline(it1_steps=2400, it2_steps=500)
 
 
 def model() -> dict:
@@ -72,8 +72,10 @@ def finetuning(steps: int, peak_learning_rate: float, freeze_steps: int) -> dict
         model=model(),
         ctc=dict(
             freeze_steps=freeze_steps,
-            time_mask_probability=0.3,
+            time_mask_probability=0.0,
             channel_mask_probability=0.0,
+            # Ten times the network's, or half of these few steps would pass on CTC's plateau.
+            head_learning_rate_scale=10.0,
         ),
         optimizer=dict(
             name="adam",
@@ -83,7 +85,7 @@ def finetuning(steps: int, peak_learning_rate: float, freeze_steps: int) -> dict
             clip_norm=1.0,
             schedule="tri_stage",
             warmup_share=0.1,
-            hold_share=0.4,
+            hold_share=0.5,
         ),
         frames_per_step=2048,
         padded_frames=(512, 768, 896),
@@ -118,7 +120,7 @@ def pipeline(it1_steps: int, it2_steps: int) -> ConfigDict:
                 ),
             ),
             evaluate=dict(num_clusters=100, frame_rate=50, seed=0, fit_max_frames=60_000),
-            finetune=finetuning(250, 1e-3, 30),
+            finetune=finetuning(350, 1e-3, 200),
             decode=dict(beam_size=20),
         )
     )

@@ -92,7 +92,10 @@ def run(config: FinetuneConfig) -> dict:
         config.seed,
     )
     optimizer = finetuning.FinetuningOptimizer(
-        config.optimizer, config.loop.steps, train_frontend=not config.init_from
+        config.optimizer,
+        config.loop.steps,
+        train_frontend=not config.init_from,
+        head_learning_rate_scale=config.ctc.head_learning_rate_scale,
     )
     inputs = {"audio": manifest.digest, "finetune": _run_digest(config)}
     pretrained = None
