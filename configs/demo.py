@@ -74,8 +74,8 @@ def finetuning(steps: int, peak_learning_rate: float, freeze_steps: int) -> dict
             freeze_steps=freeze_steps,
             time_mask_probability=0.0,
             channel_mask_probability=0.0,
-            # Ten times the network's, or half of these few steps would pass on CTC's plateau.
-            head_learning_rate_scale=10.0,
+            # Or most of these few steps would pass on the plateau where all outputs are blank.
+            head_learning_rate_scale=30.0,
         ),
         optimizer=dict(
             name="adam",
@@ -120,7 +120,7 @@ def pipeline(it1_steps: int, it2_steps: int) -> ConfigDict:
                 ),
             ),
             evaluate=dict(num_clusters=100, frame_rate=50, seed=0, fit_max_frames=60_000),
-            finetune=finetuning(350, 1e-3, 200),
+            finetune=finetuning(400, 3e-4, 300),
             decode=dict(beam_size=20),
         )
     )
