@@ -34,7 +34,7 @@ def normal(random, *shape):
 def test_grouped_convolution_in_both_ways(random, frames, kernel):
     channels, groups = 48, 4
     x = normal(random, 2, frames, channels)
-    weight = normal(random, channels, channels // groups, kernel) / np.sqrt(kernel * 12)
+    weight = normal(random, channels, channels // groups, kernel) / np.float32(np.sqrt(kernel * 12))
     convolution = torch.nn.functional.conv1d(
         torch.from_numpy(x).mT, torch.from_numpy(weight), padding=kernel // 2, groups=groups
     )
