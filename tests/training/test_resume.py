@@ -1,0 +1,163 @@
+"""An interrupted run is the same run; a checkpoint of another one is refused."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from splits import TINY_BASE
+
+from hubert_jax import config as config_lib
+from hubert_jax import train
+from hubert_jax.errors import InputError
+from hubert_jax.training import checkpoint, metrics
+from hubert_jax.training.loop import LoopConfig
+
+
+@pytest.fixture
+def run(speech_split, speech_labels):
+    def run(workdir, steps=6, **values) -> dict:
+        values = (
+            dict(
+                workdir=str(workdir),
+                audio=str(speech_split),
+                labels=(str(speech_labels),),
+                loop=dict(steps=steps, log_every=2, save_every=2, keep=3),
+                frames_per_step=512,
+                max_frames=64,
+            )
+            | values
+        )
+        values["model"] = {**TINY_BASE, **values.get("model", {})}
+        return train.run(config_lib.build(train.TrainConfig, values))
+
+    return run
+
+
+def _lines(workdir) -> list[dict]:
+    lines = [json.loads(line) for line in open(workdir / "train" / "metrics.jsonl")]
+    for line in lines:
+        assert line.pop("audio_seconds_per_second") > 0
+    return lines
+
+
+def _restored(workdir) -> tuple[dict, dict]:
+    return checkpoint.restore_parameters(workdir / "train" / "checkpoints")
+
+
+def _assert_same(ours: dict, theirs: dict):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(run, tmp_path, monkeypatch, capfd):
+    whole = run(tmp_path / "whole")
+    assert [line["step"] for line in _lines(tmp_path / "whole")] == [2, 4, 6]
+
+    write = metrics.ProgressLog.write
+
+    def killed(log, step, *arguments):
+        write(log, step, *arguments)
+        if step == 6:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics.ProgressLog, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "cut")
+    checkpoints = tmp_path / "cut" / "train" / "checkpoints"
+    assert checkpoint.latest_step(checkpoints) == 4
+    assert not (tmp_path / "cut" / "train" / "result.json").exists()
+    # A process that is killed may leave half a line.
+    with open(tmp_path / "cut" / "train" / "metrics.jsonl", "a") as log:
+        log.write('{"step": 6, "lo')
+    resumed = run(tmp_path / "cut")
+    assert resumed["resumed_from"] == 4 and whole["resumed_from"] == 0
+    assert resumed["last"] == whole["last"]
+    assert resumed["checkpoint_identity"] == whole["checkpoint_identity"]
+    assert _lines(tmp_path / "cut") == _lines(tmp_path / "whole")
+    _assert_same(_restored(tmp_path / "cut")[0], _restored(tmp_path / "whole")[0])
+
+    # Interrupted after its last step, before its result was written.
+    (tmp_path / "cut" / "train" / "result.json").unlink()
+    again = run(tmp_path / "cut")
+    assert again["resumed_from"] == 6
+    assert again["last"] == whole["last"]
+    assert _lines(tmp_path / "cut") == _lines(tmp_path / "whole")
+    assert "WARNING" not in capfd.readouterr().err
+
+
+def test_a_checkpoint_holds_the_state_it_was_taken_of(run, tmp_path, monkeypatch):
+    """Saving goes on while the next step overwrites the donated state."""
+    taken, save = {}, checkpoint.Checkpoints.save
+
+    def saving(checkpoints, step, state, metadata):
+        taken[step] = jax.tree.map(lambda leaf: np.array(leaf, copy=True), state)
+        save(checkpoints, step, state, metadata)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", saving)
+    run(tmp_path)
+    checkpoints = checkpoint.Checkpoints(tmp_path / "train" / "checkpoints", 3)
+    assert sorted(taken) == [2, 4, 6]
+    for step, state in taken.items():
+        restored = checkpoints.restore(step, state)
+        for ours, theirs in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    checkpoints.close()
+    assert int(taken[4].step) == 4
+
+
+def test_a_mesh_may_change_between_two_processes(run, tmp_path):
+    run(tmp_path, mesh=dict(data=2, fsdp=2, tensor=2), loop=dict(steps=2, log_every=1, keep=1))
+    params, metadata = checkpoint.restore_parameters(tmp_path / "train" / "checkpoints")
+    assert metadata["kind"] == "pretraining" and metadata["step"] == 2
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(params))
+    (tmp_path / "train" / "result.json").unlink()
+    assert run(tmp_path, loop=dict(steps=2, log_every=1, keep=1))["resumed_from"] == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (dict(model=dict(dim=32)), "config.model.dim was 16, is 32"),
+        (dict(seed=1), "config.seed was 1337, is 1"),
+        (dict(optimizer=dict(clip_norm=1.0)), "config.optimizer.clip_norm was 10.0, is 1.0"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(run, tmp_path_factory, values, message):
+    workdir = tmp_path_factory.getbasetemp() / "first_run"
+    if not workdir.exists():
+        run(workdir, steps=1)
+    with pytest.raises(InputError, match=f"another run.*{message}.*config.workdir") as refused:
+        run(workdir, steps=1, **values)
+    assert "\n" not in str(refused.value)
+
+
+def test_nan_stops_before_it_is_saved(run, tmp_path):
+    # The schedule's first learning rate is 0, the second is the peak.
+    optimizer = dict(peak_learning_rate=1e38, warmup_share=0.0, clip_norm=0.0)
+    with pytest.raises(InputError, match="step 4: .* is (nan|inf).*peak_learning_rate"):
+        run(tmp_path, optimizer=optimizer)
+    params, metadata = _restored(tmp_path)
+    assert metadata["step"] == 2
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+    assert [line["step"] for line in _lines(tmp_path)] == [2]
+
+
+def test_checkpoints_fall_on_logged_steps():
+    with pytest.raises(InputError, match="config.loop.save_every=15.*config.loop.log_every=10"):
+        LoopConfig(steps=100, log_every=10, save_every=15)
+    LoopConfig(steps=15, log_every=10, save_every=1000)
+
+
+def test_init_from_starts_from_the_network_alone(run, tmp_path):
+    run(tmp_path / "first", steps=1)
+    first = tmp_path / "first" / "train" / "checkpoints"
+    result = run(tmp_path / "second", steps=1, init_from=str(first))
+    assert "init_from" in result["inputs"]
+    # The first update's learning rate is 0: the network is still the first run's.
+    ours, theirs = (_restored(tmp_path / name)[0] for name in ("second", "first"))
+    _assert_same(ours["hubert"], theirs["hubert"])
+    with pytest.raises(InputError, match="another architecture: dim is 16, config.model.dim is 32"):
+        run(tmp_path / "third", steps=1, init_from=str(first), model=dict(dim=32))
