@@ -125,9 +125,13 @@ def run(config: TrainConfig) -> dict:
 
     update = train_step(pretraining_loss(config.model, config.loss), optimizer, config.seed)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
+    without_head = sum(leaf.size for leaf in jax.tree.leaves(abstract.params["hubert"]))
+    crops = sorted({(b.batch_frames, b.rows) for b in buckets})
     print(
-        f"{parameters:,} parameters; {manifest.seconds / 3600:.2f} h of audio; "
-        + ", ".join(f"{b.rows} x {b.batch_frames} frames" for b in buckets)
+        f"{parameters:,} parameters ({without_head:,} without the head); "
+        f"{manifest.seconds / 3600:.2f} h of audio; batches of "
+        + ", ".join(f"{rows} x {frames}" for frames, rows in crops)
+        + " frames"
         + f"; {jax.device_count()} {jax.default_backend()} device(s)",
         flush=True,
     )
