@@ -30,7 +30,6 @@ class DecodeConfig:
     workdir: str
     checkpoint: str  # directory of a fine-tuned checkpoint
     audio: str  # directory of a prepared split
-    vocabulary: str = ""  # JSON file with {"characters": [...]}; empty: LibriSpeech's letters
     greedy: bool = False  # greedy only, no beam search
     beam_size: int = 20
     beam_threshold: float = 20.0  # nats
@@ -49,30 +48,34 @@ def run(config: DecodeConfig) -> dict:
     """Decodes the split; returns what it wrote to `WORKDIR/decode/result.json`.
 
     Raises:
-      InputError: the split has an utterance without a transcript, the checkpoint's classes are
-        not the vocabulary's, or it gives NaN.
+      InputError: the split has an utterance without a transcript, or the checkpoint is not one
+        of fine-tuning, or it gives NaN.
     """
     started = time.monotonic()
     from hubert_jax.asr.beam_search import beam_search
     from hubert_jax.asr.error_rates import character_error_rate, word_error_rate
-    from hubert_jax.asr.inference import ctc_log_probabilities
-    from hubert_jax.asr.vocabulary import LIBRISPEECH, Vocabulary
-    from hubert_jax.data.records import read_manifest
+    from hubert_jax.data.manifests import read_manifest
 
     directory = files.require_writable(config.workdir) / "decode"
-    vocabulary = LIBRISPEECH
-    if config.vocabulary:
-        vocabulary = Vocabulary.from_dict(files.read_json(config.vocabulary, "vocabulary"))
     manifest = read_manifest(config.audio)
     if not manifest.transcribed:
         raise InputError(_no_transcript(config.audio, "none of its utterances has a transcript"))
+    # Later than the cheap checks: it imports JAX, orbax and TensorFlow.
+    from hubert_jax.asr.inference import checkpoint_vocabulary, ctc_log_probabilities
+    from hubert_jax.training.checkpoint import identity, read_metadata
+
+    vocabulary = checkpoint_vocabulary(config.checkpoint)
 
     rows = []
     seconds = {"greedy": 0.0} if config.greedy else {"greedy": 0.0, "beam": 0.0}
     for utterance, reference, log_probs in ctc_log_probabilities(config.checkpoint, config.audio):
         if not reference.strip():
             raise InputError(_no_transcript(config.audio, f"{utterance} has no transcript"))
-        _check_log_probs(log_probs, utterance, vocabulary.size, config.checkpoint)
+        if not np.isfinite(log_probs).all():
+            raise InputError(
+                f"{config.checkpoint}: gives NaN or infinite log probabilities for {utterance}; "
+                "fine-tuning diverged, decode an earlier step or lower its learning rate"
+            )
         row = {"id": utterance, "reference": reference}
 
         begun = time.monotonic()
@@ -110,24 +113,12 @@ def run(config: DecodeConfig) -> dict:
         "character_errors": {way: dataclasses.asdict(rate) for way, rate in characters.items()},
         "decode_seconds": {way: round(spent, 3) for way, spent in seconds.items()},
         "audio_digest": manifest.digest,
+        "checkpoint_identity": identity(read_metadata(config.checkpoint)),
         "hypotheses_digest": files.sha256_file(hypotheses),
     }
     result = job.finish(config.workdir, "decode", result, started)
     _show(rows, result, hypotheses)
     return result
-
-
-def _check_log_probs(log_probs: np.ndarray, utterance: str, classes: int, checkpoint: str) -> None:
-    if log_probs.shape[1] != classes:
-        raise InputError(
-            f"{checkpoint}: its CTC head has {log_probs.shape[1]} classes, but the vocabulary has "
-            f"{classes} with the blank; pass the one it was fine-tuned with as --config.vocabulary"
-        )
-    if not np.isfinite(log_probs).all():
-        raise InputError(
-            f"{checkpoint}: gives NaN or infinite log probabilities for {utterance}; "
-            "fine-tuning diverged, decode an earlier step or lower its learning rate"
-        )
 
 
 def _no_transcript(split: str, found: str) -> str:

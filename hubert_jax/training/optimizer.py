@@ -15,8 +15,8 @@ class OptimizerConfig:
 
     Attributes:
       name: "adam" (with decoupled weight decay), or "muon": Muon (Jordan et al. 2024) on the
-        matrices of the transformer, Adam on everything else; only for the demonstration, where
-        it learns faster per step.
+        matrices of the transformer, Adam on everything else, both with Nesterov's momentum; only
+        for the demonstration, where it learns faster per step.
       peak_learning_rate: of Adam and, as Muon's updates are scaled to an RMS of 0.2 like Adam's
         (Liu et al. 2025), of Muon.
       beta1, beta2, epsilon, weight_decay: of Adam.

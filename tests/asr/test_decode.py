@@ -1,15 +1,17 @@
 """The decode job, with given log probabilities in the model's place."""
 
 import json
-import sys
 import types
 
 import numpy as np
 import pytest
 
 from hubert_jax import config, decode, files
+from hubert_jax.asr import inference
 from hubert_jax.asr.vocabulary import LIBRISPEECH, Vocabulary
+from hubert_jax.data import manifests
 from hubert_jax.errors import InputError
+from hubert_jax.training import checkpoint
 
 SPOKEN = {"HELLO ALL": "HELLO ALL", "THE CAT SAT": "THE CAD SAT"}
 
@@ -22,17 +24,21 @@ def _log_probs(text, vocabulary=LIBRISPEECH):
 
 @pytest.fixture
 def outputs(monkeypatch):
-    """List of (id, text, log_probs) the model is to give for the split."""
+    """What the model is to give for the split, `rows` of (id, text, log_probs), and metadata."""
     rows = [(f"utt-{i}", text, _log_probs(heard)) for i, (text, heard) in enumerate(SPOKEN.items())]
-    inference = types.ModuleType("inference")
-    inference.ctc_log_probabilities = lambda checkpoint, split: iter(rows)
-    records = types.ModuleType("records")
-    records.read_manifest = lambda split: types.SimpleNamespace(
-        transcribed=sum(bool(text) for _, text, _ in rows), seconds=4.5, digest="abc"
-    )
-    monkeypatch.setitem(sys.modules, "hubert_jax.asr.inference", inference)
-    monkeypatch.setitem(sys.modules, "hubert_jax.data.records", records)
-    return rows
+    metadata = {
+        "kind": "ctc",
+        "vocabulary": LIBRISPEECH.to_dict(),
+        "model": {},
+        "inputs": {},
+        "step": 7,
+    }
+    manifest = types.SimpleNamespace(transcribed=len(rows), seconds=4.5, digest="abc")
+    monkeypatch.setattr(inference, "ctc_log_probabilities", lambda checkpoint, split: iter(rows))
+    monkeypatch.setattr(inference, "read_metadata", lambda checkpoint: metadata)
+    monkeypatch.setattr(checkpoint, "read_metadata", lambda checkpoint: metadata)
+    monkeypatch.setattr(manifests, "read_manifest", lambda split: manifest)
+    return types.SimpleNamespace(rows=rows, metadata=metadata, manifest=manifest)
 
 
 def _config(tmp_path, **values):
@@ -44,6 +50,7 @@ def test_writes_hypotheses_and_rates(tmp_path, outputs, capsys):
     result = decode.run(_config(tmp_path))
     assert result["wer"] == {"greedy": 1 / 5, "beam": 1 / 5}
     assert result["cer"] == {"greedy": 1 / 20, "beam": 1 / 20}
+    assert result["checkpoint_identity"] == checkpoint.identity(outputs.metadata)
     assert (result["utterances"], result["words"], result["audio_seconds"]) == (2, 5, 4.5)
     assert result["word_errors"]["beam"]["substitutions"] == 1
 
@@ -64,7 +71,7 @@ def test_beam_sums_alignments_where_greedy_takes_the_best(tmp_path, outputs):
     a = int(LIBRISPEECH.encode("A")[0])
     log_probs = np.full((2, LIBRISPEECH.size), np.log(1e-9), np.float32)
     log_probs[:, 0], log_probs[:, a] = np.log(0.6), np.log(0.4)
-    outputs[:] = [("utt", "A", log_probs)]
+    outputs.rows[:] = [("utt", "A", log_probs)]
     result = decode.run(_config(tmp_path))
     assert result["wer"] == {"greedy": 1.0, "beam": 0.0}
 
@@ -80,19 +87,22 @@ def test_word_score_reaches_the_search(tmp_path, outputs):
     log_probs = _log_probs("AB")
     log_probs[1] = np.log(1e-9)
     log_probs[1, [0, boundary]] = np.log([0.7, 0.3])
-    outputs[:] = [("utt", "A B", log_probs)]
+    outputs.rows[:] = [("utt", "A B", log_probs)]
     assert decode.run(_config(tmp_path))["word_errors"]["beam"]["deletions"] == 1
     assert decode.run(_config(tmp_path, word_score=2.0))["wer"] == {"greedy": 1.0, "beam": 0.0}
 
 
 def test_vocabulary_of_another_language(tmp_path, outputs):
     vocabulary = Vocabulary.from_transcripts(["ñandú"])
-    files.write_json(tmp_path / "vocabulary.json", vocabulary.to_dict())
-    outputs[:] = [("utt", "dún", _log_probs("dún", vocabulary))]
-    with pytest.raises(InputError, match="has 7 classes.*29.*config.vocabulary"):
+    outputs.metadata["vocabulary"] = vocabulary.to_dict()
+    outputs.rows[:] = [("utt", "dún", _log_probs("dún", vocabulary))]
+    assert decode.run(_config(tmp_path))["wer"] == {"greedy": 0.0, "beam": 0.0}
+
+
+def test_pretraining_checkpoint_is_refused(tmp_path, outputs):
+    outputs.metadata["kind"] = "pretraining"
+    with pytest.raises(InputError, match="checkpoint: a checkpoint of pretraining, expected one"):
         decode.run(_config(tmp_path))
-    result = decode.run(_config(tmp_path, vocabulary=str(tmp_path / "vocabulary.json")))
-    assert result["wer"] == {"greedy": 0.0, "beam": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -104,7 +114,8 @@ def test_vocabulary_of_another_language(tmp_path, outputs):
     ],
 )
 def test_unusable_input_leaves_nothing_behind(tmp_path, outputs, broken, message):
-    outputs[:] = broken
+    outputs.rows[:] = broken
+    outputs.manifest.transcribed = sum(bool(text) for _, text, _ in broken)
     with pytest.raises(InputError, match=message):
         decode.run(_config(tmp_path))
     assert not list(tmp_path.rglob("*.json*"))

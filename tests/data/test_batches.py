@@ -114,10 +114,7 @@ def test_a_run_from_step_k_reads_what_a_run_from_0_reads_there(split, label_sets
     for first in (1, 13, 24):
         assert [_bytes(b) for b in _pretraining(split, label_sets, first, steps)] == whole[first:]
     other = [_bytes(batch) for batch in _pretraining(split, label_sets, 0, 3, seed=SEED + 1)]
-    assert all(
-        ours["waveform"] != theirs["waveform"]
-        for ours, theirs in zip(other, whole[:3], strict=True)
-    )
+    assert not any(batch in whole for batch in other)
 
 
 def test_an_epoch_holds_every_utterance_once_in_a_new_order(split, utterances, label_sets):

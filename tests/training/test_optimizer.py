@@ -1,0 +1,177 @@
+"""Learning-rate schedules against closed forms; who is updated by what."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from splits import TINY_BASE
+
+from hubert_jax.errors import InputError
+from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.training import optimizer as optimizer_lib
+from hubert_jax.training.finetuning import FinetuningOptimizer, init_ctc
+from hubert_jax.training.optimizer import OptimizerConfig
+from hubert_jax.training.pretraining import init_pretraining
+
+
+def test_linear_schedule():
+    config = OptimizerConfig(schedule="linear", warmup_share=0.08)
+    factor = optimizer_lib.schedule(config, 250_000)
+    for step in (0, 1, 10_000, 19_999, 20_000, 20_001, 135_000, 249_999, 250_000):
+        expected = step / 20_000 if step <= 20_000 else (250_000 - step) / 230_000
+        assert float(factor(step)) == pytest.approx(expected, rel=1e-6, abs=1e-7)
+
+
+def test_tri_stage_schedule():
+    config = OptimizerConfig(schedule="tri_stage", warmup_share=0.1, hold_share=0.4)
+    factor = optimizer_lib.schedule(config, 13_000)
+    for step in (0, 1, 650, 1299, 1300, 5000, 6499, 6500, 6501, 9750, 12_999, 13_000, 14_000):
+        if step < 1300:
+            expected = 0.01 + 0.99 * step / 1300
+        elif step < 6500:
+            expected = 1.0
+        else:
+            expected = np.exp(np.log(0.05) * min(step - 6500, 6500) / 6500)
+        assert float(factor(step)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"name": "adamw"}, {"schedule": "cosine"}, {"warmup_share": 0.7, "hold_share": 0.3}],
+)
+def test_unknown_values_are_named(values):
+    with pytest.raises(InputError, match=f"config.optimizer.*{next(iter(values))}"):
+        OptimizerConfig(**values)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return init_pretraining(HubertConfig(**TINY_BASE))(jax.random.key(0))
+
+
+def _gradients(params, scale=1.0):
+    random = np.random.default_rng(1)
+    return jax.tree.map(
+        lambda leaf: (scale * random.normal(size=leaf.shape)).astype(np.float32), params
+    )
+
+
+def test_muon_leaves_all_but_the_transformers_kernels_to_adam(params):
+    config = OptimizerConfig(clip_norm=0.0, warmup_share=0.0, peak_learning_rate=1e-3)
+    gradients, updates = _gradients(params), {}
+    factor = optimizer_lib.schedule(config, 100)
+    adam = optax.nadamw(
+        lambda step: 1e-3 * factor(step), b1=0.9, b2=0.98, eps=1e-6, weight_decay=0.01
+    )
+    muon = optimizer_lib.build(dataclasses.replace(config, name="muon"), 100)
+    for name, transform in (("adam", adam), ("muon", muon)):
+        state = transform.init(params)
+        for _ in range(3):
+            updates[name], state = transform.update(gradients, state, params)
+    rate = 1e-3 * float(factor(2))
+    matrices = 0
+    for (path, adam), muon, value in zip(
+        jax.tree_util.tree_leaves_with_path(updates["adam"]),
+        jax.tree.leaves(updates["muon"]),
+        jax.tree.leaves(params),
+        strict=True,
+    ):
+        keys = [key.key for key in path]
+        if "transformer" in keys and keys[-1] == "kernel":
+            matrices += 1
+            assert np.abs(muon - adam).max() > 1e-5
+            # Every layer's update is nearly orthogonal up to its scale, of an RMS of about 0.2.
+            step = -muon / rate - config.weight_decay * value
+            assert 0.1 < float(jnp.sqrt(jnp.mean(step**2))) < 0.3
+            for layer in step:
+                singular = np.linalg.svd(layer, compute_uv=False)
+                # Newton and Schulz's iteration leaves the smallest ones behind.
+                assert np.mean(singular > 0.6 * singular.max()) > 0.6
+        else:
+            np.testing.assert_allclose(muon, adam, rtol=1e-5, atol=1e-9)
+    assert matrices == 6
+
+
+def test_clipping_bounds_the_global_norm(params):
+    config = OptimizerConfig(clip_norm=0.5, warmup_share=0.0)
+    transform = optimizer_lib.build(config, 10)
+    clipped = transform.init(params), _gradients(params, 1.0)
+    norm = float(optax.global_norm(clipped[1]))
+    scaled = jax.tree.map(lambda gradient: gradient * (0.5 / norm), clipped[1])
+    unclipped = optimizer_lib.build(dataclasses.replace(config, clip_norm=0.0), 10)
+    ours, _ = transform.update(clipped[1], clipped[0], params)
+    theirs, _ = unclipped.update(scaled, unclipped.init(params), params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9), ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def ctc_params():
+    return init_ctc(HubertConfig(**TINY_BASE), 29)(jax.random.key(0))
+
+
+def _finetuning_config(**values):
+    return OptimizerConfig(
+        **{
+            "peak_learning_rate": 1e-3,
+            "weight_decay": 0.0,
+            "clip_norm": 0.0,
+            "schedule": "tri_stage",
+            **values,
+        }
+    )
+
+
+def test_the_network_begins_with_a_fresh_adam_at_the_runs_learning_rate(ctc_params):
+    config = _finetuning_config()
+    optimizer = FinetuningOptimizer(config, 100)
+    state, params = optimizer.init(ctc_params), ctc_params
+    gradients = _gradients(ctc_params)
+    for step in range(50):
+        params, state = optimizer.update(gradients, state, params, step, ["characters"])
+    for ours, theirs in zip(
+        jax.tree.leaves(params["hubert"]), jax.tree.leaves(ctc_params["hubert"]), strict=True
+    ):
+        assert ours is theirs
+    assert int(state["hubert"][0].count) == 0 and int(state["characters"][0].count) == 50
+    params, state = optimizer.update(gradients, state, params, 50, ["characters", "hubert"])
+    assert int(state["hubert"][0].count) == 1 and int(state["characters"][0].count) == 51
+    # Adam's first update has the size of the learning rate, whatever the gradient's.
+    rate = 1e-3 * float(optimizer_lib.schedule(config, 100)(50))
+    for before, after, gradient in zip(
+        *map(jax.tree.leaves, (ctc_params["hubert"], params["hubert"], gradients["hubert"])),
+        strict=True,
+    ):
+        np.testing.assert_allclose(after - before, -rate * np.sign(gradient), rtol=0.01, atol=1e-6)
+
+
+@pytest.mark.parametrize("train_frontend", [False, True])
+def test_weight_decay_spares_a_frozen_frontend(ctc_params, train_frontend):
+    optimizer = FinetuningOptimizer(_finetuning_config(weight_decay=0.1), 10, train_frontend)
+    zeros = jax.tree.map(jnp.zeros_like, ctc_params)
+    params, _ = optimizer.update(
+        zeros, optimizer.init(ctc_params), ctc_params, 5, ["characters", "hubert"]
+    )
+    for group, before in ctc_params["hubert"].items():
+        for ours, theirs in zip(
+            jax.tree.leaves(params["hubert"][group]), jax.tree.leaves(before), strict=True
+        ):
+            changes = np.any(np.asarray(theirs)) and (train_frontend or group != "frontend")
+            assert bool((ours != theirs).any()) == bool(changes)
+
+
+def test_finetuning_clips_over_what_learns(ctc_params):
+    gradients = _gradients(ctc_params)
+    optimizer = FinetuningOptimizer(_finetuning_config(clip_norm=0.1), 10)
+    state = optimizer.init(ctc_params)
+    _, state = optimizer.update(gradients, state, ctc_params, 5, ["characters"])
+    # The first moment after one update is 0.1 of the clipped gradient.
+    norm = float(optax.global_norm(state["characters"][0].mu)) / 0.1
+    assert norm == pytest.approx(0.1, rel=1e-4)
+
+
+def test_finetuning_takes_adam_alone():
+    with pytest.raises(InputError, match="config.optimizer.name='muon'"):
+        FinetuningOptimizer(OptimizerConfig(name="muon"), 10)
