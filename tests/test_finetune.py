@@ -1,0 +1,149 @@
+"""Fine-tuning from a checkpoint and from scratch, and decoding what comes of it."""
+
+import jax
+import numpy as np
+import pytest
+from splits import TINY_BASE, TINY_LARGE
+
+from hubert_jax import config as config_lib
+from hubert_jax import decode, finetune, train
+from hubert_jax.asr.inference import ctc_log_probabilities
+from hubert_jax.asr.vocabulary import LIBRISPEECH
+from hubert_jax.data import records
+from hubert_jax.data.manifests import read_manifest
+from hubert_jax.errors import InputError
+from hubert_jax.training.checkpoint import identity, read_metadata, restore_parameters
+
+
+@pytest.fixture(scope="module", params=[TINY_BASE, TINY_LARGE], ids=["base", "large"])
+def pretrained(request, speech_split, speech_labels, tmp_path_factory):
+    """A model and its checkpoints after two updates."""
+    workdir = tmp_path_factory.mktemp("pretrained")
+    values = dict(
+        workdir=str(workdir),
+        audio=str(speech_split),
+        labels=(str(speech_labels),),
+        model=request.param,
+        loop=dict(steps=2),
+        frames_per_step=512,
+        max_frames=64,
+    )
+    train.run(config_lib.build(train.TrainConfig, values))
+    return request.param, workdir / "train" / "checkpoints"
+
+
+def _finetune(workdir, split, model, init_from="", steps=4, freeze_steps=2, **values):
+    values = (
+        dict(
+            workdir=str(workdir),
+            audio=str(split),
+            init_from=str(init_from),
+            model=model,
+            loop=dict(steps=steps, log_every=1, save_every=1, keep=10),
+            ctc=dict(freeze_steps=freeze_steps, channel_mask_probability=0.1, channel_mask_span=4),
+            # Decay would move a frozen parameter that has no gradient.
+            optimizer=dict(
+                peak_learning_rate=1e-2, weight_decay=0.1, schedule="tri_stage", warmup_share=0.1
+            ),
+            frames_per_step=3072,
+            padded_frames=(384,),
+        )
+        | values
+    )
+    return finetune.run(config_lib.build(finetune.FinetuneConfig, values))
+
+
+def _same(ours, theirs) -> list[bool]:
+    return [
+        bool(np.array_equal(a, b))
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    ]
+
+
+def test_frozen_steps_and_the_frontend_leave_the_network_untouched(
+    pretrained, speech_split, tmp_path
+):
+    model, checkpoints = pretrained
+    before, source = restore_parameters(checkpoints)
+    frozen = _finetune(tmp_path / "frozen", speech_split, model, checkpoints, freeze_steps=9)
+    assert frozen["inputs"]["init_from"] == identity(source)
+    after, _ = restore_parameters(frozen["checkpoint"])
+    assert all(_same(after["hubert"], before["hubert"]))
+
+    unfrozen = _finetune(tmp_path / "unfrozen", speech_split, model, checkpoints)
+    learnt, _ = restore_parameters(unfrozen["checkpoint"])
+    assert all(_same(learnt["hubert"]["frontend"], before["hubert"]["frontend"]))
+    assert not any(_same(learnt["hubert"]["transformer"], before["hubert"]["transformer"]))
+    assert not any(_same(learnt["characters"], after["characters"]))
+    assert unfrozen["last"]["infeasible_share"] == 0
+
+
+def test_from_scratch_everything_learns_and_is_decoded(pretrained, speech_split, tmp_path):
+    model, checkpoints = pretrained
+    result = _finetune(tmp_path, speech_split, model, steps=3)
+    assert result["from_scratch"]
+    params, metadata = restore_parameters(result["checkpoint"])
+    assert metadata["kind"] == "ctc"
+
+    values = dict(workdir=str(tmp_path), checkpoint=result["checkpoint"], audio=str(speech_split))
+    decoded = decode.run(config_lib.build(decode.DecodeConfig, values | dict(beam_size=4)))
+    assert decoded["utterances"] == read_manifest(speech_split).utterances
+    assert decoded["checkpoint_identity"] == result["checkpoint_identity"] == identity(metadata)
+
+    utterances = {utterance.id: utterance for utterance in records.read_audio(speech_split)}
+    for name, text, log_probs in ctc_log_probabilities(result["checkpoint"], speech_split):
+        utterance = utterances.pop(name)
+        frames = (len(utterance.audio) - 400) // 320 + 1
+        assert text == utterance.text and log_probs.shape == (frames, LIBRISPEECH.size)
+        np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1.0, rtol=1e-5)
+    assert not utterances
+
+    values["checkpoint"] = str(checkpoints)
+    with pytest.raises(InputError, match="a checkpoint of pretraining, expected one of fine-tun"):
+        decode.run(config_lib.build(decode.DecodeConfig, values))
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+    pretrained, speech_split, tmp_path, monkeypatch
+):
+    from hubert_jax.training.checkpoint import Checkpoints
+
+    model, checkpoints = pretrained
+    whole = _finetune(tmp_path / "whole", speech_split, model, checkpoints)
+    save = Checkpoints.save
+
+    def killed(checkpoints, step, state, metadata):
+        save(checkpoints, step, state, metadata)
+        if step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            _finetune(tmp_path / "cut", speech_split, model, checkpoints)
+    resumed = _finetune(tmp_path / "cut", speech_split, model, checkpoints)
+    assert resumed["resumed_from"] == 3
+    assert resumed["last"] == whole["last"]
+    ours, theirs = (restore_parameters(result["checkpoint"])[0] for result in (resumed, whole))
+    assert all(_same(ours, theirs))
+
+
+def test_another_architecture_is_refused(pretrained, speech_split, tmp_path):
+    model, checkpoints = pretrained
+    with pytest.raises(InputError, match="architecture: num_layers is 2, config.model.num_layers"):
+        _finetune(tmp_path, speech_split, {**model, "num_layers": 3}, checkpoints)
+    assert read_metadata(checkpoints)["step"] == 2
+
+
+def test_a_transcript_outside_the_vocabulary_names_its_utterance(speech_split, tmp_path):
+    from hubert_jax.data import shards
+
+    utterances = [
+        records.Utterance(u.id, u.audio, u.speaker, u.text.lower())
+        for u in records.read_audio(speech_split)
+    ]
+    directory = tmp_path / "lower"
+    directory.mkdir()
+    shards.write_split(directory, "lower", utterances, [], 64)
+    with pytest.raises(InputError, match=r"utterance \d+-\d+-\d+: the transcript holds"):
+        _finetune(tmp_path, directory, TINY_BASE)
