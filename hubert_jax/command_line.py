@@ -1,8 +1,9 @@
-"""A job's command line: `--config=FILE.py[:PART]` and `--config.KEY=VALUE`.
+"""A job's command line: `--config=FILE.py[:PART]` and `--config.KEY=VALUE`, as absl flags.
 
-A configuration file has `get_config(part)`, which returns the ConfigDict of one job, and
-usually `PARTS`, which names what it can be asked for. What the file leaves out takes the default
-of the job's dataclass, so any key that the job knows can be overridden.
+`ml_collections.config_flags` parses the overrides. A configuration file has `get_config(part)`,
+which returns the ConfigDict of one job, and usually `PARTS`, which names what it can be asked
+for. What the file leaves out takes the default of the job's dataclass, so any key that the job
+knows can be overridden.
 """
 
 import ast
@@ -15,7 +16,8 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any, get_type_hints
 
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
 from hubert_jax import config as config_lib
@@ -63,31 +65,31 @@ def read(arguments: list[str], job: str, schema: type) -> Any:
     """
     path, overrides = _split(arguments)
     config = _with_defaults(schema, _load(path, job))
-    for key, text in overrides:
-        _override(config, key, text)
+    for override in overrides:
+        _apply(config, override)
     return config_lib.build(schema, _without_placeholders(config))
 
 
-def _split(arguments: list[str]) -> tuple[str, list[tuple[str, str]]]:
-    """`--config` and the overrides; a value may follow its flag as an argument of its own."""
+def _split(arguments: list[str]) -> tuple[str, list[str]]:
+    """The value of `--config`, and the overrides as `--config.KEY=VALUE` or `--config.KEY`."""
     path, overrides = "", []
-    remaining = iter(arguments)
-    for argument in remaining:
-        flag, equals, value = argument.partition("=")
-        name = flag.removeprefix("-").removeprefix("-")
-        if not flag.startswith("-") or (name != "config" and not name.startswith("config.")):
+    remaining = list(arguments)
+    while remaining:
+        argument = remaining.pop(0)
+        name = argument.partition("=")[0].removeprefix("-").removeprefix("-")
+        if not argument.startswith("-") or not (
+            name == "config" or name.removeprefix("no").startswith("config.")
+        ):
             raise InputError(
                 f"unexpected argument {argument!r}; expected --config=FILE.py and "
                 "--config.KEY=VALUE (--help lists the keys)"
             )
-        if not equals:
-            value = next(remaining, None)
-            if value is None:
-                raise InputError(f"{flag}: expected a value, as in {flag}=...")
+        if "=" not in argument and remaining and not remaining[0].startswith("-"):
+            argument += "=" + remaining.pop(0)
         if name == "config":
-            path = value
+            path = argument.partition("=")[2]
         else:
-            overrides.append((name.removeprefix("config."), value))
+            overrides.append(argument)
     if not path:
         raise InputError("--config: missing; pass a configuration file, --config=configs/NAME.py")
     return path, overrides
@@ -158,7 +160,10 @@ def _without_placeholders(config: ConfigDict) -> dict[str, Any]:
     }
 
 
-def _override(config: ConfigDict, key: str, text: str) -> None:
+def _apply(config: ConfigDict, override: str) -> None:
+    """Changes one key; raises InputError for an unknown one and for a value of another type."""
+    flag, _, text = override.partition("=")
+    key = flag.lstrip("-").removeprefix("no").removeprefix("config.")
     *groups, name = key.split(".")
     group = config
     for part in groups:
@@ -166,29 +171,23 @@ def _override(config: ConfigDict, key: str, text: str) -> None:
     if not isinstance(group, ConfigDict) or name not in group:
         raise InputError(f"config.{key}: no such key; {_suggestion(key, list(_paths(config)))}")
     kind = group.get_type(name)
+    if kind in (tuple, list):
+        override = f"{flag}={_sequence(text)!r}"
+    # One flag at a time, so that an error is known to be this key's.
+    arguments = ["job", override]
+    values = flags.FlagValues()
     try:
-        group[name] = _parse(text, kind)
-    except (ValueError, TypeError):
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
+        values(arguments)
+    except (flags.Error, ValueError, TypeError):
         expected = kind.__name__
         if kind is ConfigDict:
             expected = f"one of its keys ({', '.join(group[name])})"
-        raise InputError(f"config.{key}: expected {expected}, found {text!r}") from None
+        found = repr(text) if "=" in override else "no value"
+        raise InputError(f"config.{key}: expected {expected}, found {found}") from None
 
 
-def _parse(text: str, kind: type) -> Any:
-    """`text` as a `kind`; raises ValueError."""
-    if kind is bool:
-        if text.lower() not in ("true", "false"):
-            raise ValueError(text)
-        return text.lower() == "true"
-    if kind in (int, float, str):
-        return kind(text)
-    if kind in (tuple, list):
-        return kind(_parse_sequence(text))
-    raise ValueError(text)
-
-
-def _parse_sequence(text: str) -> tuple:
+def _sequence(text: str) -> tuple:
     """A Python literal, or else strings between commas: paths and split names need no quotes."""
     try:
         value = ast.literal_eval(text)
