@@ -47,7 +47,7 @@ def percent(value: Any) -> str:
 
 def scientific(value: Any) -> str:
     """A small number in powers of ten; "-" where there is none."""
-    return f"{value:.1e}" if is_number(value) else "- (not exported)"
+    return f"{value:.1e}" if is_number(value) else "- (not compared)"
 
 
 def seconds_by_stage(report: Mapping[str, Any]) -> dict[str, float]:
