@@ -136,7 +136,7 @@ def _recognition(report: Mapping[str, Any]) -> str:
 def _export(report: Mapping[str, Any]) -> str:
     difference = (report.get("export") or {}).get("max_abs_difference")
     if difference is None:
-        return markup.absent("No export difference: transformers, which the export is compared with, is not installed.")
+        return markup.absent("No export difference: transformers, the peer, is not installed.")
     rows = [["largest absolute difference", scientific(difference)]]
     return markup.table("Exported model against this one, same audio", (), rows)
 
