@@ -77,7 +77,7 @@ def run(config: FinetuneConfig) -> dict:
     from hubert_jax.data import batches, schedule, shards
     from hubert_jax.training import finetuning, sharding, state
     from hubert_jax.training.checkpoint import identity, require_architecture, restore_parameters
-    from hubert_jax.training.loop import run_loop
+    from hubert_jax.training.loop import run_digest, run_loop
 
     vocabulary = LIBRISPEECH
     mesh = sharding.make_mesh()
@@ -97,7 +97,10 @@ def run(config: FinetuneConfig) -> dict:
         train_frontend=not config.init_from,
         head_learning_rate_scale=config.ctc.head_learning_rate_scale,
     )
-    inputs = {"audio": manifest.digest, "finetune": _run_digest(config)}
+    inputs = {
+        "audio": manifest.digest,
+        "finetune": run_digest(config, ("workdir", "audio", "init_from")),
+    }
     pretrained = None
     if config.init_from:
         pretrained, source = restore_parameters(config.init_from)
@@ -111,12 +114,7 @@ def run(config: FinetuneConfig) -> dict:
         created = state.create_state(init, optimizer, mesh, config.seed)
         if pretrained is None:
             return created
-        hubert = jax.tree.map(
-            lambda value, like: jax.device_put(value, like.sharding),
-            pretrained["hubert"],
-            abstract.params["hubert"],
-        )
-        return created.replace(params={**created.params, "hubert": hubert})
+        return state.with_network(created, pretrained["hubert"])
 
     objective = finetuning.ctc_objective(
         config.model, config.ctc, vocabulary.size, train_frontend=not config.init_from
@@ -168,15 +166,6 @@ def run(config: FinetuneConfig) -> dict:
         "inputs": inputs,
     }
     return job.finish(config.workdir, "finetune", result, started)
-
-
-def _run_digest(config: FinetuneConfig) -> str:
-    """Digest of all that decides the weights: not where files lie, nor how often is logged."""
-    values = config_lib.to_dict(config)
-    for key in ("workdir", "audio", "init_from"):
-        del values[key]
-    values["loop"] = {"steps": config.loop.steps}
-    return config_lib.digest(values)
 
 
 if __name__ == "__main__":

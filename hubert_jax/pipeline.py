@@ -8,11 +8,14 @@ any other runs again, and what was interrupted continues. Writes WORKDIR/report.
 WORKDIR/report.html and what each job writes.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import pathlib
 import shutil
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import hubert_jax
@@ -60,7 +63,7 @@ def run(config: PipelineConfig) -> dict:
     workdir = files.require_writable(config.workdir)
     stages = plan(config)
     code = code_digest()
-    with _lock(workdir):
+    with _locked(workdir):
         keys: dict[str, str] = {}
         results: dict[str, dict] = {}
         skipped = []
@@ -138,26 +141,18 @@ def _has_result(directory: pathlib.Path) -> bool:
     return (directory / "result.json").exists()
 
 
-class _lock:
+@contextlib.contextmanager
+def _locked(workdir: pathlib.Path) -> Iterator[None]:
     """Refuses a second pipeline in the same directory; a killed one leaves no lock behind."""
-
-    def __init__(self, workdir: pathlib.Path):
-        self._path = workdir / ".lock"
-
-    def __enter__(self):
-        import fcntl
-
-        self._file = open(self._path, "w")
+    with open(workdir / ".lock", "w") as file:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise InputError(
-                f"{self._path.parent}: another pipeline is running there; wait for it or pass "
-                "another --config.workdir"
+                f"{workdir}: another pipeline is running there; wait for it or pass another "
+                "--config.workdir"
             ) from None
-
-    def __exit__(self, *_):
-        self._file.close()
+        yield
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def run(config: TrainConfig) -> dict:
     from hubert_jax.training import optimizer as optimizer_lib
     from hubert_jax.training import sharding, state
     from hubert_jax.training.checkpoint import identity, require_architecture, restore_parameters
-    from hubert_jax.training.loop import run_loop
+    from hubert_jax.training.loop import run_digest, run_loop
     from hubert_jax.training.pretraining import init_pretraining, pretraining_loss, train_step
 
     mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh))
@@ -100,7 +100,7 @@ def run(config: TrainConfig) -> dict:
     inputs = {
         "audio": manifest.digest,
         "labels": [label_manifest.digest for label_manifest in label_manifests],
-        "train": _run_digest(config),
+        "train": run_digest(config, ("workdir", "audio", "labels", "init_from", "mesh")),
     }
     pretrained = None
     if config.init_from:
@@ -116,12 +116,7 @@ def run(config: TrainConfig) -> dict:
         if pretrained is None:
             return created
         print(f"network from {config.init_from}, with a fresh head", flush=True)
-        hubert = jax.tree.map(
-            lambda value, like: jax.device_put(value, like.sharding),
-            pretrained["hubert"],
-            abstract.params["hubert"],
-        )
-        return created.replace(params={**created.params, "hubert": hubert})
+        return state.with_network(created, pretrained["hubert"])
 
     update = train_step(pretraining_loss(config.model, config.loss), optimizer, config.seed)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
@@ -179,15 +174,6 @@ def run(config: TrainConfig) -> dict:
         "inputs": inputs,
     }
     return job.finish(config.workdir, "train", result, started)
-
-
-def _run_digest(config: TrainConfig) -> str:
-    """Digest of all that decides the weights: not where files lie, nor how often is logged."""
-    values = config_lib.to_dict(config)
-    for key in ("workdir", "audio", "labels", "init_from", "mesh"):
-        del values[key]
-    values["loop"] = {"steps": config.loop.steps}
-    return config_lib.digest(values)
 
 
 if __name__ == "__main__":

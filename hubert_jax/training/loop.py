@@ -4,11 +4,13 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from hubert_jax import config as config_lib
 from hubert_jax.data.waveform import SAMPLE_RATE
 from hubert_jax.errors import InputError
 from hubert_jax.training import sharding
@@ -44,6 +46,21 @@ class LoopConfig:
                 f"config.loop.save_every={self.save_every}: expected a multiple of "
                 f"config.loop.log_every={self.log_every}"
             )
+
+
+def run_digest(config: Any, paths: tuple[str, ...]) -> str:
+    """Digest of all that decides a run's weights, for the `inputs` of its checkpoints.
+
+    Args:
+      config: the job's configuration, with a `LoopConfig` under `loop`.
+      paths: its keys that say only where something lies; how often is logged and saved is left
+        out too.
+    """
+    values = config_lib.to_dict(config)
+    for key in paths:
+        del values[key]
+    values["loop"] = {"steps": config.loop.steps}
+    return config_lib.digest(values)
 
 
 def run_loop(

@@ -14,7 +14,7 @@ _RATE = "audio_seconds_per_second"
 class ProgressLog:
     """Writes the scalars of a run, and one line of progress each time.
 
-    `metrics.jsonl` holds one JSON object a line; a resumed run first drops the lines at and
+    `metrics.jsonl` holds one JSON object a line; a resumed run first drops the lines
     beyond its first step, so that every step stands there once.
     """
 
@@ -99,12 +99,3 @@ def _complete_lines(path: pathlib.Path, first_step: int) -> list[str]:
         except ValueError:
             break  # the process was killed while it wrote this line
     return kept
-
-
-def read_curves(path: pathlib.Path) -> dict[str, list[float]]:
-    """`metrics.jsonl` as one list a scalar, with `step`."""
-    curves: dict[str, list[float]] = {}
-    for line in _complete_lines(path, 2**63):
-        for name, value in json.loads(line).items():
-            curves.setdefault(name, []).append(value)
-    return curves

@@ -61,6 +61,19 @@ def create_state(
     return create(jax.random.key(seed))
 
 
+def with_network(state: TrainState, network: dict) -> TrainState:
+    """A new state with another run's network in place of its own; the head stays as it is.
+
+    Args:
+      state: on the mesh.
+      network: the `hubert` parameters of a checkpoint of the same architecture, host arrays.
+    """
+    placed = jax.tree.map(
+        lambda value, like: jax.device_put(value, like.sharding), network, state.params["hubert"]
+    )
+    return state.replace(params={**state.params, "hubert": placed})
+
+
 def _create(init, optimizer, key) -> TrainState:
     params = init(key)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
