@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import pathlib
+import tempfile
 
 # Before anything imports it: TensorFlow prints to standard error about its CPU kernels.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -13,6 +14,13 @@ import pytest
 # Before any back-end starts. Sharded code runs on eight devices, and 1e-5 holds on CPU alone.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+
+# Runs and resumed runs compile the same programs again and again: once a session is enough. A
+# new directory each time, so that no test depends on what an earlier session left.
+_compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+jax.config.update("jax_compilation_cache_dir", _compiled.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
