@@ -1,7 +1,8 @@
-"""The pre-training head under fairseq's names: transformers' HubertModel has no home for it.
+"""The pre-training head: fairseq and torchaudio keep one tensor each for all codebooks.
 
-fairseq keeps one tensor each, whatever the number of codebooks: the projections' rows, and the
-code embeddings of all codebooks, one after another.
+Those are the projections' rows, and the code embeddings of all codebooks, one after another.
+transformers' HubertModel has no home for them; there they lie in a file beside the model, under
+fairseq's names.
 """
 
 from collections.abc import Mapping
@@ -9,64 +10,97 @@ from typing import Any
 
 import numpy as np
 
-from hubert_jax.convert.names import require_names
+from hubert_jax.convert.names import PRETRAINING_HEAD, require_names
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import HubertConfig
 
 
-def head_to_fairseq(params: Mapping[str, Any], config: HubertConfig) -> dict[str, np.ndarray]:
-    """Our `projection_i` and `codes_i` as fairseq's tensors.
+def head_to_library(
+    params: Mapping[str, Any], config: HubertConfig, library: str
+) -> dict[str, np.ndarray]:
+    """Our `projection_i` and `codes_i` under a library's names.
+
+    A fine-tuned model of fairseq keeps the code embeddings and drops the projections: without
+    `projection_0` only the embeddings are given back.
+
+    Args:
+      params: our parameters; other ones than the head's are not looked at.
+      config: the architecture.
+      library: "fairseq" or "torchaudio".
 
     Returns:
-      `final_proj.weight` (codebooks * projection_dim, dim), `final_proj.bias` (codebooks *
-      projection_dim,), `label_embs_concat` (sum of the class counts, projection_dim).
+      The projections' weight (codebooks * projection_dim, dim) and bias (codebooks *
+      projection_dim,), the code embeddings (sum of the class counts, projection_dim).
 
     Raises:
       InputError: the parameters do not fit `config.codebooks`.
     """
+    projected = "projection_0" in params
     weights, biases, codes = [], [], []
     for i, classes in enumerate(config.codebooks):
-        for name in (f"projection_{i}", f"codes_{i}"):
+        for name in (f"projection_{i}",) * projected + (f"codes_{i}",):
             if name not in params:
                 raise InputError(
                     f"pre-training head: {name} is missing; config.model.codebooks lists "
                     f"{len(config.codebooks)} codebooks"
                 )
-        projection, table = params[f"projection_{i}"], np.asarray(params[f"codes_{i}"])
+        table = np.asarray(params[f"codes_{i}"])
         _require_shape(f"codes_{i}", table, (classes, config.projection_dim))
-        kernel = np.asarray(projection["kernel"])
-        _require_shape(f"projection_{i}/kernel", kernel, (config.dim, config.projection_dim))
-        weights.append(kernel.transpose())
-        biases.append(np.asarray(projection["bias"]))
         codes.append(table)
-    return {
-        "final_proj.weight": np.concatenate(weights),
-        "final_proj.bias": np.concatenate(biases),
-        "label_embs_concat": np.concatenate(codes),
-    }
+        if projected:
+            kernel = np.asarray(params[f"projection_{i}"]["kernel"])
+            _require_shape(f"projection_{i}/kernel", kernel, (config.dim, config.projection_dim))
+            weights.append(kernel.transpose())
+            biases.append(np.asarray(params[f"projection_{i}"]["bias"]))
+    weight, bias, embeddings = PRETRAINING_HEAD[library]
+    tensors = {weight: np.concatenate(weights), bias: np.concatenate(biases)} if projected else {}
+    return {**tensors, embeddings: np.concatenate(codes)}
 
 
-def head_from_fairseq(tensors: Mapping[str, np.ndarray], config: HubertConfig) -> dict[str, Any]:
-    """The inverse of `head_to_fairseq`: `projection_i` and `codes_i`, float32.
+def head_from_library(
+    tensors: Mapping[str, np.ndarray],
+    config: HubertConfig,
+    library: str,
+    what: str = "pre-training head",
+) -> dict[str, Any]:
+    """The inverse of `head_to_library`: `projection_i` and `codes_i`, float32.
+
+    A projection that all codebooks share (fairseq without `untie_final_proj`) is copied for each.
 
     Raises:
       InputError: tensors that are missing, left over or do not fit `config.codebooks`.
     """
-    names = ("final_proj.weight", "final_proj.bias", "label_embs_concat")
-    require_names("pre-training head", tensors, names)
-    weight, bias, codes = (np.asarray(tensors[name]).astype(np.float32) for name in names)
+    names = PRETRAINING_HEAD[library]
+    projected = any(name in tensors for name in names[:2])
+    require_names(what, tensors, names if projected else names[2:])
     count, width = len(config.codebooks), config.projection_dim
-    _require_shape("final_proj.weight", weight, (count * width, config.dim))
-    _require_shape("final_proj.bias", bias, (count * width,))
-    _require_shape("label_embs_concat", codes, (sum(config.codebooks), width))
+    codes = np.asarray(tensors[names[2]]).astype(np.float32)
+    _require_shape(names[2], codes, (sum(config.codebooks), width))
+    if projected:
+        weight, bias = (np.asarray(tensors[name]).astype(np.float32) for name in names[:2])
+        if weight.shape == (width, config.dim) and bias.shape == (width,):
+            weight, bias = np.tile(weight, (count, 1)), np.tile(bias, count)
+        _require_shape(names[0], weight, (count * width, config.dim))
+        _require_shape(names[1], bias, (count * width,))
     params, row = {}, 0
     for i, classes in enumerate(config.codebooks):
-        rows = slice(i * width, (i + 1) * width)
-        kernel = np.ascontiguousarray(weight[rows].transpose())
-        params[f"projection_{i}"] = {"kernel": kernel, "bias": bias[rows].copy()}
+        if projected:
+            rows = slice(i * width, (i + 1) * width)
+            kernel = np.ascontiguousarray(weight[rows].transpose())
+            params[f"projection_{i}"] = {"kernel": kernel, "bias": bias[rows].copy()}
         params[f"codes_{i}"] = codes[row : row + classes].copy()
         row += classes
     return params
+
+
+def head_to_fairseq(params: Mapping[str, Any], config: HubertConfig) -> dict[str, np.ndarray]:
+    """`head_to_library` for fairseq, whose names the file beside a transformers model uses."""
+    return head_to_library(params, config, "fairseq")
+
+
+def head_from_fairseq(tensors: Mapping[str, np.ndarray], config: HubertConfig) -> dict[str, Any]:
+    """`head_from_library` for fairseq."""
+    return head_from_library(tensors, config, "fairseq")
 
 
 def _require_shape(name: str, leaf: np.ndarray, shape: tuple[int, ...]) -> None:

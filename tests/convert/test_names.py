@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from hubert_jax.convert import heads, names
+from hubert_jax.convert import heads, names, state_dicts
 from hubert_jax.errors import InputError
 
 
@@ -16,8 +16,14 @@ def test_table_names_every_parameter_of_the_network_once(config):
     table = names.table(config)
     entries = [(entry.ours, entry.row) for entry in table]
     assert len(set(entries)) == len(entries)
-    spellings = [spelling for entry in table for spelling in entry.hugging_face]
-    assert len(set(spellings)) == len(spellings)
+    for library in names.LIBRARIES:
+        for kind in names.KINDS:
+            spellings = [
+                name
+                for entry in (*table, *names.CTC_HEAD)
+                for name in names.spellings(entry, library, kind)
+            ]
+            assert len(set(spellings)) == len(spellings)
     expected = {
         (path, row)
         for path, shape in names.shapes(config).items()
@@ -35,6 +41,29 @@ def test_round_trip_is_the_identity_bit_for_bit(
     tensors = names.to_hugging_face(params, config)
     expected = params if vocabulary_size else encoder(params)
     assert_identical(names.from_hugging_face(tensors, config), expected)
+
+
+@pytest.mark.parametrize("library", ["fairseq", "torchaudio"])
+def test_whole_models_come_back_from_their_state_dicts(
+    config, make_params, library, assert_identical
+):
+    params = make_params(config)
+    tensors = state_dicts.to_state_dict(params, config, library)
+    assert_identical(state_dicts.from_state_dict(tensors, config, library, "file"), params)
+    if library == "torchaudio":  # without a pre-training head a Wav2Vec2Model, which has no mask
+        params = {"hubert": dict(params["hubert"])}
+        tensors = state_dicts.to_state_dict(params, config, library)
+        del params["hubert"]["mask_embedding"]
+        assert_identical(state_dicts.from_state_dict(tensors, config, library, "file"), params)
+    # fairseq drops the projections when it fine-tunes, and keeps the code embeddings.
+    params = make_params(config, 32) | {"codes_0": np.ones((10, 16), np.float32)}
+    params["codes_1"] = np.full((7, 16), 2, np.float32)
+    tensors = state_dicts.to_state_dict(params, config, library)
+    found = state_dicts.from_state_dict(tensors, config, library, "file")
+    if library == "torchaudio":
+        found |= {name: params[name] for name in ("codes_0", "codes_1")}
+        found["hubert"]["mask_embedding"] = params["hubert"]["mask_embedding"]
+    assert_identical(found, params)
 
 
 def test_layouts_are_those_of_torch(config, make_params):
