@@ -20,7 +20,7 @@ demo: environment
 	$(VENV)/bin/python -m hubert_jax.pipeline --config=configs/demo.py $(ARGS)
 
 test: environment-dev
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadscope $(ARGS)
 
 lint: environment-dev
 	$(VENV)/bin/ruff check .

@@ -8,19 +8,22 @@ import tempfile
 # Before anything imports it: TensorFlow prints to standard error about its CPU kernels.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+# Runs and resumed runs compile the same programs again and again: once a session is enough, in
+# all of its workers and in the jobs that tests start. A new directory each time, so that no test
+# depends on what an earlier session left.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
 import jax
 import pytest
+import torchaudio_import
 
 # Before any back-end starts. Sharded code runs on eight devices, and 1e-5 holds on CPU alone.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
-
-# Runs and resumed runs compile the same programs again and again: once a session is enough. A
-# new directory each time, so that no test depends on what an earlier session left.
-_compiled = tempfile.TemporaryDirectory(prefix="compiled-")
-jax.config.update("jax_compilation_cache_dir", _compiled.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
@@ -28,9 +31,10 @@ pytest_plugins = ["splits"]
 
 # Parity tests need the oracles of requirements-parity.txt. Users may do without; continuous
 # integration may not, so there a missing oracle is a failure.
-_ORACLES = all(importlib.util.find_spec(name) for name in ("torch", "transformers"))
+_ORACLES = all(importlib.util.find_spec(name) for name in ("torch", "torchaudio", "transformers"))
 if not _ORACLES and not os.environ.get("CI"):
     collect_ignore_glob = ["*_parity.py"]
+torchaudio_import.without_torchaudio_library()
 
 
 def pytest_collection_modifyitems(items):

@@ -15,21 +15,22 @@ from hubert_jax.errors import InputError
 from hubert_jax.training.checkpoint import identity, read_metadata, restore_parameters
 
 
-@pytest.fixture(scope="module", params=[TINY_BASE, TINY_LARGE], ids=["base", "large"])
+@pytest.fixture(scope="module", params=["base", "large"])
 def pretrained(request, speech_split, speech_labels, tmp_path_factory):
     """A model and its checkpoints after two updates."""
+    model = {"base": TINY_BASE, "large": TINY_LARGE}[request.param]
     workdir = tmp_path_factory.mktemp("pretrained")
     values = dict(
         workdir=str(workdir),
         audio=str(speech_split),
         labels=(str(speech_labels),),
-        model=request.param,
+        model=model,
         loop=dict(steps=2),
         frames_per_step=512,
         max_frames=64,
     )
     train.run(config_lib.build(train.TrainConfig, values))
-    return request.param, workdir / "train" / "checkpoints"
+    return model, workdir / "train" / "checkpoints"
 
 
 def _finetune(workdir, split, model, init_from="", steps=4, freeze_steps=2, **values):
@@ -53,6 +54,17 @@ def _finetune(workdir, split, model, init_from="", steps=4, freeze_steps=2, **va
     return finetune.run(config_lib.build(finetune.FinetuneConfig, values))
 
 
+# What has nothing to do with the architecture is tested on one.
+on_base = pytest.mark.parametrize("pretrained", ["base"], indirect=True)
+
+
+@pytest.fixture(scope="module")
+def finetuned(pretrained, speech_split, tmp_path_factory):
+    """The result of four updates from `pretrained`, of which two are frozen."""
+    model, checkpoints = pretrained
+    return _finetune(tmp_path_factory.mktemp("finetuned"), speech_split, model, checkpoints)
+
+
 def _same(ours, theirs) -> list[bool]:
     return [
         bool(np.array_equal(a, b))
@@ -60,8 +72,9 @@ def _same(ours, theirs) -> list[bool]:
     ]
 
 
+@on_base
 def test_frozen_steps_and_the_frontend_leave_the_network_untouched(
-    pretrained, speech_split, tmp_path
+    pretrained, finetuned, speech_split, tmp_path
 ):
     model, checkpoints = pretrained
     before, source = restore_parameters(checkpoints)
@@ -70,12 +83,11 @@ def test_frozen_steps_and_the_frontend_leave_the_network_untouched(
     after, _ = restore_parameters(frozen["checkpoint"])
     assert all(_same(after["hubert"], before["hubert"]))
 
-    unfrozen = _finetune(tmp_path / "unfrozen", speech_split, model, checkpoints)
-    learnt, _ = restore_parameters(unfrozen["checkpoint"])
+    learnt, _ = restore_parameters(finetuned["checkpoint"])
     assert all(_same(learnt["hubert"]["frontend"], before["hubert"]["frontend"]))
     assert not any(_same(learnt["hubert"]["transformer"], before["hubert"]["transformer"]))
     assert not any(_same(learnt["characters"], after["characters"]))
-    assert unfrozen["last"]["infeasible_share"] == 0
+    assert finetuned["last"]["infeasible_share"] == 0
 
 
 def test_from_scratch_everything_learns_and_is_decoded(pretrained, speech_split, tmp_path):
@@ -103,13 +115,13 @@ def test_from_scratch_everything_learns_and_is_decoded(pretrained, speech_split,
         decode.run(config_lib.build(decode.DecodeConfig, values))
 
 
+@on_base
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
-    pretrained, speech_split, tmp_path, monkeypatch
+    pretrained, finetuned, speech_split, tmp_path, monkeypatch
 ):
     from hubert_jax.training.checkpoint import Checkpoints
 
     model, checkpoints = pretrained
-    whole = _finetune(tmp_path / "whole", speech_split, model, checkpoints)
     save = Checkpoints.save
 
     def killed(checkpoints, step, state, metadata):
@@ -123,11 +135,12 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
             _finetune(tmp_path / "cut", speech_split, model, checkpoints)
     resumed = _finetune(tmp_path / "cut", speech_split, model, checkpoints)
     assert resumed["resumed_from"] == 3
-    assert resumed["last"] == whole["last"]
-    ours, theirs = (restore_parameters(result["checkpoint"])[0] for result in (resumed, whole))
+    assert resumed["last"] == finetuned["last"]
+    ours, theirs = (restore_parameters(result["checkpoint"])[0] for result in (resumed, finetuned))
     assert all(_same(ours, theirs))
 
 
+@on_base
 def test_another_architecture_is_refused(pretrained, speech_split, tmp_path):
     model, checkpoints = pretrained
     with pytest.raises(InputError, match="architecture: num_layers is 2, config.model.num_layers"):

@@ -61,13 +61,7 @@ def _start(repository, minilibri, corpus, workdir, *overrides) -> subprocess.Pop
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={
-            **os.environ,
-            "PYTHONUNBUFFERED": "1",
-            # What one run compiled the next ones take: nearly all the time is compilation.
-            "JAX_COMPILATION_CACHE_DIR": str(corpus.parent / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        },
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
 
 

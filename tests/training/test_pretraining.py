@@ -97,8 +97,14 @@ def test_learns(read):
     assert np.mean(losses[-3:]) < np.mean(losses[:3]) - 0.2
 
 
-@pytest.mark.parametrize("model", [{**TINY_BASE, **NO_DROPOUT}, TINY_LARGE], ids=["base", "large"])
-@pytest.mark.parametrize("axes", [dict(data=8), dict(data=2, fsdp=2, tensor=2)], ids=str)
+@pytest.mark.parametrize(
+    ("model", "axes"),
+    [
+        ({**TINY_BASE, **NO_DROPOUT}, dict(data=2, fsdp=2, tensor=2)),
+        (TINY_LARGE, dict(data=8)),
+    ],
+    ids=["base", "large"],
+)
 def test_the_mesh_changes_nothing(read, model, axes):
     # Plain descent: Adam would blow rounding of near-zero gradients up to its step's size.
     alone, (one,) = _train(model, read)
