@@ -156,8 +156,8 @@ def beam_search(
       word_score: w2 of equation 4, for each word.
 
     Returns:
-      At most `beam_size` hypotheses, best first. Labellings that differ only in doubled, leading
-      or trailing word boundaries are hypotheses of their own with the same text.
+      At most `beam_size` hypotheses, best first. Labellings that differ only in leading or
+      trailing word boundaries are hypotheses of their own with the same text.
 
     Raises:
       ValueError: wrong shape, NaN, a frame in which nothing is possible, or a bad beam.
@@ -176,6 +176,8 @@ def beam_search(
     # Log probability of each prefix over the alignments that end in a blank, and in its label.
     in_blank, in_label = np.zeros(1), np.full(1, -np.inf)
     column = np.empty(vocabulary.size, np.int64)
+    spells = np.ones(vocabulary.size, bool)
+    spells[list(vocabulary.silent)] = False
 
     for frame in frames:
         last = np.array([prefixes.label[n] for n in nodes])
@@ -188,7 +190,7 @@ def beam_search(
 
         # Extend by a label; the label the prefix ends in only after a blank.
         labels = np.flatnonzero(frame >= frame.max() - beam_threshold)
-        labels = labels[labels != BLANK]
+        labels = labels[spells[labels]]
         repeats = last[:, None] == labels
         extended = np.where(repeats, in_blank[:, None], total[:, None]) + frame[labels]
 

@@ -1,9 +1,9 @@
 """Letter vocabularies of the CTC head: text to class indices and back.
 
 Class 0 is the CTC blank. The classes after it are the characters in the order of fairseq's
-`dict.ltr.txt`, the word boundary "|" first, so a 32-class head of fairseq or Hugging Face (four
-specials, then the same 28 characters, blank = its class 0) is our class 0 = theirs 0 and our
-class i = theirs i + 3.
+`dict.ltr.txt`, the word boundary "|" first. A head of fairseq or Hugging Face has 32 classes: the
+same blank and characters, and between them three special symbols, which no text contains but
+which keep their classes here too, so that nothing of such a head is lost.
 """
 
 from __future__ import annotations
@@ -24,11 +24,18 @@ WORD_BOUNDARY = "|"
 class Vocabulary:
     """The characters a CTC head can emit, without the blank, which is always class 0.
 
-    Character `characters[i]` is class `i + 1`. The word boundary "|" must be one of them; it
-    stands for the spaces of a text. Raises InputError for a repeated or multi-character entry.
+    Without special symbols character `characters[i]` is class `i + 1`. The word boundary "|" must
+    be one of them; it stands for the spaces of a text. Raises InputError for a repeated or
+    multi-character entry.
+
+    Attributes:
+      characters: in the order of their classes.
+      specials: (class, name) of symbols that own a class and never appear in a text, such as
+        `(3, "<unk>")`, in the order of their classes; the characters take the classes between.
     """
 
     characters: tuple[str, ...]
+    specials: tuple[tuple[int, str], ...] = ()
 
     def __post_init__(self):
         for character in self.characters:
@@ -42,13 +49,32 @@ class Vocabulary:
             raise InputError(f"vocabulary: the character {repeated[0]!r} is listed twice")
         if WORD_BOUNDARY not in self.characters:
             raise InputError(f"vocabulary: the word boundary {WORD_BOUNDARY!r} is missing")
-        indices = {character: i for i, character in enumerate(self.characters, start=1)}
+        taken = [index for index, _ in self.specials]
+        if taken != sorted(set(taken)) or any(not BLANK < index < self.size for index in taken):
+            raise InputError(
+                f"vocabulary: special symbols of the classes {taken}, expected different ones "
+                f"from 1 to {self.size - 1} in ascending order"
+            )
+        free = [index for index in range(1, self.size) if index not in taken]
+        indices = dict(zip(self.characters, free, strict=True))
+        symbols = dict(self.specials) | {index: name for name, index in indices.items()}
         object.__setattr__(self, "_indices", indices)
+        object.__setattr__(self, "_symbols", tuple(symbols[i] for i in range(1, self.size)))
 
     @property
     def size(self) -> int:
         """Number of classes of the head, the blank included."""
-        return len(self.characters) + 1
+        return len(self.characters) + len(self.specials) + 1
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Characters and special symbols: those of the classes 1, 2, ..."""
+        return self._symbols
+
+    @property
+    def silent(self) -> tuple[int, ...]:
+        """Classes that spell nothing: the blank and the special symbols."""
+        return (BLANK, *(index for index, _ in self.specials))
 
     @property
     def boundary(self) -> int:
@@ -70,15 +96,19 @@ class Vocabulary:
         return np.array([self._indices[character] for character in spelled], np.int32)
 
     def decode(self, indices: Sequence[int] | np.ndarray) -> str:
-        """Text of a labelling (no blanks): words separated by single spaces.
+        """Text of a labelling (no blanks): a space for every word boundary, none at the ends.
+
+        Two boundaries in a row (a blank stood between them) are two spaces, as fairseq and
+        transformers print them; error rates count words and single spaces.
 
         Raises ValueError for the blank or an index outside the vocabulary.
         """
         indices = [int(i) for i in indices]
         if any(not BLANK < i < self.size for i in indices):
             raise ValueError(f"a labelling holds classes 1 to {self.size - 1}, found {indices}")
-        spelled = "".join(self.characters[i - 1] for i in indices)
-        return " ".join(word for word in spelled.split(WORD_BOUNDARY) if word)
+        silent = self.silent
+        spelled = "".join(self.symbols[i - 1] for i in indices if i not in silent)
+        return spelled.replace(WORD_BOUNDARY, " ").strip()
 
     def collapse(self, frame_labels: Sequence[int] | np.ndarray) -> np.ndarray:
         """Labelling (int32) of one class per frame: repeats are merged, then blanks dropped."""
@@ -87,9 +117,11 @@ class Vocabulary:
         starts[1:] = frames[1:] != frames[:-1]
         return frames[starts & (frames != BLANK)]
 
-    def to_dict(self) -> dict[str, list[str]]:
-        """JSON-able `{"characters": [...]}`; `from_dict` reads it back."""
-        return {"characters": list(self.characters)}
+    def to_dict(self) -> dict[str, list]:
+        """JSON-able `{"characters": [...]}`, with "specials" where there are any; `from_dict`
+        reads it back."""
+        specials = [[index, name] for index, name in self.specials]
+        return {"characters": list(self.characters), **({"specials": specials} if specials else {})}
 
     @classmethod
     def from_dict(cls, values: object) -> Vocabulary:
@@ -97,7 +129,21 @@ class Vocabulary:
         characters = values.get("characters") if isinstance(values, dict) else None
         if not isinstance(characters, list):
             raise InputError('vocabulary: expected {"characters": [...]}')
-        return cls(tuple(characters))
+        try:
+            specials = tuple((int(index), str(name)) for index, name in values.get("specials", ()))
+        except (TypeError, ValueError):
+            raise InputError('vocabulary: "specials" holds pairs of class and name') from None
+        return cls(tuple(characters), specials)
+
+    @classmethod
+    def from_symbols(cls, symbols: Sequence[str]) -> Vocabulary:
+        """Vocabulary whose classes 1, 2, ... are `symbols`; longer ones than a character, such
+        as "<unk>", are special."""
+        numbered = list(enumerate(symbols, start=1))
+        return cls(
+            tuple(symbol for _, symbol in numbered if len(symbol) == 1),
+            tuple((index, symbol) for index, symbol in numbered if len(symbol) != 1),
+        )
 
     @classmethod
     def from_transcripts(cls, transcripts: Iterable[str]) -> Vocabulary:

@@ -100,7 +100,7 @@ def test_word_score_is_counted_in_words_not_in_boundaries():
     path = [boundary, a, 0, boundary, 0, boundary, a, boundary]
     log_probs = np.where(np.eye(SMALL.size)[path] > 0, 0.0, -np.inf)
     (only,) = beam_search(log_probs, SMALL, word_score=3.0)
-    assert only.text == "A A"
+    assert only.text == "A  A"
     assert only.score == pytest.approx(2 * 3.0)
 
 
@@ -138,6 +138,16 @@ def test_a_clear_utterance_is_spelt_back():
     logits = 12.0 * np.eye(LIBRISPEECH.size)[path]
     log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     assert beam_search(log_probs.astype(np.float32), LIBRISPEECH)[0].text == text
+
+
+def test_special_symbols_are_never_chosen():
+    random = np.random.default_rng(3)
+    frames = random.normal(size=(7, SMALL.size + 1)).astype(np.float32)
+    frames[:, 2] += 3  # the likeliest class of most frames
+    special = Vocabulary.from_symbols(("|", "<unk>", "A", "B"))
+    found = beam_search(frames, special, beam_size=50, beam_threshold=math.inf)
+    expected = beam_search(np.delete(frames, 2, 1), SMALL, beam_size=50, beam_threshold=math.inf)
+    assert [(h.text, h.score) for h in found] == [(h.text, h.score) for h in expected]
 
 
 def test_no_frames_is_the_empty_text():

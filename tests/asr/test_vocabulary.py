@@ -30,10 +30,11 @@ def test_encode_then_decode_gives_the_text_back(text):
     assert LIBRISPEECH.decode(indices) == text
 
 
-def test_spaces_are_normalised_on_both_ways():
+def test_spaces_of_a_text_are_normalised_and_boundaries_of_a_labelling_kept():
     np.testing.assert_array_equal(LIBRISPEECH.encode(" A  B\n"), LIBRISPEECH.encode("A B"))
     a, b, boundary = *LIBRISPEECH.encode("AB"), LIBRISPEECH.boundary
-    assert LIBRISPEECH.decode([boundary, a, boundary, boundary, b, boundary]) == "A B"
+    assert LIBRISPEECH.decode([boundary, a, boundary, boundary, b, boundary]) == "A  B"
+    assert LIBRISPEECH.decode([boundary, boundary]) == ""
 
 
 def test_collapse_merges_repeats_before_it_drops_blanks():
@@ -88,3 +89,21 @@ def test_transcripts_without_a_usable_alphabet_are_refused(transcripts):
 def test_broken_vocabularies_are_refused(values):
     with pytest.raises(InputError, match="vocabulary"):
         Vocabulary.from_dict(values)
+
+
+def test_special_symbols_own_classes_and_never_appear_in_a_text():
+    symbols = ("<s>", "</s>", "<unk>", *LIBRISPEECH.characters)
+    vocabulary = Vocabulary.from_symbols(symbols)
+    assert (vocabulary.size, vocabulary.symbols) == (32, symbols)
+    assert vocabulary.characters == LIBRISPEECH.characters
+    assert vocabulary.silent == (BLANK, 1, 2, 3)
+    assert (vocabulary.encode("A CAT") - 3 == LIBRISPEECH.encode("A CAT")).all()
+    assert vocabulary.decode([1, *vocabulary.encode("A CAT"), 3, 2]) == "A CAT"
+    assert Vocabulary.from_dict(json.loads(json.dumps(vocabulary.to_dict()))) == vocabulary
+    # Wherever they stand, for example behind the characters.
+    scattered = Vocabulary.from_symbols(("|", "<unk>", "A", "<x>"))
+    assert scattered.encode("A A").tolist() == [3, 1, 3]
+    assert scattered.silent == (BLANK, 2, 4)
+    for specials in (((0, "<s>"),), ((2, "<s>"), (2, "<t>")), ((5, "<s>"),)):
+        with pytest.raises(InputError, match="special symbols of the classes"):
+            Vocabulary(("|", "A"), specials)
