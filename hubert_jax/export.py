@@ -4,16 +4,15 @@ Reads a checkpoint of pre-training (train) or fine-tuning (finetune) and writes 
 model.safetensors and preprocessor_config.json, with a CTC head its tokenizer, with a pre-training
 head pretraining_head.safetensors. With an audio split, and transformers and torch installed, it
 also runs both networks over its first utterances and prints the largest difference of their
-hidden states. Writes the directory and WORKDIR/export/result.json.
+hidden states. Writes the directory and WORKDIR/export/result.json. Other formats, and the way
+back, are the business of `python -m hubert_jax.convert`.
 """
 
 import dataclasses
 import itertools
 import time
 
-from hubert_jax import config as config_lib
 from hubert_jax import files, job
-from hubert_jax.errors import InputError
 
 _COMPARED_UTTERANCES = 10
 
@@ -43,29 +42,15 @@ def run(config: ExportConfig) -> dict:
     """
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)
-    import jax
-
-    from hubert_jax.asr.vocabulary import Vocabulary
-    from hubert_jax.convert.hugging_face import write_directory
-    from hubert_jax.model.architecture import HubertConfig
-    from hubert_jax.training.checkpoint import identity, restore_parameters
+    from hubert_jax.convert import formats
 
     if config.audio:
         from hubert_jax.data import records
 
         manifest = records.read_manifest(config.audio)
-    params, metadata = restore_parameters(config.checkpoint)
-    if metadata["kind"] not in ("pretraining", "ctc"):
-        raise InputError(
-            f"{config.checkpoint}: a checkpoint of kind {metadata['kind']!r}, expected one of "
-            "train or finetune"
-        )
-    model = config_lib.build(HubertConfig, metadata["model"], "checkpoint.model")
-    vocabulary = None
-    if metadata["kind"] == "ctc":
-        vocabulary = Vocabulary.from_dict(metadata["vocabulary"])
+    network = formats.read(f"orbax:{config.checkpoint}", "config.checkpoint")
     out = config.out or str(workdir / "export" / "model")
-    digests = write_directory(out, params, model, vocabulary)
+    written = formats.write(f"hf:{out}", network, "config.out")
 
     difference, compared = None, 0
     if config.audio:
@@ -75,7 +60,7 @@ def run(config: ExportConfig) -> dict:
             compared = min(_COMPARED_UTTERANCES, manifest.utterances)
             first = itertools.islice(records.read_audio(config.audio), compared)
             audio = (utterance.audio for utterance in first)
-            difference = largest_difference(out, params, model, audio)
+            difference = largest_difference(out, network.params, network.config, audio)
             print(
                 f"largest absolute difference to transformers over {compared} utterances, all "
                 f"layers: {difference:.2e}",
@@ -84,16 +69,16 @@ def run(config: ExportConfig) -> dict:
         else:
             print("not compared: transformers and torch are not installed", flush=True)
     result = {
-        "kind": metadata["kind"],
+        "kind": network.kind,
         "out": out,
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "parameters": network.num_parameters,
         "max_abs_difference": difference,
         "compared_utterances": compared,
         "inputs": {
-            "checkpoint": identity(metadata),
+            "checkpoint": network.identity,
             **({"audio": manifest.digest} if config.audio else {}),
         },
-        "digests": digests,
+        "digests": written.digests,
     }
     print(f"{result['parameters']:,} parameters in {out}", flush=True)
     return job.finish(config.workdir, "export", result, started)

@@ -18,11 +18,18 @@ def _aside(path: pathlib.Path) -> pathlib.Path:
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     """Writes `content` beside `path`, then renames it onto `path`."""
+    with writing_file(path) as aside:
+        aside.write_bytes(content)
+
+
+@contextlib.contextmanager
+def writing_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yields a temporary sibling of `path` that becomes `path` when the block ends well."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
     try:
-        aside.write_bytes(content)
+        yield aside
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

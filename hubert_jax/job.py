@@ -1,6 +1,7 @@
 """What every job's main does: typed configuration, one-line errors, `result.json`."""
 
 import importlib
+import os
 import platform
 import sys
 import time
@@ -33,10 +34,15 @@ def main(name: str, schema: type, run: Callable[[Any], dict]) -> None:
     if command_line.wants_help(arguments):
         print(command_line.usage(name, schema, sys.modules[run.__module__].__doc__))
         return
+    guarded(lambda: run(command_line.read(arguments, name, schema)))
+
+
+def guarded(work: Callable[[], Any]) -> None:
+    """Does a job's work; bad input and interruption end the process as `main` says."""
     # Orbax warns of files that parts of its own checkpoints do not have.
     logging.set_verbosity(logging.ERROR)
     try:
-        run(command_line.read(arguments, name, schema))
+        work()
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(1)
@@ -54,7 +60,13 @@ def versions() -> dict[str, str]:
     return found
 
 
-def finish(workdir: str, name: str, result: dict[str, Any], started: float | None = None) -> dict:
+def finish(
+    workdir: str,
+    name: str,
+    result: dict[str, Any],
+    started: float | None = None,
+    path: str | os.PathLike | None = None,
+) -> dict:
     """Writes `WORKDIR/<name>/result.json`, the sign that the job is finished.
 
     Args:
@@ -62,11 +74,12 @@ def finish(workdir: str, name: str, result: dict[str, Any], started: float | Non
       name: the job's name.
       result: what was done; JSON-able.
       started: `time.monotonic()` at the job's start; the process's start when left out.
+      path: another file to write, for a job without a working directory.
 
     Returns:
       `result` with `seconds` and `versions`, as written.
     """
     seconds = round(time.monotonic() - (_started if started is None else started), 2)
     result = {"job": name, **result, "seconds": seconds, "versions": versions()}
-    files.write_json(f"{workdir}/{name}/result.json", result)
+    files.write_json(path or f"{workdir}/{name}/result.json", result)
     return result

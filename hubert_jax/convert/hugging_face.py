@@ -11,14 +11,24 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-import safetensors
-import safetensors.numpy
-
+from hubert_jax import config as config_lib
 from hubert_jax import files
 from hubert_jax.asr.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
-from hubert_jax.convert.heads import head_from_fairseq, head_to_fairseq
-from hubert_jax.convert.names import from_hugging_face, to_hugging_face
+from hubert_jax.convert.heads import head_from_library, head_to_fairseq
+from hubert_jax.convert.names import (
+    from_hugging_face,
+    kind_of_tensors,
+    require_names,
+    to_hugging_face,
+    zero_biases,
+)
+from hubert_jax.convert.network import (
+    Network,
+    Units,
+    architecture_to_dict,
+    with_mask_embedding,
+)
+from hubert_jax.convert.safetensors_files import read_tensors, write_tensors
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.model.norm import NORM_EPSILON
@@ -32,7 +42,7 @@ def write_directory(
     params: Mapping[str, Any],
     config: HubertConfig,
     vocabulary: Vocabulary | None = None,
-    label_offset: int = 0,
+    units: Units | None = None,
 ) -> dict[str, str]:
     """Writes a model directory for transformers; an older one in its place is replaced.
 
@@ -42,8 +52,7 @@ def write_directory(
         (pre-training) where there is a head.
       config: the architecture.
       vocabulary: the characters of the CTC head; required with one, refused without.
-      label_offset: first class of a codebook that stands for a unit: 4 where the released
-        models' special symbols come before the units, else 0. Kept with the pre-training head.
+      units: what the classes of a pre-training head stand for; None: each the unit of its number.
 
     Returns:
       SHA-256 (hex) of every file by its name.
@@ -52,73 +61,81 @@ def write_directory(
       InputError: parameters, architecture and vocabulary do not fit one another, or `out` is
         something else than an exported model.
     """
-    ctc, head = "characters" in params, "codes_0" in params
-    if ctc != (vocabulary is not None):
-        raise InputError(
-            "export: a CTC head needs the vocabulary that it was trained with; "
-            f"found {'no' if vocabulary is None else 'a'} vocabulary and "
-            f"{'a' if ctc else 'no'} head in the parameters"
-        )
+    network = Network(params, config, vocabulary, units)
+    ctc = network.kind == "ctc"
     tensors = to_hugging_face(params, config)
-    if ctc and tensors["lm_head.weight"].shape[0] != vocabulary.size:
-        raise InputError(
-            f"export: the CTC head has {tensors['lm_head.weight'].shape[0]} classes, its "
-            f"vocabulary {vocabulary.size} with the blank"
-        )
     out = pathlib.Path(out)
     if out.exists() and not (out / MODEL).is_file():
         raise InputError(
-            f"{out}: exists and holds no {MODEL}; it would be replaced: pass another config.out"
+            f"{out}: exists and holds no {MODEL}; it would be replaced: name another directory"
         )
     with files.writing_directory(out) as aside:
-        _write_tensors(aside / MODEL, tensors)
+        # transformers reads nothing but `format`, and has no field for all of an architecture.
+        metadata = {"architecture": json.dumps(architecture_to_dict(config))}
+        write_tensors(aside / MODEL, tensors, metadata)
         files.write_json(aside / "config.json", model_config(config, vocabulary))
         files.write_json(aside / "preprocessor_config.json", _feature_extractor(config, ctc))
         if ctc:
             for name, content in _tokenizer(vocabulary).items():
                 files.write_json(aside / name, content)
-        if head:
+        if "codes_0" in params:
             metadata = {
                 "class_counts": json.dumps(config.codebooks),
                 "projection_dim": json.dumps(config.projection_dim),
                 "temperature": json.dumps(config.temperature),
-                "label_offset": json.dumps(label_offset),
+                "label_offset": json.dumps(network.units.offset),
+                "units": json.dumps(network.units.to_dict()),
             }
-            _write_tensors(aside / HEAD, head_to_fairseq(params, config), metadata)
+            write_tensors(aside / HEAD, head_to_fairseq(params, config), metadata)
         names = sorted(path.name for path in aside.iterdir())
         return {name: files.sha256_file(aside / name) for name in names}
 
 
-def read_directory(
-    directory: str | os.PathLike,
-) -> tuple[dict[str, Any], HubertConfig, Vocabulary | None]:
+def read_directory(directory: str | os.PathLike) -> Network:
     """Reads a model directory that transformers or `write_directory` wrote.
 
     Returns:
-      Our parameters with the head that is there (CTC or pre-training), the architecture, and the
-      CTC head's vocabulary. The classes of a CTC head are brought into our order, blank first;
-      special tokens other than the blank, which no transcript contains, lose their rows.
+      The network with the head that is there, CTC or pre-training. The blank of a CTC head comes
+      first here; all other classes keep their order.
 
     Raises:
       InputError: files missing or broken, or a network that is not a HuBERT as defined here.
     """
     directory = pathlib.Path(directory)
     values = files.read_json(directory / "config.json", "transformers configuration")
-    head, metadata = {}, {}
+    head, of_head = {}, {}
     if (directory / HEAD).is_file():
-        head, metadata = _read_tensors(directory / HEAD)
-    config = architecture(values, str(directory / "config.json"), metadata)
-    tensors, _ = _read_tensors(directory / MODEL)
+        head, of_head, _ = read_tensors(directory / HEAD)
+    tensors, of_model, notes = read_tensors(directory / MODEL)
+    config = architecture(values, str(directory / "config.json"), of_head, of_model)
+    kind = kind_of_tensors(tensors, "hugging_face")
+    biases = zero_biases(tensors, config, "hugging_face", kind)
+    if biases:
+        notes += (f"left out: {len(biases)} biases of the front-end's convolutions, all zero",)
     vocabulary = None
-    if "lm_head.weight" in tensors:
-        vocabulary, rows = _read_vocabulary(directory, tensors["lm_head.weight"].shape[0])
+    if kind == "ctc":
+        require_names(
+            str(directory / MODEL),
+            {"lm_head.weight", "lm_head.bias"} & set(tensors),
+            ("lm_head.weight", "lm_head.bias"),
+        )
+        vocabulary, rows = _read_vocabulary(directory, len(tensors["lm_head.bias"]), values)
+        if rows != sorted(rows):
+            notes += (f"moved: the blank, from class {rows[0]} to class 0",)
         for name in ("lm_head.weight", "lm_head.bias"):
-            if name in tensors:
-                tensors[name] = tensors[name][rows]
+            tensors[name] = tensors[name][rows]
     params = from_hugging_face(tensors, config, str(directory / MODEL))
+    params, made = with_mask_embedding(params, config)
+    units = None
     if head:
-        params |= head_from_fairseq(head, config)
-    return params, config, vocabulary
+        params |= head_from_library(head, config, "fairseq", str(directory / HEAD))
+        if "units" in of_head:
+            found = _parsed(of_head, "units", directory / HEAD)
+            units = Units.from_dict(found, config.codebooks, str(directory / HEAD))
+    digest = files.sha256_file(directory / MODEL)
+    if head:
+        digest = config_lib.digest([digest, files.sha256_file(directory / HEAD)])
+    return Network(params, config, vocabulary, units, digest, notes + made)
 
 
 def model_config(config: HubertConfig, vocabulary: Vocabulary | None = None) -> dict[str, Any]:
@@ -167,14 +184,27 @@ def model_config(config: HubertConfig, vocabulary: Vocabulary | None = None) -> 
         # Without a head: transformers' own defaults, its letter vocabulary of 32.
         "vocab_size": 32 if vocabulary is None else vocabulary.size,
         "pad_token_id": BLANK,
-        "bos_token_id": 1 if vocabulary is None else None,
-        "eos_token_id": 2 if vocabulary is None else None,
+        "bos_token_id": 1 if vocabulary is None else _class_of("<s>", vocabulary),
+        "eos_token_id": 2 if vocabulary is None else _class_of("</s>", vocabulary),
         "ctc_loss_reduction": "sum",
         "ctc_zero_infinity": True,
         "use_weighted_layer_sum": False,
         "classifier_proj_size": 256,
     }
 
+
+def _class_of(symbol: str, vocabulary: Vocabulary) -> int | None:
+    return {name: index for index, name in vocabulary.specials}.get(symbol)
+
+
+# Fields of an architecture that transformers' configuration has no home for.
+_UNKNOWN_THERE = (
+    "normalize_waveform",
+    "frontend_gradient_scale",
+    "codebooks",
+    "projection_dim",
+    "temperature",
+)
 
 # What the network here is by definition; another value would be another network.
 _FIXED = {
@@ -188,17 +218,22 @@ _FIXED = {
 
 
 def architecture(
-    values: Mapping[str, Any], path: str, head: Mapping[str, str] | None = None
+    values: Mapping[str, Any],
+    path: str,
+    head: Mapping[str, str] | None = None,
+    model: Mapping[str, str] | None = None,
 ) -> HubertConfig:
     """Our architecture from transformers' configuration.
 
-    What transformers does not know follows the released models: the waveform is normalised and
-    the front-end's gradient is not scaled where the front-end has LayerNorms.
+    What transformers does not know is in the metadata of the files that were written here. Where
+    there is none it follows the released models: the waveform is normalised and the front-end's
+    gradient is not scaled where the front-end has LayerNorms.
 
     Args:
       values: the content of `config.json`.
       path: where it came from, for messages.
       head: metadata of `pretraining_head.safetensors`, if there is one.
+      model: metadata of `model.safetensors`.
 
     Raises:
       InputError: a field that is missing, or whose value is not HuBERT.
@@ -213,20 +248,25 @@ def architecture(
         return values[key]
 
     layer_norms = field("feat_extract_norm") == "layer"
-    heads = {}
+    unknown = {
+        "normalize_waveform": layer_norms,
+        "frontend_gradient_scale": 1.0 if layer_norms else 0.1,
+    }
+    if model and "architecture" in model:
+        kept = _parsed(model, "architecture", MODEL)
+        unknown |= {key: kept[key] for key in _UNKNOWN_THERE if key in kept}
+        unknown["codebooks"] = tuple(unknown.get("codebooks", HubertConfig.codebooks))
     if head:
-        heads = {
-            "codebooks": tuple(json.loads(head["class_counts"])),
-            "projection_dim": json.loads(head["projection_dim"]),
-            "temperature": json.loads(head["temperature"]),
+        unknown |= {
+            "codebooks": tuple(_parsed(head, "class_counts", HEAD)),
+            "projection_dim": _parsed(head, "projection_dim", HEAD),
+            "temperature": _parsed(head, "temperature", HEAD),
         }
     return HubertConfig(
         conv_channels=tuple(field("conv_dim")),
         conv_kernels=tuple(field("conv_kernel")),
         conv_strides=tuple(field("conv_stride")),
         frontend_norm=field("feat_extract_norm"),
-        normalize_waveform=layer_norms,
-        frontend_gradient_scale=1.0 if layer_norms else 0.1,
         dim=field("hidden_size"),
         num_layers=field("num_hidden_layers"),
         ffn_dim=field("intermediate_size"),
@@ -239,8 +279,15 @@ def architecture(
         activation_dropout=field("activation_dropout"),
         input_dropout=field("feat_proj_dropout"),
         layer_drop=field("layerdrop"),
-        **heads,
+        **unknown,
     )
+
+
+def _parsed(metadata: Mapping[str, str], key: str, where: Any) -> Any:
+    try:
+        return json.loads(metadata[key])
+    except (KeyError, ValueError):
+        raise InputError(f"{where}: the metadata's {key!r} is missing or broken") from None
 
 
 def _feature_extractor(config: HubertConfig, ctc: bool) -> dict[str, Any]:
@@ -264,13 +311,16 @@ def _feature_extractor(config: HubertConfig, ctc: bool) -> dict[str, Any]:
 def _tokenizer(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
     """The files of a `Wav2Vec2CTCTokenizer` by name.
 
-    The head keeps its own classes, blank first: the tokenizer needs no `<s>`, `</s>` and `<unk>`,
-    and rows for them, never trained, would be three more things that a decoder must not choose.
-    Without an unknown token a text outside the vocabulary is refused instead of being taught.
+    The head keeps its own classes, blank first: the tokenizer has `<s>`, `</s>` and `<unk>` where
+    the head has rows for them. Rows that were never trained would be three more things that a
+    decoder must not choose, and without an unknown token a text outside the vocabulary is refused
+    instead of being taught.
     """
     tokens = {_BLANK_TOKEN: BLANK}
-    tokens |= {character: i for i, character in enumerate(vocabulary.characters, start=1)}
-    special = {"pad_token": _BLANK_TOKEN, "bos_token": None, "eos_token": None, "unk_token": None}
+    tokens |= {symbol: i for i, symbol in enumerate(vocabulary.symbols, start=1)}
+    special = {"pad_token": _BLANK_TOKEN}
+    for key, symbol in (("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")):
+        special[key] = symbol if symbol in tokens else None
     tokenizer = {
         "tokenizer_class": "Wav2Vec2CTCTokenizer",
         "processor_class": "Wav2Vec2Processor",
@@ -283,36 +333,21 @@ def _tokenizer(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
     return {
         "vocab.json": tokens,
         "tokenizer_config.json": tokenizer,
-        "special_tokens_map.json": {"pad_token": _BLANK_TOKEN},
+        "special_tokens_map.json": {key: token for key, token in special.items() if token},
     }
 
 
-def _read_vocabulary(directory: pathlib.Path, classes: int) -> tuple[Vocabulary, list[int]]:
+def _read_vocabulary(
+    directory: pathlib.Path, classes: int, values: Mapping[str, Any]
+) -> tuple[Vocabulary, list[int]]:
     """The vocabulary in `vocab.json` and, for each of our classes, its row in the head there."""
     path = directory / "vocab.json"
     tokens = files.read_json(path, "vocabulary of the CTC head")
     if sorted(tokens.values()) != list(range(classes)):
         raise InputError(f"{path}: {len(tokens)} tokens, but the CTC head has {classes} classes")
-    if _BLANK_TOKEN not in tokens:
+    blank = tokens.get(_BLANK_TOKEN, values.get("pad_token_id"))
+    if blank not in range(classes):
         raise InputError(f"{path}: {_BLANK_TOKEN!r}, the blank, is missing")
-    characters = sorted((i, token) for token, i in tokens.items() if len(token) == 1)
-    rows = [tokens[_BLANK_TOKEN], *(i for i, _ in characters)]
-    return Vocabulary(tuple(token for _, token in characters)), rows
-
-
-def _write_tensors(
-    path: pathlib.Path, tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = None
-) -> None:
-    # safetensors writes the bytes as they lie: a transposed view would be stored scrambled.
-    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    # "pt" tells transformers that torch's layout is meant; it refuses a file without a format.
-    safetensors.numpy.save_file(tensors, path, {"format": "pt", **(metadata or {})})
-
-
-def _read_tensors(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-            return tensors, file.metadata() or {}
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InputError(f"{path}: cannot be read as safetensors ({error})") from None
+    symbols = {i: token for token, i in tokens.items()}
+    rows = [blank, *(i for i in range(classes) if i != blank)]
+    return Vocabulary.from_symbols(tuple(symbols[i] for i in rows[1:])), rows

@@ -43,8 +43,7 @@ def test_checkpoint_to_directory(
     assert result["out"] == str(out)
     for name, digest in result["digests"].items():
         assert files.sha256_file(out / name) == digest
-    found, _, _ = hugging_face.read_directory(out)
-    assert_identical(found, params)
+    assert_identical(hugging_face.read_directory(out).params, params)
     load = transformers.AutoModelForCTC if "characters" in params else transformers.AutoModel
     _, report = load.from_pretrained(out, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]

@@ -1,0 +1,169 @@
+"""fairseq checkpoints (`.pt`) of HubertModel and HubertCtc, read and written without fairseq.
+
+A checkpoint holds `cfg` (task and model), `model` (the state dict) and `task_state` (the
+dictionaries of the labels). What is written here holds plain data and tensors only; a dictionary
+is the list of its symbols, whose length and order are all that fairseq asks of it when it builds
+a model. Source: fairseq 0.12.2, `checkpoint_utils.py`, `models/hubert`, `tasks/hubert_pretraining`.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hubert_jax import files
+from hubert_jax.asr.vocabulary import Vocabulary
+from hubert_jax.convert import names, torch_files
+from hubert_jax.convert.fairseq_config import (
+    architecture,
+    ctc_sections,
+    model_section,
+    sections,
+    task_section,
+)
+from hubert_jax.convert.network import Network, Units, architecture_to_dict
+from hubert_jax.convert.state_dicts import from_state_dict, to_state_dict
+from hubert_jax.errors import InputError
+from hubert_jax.model.architecture import HubertConfig
+
+_BLANK, _PAD = "<s>", "<pad>"  # class 0 of a CTC dictionary is the blank, spelt as its beginning
+_OURS = "hubert_jax"  # key of what fairseq's own fields have no home for
+
+
+def read(path: str | os.PathLike) -> Network:
+    """Reads a checkpoint of pre-training or of CTC fine-tuning.
+
+    Raises:
+      InputError: a file that is damaged, names code to be run, or holds another network.
+    """
+    content = torch_files.load(path)
+    if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
+        found = sorted(map(str, content))[:6] if isinstance(content, Mapping) else type(content)
+        raise InputError(
+            f"{path}: no fairseq checkpoint: expected `cfg` and `model`, found {found}; a bare "
+            "state dict of torchaudio is read as torchaudio:FILE"
+        )
+    configuration = torch_files.plain(content.get("cfg") or content.get("args"))
+    if not configuration:
+        raise InputError(f"{path}: the checkpoint has neither `cfg` nor `args`")
+    tensors, notes = torch_files.arrays(content["model"], path)
+    kind = names.kind_of_tensors(tensors, "fairseq")
+    model, task = sections(configuration, path)
+    _require_name(model, ("hubert", "hubert_ctc"), path)
+    if kind == "ctc":
+        model, task = sections(model.get("w2v_args") or {}, path)
+    ours = torch_files.plain(content.get(_OURS)) or {}
+    state = torch_files.plain(content.get("task_state")) or {}
+    dictionaries = [_symbols(entry) for entry in state.get("dictionaries") or ()]
+    dictionaries = [symbols for symbols in dictionaries if symbols]
+    head = {
+        name.removeprefix(names.encoder_prefix("fairseq", kind)): tensor
+        for name, tensor in tensors.items()
+    }
+    config = architecture(model, task, head, dictionaries, ours.get("architecture") or {}, path)
+
+    biases = names.zero_biases(tensors, config, "fairseq", kind)
+    if biases:
+        notes += (f"left out: {len(biases)} biases of the front-end's convolutions, all zero",)
+    shared = head.get("final_proj.weight")
+    if shared is not None and len(config.codebooks) > 1 and len(shared) == config.projection_dim:
+        notes += (f"copied: one projection for all {len(config.codebooks)} codebooks",)
+    params = from_state_dict(tensors, config, "fairseq", str(path))
+    vocabulary, units = None, None
+    if kind == "ctc":
+        vocabulary = _vocabulary(state.get("target_dictionary"), tensors, path)
+    if "codes_0" in params:
+        units = _units(dictionaries, task, ours, config, path)
+    return Network(params, config, vocabulary, units, files.sha256_file(path), notes)
+
+
+def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
+    """Writes a checkpoint; returns a note for everything that fairseq will find unusual.
+
+    Raises:
+      InputError: a network that fairseq cannot express.
+    """
+    config, units, kind = network.config, network.units, network.kind
+    model, task = model_section(config, units), task_section(config, units)
+    dictionaries: list[list[str] | None] = [None]
+    if units is not None:
+        dictionaries = [list(symbols) for symbols in units.symbols]
+    state: dict[str, Any] = {"dictionaries": dictionaries}
+    notes: tuple[str, ...] = ()
+    if kind == "ctc":
+        model, task = ctc_sections(model, task)
+        state["target_dictionary"] = _dictionary(network.vocabulary)
+    elif kind == "encoder":
+        notes = ("no pre-training head to write: fairseq loads it with strict=False",)
+    torch_files.save(
+        path,
+        {
+            "args": None,
+            "cfg": {"_name": None, "task": task, "model": model},
+            "model": to_state_dict(network.params, config, "fairseq"),
+            "criterion": None,
+            "optimizer_history": [
+                {
+                    "criterion_name": "CtcCriterion" if kind == "ctc" else "HubertCriterion",
+                    "optimizer_name": "FairseqAdam",
+                    "lr_scheduler_state": {},
+                    "num_updates": 0,
+                }
+            ],
+            "task_state": state,
+            "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+            "last_optimizer_state": None,
+            _OURS: {
+                "architecture": architecture_to_dict(config),
+                "units": units and units.to_dict(),
+            },
+        },
+    )
+    return notes
+
+
+def _require_name(model: Mapping[str, Any], expected: Sequence[str], where) -> None:
+    name = model.get("_name") or model.get("arch")
+    if name not in (*expected, None):
+        raise InputError(
+            f"{where}: cfg.model._name is {name!r}, expected one of {', '.join(expected)}"
+        )
+
+
+def _symbols(dictionary: Any) -> list[str] | None:
+    """Symbols of a dictionary of fairseq, or of the list that stands for one."""
+    if isinstance(dictionary, dict):
+        dictionary = dictionary.get("symbols")
+    return [str(symbol) for symbol in dictionary] if dictionary else None
+
+
+def _units(dictionaries, task, ours, config: HubertConfig, where) -> Units:
+    rate = task.get("label_rate")
+    rate = float(rate) if isinstance(rate, (int, float)) and rate > 0 else 50.0
+    kept = ours.get("units")
+    digests = tuple(kept["codebook_digests"]) if kept else ()
+    if not dictionaries:
+        return Units.numbered(config.codebooks, rate_hz=rate, codebook_digests=digests)
+    units = Units(tuple(tuple(symbols) for symbols in dictionaries), rate, digests)
+    return units.fitting(config.codebooks, str(where))
+
+
+def _vocabulary(dictionary: Any, tensors, where) -> Vocabulary:
+    classes = len(tensors["w2v_encoder.proj.bias"])
+    symbols = _symbols(dictionary)
+    if symbols is None:
+        raise InputError(
+            f"{where}: the checkpoint has no target dictionary (task_state.target_dictionary), so "
+            f"nobody can tell what its {classes} classes are"
+        )
+    if len(symbols) != classes:
+        raise InputError(f"{where}: {len(symbols)} symbols for a CTC head of {classes} classes")
+    if symbols[0] != _BLANK:
+        raise InputError(f"{where}: class 0 is {symbols[0]!r}, expected the blank {_BLANK!r}")
+    # The blank is nobody's symbol here; the padding symbol takes the name that it gives up.
+    renamed = (_BLANK if symbol == _PAD else symbol for symbol in symbols[1:])
+    return Vocabulary.from_symbols(tuple(renamed))
+
+
+def _dictionary(vocabulary: Vocabulary) -> list[str]:
+    renamed = (_PAD if symbol == _BLANK else symbol for symbol in vocabulary.symbols)
+    return [_BLANK, *renamed]

@@ -1,0 +1,230 @@
+"""fairseq's configuration of HuBERT: our architecture from it and for it.
+
+Source: fairseq 0.12.2, `HubertConfig` and `HubertCtcConfig` in `models/hubert`,
+`HubertPretrainingConfig` in `tasks/hubert_pretraining`.
+"""
+
+import ast
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hubert_jax.convert.network import Units
+from hubert_jax.errors import InputError
+from hubert_jax.model.architecture import HubertConfig
+
+# fairseq's field: ours. Its defaults hold where a checkpoint leaves a field out.
+_FIELDS = {
+    "encoder_layers": ("num_layers", 12),
+    "encoder_embed_dim": ("dim", 768),
+    "encoder_ffn_embed_dim": ("ffn_dim", 3072),
+    "encoder_attention_heads": ("num_heads", 12),
+    "layer_norm_first": ("pre_norm", False),
+    "conv_pos": ("positional_kernel", 128),
+    "conv_pos_groups": ("positional_groups", 16),
+    "logit_temp": ("temperature", 0.1),
+    "feature_grad_mult": ("frontend_gradient_scale", 1.0),
+    "dropout": ("dropout", 0.1),
+    "attention_dropout": ("attention_dropout", 0.1),
+    "activation_dropout": ("activation_dropout", 0.0),
+    "dropout_input": ("input_dropout", 0.0),
+    "encoder_layerdrop": ("layer_drop", 0.0),
+}
+_CONV_LAYERS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
+_NORMS = {"default": "group", "layer_norm": "layer"}
+# What HuBERT is by definition; another value would be another network.
+_FIXED = {
+    "activation_fn": "gelu",
+    "layer_type": "transformer",
+    "target_glu": False,
+    "conv_pos_batch_norm": False,
+    "pos_conv_depth": 1,
+}
+_MOST_LAYERS = 64
+
+
+def architecture(
+    model: Mapping[str, Any],
+    task: Mapping[str, Any],
+    head: Mapping[str, Any],
+    dictionaries: Sequence[Sequence[str]],
+    ours: Mapping[str, Any],
+    where: str | os.PathLike,
+) -> HubertConfig:
+    """Our architecture from fairseq's configuration.
+
+    Args:
+      model, task: sections of the configuration of pre-training.
+      head: the head's tensors under the names of `HubertModel`, as far as there are any.
+      dictionaries: symbols of each codebook; none: the head has one codebook.
+      ours: the architecture that we kept beside; its codebooks are taken where there is no head.
+      where: the file, for messages.
+
+    Raises:
+      InputError: a network that is not HuBERT as defined here.
+    """
+    for field, expected in _FIXED.items():
+        if model.get(field, expected) != expected:
+            raise InputError(
+                f"{where}: cfg.model.{field} is {model[field]!r}, expected {expected!r}"
+            )
+    layers = parse_conv_layers(model.get("conv_feature_layers", _CONV_LAYERS), str(where))
+    mode = model.get("extractor_mode", "default")
+    if mode not in _NORMS:
+        raise InputError(f"{where}: cfg.model.extractor_mode is {mode!r}, expected {list(_NORMS)}")
+    fields = {}
+    for field, (name, default) in _FIELDS.items():
+        value = model.get(field, default)
+        if isinstance(value, bool) != isinstance(default, bool) or not isinstance(
+            value, (int, float)
+        ):
+            raise InputError(f"{where}: cfg.model.{field} is {value!r}, expected a number")
+        fields[name] = type(default)(value)
+    if "label_embs_concat" in head:
+        classes = len(head["label_embs_concat"])
+        codebooks = tuple(len(symbols) for symbols in dictionaries) or (classes,)
+        if sum(codebooks) != classes:
+            raise InputError(
+                f"{where}: label_embs_concat has {classes} rows, the dictionaries have "
+                f"{list(codebooks)} symbols"
+            )
+        width = head["label_embs_concat"].shape[1]
+    else:
+        codebooks = tuple(ours.get("codebooks") or HubertConfig.codebooks)
+        width = int(model.get("final_dim") or 0)
+        width = width if width > 0 else fields["dim"]
+    return HubertConfig(
+        **fields,
+        conv_channels=tuple(channels for channels, _, _ in layers),
+        conv_kernels=tuple(kernel for _, kernel, _ in layers),
+        conv_strides=tuple(stride for _, _, stride in layers),
+        frontend_norm=_NORMS[mode],
+        normalize_waveform=bool(task.get("normalize", False)),
+        projection_dim=width,
+        codebooks=codebooks,
+    )
+
+
+def parse_conv_layers(text: str, where: str = "conv_feature_layers") -> list[tuple[int, int, int]]:
+    """The list in fairseq's `conv_feature_layers`, a Python expression, which is not run.
+
+    Args:
+      text: lists of (channels, kernel, stride), added and repeated: "[(512,3,2)] * 4 + ...".
+      where: for messages.
+
+    Raises:
+      InputError: anything else.
+    """
+
+    def value(node: ast.AST) -> Any:
+        match node:
+            case ast.Constant(value=int() as number) if not isinstance(number, bool):
+                return number
+            case ast.Tuple(elts=elements):
+                return tuple(value(element) for element in elements)
+            case ast.List(elts=elements):
+                return [value(element) for element in elements]
+            case ast.BinOp(left=left, op=ast.Add(), right=right):
+                left, right = value(left), value(right)
+                if isinstance(left, list) and isinstance(right, list):
+                    return left + right
+            case ast.BinOp(left=left, op=ast.Mult(), right=right):
+                left, right = value(left), value(right)
+                if isinstance(left, int):
+                    left, right = right, left
+                if isinstance(left, list) and isinstance(right, int):
+                    if len(left) * right <= _MOST_LAYERS:
+                        return left * right
+        raise ValueError
+
+    try:
+        layers = value(ast.parse(str(text).strip(), mode="eval").body)
+        if not isinstance(layers, list) or not 0 < len(layers) <= _MOST_LAYERS:
+            raise ValueError
+        for layer in layers:
+            if not isinstance(layer, tuple) or len(layer) != 3 or min(layer) < 1:
+                raise ValueError
+    except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
+        raise InputError(
+            f"{where}: cfg.model.conv_feature_layers is {str(text)[:200]!r}, expected lists of "
+            "(channels, kernel, stride), added and repeated, such as '[(512,10,5)] + "
+            "[(512,3,2)] * 4'"
+        ) from None
+    return layers
+
+
+def sections(configuration: Any, where: str | os.PathLike) -> tuple[dict, dict]:
+    """Model and task of a configuration: nested since fairseq 0.10.2, before that one level."""
+    if not isinstance(configuration, dict) or not configuration:
+        raise InputError(f"{where}: the configuration of the model is missing (cfg.model)")
+    if isinstance(configuration.get("model"), dict):
+        return configuration["model"], configuration.get("task") or {}
+    return configuration, configuration
+
+
+def model_section(config: HubertConfig, units: Units | None) -> dict[str, Any]:
+    """`cfg.model` of a HubertModel."""
+    layers = zip(config.conv_channels, config.conv_kernels, config.conv_strides, strict=True)
+    return {
+        "_name": "hubert",
+        "label_rate": units.rate_hz if units else 50.0,
+        "extractor_mode": {norm: mode for mode, norm in _NORMS.items()}[config.frontend_norm],
+        "conv_feature_layers": str(list(layers)),
+        "conv_bias": False,
+        **{field: getattr(config, name) for field, (name, _) in _FIELDS.items()},
+        "activation_fn": "gelu",
+        "layer_type": "transformer",
+        "target_glu": False,
+        # Has no effect on anything in fairseq either; the released value is that of its neighbour.
+        "dropout_features": config.input_dropout,
+        "final_dim": config.projection_dim,
+        "untie_final_proj": True,
+        "mask_prob": 0.8,
+        "mask_length": 10,
+        "skip_masked": False,
+        "skip_nomask": False,
+    }
+
+
+def task_section(config: HubertConfig, units: Units | None) -> dict[str, Any]:
+    """`cfg.task` of pre-training."""
+    return {
+        "_name": "hubert_pretraining",
+        "data": "",
+        "labels": ["km"] * (len(units.symbols) if units else 1),
+        "label_rate": units.rate_hz if units else 50.0,
+        "sample_rate": 16_000,
+        "normalize": config.normalize_waveform,
+    }
+
+
+def ctc_sections(model: dict[str, Any], task: dict[str, Any]) -> tuple[dict, dict]:
+    """Sections of a fine-tuned model, which keeps those of pre-training in `w2v_args`."""
+    ctc = {
+        "_name": "hubert_ctc",
+        "w2v_path": "",
+        "data": "",
+        "normalize": task["normalize"],
+        "apply_mask": True,
+        "final_dropout": 0.0,
+        "layerdrop": model["encoder_layerdrop"],
+        **{
+            key: model[key]
+            for key in (
+                "dropout",
+                "attention_dropout",
+                "activation_dropout",
+                "dropout_input",
+                "feature_grad_mult",
+            )
+        },
+        "w2v_args": {"_name": None, "task": task, "model": model},
+    }
+    finetuning = {
+        **task,
+        "fine_tuning": True,
+        "labels": ["ltr"],
+        "label_rate": -1.0,
+        "single_target": True,
+    }
+    return ctc, finetuning

@@ -1,0 +1,152 @@
+"""One seam for all formats: a network is read from and written to `SCHEME:PATH`.
+
+hf:DIR            a directory that transformers loads
+fairseq:FILE      a checkpoint of fairseq (.pt)
+torchaudio:FILE   a state dict of torchaudio (.pt, .pth), with FILE.json beside it
+orbax:DIR         the checkpoint directory of a run of this package
+"""
+
+import dataclasses
+import pathlib
+
+from hubert_jax import config as config_lib
+from hubert_jax import files
+from hubert_jax.asr.vocabulary import Vocabulary
+from hubert_jax.convert import fairseq, hugging_face, torchaudio
+from hubert_jax.convert.names import require_names, shapes
+from hubert_jax.convert.network import Network, Units, with_mask_embedding
+from hubert_jax.errors import InputError
+from hubert_jax.model.architecture import HubertConfig
+
+SCHEMES = ("hf", "fairseq", "torchaudio", "orbax")
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What writing a network left behind.
+
+    Attributes:
+      digests: SHA-256 (hex) of every file by its name; of an orbax checkpoint its identity.
+      notes: a sentence for everything that the format has no home for.
+    """
+
+    digests: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+def parse(where: str, key: str) -> tuple[str, pathlib.Path]:
+    """Scheme and path of `SCHEME:PATH`.
+
+    Args:
+      where: what the user wrote.
+      key: the flag or configuration key that it was written for, for messages.
+
+    Raises:
+      InputError: no scheme, an unknown one, or no path.
+    """
+    scheme, separator, path = where.partition(":")
+    if not separator or scheme not in SCHEMES or not path:
+        remedy = "" if separator else f"; a checkpoint directory of a run is written orbax:{where}"
+        raise InputError(
+            f"{key}={where}: expected hf:DIR, fairseq:FILE, torchaudio:FILE or orbax:DIR{remedy}"
+        )
+    return scheme, pathlib.Path(path)
+
+
+def read(where: str, key: str = "--from") -> Network:
+    """Reads a network; arguments as of `parse`.
+
+    Raises:
+      InputError: nothing there, a damaged file, or a network that is not HuBERT as defined here.
+    """
+    scheme, path = parse(where, key)
+    if scheme == "hf":
+        return hugging_face.read_directory(path)
+    if scheme == "fairseq":
+        return fairseq.read(path)
+    if scheme == "torchaudio":
+        return torchaudio.read(path)
+    return _read_orbax(path)
+
+
+def write(where: str, network: Network, key: str = "--to") -> Written:
+    """Writes a network, complete or not at all; arguments as of `parse`.
+
+    Raises:
+      InputError: something else is in its place, or the format cannot express the network.
+    """
+    scheme, path = parse(where, key)
+    if scheme == "hf":
+        out = hugging_face.write_directory(
+            path, network.params, network.config, network.vocabulary, network.units
+        )
+        return Written(out)
+    if scheme == "orbax":
+        return _write_orbax(path, network, where, key)
+    if path.is_dir():
+        raise InputError(f"{key}={where}: a directory, expected the name of a file")
+    notes = (fairseq if scheme == "fairseq" else torchaudio).write(path, network)
+    written = sorted(path.parent.glob(f"{path.name}*")) if scheme == "torchaudio" else [path]
+    own = [file for file in written if file.name in (path.name, *_companions(path))]
+    return Written({file.name: files.sha256_file(file) for file in own}, notes)
+
+
+def _companions(path: pathlib.Path) -> tuple[str, ...]:
+    return (f"{path.name}.json", f"{path.name}.rest.safetensors")
+
+
+def _read_orbax(path: pathlib.Path) -> Network:
+    from hubert_jax.training.checkpoint import identity, restore_parameters
+
+    params, metadata = restore_parameters(path)
+    if metadata["kind"] not in ("pretraining", "ctc", "encoder"):
+        raise InputError(
+            f"{path}: a checkpoint of kind {metadata['kind']!r}, expected one of train or finetune"
+        )
+    config = config_lib.build(HubertConfig, metadata["model"], "checkpoint.model")
+    vocabulary, units = None, None
+    if metadata["kind"] == "ctc":
+        vocabulary = Vocabulary.from_dict(metadata["vocabulary"])
+    if "codes_0" in params:
+        units = _units_of_run(metadata, config, path)
+    return Network(params, config, vocabulary, units, identity(metadata))
+
+
+def _units_of_run(metadata: dict, config: HubertConfig, path: pathlib.Path) -> Units | None:
+    """Of a converted network as they came; of a run by its label sets."""
+    if metadata.get("units"):
+        return Units.from_dict(metadata["units"], config.codebooks, str(path))
+    labels = metadata.get("labels")
+    if not labels:
+        return None
+    return Units.numbered(
+        config.codebooks,
+        rate_hz=float(labels[0]["rate_hz"]),
+        codebook_digests=tuple(manifest["codebook_digest"] for manifest in labels),
+    )
+
+
+def _write_orbax(path: pathlib.Path, network: Network, where: str, key: str) -> Written:
+    from hubert_jax.training.checkpoint import Checkpoints, identity
+
+    if path.exists():
+        raise InputError(f"{key}={where}: exists; name a directory that does not")
+    params, notes = with_mask_embedding(network.params, network.config)
+    expected = shapes(network.config, network.vocabulary and network.vocabulary.size)
+    if network.kind == "encoder":
+        expected = {name: shape for name, shape in expected.items() if name.startswith("hubert/")}
+    codes = {name for name in network.flat if name.startswith("codes_")}
+    require_names("the network", {*network.flat, "hubert/mask_embedding"}, {*expected, *codes})
+    metadata = {
+        "kind": network.kind,
+        "model": config_lib.to_dict(network.config),
+        "inputs": {"converted": network.digest()},
+        **({"vocabulary": network.vocabulary.to_dict()} if network.vocabulary else {}),
+        **({"units": network.units.to_dict()} if network.units else {}),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.writing_directory(path) as aside:
+        checkpoints = Checkpoints(aside, keep=1)
+        checkpoints.save(0, {"params": params}, metadata)
+        checkpoints.close()
+    return Written({path.name: identity({**metadata, "step": 0})}, notes)

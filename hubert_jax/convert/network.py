@@ -1,0 +1,173 @@
+"""A network with all that belongs to it, whatever file it came from or goes to."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from hubert_jax import config as config_lib
+from hubert_jax.asr.vocabulary import Vocabulary
+from hubert_jax.convert.names import kind_of_parameters
+from hubert_jax.errors import InputError
+from hubert_jax.model.architecture import HubertConfig
+
+FAIRSEQ_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
+
+# Settings of a run, not of a network: a converted file does not carry them.
+_OF_A_RUN = ("attention", "dtype", "rematerialize", "scan_unroll")
+
+
+@dataclasses.dataclass(frozen=True)
+class Units:
+    """What the classes of a pre-training head stand for.
+
+    Attributes:
+      symbols: for each codebook, the names of its classes in order: units by their number, and
+        the special symbols that fairseq's dictionaries put first.
+      rate_hz: labels per second that the head was trained with.
+      codebook_digests: of the codebooks that gave the units; empty: not known.
+    """
+
+    symbols: tuple[tuple[str, ...], ...]
+    rate_hz: float = 50.0
+    codebook_digests: tuple[str, ...] = ()
+
+    @classmethod
+    def numbered(cls, codebooks: Sequence[int], **fields) -> "Units":
+        """Every class is the unit of its number."""
+        return cls(tuple(tuple(str(i) for i in range(count)) for count in codebooks), **fields)
+
+    @property
+    def offset(self) -> int:
+        """First class of the first codebook that stands for a unit: 4 after fairseq's special
+        symbols, else 0."""
+        symbols = self.symbols[0]
+        units = [i for i, symbol in enumerate(symbols) if symbol not in FAIRSEQ_SPECIALS]
+        return units[0] if units else len(symbols)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; `from_dict` reads it back."""
+        return config_lib.to_dict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], codebooks: Sequence[int], where: str) -> "Units":
+        """What `to_dict` gave.
+
+        Raises:
+          InputError: something else, or symbols of other class counts than `codebooks`.
+        """
+        try:
+            units = cls(
+                tuple(tuple(str(symbol) for symbol in symbols) for symbols in values["symbols"]),
+                float(values["rate_hz"]),
+                tuple(str(digest) for digest in values["codebook_digests"]),
+            )
+        except (KeyError, TypeError, ValueError):
+            raise InputError(f"{where}: expected the units of a head, found {values!r}") from None
+        return units.fitting(codebooks, where)
+
+    def fitting(self, codebooks: Sequence[int], where: str) -> "Units":
+        """Itself; raises InputError where its class counts are not `codebooks`."""
+        counts = [len(symbols) for symbols in self.symbols]
+        if counts != list(codebooks):
+            raise InputError(
+                f"{where}: dictionaries of {counts} symbols for a head of {list(codebooks)} classes"
+            )
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """Parameters, what they are, and what converting them changed.
+
+    Attributes:
+      params: our parameters, float32: `hubert`; `projection_i` and `codes_i` (pre-training) or
+        `characters` (CTC) where there is a head.
+      config: the architecture.
+      vocabulary: of the CTC head; None without one.
+      units: what the classes of `codes_i` stand for; None without them.
+      identity: digest that stands for the weights and where they came from; may be empty.
+      notes: a sentence for everything that reading widened, left out or made anew.
+    """
+
+    params: Mapping[str, Any]
+    config: HubertConfig
+    vocabulary: Vocabulary | None = None
+    units: Units | None = None
+    identity: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if (self.vocabulary is not None) != ("characters" in self.params):
+            found = "no" if self.vocabulary is None else "a"
+            raise InputError(
+                "a CTC head needs the vocabulary that it was trained with; "
+                f"found {found} vocabulary and {'a' if self.kind == 'ctc' else 'no'} head in the "
+                "parameters"
+            )
+        if self.vocabulary is not None:
+            classes = np.shape(self.params["characters"]["bias"])[0]
+            if classes != self.vocabulary.size:
+                raise InputError(
+                    f"the CTC head has {classes} classes, its vocabulary {self.vocabulary.size} "
+                    "with the blank"
+                )
+        if self.units is None and "codes_0" in self.params:
+            object.__setattr__(self, "units", Units.numbered(self.config.codebooks))
+
+    @property
+    def kind(self) -> str:
+        """ "encoder", "pretraining" or "ctc"."""
+        return kind_of_parameters(self.params)
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the parameters hold."""
+        return sum(np.size(leaf) for leaf in self.flat.values())
+
+    @property
+    def flat(self) -> dict[str, Any]:
+        """The parameters by path."""
+        return traverse_util.flatten_dict(dict(self.params), sep="/")
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the parameters, by path, shape and bytes."""
+        total = hashlib.sha256()
+        for path, leaf in sorted(self.flat.items()):
+            leaf = np.ascontiguousarray(leaf)
+            total.update(f"{path} {leaf.dtype.name} {leaf.shape}\n".encode())
+            total.update(leaf.data)
+        return total.hexdigest()
+
+
+def architecture_to_dict(config: HubertConfig) -> dict[str, Any]:
+    """The fields of an architecture that a converted file carries, JSON-able."""
+    values = config_lib.to_dict(config)
+    return {key: value for key, value in values.items() if key not in _OF_A_RUN}
+
+
+def with_mask_embedding(
+    params: Mapping[str, Any], config: HubertConfig
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Parameters that have a mask embedding, and a note where a new one had to be made.
+
+    A new one is uniform in [0, 1) as at initialisation, always the same.
+    """
+    params = dict(params)
+    if "mask_embedding" in params["hubert"]:
+        return params, ()
+    embedding = np.random.default_rng(0).random(config.dim, np.float32)
+    params["hubert"] = {**params["hubert"], "mask_embedding": embedding}
+    return params, ("new: the mask embedding, which the file does not have",)
+
+
+def widening_note(dtypes: Sequence[str]) -> tuple[str, ...]:
+    """A note on tensors that are not float32 in the file, from the dtypes of all its tensors."""
+    notes = []
+    for dtype in sorted(set(dtypes) - {"float32"}):
+        change = "narrowed" if dtype == "float64" else "widened"
+        notes.append(f"{change} to float32: {list(dtypes).count(dtype)} tensors in {dtype}")
+    return tuple(notes)

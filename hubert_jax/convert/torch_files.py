@@ -1,0 +1,179 @@
+"""torch's files, read without running what is pickled in them.
+
+`torch.load(weights_only=True)` builds tensors and plain containers and nothing else. fairseq's
+checkpoints name further classes: their dictionaries, their configuration. Those names are given
+to one inert class, which keeps what it is given and does nothing; any other name is refused.
+"""
+
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from hubert_jax import files
+from hubert_jax.convert.network import widening_note
+from hubert_jax.errors import InputError
+
+# Names in genuine checkpoints of fairseq; those below its packages are found in the file itself.
+_INERT_NAMES = (
+    "argparse.Namespace",
+    "fairseq.data.dictionary.Dictionary",
+    "omegaconf.base.ContainerMetadata",
+    "omegaconf.base.Metadata",
+    "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig",
+    "omegaconf.nodes.AnyNode",
+    "omegaconf.nodes.BooleanNode",
+    "omegaconf.nodes.EnumNode",
+    "omegaconf.nodes.FloatNode",
+    "omegaconf.nodes.IntegerNode",
+    "omegaconf.nodes.StringNode",
+    "typing.Any",
+    # Scalars of NumPy among the training metrics.
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.dtype",
+    "_codecs.encode",
+)
+_INERT_PACKAGES = ("fairseq.", "omegaconf.")
+
+
+class Inert:
+    """Stands in for a class that a file names: keeps arguments and state, does nothing."""
+
+    def __new__(cls, *args, **kwargs):
+        self = super().__new__(cls)
+        self.arguments = args
+        return self
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        if isinstance(state, dict):
+            self.__dict__.update(state)
+
+    def __setitem__(self, key, value):
+        pass
+
+
+def load(path: str | os.PathLike) -> Any:
+    """The content of a file that torch wrote, on the CPU; tensors stay in the file until used.
+
+    Raises:
+      InputError: torch or the file is missing; the file is damaged, or names anything to be run.
+    """
+    torch = _torch(path)
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    serialization = torch.serialization
+    with serialization.safe_globals([(Inert, name) for name in _INERT_NAMES]):
+        try:
+            named = serialization.get_unsafe_globals_in_checkpoint(path)
+            zipped = True
+        except ValueError:  # written before torch 1.6
+            named, zipped = (), False
+        except Exception as error:
+            raise _unreadable(path, error) from None
+        _refuse([name for name in named if not name.startswith(_INERT_PACKAGES)], path)
+        serialization.add_safe_globals([(Inert, name) for name in named])
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        # A damaged file ends in errors of many types: none of them is a fault of ours.
+        except Exception as error:
+            _refuse(re.findall(r"GLOBAL (\S+)", str(error))[:1], path)
+            raise _unreadable(path, error) from None
+
+
+def save(path: str | os.PathLike, content: Any) -> None:
+    """Writes nested dictionaries and lists for `torch.load`; NumPy arrays become tensors.
+
+    Raises:
+      InputError: torch is missing.
+    """
+    torch = _torch(path)
+
+    def converted(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return torch.from_numpy(np.require(value, requirements=["C", "W"]))
+        if isinstance(value, Mapping):
+            return {key: converted(item) for key, item in value.items()}
+        return value
+
+    # Through a file object, or torch would write the temporary name into the file.
+    with files.writing_file(path) as aside, open(aside, "wb") as file:
+        torch.save(converted(content), file)
+
+
+def arrays(
+    tensors: Mapping[str, Any], path: str | os.PathLike
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Tensors as float32 arrays, and a note where they were of another precision.
+
+    Raises:
+      InputError: something that is no tensor of floating-point numbers.
+    """
+    torch = _torch(path)
+    found, dtypes = {}, []
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+            kind = getattr(tensor, "dtype", type(tensor).__name__)
+            raise InputError(
+                f"{path}: {name} is {kind}, expected a tensor of floating-point numbers"
+            )
+        dtypes.append(str(tensor.dtype).removeprefix("torch."))
+        found[name] = tensor.detach().float().numpy()
+    return found, widening_note(dtypes)
+
+
+def plain(value: Any, _within: frozenset[int] = frozenset()) -> Any:
+    """Dictionaries, lists, strings and numbers instead of inert objects.
+
+    Omegaconf's containers and nodes become their content, a namespace or dictionary its
+    attributes, an enumeration's member its value.
+    """
+    if id(value) in _within:
+        return None
+    within = _within | {id(value)}
+    if isinstance(value, Inert):
+        attributes = {key: item for key, item in vars(value).items() if key != "arguments"}
+        for key in ("_content", "_val"):
+            if key in attributes:
+                return plain(attributes[key], within)
+        if not attributes and len(value.arguments) == 1:
+            return plain(value.arguments[0], within)
+        return plain(attributes, within)
+    if isinstance(value, Mapping):
+        return {str(plain(key)): plain(item, within) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item, within) for item in value]
+    return value
+
+
+def _torch(path: str | os.PathLike):
+    try:
+        import torch
+    except ImportError:
+        raise InputError(
+            f"{path}: files of torch need torch, which is not installed: install the extra, "
+            "pip install --editable '.[torch]'"
+        ) from None
+    return torch
+
+
+def _refuse(names: Iterable[str], path: pathlib.Path) -> None:
+    names = sorted(names)
+    if names:
+        raise InputError(
+            f"{path}: the file names {', '.join(names)}, which no checkpoint of HuBERT needs and "
+            "which loading it would run; nothing was run, and the file is refused"
+        )
+
+
+def _unreadable(path: pathlib.Path, error: Exception) -> InputError:
+    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return InputError(f"{path}: cannot be read as a file of torch ({reason}); is it complete?")

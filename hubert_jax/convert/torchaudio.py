@@ -1,0 +1,268 @@
+"""State dicts of torchaudio's HuBERT models, with what they lack in files beside them.
+
+A state dict carries no configuration: `FILE.json` beside it does, and builds the model there:
+`torchaudio.models.hubert_pretrain_model(**arguments)` or `wav2vec2_model(**arguments)`. What
+torchaudio has no home for (the mask embedding of a `Wav2Vec2Model`, code embeddings beside a CTC
+head) lies in `FILE.rest.safetensors`, so nothing is lost on the way back. Source: torchaudio 2.11,
+`models/wav2vec2`.
+"""
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from hubert_jax import config as config_lib
+from hubert_jax import files
+from hubert_jax.asr.vocabulary import LIBRISPEECH, Vocabulary
+from hubert_jax.convert import names, torch_files
+from hubert_jax.convert.network import (
+    Network,
+    Units,
+    architecture_to_dict,
+    with_mask_embedding,
+)
+from hubert_jax.convert.safetensors_files import read_tensors, write_tensors
+from hubert_jax.convert.state_dicts import from_state_dict, to_state_dict
+from hubert_jax.errors import InputError
+from hubert_jax.model.architecture import HubertConfig
+
+# Width, layers and feed-forward width of the published sizes, and the heads, which no shape shows.
+_PUBLISHED = {(768, 12, 3072): 12, (1024, 24, 4096): 16, (1280, 48, 5120): 16}
+_STRIDES = {(10, 3, 3, 3, 3, 2, 2): (5, 2, 2, 2, 2, 2, 2)}
+_TEMPERATURE = 0.1  # of torchaudio's logits, not to be changed there
+
+
+def read(path: str | os.PathLike) -> Network:
+    """Reads a state dict of `HuBERTPretrainModel` or `Wav2Vec2Model`.
+
+    The architecture comes from `FILE.json`; without it from the shapes, for the published sizes.
+
+    Raises:
+      InputError: a damaged file, one that names code to be run, or an architecture that nothing
+        tells.
+    """
+    path = pathlib.Path(path)
+    content = torch_files.load(path)
+    if not isinstance(content, Mapping) or not content:
+        raise InputError(f"{path}: no state dict: found {type(content).__name__}")
+    if isinstance(content.get("model"), Mapping):
+        raise InputError(
+            f"{path}: a checkpoint with `model` inside, no state dict; fairseq's is read as "
+            "fairseq:FILE"
+        )
+    tensors, notes = torch_files.arrays(content, path)
+    kind = names.kind_of_tensors(tensors, "torchaudio")
+    beside = _beside(path, ".json")
+    described: dict[str, Any] = {}
+    if beside.is_file():
+        described = files.read_json(beside, "architecture of a torchaudio model")
+        if not isinstance(described, dict) or not isinstance(described.get("architecture"), dict):
+            raise InputError(f'{beside}: expected {{"architecture": {{...}}, ...}}')
+        config = config_lib.build(
+            HubertConfig, described["architecture"], f"{beside}: architecture"
+        )
+    else:
+        config = _architecture(tensors, kind, path)
+        notes += (f"read off the shapes: the architecture, since there is no {beside.name}",)
+
+    biases = names.zero_biases(tensors, config, "torchaudio", kind)
+    if biases:
+        notes += (f"left out: {len(biases)} biases of the front-end's convolutions, all zero",)
+    params = from_state_dict(tensors, config, "torchaudio", str(path))
+    if described.get("rest"):
+        rest, _, _ = read_tensors(path.with_name(described["rest"]))
+        flat = traverse_util.flatten_dict(params, sep="/")
+        params = traverse_util.unflatten_dict({**rest, **flat}, sep="/")
+    params, made = with_mask_embedding(params, config)
+    notes += made
+
+    vocabulary = units = None
+    if kind == "ctc":
+        if "vocabulary" in described:
+            vocabulary = Vocabulary.from_dict(described["vocabulary"])
+        else:
+            vocabulary = _vocabulary(len(tensors["aux.bias"]), path)
+            notes += ("taken for granted: the letters of fairseq's dict.ltr.txt",)
+    if "codes_0" in params and described.get("units"):
+        units = Units.from_dict(described["units"], config.codebooks, str(beside))
+    return Network(params, config, vocabulary, units, files.sha256_file(path), notes)
+
+
+def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
+    """Writes a state dict and the files beside it; returns a note for what has no home in it.
+
+    Raises:
+      InputError: parameters that do not fit the architecture.
+    """
+    path, config, kind = pathlib.Path(path), network.config, network.kind
+    tensors = to_state_dict(network.params, config, "torchaudio")
+    rest = {}
+    if kind != "pretraining":
+        rest = {
+            name: np.asarray(leaf)
+            for name, leaf in network.flat.items()
+            if name == "hubert/mask_embedding" or name.startswith("codes_")
+        }
+    notes: tuple[str, ...] = ()
+    beside = _beside(path, ".rest.safetensors")
+    if rest:
+        with files.writing_file(beside) as aside:
+            write_tensors(aside, rest)
+        notes += (
+            f"left out of the state dict, kept in {beside.name}: {', '.join(sorted(rest))}, which "
+            "torchaudio's Wav2Vec2Model has no home for",
+        )
+    else:
+        beside.unlink(missing_ok=True)
+    if kind == "pretraining" and len(config.codebooks) > 1:
+        notes += (
+            f"joined: the heads of {len(config.codebooks)} codebooks, where torchaudio has one; "
+            "its encoder loads them, its head does not",
+        )
+    if kind == "pretraining" and config.temperature != _TEMPERATURE:
+        notes += (f"torchaudio's temperature is {_TEMPERATURE}, here it is {config.temperature}",)
+    files.write_json(
+        _beside(path, ".json"),
+        {
+            "model": "hubert_pretrain_model" if kind == "pretraining" else "wav2vec2_model",
+            "arguments": _arguments(network),
+            "architecture": architecture_to_dict(config),
+            **({"rest": beside.name} if rest else {}),
+            **({"vocabulary": network.vocabulary.to_dict()} if network.vocabulary else {}),
+            **({"units": network.units.to_dict()} if network.units else {}),
+        },
+    )
+    torch_files.save(path, tensors)
+    return notes
+
+
+def _beside(path: pathlib.Path, suffix: str) -> pathlib.Path:
+    return path.with_name(path.name + suffix)
+
+
+def _arguments(network: Network) -> dict[str, Any]:
+    """Arguments of the function that builds the model in torchaudio."""
+    config, kind = network.config, network.kind
+    layers = zip(config.conv_channels, config.conv_kernels, config.conv_strides, strict=True)
+    arguments = {
+        "extractor_mode": f"{config.frontend_norm}_norm",
+        "extractor_conv_layer_config": [list(layer) for layer in layers],
+        "extractor_conv_bias": False,
+        "encoder_embed_dim": config.dim,
+        "encoder_projection_dropout": config.input_dropout,
+        "encoder_pos_conv_kernel": config.positional_kernel,
+        "encoder_pos_conv_groups": config.positional_groups,
+        "encoder_num_layers": config.num_layers,
+        "encoder_num_heads": config.num_heads,
+        "encoder_attention_dropout": config.attention_dropout,
+        "encoder_ff_interm_features": config.ffn_dim,
+        "encoder_ff_interm_dropout": config.activation_dropout,
+        "encoder_dropout": config.dropout,
+        "encoder_layer_norm_first": config.pre_norm,
+        "encoder_layer_drop": config.layer_drop,
+    }
+    if kind != "pretraining":
+        classes = network.vocabulary.size if network.vocabulary else None
+        return {**arguments, "aux_num_out": classes}
+    scale = config.frontend_gradient_scale
+    return {
+        **arguments,
+        "mask_prob": 0.8,
+        "mask_selection": "static",
+        "mask_other": 0.0,
+        "mask_length": 10,
+        "no_mask_overlap": False,
+        "mask_min_space": 1,
+        "mask_channel_prob": 0.0,
+        "mask_channel_selection": "static",
+        "mask_channel_other": 0.0,
+        "mask_channel_length": 10,
+        "no_mask_channel_overlap": False,
+        "mask_channel_min_space": 1,
+        "skip_masked": False,
+        "skip_nomask": False,
+        "num_classes": sum(config.codebooks),
+        "final_dim": config.projection_dim,
+        # torchaudio takes numbers between 0 and 1 only; None leaves gradients as they are.
+        "feature_grad_mult": scale if 0.0 < scale < 1.0 else None,
+    }
+
+
+def _architecture(tensors: Mapping[str, np.ndarray], kind: str, path: pathlib.Path) -> HubertConfig:
+    """The architecture of a published size, from the shapes of its tensors."""
+
+    def refuse(found: Any) -> InputError:
+        return InputError(
+            f"{path}: a state dict carries no configuration, and its shapes ({found}) are none of "
+            f"the published sizes; write {_beside(path, '.json').name} beside it with "
+            '{"architecture": {...}}, the keys of config.model'
+        )
+
+    prefix = "wav2vec2." if kind == "pretraining" else ""
+    convolutions, layers = [], 0
+    while (name := f"{prefix}feature_extractor.conv_layers.{len(convolutions)}.conv.weight") in (
+        tensors
+    ):
+        convolutions.append(tensors[name].shape)
+    transformer = f"{prefix}encoder.transformer"
+    while f"{transformer}.layers.{layers}.attention.q_proj.weight" in tensors:
+        layers += 1
+    widths = f"{transformer}.layers.0.feed_forward.intermediate_dense.weight"
+    kernels = tuple(shape[-1] for shape in convolutions)
+    position = [
+        tensors[f"{transformer}.pos_conv_embed.conv.{name}"].shape
+        for name in ("weight_v", "parametrizations.weight.original1")
+        if f"{transformer}.pos_conv_embed.conv.{name}" in tensors
+    ]
+    if not position or len(position[0]) != 3 or widths not in tensors or kernels not in _STRIDES:
+        raise refuse(f"convolutions of {kernels}, {layers} layers")
+    ffn_dim, dim = tensors[widths].shape
+    if (dim, layers, ffn_dim) not in _PUBLISHED:
+        raise refuse(f"width {dim}, {layers} layers, feed-forward {ffn_dim}")
+    large = f"{prefix}feature_extractor.conv_layers.1.layer_norm.weight" in tensors
+    dropout = 0.0 if large else 0.1
+    head = {}
+    if kind == "pretraining":
+        embeddings = tensors.get("logit_generator.label_embeddings")
+        if embeddings is None:
+            raise InputError(f"{path}: missing: logit_generator.label_embeddings")
+        head = {"codebooks": (len(embeddings),), "projection_dim": embeddings.shape[1]}
+    elif large:
+        head = {"projection_dim": 768 if dim == 1024 else 1024}
+    return HubertConfig(
+        conv_channels=tuple(shape[0] for shape in convolutions),
+        conv_kernels=kernels,
+        conv_strides=_STRIDES[kernels],
+        frontend_norm="layer" if large else "group",
+        normalize_waveform=large,
+        frontend_gradient_scale=1.0 if large else 0.1,
+        dim=dim,
+        num_layers=layers,
+        ffn_dim=ffn_dim,
+        num_heads=_PUBLISHED[dim, layers, ffn_dim],
+        pre_norm=large,
+        positional_kernel=position[0][2],
+        positional_groups=dim // position[0][1],
+        dropout=dropout,
+        attention_dropout=dropout,
+        input_dropout=dropout,
+        layer_drop=0.0 if large else 0.05,
+        **head,
+    )
+
+
+def _vocabulary(classes: int, path: pathlib.Path) -> Vocabulary:
+    """The published models' classes: blank, three special symbols or none, 28 characters."""
+    for specials in ((), ("<s>", "</s>", "<unk>")):
+        vocabulary = Vocabulary.from_symbols((*specials, *LIBRISPEECH.characters))
+        if vocabulary.size == classes:
+            return vocabulary
+    raise InputError(
+        f"{path}: a CTC head of {classes} classes, and no {_beside(path, '.json').name} beside it "
+        'that says what they are ("vocabulary": {"characters": [...]}); published ones have 29 '
+        "or 32"
+    )
