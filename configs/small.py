@@ -46,7 +46,7 @@ def get_config(part: str = "train") -> ConfigDict:
             labels=(f"{WORKDIR}/label/{run.dev_split}",),
             checkpoint=pretrained,
         ),
-        "finetune": dict(run.finetune, audio=audio["finetune"], init_from=pretrained),
+        "finetune": dict(run.finetune, audio=audio["finetune"], init_from=f"orbax:{pretrained}"),
         "decode": dict(run.decode, audio=audio["dev"], checkpoint=finetuned),
         "export": dict(checkpoint=finetuned, audio=audio["dev"]),
     }

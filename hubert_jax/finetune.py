@@ -1,7 +1,8 @@
 """Fine-tunes a pre-trained network with CTC on transcribed speech.
 
-Reads an audio split with transcripts (prepare) and the checkpoints of a pre-training run (train);
-with an empty config.init_from the same network learns from scratch. Audio is never cropped.
+Reads an audio split with transcripts (prepare) and a network: the checkpoints of a pre-training
+run (train) or public weights of another library. With an empty config.init_from the same network
+learns from scratch. Audio is never cropped.
 Writes WORKDIR/finetune/checkpoints, metrics.jsonl, tensorboard/ and, at the end,
 WORKDIR/finetune/result.json. The same command continues an interrupted run.
 """
@@ -26,7 +27,9 @@ class FinetuneConfig:
     Attributes:
       workdir: where the run is written.
       audio: directory of a prepared split with transcripts.
-      init_from: checkpoint directory of a pre-training run; empty: from scratch.
+      init_from: network to fine-tune: orbax:DIR (checkpoints of a pre-training run), hf:DIR,
+        fairseq:FILE or torchaudio:FILE; a CTC head of the same vocabulary is kept; empty: from
+        scratch.
       model, ctc, optimizer, loop: see there; the front-end is always frozen, unless the network
         is trained from scratch, when there is nothing in it worth keeping.
       frames_per_step: padded frames (20 ms) of one update over all devices.
@@ -76,7 +79,7 @@ def run(config: FinetuneConfig) -> dict:
     from hubert_jax.asr.vocabulary import LIBRISPEECH
     from hubert_jax.data import batches, schedule, shards
     from hubert_jax.training import finetuning, sharding, state
-    from hubert_jax.training.checkpoint import identity, require_architecture, restore_parameters
+    from hubert_jax.training.checkpoint import identity
     from hubert_jax.training.loop import run_digest, run_loop
 
     vocabulary = LIBRISPEECH
@@ -101,20 +104,22 @@ def run(config: FinetuneConfig) -> dict:
         "audio": manifest.digest,
         "finetune": run_digest(config, ("workdir", "audio", "init_from")),
     }
-    pretrained = None
+    start = None
     if config.init_from:
-        pretrained, source = restore_parameters(config.init_from)
-        require_architecture(source["model"], config.model, config.init_from)
-        inputs["init_from"] = identity(source)
+        from hubert_jax.convert import continuing
+
+        start = continuing.for_finetuning(config.init_from, config.model, vocabulary)
+        inputs["init_from"] = start.identity
 
     init = finetuning.init_ctc(config.model, vocabulary.size)
     abstract = state.abstract_state(init, optimizer, mesh)
 
     def new_state():
         created = state.create_state(init, optimizer, mesh, config.seed)
-        if pretrained is None:
+        if start is None:
             return created
-        return state.with_network(created, pretrained["hubert"])
+        print(start.description, flush=True)
+        return state.with_parameters(created, start.params)
 
     objective = finetuning.ctc_objective(
         config.model, config.ctc, vocabulary.size, train_frontend=not config.init_from

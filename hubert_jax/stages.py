@@ -97,7 +97,7 @@ def plan(config) -> list[Stage]:
                     workdir=here,
                     audio=train_audio,
                     labels=(f"{here}/label/{config.train_split}",),
-                    init_from=checkpoint if continues else "",
+                    init_from=f"orbax:{checkpoint}" if continues else "",
                 ),
                 train,
                 after=(f"{name}-label",),
@@ -126,7 +126,7 @@ def plan(config) -> list[Stage]:
         )
         previous = name
     for name, init_from in (
-        ("pretrained", f"{work}/{previous}/train/checkpoints"),
+        ("pretrained", f"orbax:{work}/{previous}/train/checkpoints"),
         ("scratch", ""),
     ):
         here = f"{work}/{name}"

@@ -39,8 +39,9 @@ class TrainConfig:
       model, loss, optimizer, loop, mesh: see there.
       frames_per_step: frames (20 ms) of one update over all devices.
       max_frames: longest crop, in frames.
-      init_from: checkpoint directory of another pre-training run whose network this one starts
-        from, with a fresh head; empty: from scratch.
+      init_from: network that this run starts from: hf:DIR, fairseq:FILE, torchaudio:FILE, or
+        orbax:DIR (checkpoints of another run); its head is kept where it predicts the same
+        codebooks; empty: from scratch.
       seed: of weights, data order, crops, masks and dropout.
     """
 
@@ -88,7 +89,7 @@ def run(config: TrainConfig) -> dict:
     from hubert_jax.data import batches, schedule
     from hubert_jax.training import optimizer as optimizer_lib
     from hubert_jax.training import sharding, state
-    from hubert_jax.training.checkpoint import identity, require_architecture, restore_parameters
+    from hubert_jax.training.checkpoint import identity
     from hubert_jax.training.loop import run_digest, run_loop
     from hubert_jax.training.pretraining import init_pretraining, pretraining_loss, train_step
 
@@ -102,21 +103,23 @@ def run(config: TrainConfig) -> dict:
         "labels": [label_manifest.digest for label_manifest in label_manifests],
         "train": run_digest(config, ("workdir", "audio", "labels", "init_from", "mesh")),
     }
-    pretrained = None
+    start = None
     if config.init_from:
-        pretrained, source = restore_parameters(config.init_from)
-        require_architecture(source["model"], config.model, config.init_from)
-        inputs["init_from"] = identity(source)
+        from hubert_jax.convert import continuing
+
+        digests = tuple(label_manifest.codebook_digest for label_manifest in label_manifests)
+        start = continuing.for_pretraining(config.init_from, config.model, digests)
+        inputs["init_from"] = start.identity
 
     init = init_pretraining(config.model)
     abstract = state.abstract_state(init, optimizer, mesh)
 
     def new_state():
         created = state.create_state(init, optimizer, mesh, config.seed)
-        if pretrained is None:
+        if start is None:
             return created
-        print(f"network from {config.init_from}, with a fresh head", flush=True)
-        return state.with_network(created, pretrained["hubert"])
+        print(start.description, flush=True)
+        return state.with_parameters(created, start.params)
 
     update = train_step(pretraining_loss(config.model, config.loss), optimizer, config.seed)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))

@@ -123,7 +123,9 @@ def test_every_finetuning_configuration_builds(name, repository, monkeypatch):
         assert (built.loop.steps, built.ctc.freeze_steps) == (steps, freeze_steps)
         assert built.ctc.time_mask_probability == time_mask
         assert built.ctc.channel_mask_probability == channel_mask
-        assert built.init_from == f"{pretraining.get_config('train').workdir}/train/checkpoints"
+        assert (
+            built.init_from == f"orbax:{pretraining.get_config('train').workdir}/train/checkpoints"
+        )
 
 
 def test_the_demonstration_plans(repository, monkeypatch):

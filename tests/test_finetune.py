@@ -8,11 +8,15 @@ from splits import TINY_BASE, TINY_LARGE
 from hubert_jax import config as config_lib
 from hubert_jax import decode, finetune, train
 from hubert_jax.asr.inference import ctc_log_probabilities
-from hubert_jax.asr.vocabulary import LIBRISPEECH
+from hubert_jax.asr.vocabulary import LIBRISPEECH, Vocabulary
+from hubert_jax.convert import formats
+from hubert_jax.convert.network import Network
 from hubert_jax.data import records
 from hubert_jax.data.manifests import read_manifest
 from hubert_jax.errors import InputError
+from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.training.checkpoint import identity, read_metadata, restore_parameters
+from hubert_jax.training.finetuning import init_ctc
 
 
 @pytest.fixture(scope="module", params=["base", "large"])
@@ -33,12 +37,12 @@ def pretrained(request, speech_split, speech_labels, tmp_path_factory):
     return model, workdir / "train" / "checkpoints"
 
 
-def _finetune(workdir, split, model, init_from="", steps=4, freeze_steps=2, **values):
+def _finetune(workdir, split, model, checkpoints="", steps=4, freeze_steps=2, **values):
     values = (
         dict(
             workdir=str(workdir),
             audio=str(split),
-            init_from=str(init_from),
+            init_from=f"orbax:{checkpoints}" if checkpoints else "",
             model=model,
             loop=dict(steps=steps, log_every=1, save_every=1, keep=10),
             ctc=dict(freeze_steps=freeze_steps, channel_mask_probability=0.1, channel_mask_span=4),
@@ -138,6 +142,34 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     assert resumed["last"] == finetuned["last"]
     ours, theirs = (restore_parameters(result["checkpoint"])[0] for result in (resumed, finetuned))
     assert all(_same(ours, theirs))
+
+
+@on_base
+def test_public_weights_are_fine_tuned_and_a_head_of_the_same_vocabulary_is_kept(
+    pretrained, speech_split, tmp_path, capsys
+):
+    model, _ = pretrained
+    config = config_lib.build(HubertConfig, model)
+    params = {}
+    for size in (LIBRISPEECH.size, LIBRISPEECH.size + 3):
+        params[size] = jax.tree.map(
+            np.asarray, jax.jit(init_ctc(config, size))(jax.random.key(size))
+        )
+    theirs = Vocabulary.from_symbols(("<s>", "</s>", "<unk>", *LIBRISPEECH.characters))
+    same, other = f"hf:{tmp_path}/same", f"hf:{tmp_path}/other"
+    formats.write(same, Network(params[29], config, LIBRISPEECH))
+    formats.write(other, Network(params[32], config, theirs))
+    values = dict(steps=1, optimizer=dict(peak_learning_rate=0.0))
+    kept = _finetune(tmp_path / "kept", speech_split, model, init_from=same, **values)
+    assert f"network from {same}, with its head\n" in capsys.readouterr().out
+    assert all(_same(restore_parameters(kept["checkpoint"])[0], params[29]))
+    fresh = _finetune(tmp_path / "fresh", speech_split, model, init_from=other, **values)
+    assert (
+        f"network from {other}, with a fresh head: its CTC head has 32 classes, the run's 29\n"
+    ) in capsys.readouterr().out
+    found = restore_parameters(fresh["checkpoint"])[0]
+    assert all(_same(found["hubert"], params[32]["hubert"]))
+    assert found["characters"]["bias"].shape == (29,)
 
 
 @on_base

@@ -26,7 +26,7 @@ def get_config(part: str) -> ConfigDict:
     """The fine-tuning job for one amount of speech."""
     config = ctc(*TABLE[part])
     config.workdir = f"runs/finetune/base_{part}"
-    config.init_from = "runs/base_it2/train/checkpoints"
+    config.init_from = "orbax:runs/base_it2/train/checkpoints"
     config.model = model(base_it1.model())
     # 8 devices x 200 s of audio.
     config.frames_per_step = 80_000

@@ -20,7 +20,7 @@ def get_config(part: str) -> ConfigDict:
     """The fine-tuning job for one amount of speech."""
     config = base.ctc(*TABLE[part])
     config.workdir = f"runs/finetune/large_{part}"
-    config.init_from = "runs/large/train/checkpoints"
+    config.init_from = "orbax:runs/large/train/checkpoints"
     config.model = base.model(large.train().model.to_dict())
     # 8 devices x 80 s of audio.
     config.frames_per_step = 32_000

@@ -61,17 +61,19 @@ def create_state(
     return create(jax.random.key(seed))
 
 
-def with_network(state: TrainState, network: dict) -> TrainState:
-    """A new state with another run's network in place of its own; the head stays as it is.
+def with_parameters(state: TrainState, params: dict) -> TrainState:
+    """A new state with another run's parameters in place of its own; the others stay as they are.
 
     Args:
       state: on the mesh.
-      network: the `hubert` parameters of a checkpoint of the same architecture, host arrays.
+      params: some of the top-level entries of `state.params` (`hubert`, heads), host arrays.
     """
     placed = jax.tree.map(
-        lambda value, like: jax.device_put(value, like.sharding), network, state.params["hubert"]
+        lambda value, like: jax.device_put(value, like.sharding),
+        params,
+        {name: state.params[name] for name in params},
     )
-    return state.replace(params={**state.params, "hubert": placed})
+    return state.replace(params={**state.params, **placed})
 
 
 def _create(init, optimizer, key) -> TrainState:

@@ -1,17 +1,22 @@
 """An interrupted run is the same run; a checkpoint of another one is refused."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
-from splits import TINY_BASE
+from splits import CLUSTERS, TINY_BASE
 
 from hubert_jax import config as config_lib
 from hubert_jax import train
+from hubert_jax.convert import formats
+from hubert_jax.convert.network import Network
 from hubert_jax.errors import InputError
+from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.training import checkpoint, metrics
 from hubert_jax.training.loop import LoopConfig
+from hubert_jax.training.pretraining import init_pretraining
 
 
 @pytest.fixture
@@ -151,13 +156,47 @@ def test_checkpoints_fall_on_logged_steps():
     LoopConfig(steps=15, log_every=10, save_every=1000)
 
 
-def test_init_from_starts_from_the_network_alone(run, tmp_path):
+def test_init_from_keeps_the_head_of_the_same_codebook_only(run, speech_labels, tmp_path, capsys):
     run(tmp_path / "first", steps=1)
-    first = tmp_path / "first" / "train" / "checkpoints"
-    result = run(tmp_path / "second", steps=1, init_from=str(first))
+    first = f"orbax:{tmp_path}/first/train/checkpoints"
+    result = run(tmp_path / "second", steps=1, init_from=first)
     assert "init_from" in result["inputs"]
-    # The first update's learning rate is 0: the network is still the first run's.
+    assert f"network from {first}, with its head\n" in capsys.readouterr().out
+    # The first update's learning rate is 0: all of it is still the first run's.
     ours, theirs = (_restored(tmp_path / name)[0] for name in ("second", "first"))
+    _assert_same(ours, theirs)
+
+    # Labels of another codebook, which nothing but its digest tells apart.
+    other = tmp_path / "other"
+    shutil.copytree(speech_labels, other)
+    manifest = json.loads((other / "manifest.json").read_text())
+    (other / "manifest.json").write_text(json.dumps({**manifest, "codebook_digest": "0" * 64}))
+    run(tmp_path / "third", steps=1, init_from=first, labels=(str(other),), seed=2)
+    assert "with a fresh head: its head predicts another codebook\n" in capsys.readouterr().out
+    ours = _restored(tmp_path / "third")[0]
     _assert_same(ours["hubert"], theirs["hubert"])
+    assert not np.array_equal(ours["codes_0"], theirs["codes_0"])
     with pytest.raises(InputError, match="another architecture: dim is 16, config.model.dim is 32"):
-        run(tmp_path / "third", steps=1, init_from=str(first), model=dict(dim=32))
+        run(tmp_path / "fourth", steps=1, init_from=first, model=dict(dim=32))
+
+
+def test_init_from_reads_the_files_of_other_libraries(run, tmp_path, capsys):
+    """A head of 504 classes, as released; it does not say what its classes are."""
+    config = config_lib.build(HubertConfig, {**TINY_BASE, "codebooks": (CLUSTERS + 4,)})
+    params = jax.jit(init_pretraining(config))(jax.random.key(5))
+    params = jax.tree.map(np.asarray, params)
+    where = f"hf:{tmp_path}/public"
+    formats.write(where, Network(params, config))
+    result = run(tmp_path / "run", steps=1, init_from=where)
+    assert result["inputs"]["init_from"] == formats.read(where).identity
+    assert (
+        f"network from {where}, with a fresh head: its head has codebooks ({CLUSTERS + 4},), "
+        f"config.model.codebooks is ({CLUSTERS},)\n"
+    ) in capsys.readouterr().out
+    _assert_same(_restored(tmp_path / "run")[0]["hubert"], params["hubert"])
+
+
+def test_init_from_names_its_format(run, tmp_path):
+    message = "config.init_from=some/checkpoints: expected hf:DIR.*orbax:some/checkpoints"
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, steps=1, init_from="some/checkpoints")
