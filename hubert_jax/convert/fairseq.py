@@ -6,6 +6,7 @@ is the list of its symbols, whose length and order are all that fairseq asks of 
 a model. Source: fairseq 0.12.2, `checkpoint_utils.py`, `models/hubert`, `tasks/hubert_pretraining`.
 """
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -94,30 +95,28 @@ def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
         state["target_dictionary"] = _dictionary(network.vocabulary)
     elif kind == "encoder":
         notes = ("no pre-training head to write: fairseq loads it with strict=False",)
-    torch_files.save(
-        path,
-        {
-            "args": None,
-            "cfg": {"_name": None, "task": task, "model": model},
-            "model": to_state_dict(network.params, config, "fairseq"),
-            "criterion": None,
-            "optimizer_history": [
-                {
-                    "criterion_name": "CtcCriterion" if kind == "ctc" else "HubertCriterion",
-                    "optimizer_name": "FairseqAdam",
-                    "lr_scheduler_state": {},
-                    "num_updates": 0,
-                }
-            ],
-            "task_state": state,
-            "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
-            "last_optimizer_state": None,
-            _OURS: {
-                "architecture": architecture_to_dict(config),
-                "units": units and units.to_dict(),
-            },
-        },
-    )
+    described = {
+        "args": None,
+        "cfg": {"_name": None, "task": task, "model": model},
+        "criterion": None,
+        "optimizer_history": [
+            {
+                "criterion_name": "CtcCriterion" if kind == "ctc" else "HubertCriterion",
+                "optimizer_name": "FairseqAdam",
+                "lr_scheduler_state": {},
+                "num_updates": 0,
+            }
+        ],
+        "task_state": state,
+        "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
+        "last_optimizer_state": None,
+        _OURS: {"architecture": architecture_to_dict(config), "units": units and units.to_dict()},
+    }
+    # Through JSON: pickle writes one string twice or refers back to it, as objects happen to be
+    # shared, and the same network is to give the same file.
+    described = json.loads(json.dumps(described))
+    tensors = to_state_dict(network.params, config, "fairseq")
+    torch_files.save(path, {**described, "model": tensors})
     return notes
 
 

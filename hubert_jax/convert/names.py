@@ -208,6 +208,7 @@ def kind_of_parameters(params: Mapping[str, Any]) -> str:
     return "pretraining" if "projection_0" in params else "encoder"
 
 
+@functools.cache
 def shapes(config: HubertConfig, vocabulary_size: int | None = None) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by its path, read off the network itself.
 
