@@ -76,6 +76,13 @@ def write(where: str, network: Network, key: str = "--to") -> Written:
       InputError: something else is in its place, or the format cannot express the network.
     """
     scheme, path = parse(where, key)
+    try:
+        return _write(scheme, path, network, where, key)
+    except OSError as error:
+        raise InputError(f"{key}={where}: cannot be written ({error.strerror or error})") from None
+
+
+def _write(scheme: str, path: pathlib.Path, network: Network, where: str, key: str) -> Written:
     if scheme == "hf":
         out = hugging_face.write_directory(
             path, network.params, network.config, network.vocabulary, network.units

@@ -13,7 +13,8 @@ from typing import Any
 
 from hubert_jax import config as config_lib
 from hubert_jax import files
-from hubert_jax.asr.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
+from hubert_jax.asr.vocabulary import BLANK, Vocabulary
+from hubert_jax.convert import torch_files
 from hubert_jax.convert.heads import head_from_library, head_to_fairseq
 from hubert_jax.convert.names import (
     from_hugging_face,
@@ -29,12 +30,13 @@ from hubert_jax.convert.network import (
     with_mask_embedding,
 )
 from hubert_jax.convert.safetensors_files import read_tensors, write_tensors
+from hubert_jax.convert.tokenizer import read_vocabulary, tokenizer_files
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.model.norm import NORM_EPSILON
 
 MODEL, HEAD = "model.safetensors", "pretraining_head.safetensors"
-_BLANK_TOKEN = "<pad>"  # transformers' CTC models take the padding token for the blank
+_OLD_MODEL = "pytorch_model.bin"  # how transformers saved before safetensors; read, not written
 
 
 def write_directory(
@@ -76,7 +78,7 @@ def write_directory(
         files.write_json(aside / "config.json", model_config(config, vocabulary))
         files.write_json(aside / "preprocessor_config.json", _feature_extractor(config, ctc))
         if ctc:
-            for name, content in _tokenizer(vocabulary).items():
+            for name, content in tokenizer_files(vocabulary).items():
                 files.write_json(aside / name, content)
         if "codes_0" in params:
             metadata = {
@@ -94,6 +96,8 @@ def write_directory(
 def read_directory(directory: str | os.PathLike) -> Network:
     """Reads a model directory that transformers or `write_directory` wrote.
 
+    Weights in `pytorch_model.bin` need torch; they are read without running pickled code.
+
     Returns:
       The network with the head that is there, CTC or pre-training. The blank of a CTC head comes
       first here; all other classes keep their order.
@@ -102,11 +106,22 @@ def read_directory(directory: str | os.PathLike) -> Network:
       InputError: files missing or broken, or a network that is not a HuBERT as defined here.
     """
     directory = pathlib.Path(directory)
+    if not (directory / "config.json").is_file():
+        raise InputError(
+            f"{directory}: holds no config.json; expected a directory that transformers loads"
+        )
     values = files.read_json(directory / "config.json", "transformers configuration")
+    model = directory / MODEL
+    if not model.is_file() and (directory / _OLD_MODEL).is_file():
+        model = directory / _OLD_MODEL
+        tensors, notes = torch_files.arrays(torch_files.load(model), model)
+        of_model = {}
+    else:
+        tensors, of_model, notes = read_tensors(model)
     head, of_head = {}, {}
     if (directory / HEAD).is_file():
-        head, of_head, _ = read_tensors(directory / HEAD)
-    tensors, of_model, notes = read_tensors(directory / MODEL)
+        head, of_head, widened = read_tensors(directory / HEAD)
+        notes += tuple(f"{HEAD}: {note}" for note in widened)
     config = architecture(values, str(directory / "config.json"), of_head, of_model)
     kind = kind_of_tensors(tensors, "hugging_face")
     biases = zero_biases(tensors, config, "hugging_face", kind)
@@ -115,16 +130,16 @@ def read_directory(directory: str | os.PathLike) -> Network:
     vocabulary = None
     if kind == "ctc":
         require_names(
-            str(directory / MODEL),
+            str(model),
             {"lm_head.weight", "lm_head.bias"} & set(tensors),
             ("lm_head.weight", "lm_head.bias"),
         )
-        vocabulary, rows = _read_vocabulary(directory, len(tensors["lm_head.bias"]), values)
+        vocabulary, rows = read_vocabulary(directory, len(tensors["lm_head.bias"]), values)
         if rows != sorted(rows):
             notes += (f"moved: the blank, from class {rows[0]} to class 0",)
         for name in ("lm_head.weight", "lm_head.bias"):
             tensors[name] = tensors[name][rows]
-    params = from_hugging_face(tensors, config, str(directory / MODEL))
+    params = from_hugging_face(tensors, config, str(model))
     params, made = with_mask_embedding(params, config)
     units = None
     if head:
@@ -132,7 +147,7 @@ def read_directory(directory: str | os.PathLike) -> Network:
         if "units" in of_head:
             found = _parsed(of_head, "units", directory / HEAD)
             units = Units.from_dict(found, config.codebooks, str(directory / HEAD))
-    digest = files.sha256_file(directory / MODEL)
+    digest = files.sha256_file(model)
     if head:
         digest = config_lib.digest([digest, files.sha256_file(directory / HEAD)])
     return Network(params, config, vocabulary, units, digest, notes + made)
@@ -262,7 +277,7 @@ def architecture(
             "projection_dim": _parsed(head, "projection_dim", HEAD),
             "temperature": _parsed(head, "temperature", HEAD),
         }
-    return HubertConfig(
+    found = dict(
         conv_channels=tuple(field("conv_dim")),
         conv_kernels=tuple(field("conv_kernel")),
         conv_strides=tuple(field("conv_stride")),
@@ -281,6 +296,7 @@ def architecture(
         layer_drop=field("layerdrop"),
         **unknown,
     )
+    return config_lib.build(HubertConfig, found, path)
 
 
 def _parsed(metadata: Mapping[str, str], key: str, where: Any) -> Any:
@@ -306,48 +322,3 @@ def _feature_extractor(config: HubertConfig, ctc: bool) -> dict[str, Any]:
         "padding_value": 0.0,
     }
     return values | ({"processor_class": "Wav2Vec2Processor"} if ctc else {})
-
-
-def _tokenizer(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
-    """The files of a `Wav2Vec2CTCTokenizer` by name.
-
-    The head keeps its own classes, blank first: the tokenizer has `<s>`, `</s>` and `<unk>` where
-    the head has rows for them. Rows that were never trained would be three more things that a
-    decoder must not choose, and without an unknown token a text outside the vocabulary is refused
-    instead of being taught.
-    """
-    tokens = {_BLANK_TOKEN: BLANK}
-    tokens |= {symbol: i for i, symbol in enumerate(vocabulary.symbols, start=1)}
-    special = {"pad_token": _BLANK_TOKEN}
-    for key, symbol in (("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")):
-        special[key] = symbol if symbol in tokens else None
-    tokenizer = {
-        "tokenizer_class": "Wav2Vec2CTCTokenizer",
-        "processor_class": "Wav2Vec2Processor",
-        **special,
-        "word_delimiter_token": WORD_BOUNDARY,
-        "replace_word_delimiter_char": " ",
-        "do_lower_case": False,
-        "clean_up_tokenization_spaces": False,
-    }
-    return {
-        "vocab.json": tokens,
-        "tokenizer_config.json": tokenizer,
-        "special_tokens_map.json": {key: token for key, token in special.items() if token},
-    }
-
-
-def _read_vocabulary(
-    directory: pathlib.Path, classes: int, values: Mapping[str, Any]
-) -> tuple[Vocabulary, list[int]]:
-    """The vocabulary in `vocab.json` and, for each of our classes, its row in the head there."""
-    path = directory / "vocab.json"
-    tokens = files.read_json(path, "vocabulary of the CTC head")
-    if sorted(tokens.values()) != list(range(classes)):
-        raise InputError(f"{path}: {len(tokens)} tokens, but the CTC head has {classes} classes")
-    blank = tokens.get(_BLANK_TOKEN, values.get("pad_token_id"))
-    if blank not in range(classes):
-        raise InputError(f"{path}: {_BLANK_TOKEN!r}, the blank, is missing")
-    symbols = {i: token for token, i in tokens.items()}
-    rows = [blank, *(i for i in range(classes) if i != blank)]
-    return Vocabulary.from_symbols(tuple(symbols[i] for i in rows[1:])), rows

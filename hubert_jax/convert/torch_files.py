@@ -8,7 +8,8 @@ to one inert class, which keeps what it is given and does nothing; any other nam
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from hubert_jax import files
 from hubert_jax.convert.network import widening_note
 from hubert_jax.errors import InputError
 
-# Names in genuine checkpoints of fairseq; those below its packages are found in the file itself.
+# Names in genuine checkpoints of fairseq; torch says which others below its packages it meets.
 _INERT_NAMES = (
     "argparse.Namespace",
     "fairseq.data.dictionary.Dictionary",
@@ -70,23 +71,26 @@ def load(path: str | os.PathLike) -> Any:
     path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    serialization = torch.serialization
-    with serialization.safe_globals([(Inert, name) for name in _INERT_NAMES]):
+    zipped = zipfile.is_zipfile(path)  # else written before torch 1.6
+    names = list(_INERT_NAMES)
+    while True:
         try:
-            named = serialization.get_unsafe_globals_in_checkpoint(path)
-            zipped = True
-        except ValueError:  # written before torch 1.6
-            named, zipped = (), False
-        except Exception as error:
-            raise _unreadable(path, error) from None
-        _refuse([name for name in named if not name.startswith(_INERT_PACKAGES)], path)
-        serialization.add_safe_globals([(Inert, name) for name in named])
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+            with torch.serialization.safe_globals([(Inert, name) for name in names]):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         # A damaged file ends in errors of many types: none of them is a fault of ours.
         except Exception as error:
-            _refuse(re.findall(r"GLOBAL (\S+)", str(error))[:1], path)
-            raise _unreadable(path, error) from None
+            named = re.search(r"GLOBAL ([\w.]+)", str(error))
+            if named is None:
+                reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+                raise InputError(
+                    f"{path}: cannot be read as a file of torch ({reason}); is it complete?"
+                ) from None
+            if named[1] in names or not named[1].startswith(_INERT_PACKAGES):
+                raise InputError(
+                    f"{path}: the file names {named[1]}, which no checkpoint of HuBERT needs and "
+                    "which loading it would run; nothing was run, and the file is refused"
+                ) from None
+            names.append(named[1])
 
 
 def save(path: str | os.PathLike, content: Any) -> None:
@@ -163,17 +167,3 @@ def _torch(path: str | os.PathLike):
             "pip install --editable '.[torch]'"
         ) from None
     return torch
-
-
-def _refuse(names: Iterable[str], path: pathlib.Path) -> None:
-    names = sorted(names)
-    if names:
-        raise InputError(
-            f"{path}: the file names {', '.join(names)}, which no checkpoint of HuBERT needs and "
-            "which loading it would run; nothing was run, and the file is refused"
-        )
-
-
-def _unreadable(path: pathlib.Path, error: Exception) -> InputError:
-    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-    return InputError(f"{path}: cannot be read as a file of torch ({reason}); is it complete?")

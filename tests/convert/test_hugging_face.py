@@ -138,6 +138,18 @@ def test_other_networks_are_refused_by_field(config):
         hugging_face.architecture(values, "config.json")
 
 
+def test_fields_of_another_type_are_named(config, make_params, tmp_path):
+    directory = tmp_path / "model"
+    hugging_face.write_directory(directory, make_params(config), config)
+    values = json.loads((directory / "config.json").read_text())
+    for key, value in (("hidden_size", "wide"), ("conv_dim", [1, "x"])):
+        (directory / "config.json").write_text(json.dumps({**values, key: value}))
+        with pytest.raises(InputError, match="config.json.(dim|conv_channels.*): expected int"):
+            hugging_face.read_directory(directory)
+    with pytest.raises(InputError, match=f"{tmp_path}: holds no config.json; expected a direct"):
+        hugging_face.read_directory(tmp_path)
+
+
 def test_truncated_weights_are_reported(config, make_params, tmp_path):
     directory = tmp_path / "model"
     hugging_face.write_directory(directory, make_params(config), config)

@@ -290,6 +290,29 @@ def test_the_list_of_convolutions_is_parsed_not_run(text, expected):
             parse_conv_layers(text)
 
 
+def test_weights_that_transformers_saved_before_safetensors(config, make_params, tmp_path):
+    """As most published directories hold them, with the older names of the weight norm."""
+    network = Network({"hubert": make_params(config)["hubert"]}, config)
+    directory = tmp_path / "model"
+    formats.write(f"hf:{directory}", network)
+    (directory / "model.safetensors").unlink()
+    tensors = names.to_hugging_face(network.params, config)
+    stem = "encoder.pos_conv_embed.conv"
+    for old, new in (("g", "0"), ("v", "1")):
+        tensors[f"{stem}.weight_{old}"] = tensors.pop(
+            f"{stem}.parametrizations.weight.original{new}"
+        )
+    state = {name: torch.from_numpy(np.ascontiguousarray(t)) for name, t in tensors.items()}
+    torch.save(state, directory / "pytorch_model.bin")
+    found = formats.read(f"hf:{directory}")
+    assert_same_parameters(found, network)
+    assert found.notes == ()
+    torch.save({**state, "x": _Harmful(tmp_path / "it-ran")}, directory / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"pytorch_model.bin: the file names posix\.system"):
+        formats.read(f"hf:{directory}")
+    assert not (tmp_path / "it-ran").exists()
+
+
 def test_torchaudio_without_its_companions(config, make_params, tmp_path):
     network = Network({"hubert": make_params(config)["hubert"]}, config)
     where = f"torchaudio:{tmp_path}/state.pt"
