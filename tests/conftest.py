@@ -51,6 +51,21 @@ def pytest_report_header():
     return None
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Prints the differences from the oracles that tests noted, the largest of each kind."""
+    largest = {}
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for name, value in report.user_properties:
+                if name == "difference":
+                    *what, difference = value
+                    largest[tuple(what)] = max(difference, largest.get(tuple(what), 0.0))
+    if largest:
+        terminalreporter.section("largest differences from the oracles")
+    for (oracle, network, what), difference in sorted(largest.items()):
+        terminalreporter.write_line(f"{oracle:<12}  {network:<10}  {difference:.1e}  {what}")
+
+
 @pytest.fixture(scope="session")
 def repository() -> pathlib.Path:
     """The repository's root, from where jobs run."""

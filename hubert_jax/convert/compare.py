@@ -3,6 +3,8 @@
 import dataclasses
 import importlib.util
 import os
+import sys
+import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -41,8 +43,8 @@ def largest_difference(
       audio: utterances, int16 (n,), at 16 kHz.
     """
     import torch
-    import transformers
 
+    transformers = _import_transformers()
     transformers.logging.disable_progress_bar()
     theirs = transformers.AutoModel.from_pretrained(directory).eval()
     ours = Hubert(dataclasses.replace(config, dtype="float32", rematerialize=False))
@@ -74,3 +76,16 @@ def largest_difference(
         for our_state, their_state in zip([*layers, output], their_states, strict=True):
             largest = max(largest, float(np.abs(np.asarray(our_state) - their_state).max()))
     return largest
+
+
+def _import_transformers() -> types.ModuleType:
+    """transformers, which imports torchaudio wherever it is installed.
+
+    One made for another build of torch does not import. Nothing here needs it, so that it then
+    counts as missing.
+    """
+    try:
+        importlib.import_module("torchaudio")
+    except (ImportError, OSError, RuntimeError):
+        sys.modules["torchaudio"] = None
+    return importlib.import_module("transformers")

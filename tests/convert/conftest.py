@@ -5,29 +5,23 @@ import pathlib
 import jax
 import numpy as np
 import pytest
-import soundfile
 from flax import traverse_util
+from oracles import BASE_LIKE, LARGE_LIKE, read_speech
 
 from hubert_jax.convert import names
 from hubert_jax.model.architecture import HubertConfig
 
-_SMALL = dict(
-    conv_channels=(32,) * 7,
-    dim=48,
-    num_layers=3,
-    ffn_dim=96,
-    num_heads=4,
-    projection_dim=16,
-    codebooks=(10, 7),
-)
-BASE_LIKE = HubertConfig(**_SMALL)
-LARGE_LIKE = HubertConfig(
-    **_SMALL,
-    frontend_norm="layer",
-    normalize_waveform=True,
-    frontend_gradient_scale=1.0,
-    pre_norm=True,
-)
+
+@pytest.fixture
+def figure(request):
+    """Notes a difference from an oracle, for the lines that are printed after the tests."""
+
+    def note(oracle: str, config: HubertConfig, what: str, value: float) -> None:
+        kind = "LARGE" if config.pre_norm else "BASE"
+        network = kind if config.dim >= 768 else f"{kind}-like"
+        request.node.user_properties.append(("difference", (oracle, network, what, value)))
+
+    return note
 
 
 @pytest.fixture(params=[BASE_LIKE, LARGE_LIKE], ids=["base", "large"])
@@ -73,10 +67,20 @@ def assert_identical():
 @pytest.fixture(scope="session")
 def speech() -> list[np.ndarray]:
     """The beginnings of three real utterances, 1.1 to 2.6 s: int16 at 16 kHz."""
-    corpus = pathlib.Path(__file__).parents[2] / "examples" / "minilibri" / "dev-mini"
-    paths = sorted(corpus.glob("*/*/*.opus"))[::20][:3]
-    lengths = (41_345, 17_680, 29_999)
-    return [
-        soundfile.read(path, dtype="int16")[0][8_000 : 8_000 + length]
-        for path, length in zip(paths, lengths, strict=True)
+    return read_speech()
+
+
+@pytest.fixture(scope="session")
+def dev_mini(minilibri, tmp_path_factory) -> pathlib.Path:
+    """The whole of dev-mini as an audio split: 46 transcribed utterances."""
+    from hubert_jax.data import audio_files, shards, sources
+    from hubert_jax.data.records import Utterance
+
+    directory = tmp_path_factory.mktemp("dev-mini") / "dev-mini"
+    directory.mkdir()
+    utterances = [
+        Utterance(source.id, audio_files.read_waveform(source.path), source.speaker, source.text)
+        for source in sources.discover(minilibri / "dev-mini")
     ]
+    shards.write_split(directory, "dev-mini", utterances, [], shard_megabytes=1)
+    return directory

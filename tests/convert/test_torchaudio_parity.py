@@ -1,0 +1,162 @@
+"""Against torchaudio's HuBERT: logits, loss as its recipe computes it, and every gradient."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import torch
+import torchaudio
+from oracles import gradient_differences, largest_difference, relative_difference
+from torchaudio.models.wav2vec2 import components
+
+from hubert_jax.convert.state_dicts import from_state_dict, to_state_dict
+from hubert_jax.data.waveform import normalize, to_float
+from hubert_jax.model.hubert import HubertForPretraining
+from hubert_jax.model.masking import span_mask
+from hubert_jax.training import pretraining
+
+pytestmark = pytest.mark.parity
+
+TOLERANCE = 1e-4
+FRAMES = 54
+
+
+@pytest.fixture
+def config(config):
+    """One codebook, as torchaudio has, and nothing random."""
+    still = dict(dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layer_drop=0.0)
+    return dataclasses.replace(config, codebooks=(17,), **still)
+
+
+@pytest.fixture
+def theirs(config):
+    """A network that torchaudio made at random, without any parameter left at its neutral value."""
+    torch.manual_seed(4)
+    layers = zip(config.conv_channels, config.conv_kernels, config.conv_strides, strict=True)
+    scale = config.frontend_gradient_scale
+    model = torchaudio.models.hubert_pretrain_model(
+        extractor_mode=f"{config.frontend_norm}_norm",
+        extractor_conv_layer_config=list(layers),
+        extractor_conv_bias=False,
+        encoder_embed_dim=config.dim,
+        encoder_projection_dropout=0.0,
+        encoder_pos_conv_kernel=config.positional_kernel,
+        encoder_pos_conv_groups=config.positional_groups,
+        encoder_num_layers=config.num_layers,
+        encoder_num_heads=config.num_heads,
+        encoder_attention_dropout=0.0,
+        encoder_ff_interm_features=config.ffn_dim,
+        encoder_ff_interm_dropout=0.0,
+        encoder_dropout=0.0,
+        encoder_layer_norm_first=config.pre_norm,
+        encoder_layer_drop=0.0,
+        mask_prob=0.8,
+        mask_selection="static",
+        mask_other=0.0,
+        mask_length=10,
+        no_mask_overlap=False,
+        mask_min_space=1,
+        mask_channel_prob=0.0,
+        mask_channel_selection="static",
+        mask_channel_other=0.0,
+        mask_channel_length=10,
+        no_mask_channel_overlap=False,
+        mask_channel_min_space=1,
+        skip_masked=False,
+        skip_nomask=False,
+        num_classes=config.codebooks[0],
+        final_dim=config.projection_dim,
+        feature_grad_mult=None if scale == 1.0 else scale,
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return model.train()
+
+
+@pytest.fixture
+def batch(config, speech):
+    """Crops of equal length, labels and one mask."""
+    random = np.random.default_rng(0)
+    waveforms = [to_float(samples) for samples in speech]
+    if config.normalize_waveform:
+        waveforms = [normalize(waveform) for waveform in waveforms]
+    waveform = np.stack([w[: config.num_samples(FRAMES)] for w in waveforms])
+    labels = random.integers(config.codebooks[0], size=(len(waveform), FRAMES), dtype=np.int32)
+    mask = np.array(span_mask(jax.random.key(5), len(waveform), FRAMES, 0.8, 10))
+    assert 0 < mask.sum() < mask.size
+    return waveform, labels, mask
+
+
+def all_logits(positive_first, labels):
+    """(frames, K) from torchaudio's (frames, 1 + K): there the label's logit comes first, and is
+    minus infinity in its own place."""
+    logits = positive_first.detach().numpy()
+    places = np.arange(logits.shape[1] - 1) == labels[:, None]
+    assert (np.isneginf(logits[:, 1:]) == places).all()
+    return np.where(places, logits[:, :1], logits[:, 1:])
+
+
+def test_logits_loss_and_every_gradient(config, theirs, batch, monkeypatch, figure):
+    """The recipe's loss is the sum of masked frames' cross-entropies plus 10 N times the feature
+    penalty, divided by N, the masked frames of all devices: the mean cross-entropy plus 10 times
+    the penalty, as here. (Its first version forgot the factor N of the penalty.)"""
+    waveform, labels, mask = batch
+    # The generator's own code still puts the mask embedding in place.
+    monkeypatch.setattr(
+        components, "_compute_mask_indices", lambda *args, **more: torch.from_numpy(mask)
+    )
+    masked_logits, other_logits, penalty = theirs(
+        torch.from_numpy(waveform), torch.from_numpy(labels)
+    )
+    count = len(masked_logits)
+    summed = torch.nn.functional.cross_entropy(
+        masked_logits, torch.zeros(count, dtype=torch.long), reduction="sum"
+    )
+    their_loss = (summed + 10 * count * penalty) / count
+    their_loss.backward()
+
+    def imported(tensors):
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        return from_state_dict(arrays, config, "torchaudio", "torchaudio's network")
+
+    params = imported(theirs.state_dict())
+    monkeypatch.setattr(pretraining, "span_mask", lambda *args: mask)
+    loss = pretraining.pretraining_loss(config, pretraining.LossConfig())
+
+    @jax.jit
+    def compute(params):
+        given = {"waveform": waveform, "labels_0": labels}
+        value, gradients = jax.value_and_grad(loss, has_aux=True)(
+            params, given, jax.random.key(0), 0
+        )
+        outputs = HubertForPretraining(config).apply({"params": params}, waveform, mask)
+        return *value, gradients, outputs["logits"][0]
+
+    our_loss, metrics, gradients, logits = compute(params)
+    logits = np.asarray(logits)
+    for their_logits, chosen in ((masked_logits, mask), (other_logits, ~mask)):
+        expected = all_logits(their_logits, labels[chosen])
+        difference = largest_difference(logits[chosen], expected) / np.abs(expected).max()
+        figure("torchaudio", config, "logits, relative to the largest", difference)
+        assert difference < TOLERANCE
+
+    assert metrics["masked_frames"] == count
+    difference = relative_difference(our_loss, their_loss.item())
+    figure("torchaudio", config, "loss, relative", difference)
+    assert difference < TOLERANCE
+    assert metrics["feature_penalty"] == pytest.approx(float(penalty), rel=TOLERANCE)
+    correct = (masked_logits.argmax(-1) == 0).float().mean()
+    assert metrics["masked_accuracy"] == pytest.approx(float(correct), abs=1e-6)
+
+    their_gradients = imported({name: p.grad for name, p in theirs.named_parameters()})
+    differences = gradient_differences(
+        to_state_dict(gradients, config, "torchaudio"),
+        to_state_dict(their_gradients, config, "torchaudio"),
+    )
+    worst = max(differences, key=differences.get)
+    what = f"gradients, relative, worst of {len(differences)} tensors ({worst})"
+    figure("torchaudio", config, what, differences[worst])
+    assert differences[worst] < TOLERANCE

@@ -1,0 +1,78 @@
+"""What the parity tests compare with the oracles, and how they measure differences.
+
+A difference of hidden states is the largest absolute one. A difference of gradients is relative,
+tensor by tensor: the Euclidean norm of (ours - theirs) over that of theirs.
+"""
+
+import pathlib
+import re
+from collections.abc import Mapping
+
+import numpy as np
+import soundfile
+
+from hubert_jax.model.architecture import HubertConfig
+
+_SMALL = dict(
+    conv_channels=(32,) * 7,
+    dim=48,
+    num_layers=3,
+    ffn_dim=96,
+    num_heads=4,
+    projection_dim=16,
+    codebooks=(10, 7),
+)
+BASE_LIKE = HubertConfig(**_SMALL)
+LARGE_LIKE = HubertConfig(
+    **_SMALL,
+    frontend_norm="layer",
+    normalize_waveform=True,
+    frontend_gradient_scale=1.0,
+    pre_norm=True,
+)
+
+
+def read_speech() -> list[np.ndarray]:
+    """The beginnings of three real utterances, 1.1 to 2.6 s: int16 at 16 kHz."""
+    corpus = pathlib.Path(__file__).parents[1] / "examples" / "minilibri" / "dev-mini"
+    paths = sorted(corpus.glob("*/*/*.opus"))[::20][:3]
+    lengths = (41_345, 17_680, 29_999)
+    return [
+        soundfile.read(path, dtype="int16")[0][8_000 : 8_000 + length]
+        for path, length in zip(paths, lengths, strict=True)
+    ]
+
+
+def largest_difference(ours, theirs) -> float:
+    """Largest absolute difference of two arrays of the same shape."""
+    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
+    return float(np.abs(ours - theirs).max())
+
+
+def relative_difference(ours: float, theirs: float) -> float:
+    """Difference of two numbers over the second one."""
+    return abs(float(ours) - float(theirs)) / abs(float(theirs))
+
+
+def gradient_differences(
+    ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """Relative difference of every tensor's gradient, by the tensor's name.
+
+    The bias of a key projection adds the same number to all logits of a query, which softmax
+    cancels: its gradient is zero, rounding apart, and is measured against the norm of the same
+    projection's weight gradient.
+    """
+    assert set(ours) == set(theirs)
+    differences = {}
+    for name, expected in theirs.items():
+        found, expected = np.asarray(ours[name], np.float64), np.asarray(expected, np.float64)
+        assert found.shape == expected.shape, name
+        norm = np.linalg.norm(expected)
+        if re.search(r"\bk_proj\.bias$", name):
+            weight = theirs[name.removesuffix("bias") + "weight"]
+            norm = np.linalg.norm(np.asarray(weight, np.float64))
+        assert norm > 0, f"{name} has no gradient"
+        differences[name] = float(np.linalg.norm(found - expected) / norm)
+    return differences
