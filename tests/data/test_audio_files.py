@@ -1,12 +1,14 @@
 """Reading audio files: exactness, conversion, and one clear line for each kind of bad file."""
 
+import os
 import pathlib
 
 import numpy as np
 import pytest
 import soundfile
 
-from hubert_jax.data.audio_files import read_waveform
+from hubert_jax.data import audio_files
+from hubert_jax.data.audio_files import Samples, read_waveform, waveform_blocks
 from hubert_jax.errors import InputError
 
 CORPUS = pathlib.Path(__file__).parents[2] / "examples" / "minilibri"
@@ -51,7 +53,7 @@ def test_stereo_is_mixed_down_only_when_asked(tmp_path, speech):
     assert np.abs(converted - expected).max() <= 0.5
 
 
-@pytest.mark.parametrize("rate", [8_000, 44_100, 48_000])
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000, 192_000])
 def test_other_rates_are_resampled_only_when_asked(tmp_path, rate):
     def tone(rate):
         return np.sin(2 * np.pi * 440 * np.arange(rate) / rate) * 0.5
@@ -77,6 +79,8 @@ def _damaged(content: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("suffix", "change", "message"),
     [
+        ("mp3", _cut, r"cut off, \d+ samples found, \d+ expected"),
+        ("mp3", lambda content: b"", r"empty file \(0 bytes\)"),
         ("wav", _cut, r"cut off, \d+ samples found, 186080 expected"),
         ("flac", _cut, "corrupt or not audio"),
         ("ogg", _cut, "cut off, .* not the page that ends an Ogg stream"),
@@ -95,7 +99,8 @@ def test_cut_off_and_damaged_files(tmp_path, speech, suffix, change, message):
         path.write_bytes(SPEECH.read_bytes())
     else:
         soundfile.write(path, speech, 16_000)
-    assert len(read_waveform(path)) == len(speech)
+    # MP3 has whole frames only.
+    assert len(read_waveform(path)) == pytest.approx(len(speech), abs=1152 * (suffix == "mp3"))
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(InputError, match=message) as error:
         read_waveform(path)
@@ -133,4 +138,70 @@ def test_samples_that_cannot_be_used(tmp_path, samples, message):
 
 def test_missing_file(tmp_path):
     with pytest.raises(InputError, match="a.wav: cannot be read .No such file"):
+        read_waveform(tmp_path / "a.wav")
+
+
+@pytest.mark.parametrize("coded", ["mp3", "flac", "ogg"])
+def test_a_file_is_what_it_holds_not_what_its_name_says(tmp_path, speech, coded):
+    soundfile.write(tmp_path / f"a.{coded}", speech, 16_000)
+    renamed = tmp_path / "a.wav"
+    renamed.write_bytes((tmp_path / f"a.{coded}").read_bytes())
+    expected = read_waveform(tmp_path / f"a.{coded}")
+    np.testing.assert_array_equal(read_waveform(renamed), expected)
+    # So it is where it lies in a table.
+    np.testing.assert_array_equal(read_waveform(renamed.read_bytes(), name="row 1"), expected)
+
+
+def test_six_channels_at_192_khz(tmp_path, speech):
+    # The same in all channels: their mean is any of them.
+    soundfile.write(tmp_path / "a.wav", np.repeat(speech[:, None], 6, axis=1), 192_000)
+    with pytest.raises(InputError, match="found 6 channels at 192000 Hz, expected mono"):
+        read_waveform(tmp_path / "a.wav")
+    assert len(read_waveform(tmp_path / "a.wav", convert=True)) == round(len(speech) / 12)
+
+
+def test_blocks_are_the_waveform_whatever_the_length(tmp_path, speech):
+    """Resampled in a stream and at once: the same to half a step and a little."""
+    import soxr
+
+    long = np.tile(speech, 20)  # several blocks
+    soundfile.write(tmp_path / "a.flac", long, 22_050)
+    blocks = list(waveform_blocks(tmp_path / "a.flac", convert=True))
+    assert len(blocks) > 3
+    whole = soxr.resample(long / 32768.0, 22_050, 16_000, quality="HQ") * 32768.0
+    assert len(np.concatenate(blocks)) == len(whole)
+    assert np.abs(np.concatenate(blocks) - np.clip(whole, -32768, 32767)).max() < 1.0
+
+
+@pytest.mark.parametrize("suffix", ["ogg", "opus", "mp3"])
+def test_coded_formats_go_on_between_blocks(tmp_path, speech, suffix, monkeypatch):
+    path = tmp_path / f"a.{suffix}"
+    subtype = "OPUS" if suffix == "opus" else None
+    soundfile.write(path, speech, 16_000, subtype=subtype, format="OGG" if subtype else None)
+    whole = read_waveform(path)
+    monkeypatch.setattr(audio_files, "_BLOCK_VALUES", 10_007)
+    assert len(list(waveform_blocks(path))) > 15
+    np.testing.assert_array_equal(read_waveform(path), whole)
+
+
+def test_samples_of_a_data_set(speech):
+    samples = Samples(speech[:, None].astype(np.float32) / 32768, 16_000)
+    np.testing.assert_array_equal(read_waveform(samples, name="row"), speech)
+    with pytest.raises(InputError, match="row: found 8000 Hz"):
+        read_waveform(Samples(samples.values, 8_000), name="row")
+
+
+@pytest.mark.parametrize("rate", [1, 2_000_000])
+def test_rates_that_only_damage_explains(tmp_path, rate):
+    soundfile.write(tmp_path / "a.wav", np.zeros(500, np.int16), 16_000)
+    content = bytearray((tmp_path / "a.wav").read_bytes())
+    content[24:28] = rate.to_bytes(4, "little")
+    (tmp_path / "a.wav").write_bytes(content)
+    with pytest.raises(InputError, match=f"{rate} Hz; expected 4000 to 768000 Hz"):
+        read_waveform(tmp_path / "a.wav", convert=True)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.wav")
+    with pytest.raises(InputError, match="a.wav: not a regular file"):
         read_waveform(tmp_path / "a.wav")

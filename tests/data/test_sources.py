@@ -1,5 +1,6 @@
 """Corpora: the embedded one, other layouts, and transcripts that do not fit their audio."""
 
+import os
 import pathlib
 import shutil
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from hubert_jax.data.audio_files import read_waveform
 from hubert_jax.data.sources import discover
 from hubert_jax.errors import InputError
 
@@ -88,6 +90,68 @@ def test_links_to_folders_are_followed(tmp_path):
     assert [utterance.id for utterance in discover(corpus)] == ["linked/a"]
 
 
+def test_links_that_lead_back_are_followed_once(tmp_path):
+    _audio(tmp_path / "a" / "one.wav")
+    _audio(tmp_path / "b" / "two.wav")
+    # To itself, to a folder above, and two folders into one another.
+    (tmp_path / "a" / "self").symlink_to(tmp_path / "a")
+    (tmp_path / "b" / "top").symlink_to(tmp_path)
+    (tmp_path / "a" / "b").symlink_to(tmp_path / "b")
+    (tmp_path / "b" / "a").symlink_to(tmp_path / "a")
+    ids = [utterance.id for utterance in discover(tmp_path)]
+    assert ids == ["a/b/two", "a/one", "b/a/one", "b/two"]
+
+
+def test_a_link_to_itself_is_a_file_that_cannot_be_read(tmp_path):
+    _audio(tmp_path / "a.wav")
+    (tmp_path / "b.wav").symlink_to(tmp_path / "b.wav")
+    assert [utterance.id for utterance in discover(tmp_path)] == ["a", "b"]
+    with pytest.raises(InputError, match="b.wav: cannot be read .Too many levels"):
+        read_waveform(tmp_path / "b.wav")
+
+
+def test_a_folder_that_vanishes_is_named(tmp_path, monkeypatch):
+    _audio(tmp_path / "a" / "one.wav")
+    scandir = os.scandir
+
+    def vanishing(folder):
+        if folder == tmp_path / "a":
+            monkeypatch.undo()
+            shutil.rmtree(folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    with pytest.raises(InputError, match="a: cannot be listed .No such file.*nothing may change"):
+        discover(tmp_path)
+
+
+def test_names_with_spaces_and_of_other_alphabets(tmp_path):
+    # The table writes the accent as part of the letter, the file system as a letter of its own.
+    _audio(tmp_path / "une e\u0301tude.wav")
+    _audio(tmp_path / "語り 手" / "第一 章.wav")
+    (tmp_path / "transcripts.tsv").write_text(
+        "une \u00e9tude.wav\tune\n語り 手/第一 章.wav\tdeux\n"
+    )
+    found = [(u.id, u.speaker, u.text, u.defect) for u in discover(tmp_path)]
+    assert found == [
+        ("une e\u0301tude", "", "UNE", ""),
+        ("語り 手/第一 章", "語り 手", "DEUX", ""),
+    ]
+
+
+def test_names_that_are_not_utf_8_are_refused_in_ascii(tmp_path):
+    os.rename(_audio(tmp_path / "a.wav"), os.fsencode(tmp_path) + b"/\xff.wav")
+    (only,) = discover(tmp_path)
+    assert (only.id, only.defect) == ("\\xff", "its name is not UTF-8; rename the file")
+
+
+def test_audio_that_cannot_be_read_is_not_overlooked(tmp_path):
+    _audio(tmp_path / "a.wav")
+    (tmp_path / "b.m4a").write_bytes(b"x")
+    defects = {u.id: u.defect for u in discover(tmp_path)}
+    assert defects["a"] == "" and defects["b"].startswith(".m4a cannot be read; convert it")
+
+
 def test_chapter_transcripts_that_do_not_fit_the_audio(tmp_path):
     source = CORPUS / "dev-mini" / "1898" / "145715"
     chapter = tmp_path / "1898" / "145715"
@@ -114,7 +178,7 @@ def test_table_entries_that_do_not_fit_the_audio(tmp_path):
 
 
 def test_missing_and_empty_folders(tmp_path):
-    with pytest.raises(InputError, match="nowhere: expected a folder of audio files, found noth"):
+    with pytest.raises(InputError, match="nowhere: expected a folder .*, found nothing there"):
         discover(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("no audio")
     with pytest.raises(InputError, match=r"expected audio files \(\*\.wav, .*found none"):
