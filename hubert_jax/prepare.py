@@ -1,17 +1,19 @@
 """Turns a corpus of audio files into the audio shards that every other job reads.
 
 A split is one folder of the corpus, or several: `--config.splits="('train-clean-5',
-'train=train-clean-5+train-clean-100')"` makes the splits `train-clean-5` and `train`. Each appears
-under WORKDIR/prepare/ when it is complete; files that cannot be used stop the job unless
-`--config.max_rejected_share` allows some, which are then listed in the split's `rejected.tsv`.
+'train=train-clean-5+train-clean-100')"` makes the splits `train-clean-5` and `train`. In place of a
+folder stands whatever `hubert_jax.data.sources` knows: a manifest of fairseq's, Parquet files,
+`tfds:NAME/SPLIT`. Each split appears under WORKDIR/prepare/ when it is complete; an interrupted job
+goes on where it was. Files that cannot be used stop the job unless `--config.max_rejected_share`
+allows some, which are then listed in the split's `rejected.tsv`.
 """
 
 import collections
-import concurrent.futures
 import dataclasses
+import os
 import pathlib
+import shutil
 import time
-from collections.abc import Callable, Iterator
 
 from hubert_jax import config as config_lib
 from hubert_jax import files, job
@@ -26,187 +28,229 @@ class PrepareConfig:
 
     workdir: str
     corpus: str = "examples/minilibri"  # directory that holds the folders of `splits`
-    splits: tuple[str, ...] = ("train-clean-5",)  # FOLDER, or NAME=FOLDER+FOLDER...
-    shard_megabytes: int = 64  # audio per shard; every host needs a shard of every bucket
+    splits: tuple[str, ...] = ("train-clean-5",)  # FOLDER, or NAME=FOLDER+FOLDER*WEIGHT...
+    tfds_data_dir: str = ""  # of data sets named tfds:NAME/SPLIT; "": TensorFlow Datasets' own
+    shard_megabytes: int = 64  # 16-bit audio per shard; every host needs a shard of every bucket
+    encoding: str = "pcm16"  # of audio in the shards: pcm16, or flac at about half the size
     convert: bool = False  # mix down several channels, resample other rates
+    cut_seconds: float = 30.0  # longer recordings without transcript are cut at silences; 0: none
+    language_exponent: float = 1.0  # below 1, training draws small languages more often
+    corpus_exponent: float = 1.0  # the same, for the corpora of a language
     max_rejected_share: float = 0.0  # of a split's files; more stop the job
-    workers: int = 2  # threads that decode; the output does not depend on it
+    workers: int = 0  # threads; 0: one a core; the output does not depend on it
+    beam_runner: str = ""  # Apache Beam's, such as DirectRunner, instead of threads
+    beam_options: tuple[str, ...] = ()  # of its pipeline, such as --flink_master=HOST:PORT
 
     def __post_init__(self):
-        for name in ("shard_megabytes", "workers"):
-            if getattr(self, name) < 1:
-                raise InputError(f"config.{name}: expected at least 1, found {getattr(self, name)}")
+        from hubert_jax.data.encoding import ENCODINGS
+
+        for name, least in (("shard_megabytes", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise InputError(
+                    f"config.{name}: expected at least {least}, found {getattr(self, name)}"
+                )
         if not 0 <= self.max_rejected_share < 1:
             raise InputError(
                 f"config.max_rejected_share: expected at least 0 and less than 1, "
                 f"found {self.max_rejected_share}"
             )
+        if self.encoding not in ENCODINGS:
+            raise InputError(
+                f"config.encoding={self.encoding!r}: expected {' or '.join(ENCODINGS)}"
+            )
+        if self.cut_seconds and self.cut_seconds < 4:
+            raise InputError(
+                f"config.cut_seconds={self.cut_seconds}: expected at least 4, or 0 to cut nothing"
+            )
+        for name in ("language_exponent", "corpus_exponent"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(
+                    f"config.{name}: expected between 0 and 1, found {getattr(self, name)}"
+                )
         split_folders(self.splits)
 
 
-def split_folders(splits: tuple[str, ...]) -> dict[str, list[str]]:
-    """Folders of every split: {"train": ["a", "b"]} for ("train=a+b",).
+def split_folders(splits: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """Folders of every split and their weights: {"train": {"a": 1, "b": 2}} for ("train=a+b*2",).
 
     Raises:
-      InputError: no split, a split twice, a folder twice, or a name that is not a directory's.
+      InputError: no split, a split twice, a folder twice, a name that is not a directory's, or a
+        weight that is not a number above 0.
     """
     if not splits:
         raise InputError("config.splits: expected at least one split, found none")
-    folders: dict[str, list[str]] = {}
+    folders: dict[str, dict[str, float]] = {}
     for entry in splits:
         name, equals, listed = entry.partition("=")
-        found = listed.split("+") if equals else [entry]
+        found = [_weighted(folder) for folder in (listed.split("+") if equals else [entry])]
         if not name or "/" in name or name.startswith("."):
             raise InputError(
                 f"config.splits: {name!r} cannot name a split; pass NAME={listed or entry} "
                 "with a NAME that neither holds / nor starts with a dot"
             )
-        if not all(found) or len(set(found)) < len(found):
+        if not all(folder for folder, _ in found) or len(dict(found)) < len(found):
             raise InputError(
                 f"config.splits: expected NAME=FOLDER+FOLDER with folders that differ, "
                 f"found {entry!r}"
             )
         if name in folders:
             raise InputError(f"config.splits: the split {name!r} is there twice, expected it once")
-        folders[name] = found
+        folders[name] = dict(found)
     return folders
+
+
+def _weighted(folder: str) -> tuple[str, float]:
+    name, star, weight = folder.rpartition("*")
+    if not star:
+        return folder, 1.0
+    try:
+        value = float(weight)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise InputError(f"config.splits: expected a weight above 0 after *, found {folder!r}")
+    return name, value
 
 
 def run(config: PrepareConfig) -> dict:
     """Prepares the splits; returns what it wrote to `WORKDIR/prepare/result.json`.
 
     Raises:
-      InputError: a folder is missing or empty, two utterances have the same id, or more files
-        than allowed cannot be used; the split that it concerns is left as it was.
+      InputError: a folder is missing or empty, two utterances have the same id, more files than
+        allowed cannot be used, or the disk is full; the split that it concerns is left as it was.
     """
     started = time.monotonic()
+    from hubert_jax.data.preparation import Source
     from hubert_jax.data.sources import discover, refuse_duplicates
 
     output = files.require_writable(config.workdir) / "prepare"
     corpus = pathlib.Path(config.corpus)
-    if not corpus.is_dir():
+    named = [folder for folders in split_folders(config.splits).values() for folder in folders]
+    if not corpus.is_dir() and not all(folder.startswith("tfds:") for folder in named):
         raise InputError(
             f"config.corpus={config.corpus}: no such directory; pass --config.corpus=DIR, "
             "the directory that holds the folders of config.splits"
         )
-    found = {}
+    found: dict[str, list[Source]] = {}
     for split, folders in split_folders(config.splits).items():
-        found[split] = sorted(
-            (utterance for folder in folders for utterance in discover(corpus / folder)),
-            key=lambda utterance: utterance.id,
-        )
-        refuse_duplicates(found[split])
+        mixes = _mixture(config, split) is not None
+        located = [
+            Source(utterance, number if mixes else 0)
+            for number, folder in enumerate(folders)
+            for utterance in discover(
+                folder if folder.startswith("tfds:") else corpus / folder, config.tfds_data_dir
+            )
+        ]
+        found[split] = sorted(located, key=lambda source: source.utterance.id)
+        refuse_duplicates([source.utterance for source in found[split]])
     # From here on splits are replaced: an older result would no longer say what is there.
     (output / "result.json").unlink(missing_ok=True)
-    splits = {
-        split: _prepare_split(config, output / split, split, utterances)
-        for split, utterances in found.items()
-    }
+    splits = {}
+    for split, sources in found.items():
+        try:
+            splits[split] = _prepare_split(config, output, split, sources)
+        except OSError as error:
+            raise InputError(
+                f"split {split}: {error.filename or output} cannot be written ({error.strerror})"
+            ) from None
     result = {"config": config_lib.to_dict(config), "splits": splits}
     return job.finish(config.workdir, "prepare", result, started)
 
 
-def _prepare_split(
-    config: PrepareConfig, directory: pathlib.Path, split: str, sources: list
-) -> dict:
+def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sources: list) -> dict:
     """Writes one split; returns its part of the result."""
-    started = time.monotonic()
-    print(f"prepare {split}: {len(sources)} files", flush=True)
-    from hubert_jax.data import shards
+    from hubert_jax.data import preparation, shards
 
-    sources = sorted(sources, key=lambda source: shards.shuffle_key(source.id))
-    rejected: list[tuple[str, str]] = []
-    with files.writing_directory(directory) as aside:
-        utterances = _read(config, split, sources, rejected)
-        manifest = shards.write_split(aside, split, utterances, rejected, config.shard_megabytes)
+    started = time.monotonic()
+    treatment = preparation.Treatment(config.convert, config.encoding, config.cut_seconds)
+    settings = dict(encoding=config.encoding, mixture=_mixture(config, split))
+    print(f"prepare {split}: {len(sources)} files", flush=True)
+    if config.beam_runner:
+        from hubert_jax.data import beam_pipeline
+
+        runner = beam_pipeline.Runner(config.beam_runner, config.beam_options)
+        with files.writing_directory(output / split) as directory:
+            done, notes = beam_pipeline.write_shards(
+                directory, sources, treatment, config.shard_megabytes, settings["mixture"], runner
+            )
+            _refuse_too_many(config, split, notes, len(sources))
+            manifest = shards.write_tables(directory, split, done, notes, **settings)
+    else:
+        workers = config.workers or os.cpu_count() or 1
+        # Kept where the job is refused or killed: the next run has only the rest to do.
+        aside = output / f".{split}.parts"
+        progress = _Progress(split, len(sources))
+        written = preparation.write_parts(aside, sources, treatment, workers, progress)
+        _refuse_too_many(config, split, [part.notes for part in written], len(sources))
+        with files.writing_directory(output / split) as directory:
+            manifest = shards.assemble(
+                directory, split, written, config.shard_megabytes, workers=workers, **settings
+            )
+        shutil.rmtree(aside)
     buckets = collections.Counter()
     for shard in manifest.shards:
         buckets[str(shard.bucket_frames)] += shard.utterances
     print(
         f"prepare {split}: done, {manifest.utterances} utterances, "
         f"{manifest.seconds / 3600:.2f} h, {manifest.speakers} speakers, "
-        f"{manifest.rejected} rejected, "
+        f"{manifest.rejected} rejected, {manifest.flagged} flagged, "
         f"{len(manifest.shards)} shards, {time.monotonic() - started:.1f} s",
         flush=True,
     )
     return {
+        "files": len(sources),
         "utterances": manifest.utterances,
         "seconds": manifest.seconds,
         "speakers": manifest.speakers,
         "transcribed": manifest.transcribed,
         "rejected": manifest.rejected,
+        "flagged": manifest.flagged,
         "utterances_by_bucket": dict(buckets),
         "shards": len(manifest.shards),
+        "shares": {group.name: group.share for group in manifest.groups},
         "digest": manifest.digest,
     }
 
 
-def _read(
-    config: PrepareConfig, split: str, sources: list, rejected: list[tuple[str, str]]
-) -> Iterator:
-    """Utterances in the order of `sources`; what cannot be used is added to `rejected`.
+def _mixture(config: PrepareConfig, split: str):
+    """The split's `mixing.Mixture`, None where all its folders are drawn equally often."""
+    from hubert_jax.data.mixing import Mixture
 
-    Raises InputError after the last file if too many were rejected, so that it can tell how many.
-    """
-    from hubert_jax.data.audio_files import read_waveform
-    from hubert_jax.data.records import Utterance
-
-    def read(source) -> Utterance | str:
-        if source.defect:
-            return f"{source.path}: {source.defect}"
-        try:
-            waveform = read_waveform(source.path, config.convert)
-        except InputError as error:
-            return str(error)
-        return Utterance(source.id, waveform, source.speaker, source.text or "")
-
-    reported = time.monotonic()
-    for done, (source, outcome) in enumerate(_parallel(read, sources, config.workers), start=1):
-        if isinstance(outcome, str):
-            path = str(source.path)
-            reason = " ".join(outcome.removeprefix(f"{path}: ").split())
-            rejected.append((" ".join(path.split()), reason))
-        else:
-            yield outcome
-        if time.monotonic() - reported > _PROGRESS_SECONDS:
-            reported = time.monotonic()
-            print(f"prepare {split}: {done} of {len(sources)} files", flush=True)
-    rejected.sort()
-    allowed = config.max_rejected_share * len(sources) + 1e-9  # 0.29 * 100 is 28.999...
-    if len(rejected) > allowed or len(rejected) == len(sources):
-        raise InputError(_refusal(config, split, rejected, len(sources)))
+    weights = split_folders(config.splits)[split]
+    mixture = Mixture(weights, config.language_exponent, config.corpus_exponent)
+    return None if mixture.even else mixture
 
 
-def _refusal(config: PrepareConfig, split: str, rejected: list[tuple[str, str]], total: int) -> str:
+class _Progress:
+    """Prints how many files are done, now and then."""
+
+    def __init__(self, split: str, total: int):
+        self._split, self._total, self._done = split, total, 0
+        self._reported = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        self._done += done
+        if time.monotonic() - self._reported > _PROGRESS_SECONDS:
+            self._reported = time.monotonic()
+            print(f"prepare {self._split}: {self._done} of {self._total} files", flush=True)
+
+
+def _refuse_too_many(config: PrepareConfig, split: str, notes: list, total: int) -> None:
+    """Raises InputError if more files were rejected than the configuration allows."""
+    rejected = sorted(row for note in notes for row in note.rejected)
+    allowed = config.max_rejected_share * total + 1e-9  # 0.29 * 100 is 28.999...
+    if len(rejected) <= allowed and len(rejected) < total:
+        return
     path, reason = rejected[0]
     first = f"{path}: {reason}"
     if len(rejected) == total:
-        return f"split {split}: none of {total} files can be used, the first is {first}"
+        raise InputError(f"split {split}: none of {total} files can be used, the first is {first}")
     share = len(rejected) / total
-    allowed = f"allowed are {config.max_rejected_share:.2%}"
-    return (
-        f"split {split}: {len(rejected)} of {total} files ({share:.2%}, {allowed}) cannot be used, "
-        f"the first is {first}; or leave such files out with "
-        f"--config.max_rejected_share={-(-share * 10_000 // 1) / 10_000:.4f}"
+    raise InputError(
+        f"split {split}: {len(rejected)} of {total} files ({share:.2%}, allowed are "
+        f"{config.max_rejected_share:.2%}) cannot be used, the first is {first}; or leave such "
+        f"files out with --config.max_rejected_share={-(-share * 10_000 // 1) / 10_000:.4f}"
     )
-
-
-def _parallel(function: Callable, items: list, workers: int) -> Iterator[tuple]:
-    """(item, function(item)) in order, a few items ahead of the consumer."""
-    pending: collections.deque = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in items:
-                pending.append((item, pool.submit(function, item)))
-                if len(pending) > 4 * workers:
-                    first, future = pending.popleft()
-                    yield first, future.result()
-            while pending:
-                first, future = pending.popleft()
-                yield first, future.result()
-        finally:
-            for _, future in pending:
-                future.cancel()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from hubert_jax.data import records
+from hubert_jax.data import encoding, records
 from hubert_jax.data.manifests import AudioManifest, LabelManifest, ShardInfo
 from hubert_jax.data.schedule import Bucket, BucketSchedule
 from hubert_jax.data.shards import crop_samples
@@ -27,6 +27,7 @@ with contextlib.suppress(RuntimeError):
 _AUDIO_FEATURES = {
     "id": tf.io.FixedLenFeature([], tf.string),
     "audio": tf.io.FixedLenFeature([], tf.string),
+    "num_samples": tf.io.FixedLenFeature([], tf.int64),
     "text": tf.io.FixedLenFeature([], tf.string, default_value=""),
 }
 _LABEL_FEATURES = {
@@ -86,7 +87,7 @@ def pretraining_batches(
 
     def decode(row, window, bucket):
         audio = tf.io.parse_single_example(window[0], _AUDIO_FEATURES)
-        waveform = _waveform(audio["audio"], normalize_waveform)
+        waveform = _waveform(audio, manifest.encoding, normalize_waveform)
         frames = bucket.batch_frames
         length = crop_samples(frames)
         start = tf.random.stateless_uniform(
@@ -139,7 +140,7 @@ def finetuning_batches(
 
     def decode(row, window, bucket):
         audio = tf.io.parse_single_example(window[0], _AUDIO_FEATURES)
-        waveform = _waveform(audio["audio"], normalize_waveform)
+        waveform = _waveform(audio, manifest.encoding, normalize_waveform)
         length = crop_samples(bucket.batch_frames)
         waveform = waveform[: length * tf.cast(tf.shape(waveform)[0] <= length, tf.int32)]
         return {
@@ -154,12 +155,24 @@ def finetuning_batches(
     )
 
 
-def _waveform(audio: tf.Tensor, normalize: bool) -> tf.Tensor:
-    waveform = tf.cast(tf.io.decode_raw(audio, tf.int16), tf.float32) / 32768.0
+def _waveform(record: dict[str, tf.Tensor], encoded: str, normalize: bool) -> tf.Tensor:
+    if encoded == "pcm16":
+        samples = tf.io.decode_raw(record["audio"], tf.int16)
+    else:  # TensorFlow has no decoder for FLAC
+        content = [record["audio"], record["num_samples"]]
+        samples = tf.ensure_shape(tf.numpy_function(_decoded, content, tf.int16), [None])
+    waveform = tf.cast(samples, tf.float32) / 32768.0
     if normalize:
         mean, variance = tf.nn.moments(waveform, [0])
         waveform = (waveform - mean) * tf.math.rsqrt(variance + NORMALISATION_EPSILON)
     return waveform
+
+
+def _decoded(content: bytes, num_samples: np.ndarray) -> np.ndarray:
+    audio = encoding.decode(content, int(num_samples))
+    if audio is None:
+        raise ValueError("audio that is neither PCM nor FLAC")
+    return audio
 
 
 def _step_batches(

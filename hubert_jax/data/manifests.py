@@ -29,6 +29,7 @@ class ShardInfo:
       utterances: number of records.
       samples: of all its utterances, at 16 kHz.
       digest: SHA-256 (hex) of the file.
+      group: of the corpus that all its utterances are from, "" where there is one only.
     """
 
     file: str
@@ -36,11 +37,32 @@ class ShardInfo:
     utterances: int
     samples: int
     digest: str
+    group: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupInfo:
+    """One of several corpora that a split mixes.
+
+    Attributes:
+      name: as its shards name it.
+      utterances, seconds: what it has.
+      share: of the audio that training is to draw from it; the shares of a split sum to 1.
+    """
+
+    name: str
+    utterances: int
+    seconds: float
+    share: float
 
 
 @dataclasses.dataclass(frozen=True)
 class AudioManifest:
-    """A prepared split; `speakers`, `transcribed` and `rejected` are counts."""
+    """A prepared split; `speakers`, `transcribed`, `rejected` and `flagged` are counts.
+
+    Fields with defaults came later: manifests without them stay readable. `encoding` is how the
+    records hold audio (`hubert_jax.data.encoding`); `groups` are the corpora that it mixes.
+    """
 
     split: str
     sample_rate: int
@@ -52,6 +74,9 @@ class AudioManifest:
     digest: str
     shards: tuple[ShardInfo, ...]
     format: int = FORMAT
+    encoding: str = "pcm16"
+    flagged: int = 0
+    groups: tuple[GroupInfo, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

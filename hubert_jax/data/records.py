@@ -1,8 +1,8 @@
 """Records: what one utterance, and one utterance's labels, look like in a TFRecord shard.
 
-Audio: tf.train.Example {id, speaker, text: UTF-8 bytes; audio: bytes, int16 little-endian, mono at
-16 kHz; num_samples: int64}. Labels: {id: UTF-8 bytes; labels: bytes, uint16 little-endian}, record
-for record in the order of the audio shard of the same suffix.
+Audio: tf.train.Example {id, speaker, text: UTF-8 bytes; audio: bytes, int16 little-endian or FLAC
+(`hubert_jax.data.encoding`), mono at 16 kHz; num_samples: int64}. Labels: {id: UTF-8 bytes; labels:
+bytes, uint16 little-endian}, record for record in the order of the audio shard of the same suffix.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from hubert_jax import files
-from hubert_jax.data import manifests
+from hubert_jax.data import encoding, manifests
 from hubert_jax.data.manifests import (
     AudioManifest,
     LabelManifest,
@@ -30,6 +30,7 @@ __all__ = [
     "AudioManifest",
     "LabelManifest",
     "LabelShardInfo",
+    "RecordWriter",
     "ShardInfo",
     "Utterance",
     "label_file",
@@ -39,6 +40,7 @@ __all__ = [
     "read_labels",
     "read_manifest",
     "read_shard",
+    "serialize",
     "write_label_shard",
     "write_shard",
 ]
@@ -74,54 +76,76 @@ def label_file(audio_file: str) -> str:
     return _LABELS + audio_file.removeprefix(_AUDIO)
 
 
-class ShardWriter:
-    """An audio shard being written, utterance by utterance; `close` tells what is in it."""
+def serialize(utterance: Utterance, encoded: str = "pcm16") -> bytes:
+    """An utterance as a record's bytes, its audio as one of `encoding.ENCODINGS`."""
+    audio = utterance.audio
+    if audio.ndim != 1 or audio.dtype != np.int16:
+        raise ValueError(
+            f"{utterance.id}: expected int16 (samples,), found {audio.dtype} {audio.shape}"
+        )
+    return _serialized(
+        id=utterance.id.encode(),
+        audio=encoding.encode(audio, encoded),
+        num_samples=len(audio),
+        speaker=utterance.speaker.encode(),
+        text=utterance.text.encode(),
+    )
+
+
+class RecordWriter:
+    """A TFRecord file being written, record by record.
+
+    A context manager: the file is complete when the block has ended well.
+
+    Raises:
+      InputError: the file cannot be written, for example because the disk is full.
+    """
 
     def __init__(self, path: str | os.PathLike):
         self.path = pathlib.Path(path)
-        self.utterances = 0
-        self.samples = 0
-        self._writer = tf.io.TFRecordWriter(str(path))
+        self.bytes = 0
+        with self._named():
+            self._writer = tf.io.TFRecordWriter(str(path))
 
-    def write(self, utterance: Utterance) -> None:
-        """Appends one record."""
-        audio = np.ascontiguousarray(utterance.audio, "<i2")
-        if audio.ndim != 1 or utterance.audio.dtype != np.int16:
-            raise ValueError(
-                f"{utterance.id}: expected int16 (samples,), "
-                f"found {utterance.audio.dtype} {utterance.audio.shape}"
-            )
-        self._writer.write(
-            _serialized(
-                id=utterance.id.encode(),
-                audio=audio.tobytes(),
-                num_samples=len(audio),
-                speaker=utterance.speaker.encode(),
-                text=utterance.text.encode(),
-            )
-        )
-        self.utterances += 1
-        self.samples += len(audio)
+    def write(self, record: bytes) -> int:
+        """Appends a record; returns its length in the file."""
+        with self._named():
+            self._writer.write(record)
+        self.bytes += FRAMING_BYTES + len(record)
+        return FRAMING_BYTES + len(record)
 
-    def close(self) -> None:
-        """Completes the file."""
-        self._writer.close()
+    def __enter__(self) -> "RecordWriter":
+        return self
 
-    def info(self, file: str, bucket_frames: int) -> ShardInfo:
-        """What the closed shard holds; `file` is the name that it will have."""
-        digest = files.sha256_file(self.path)
-        return ShardInfo(file, bucket_frames, self.utterances, self.samples, digest)
+    def __exit__(self, kind, error, traceback) -> None:
+        with self._named() if kind is None else contextlib.suppress(tf.errors.OpError):
+            self._writer.close()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except tf.errors.OpError as error:
+            raise InputError(
+                f"{self.path}: cannot be written ({error.message.rpartition('; ')[2]})"
+            ) from None
 
 
 def write_shard(
-    path: str | os.PathLike, utterances: Iterable[Utterance], bucket_frames: int = 0
+    path: str | os.PathLike,
+    utterances: Iterable[Utterance],
+    bucket_frames: int = 0,
+    encoded: str = "pcm16",
 ) -> ShardInfo:
     """Writes utterances in the given order as one audio shard."""
-    writer = ShardWriter(path)
-    for utterance in utterances:
-        writer.write(utterance)
-    writer.close()
-    return writer.info(pathlib.Path(path).name, bucket_frames)
+    count = samples = 0
+    with RecordWriter(path) as writer:
+        for utterance in utterances:
+            writer.write(serialize(utterance, encoded))
+            count += 1
+            samples += len(utterance.audio)
+    name = pathlib.Path(path).name
+    return ShardInfo(name, bucket_frames, count, samples, files.sha256_file(path))
 
 
 def read_shard(path: str | os.PathLike, utterances: int | None = None) -> Iterator[Utterance]:
@@ -137,11 +161,11 @@ def read_shard(path: str | os.PathLike, utterances: int | None = None) -> Iterat
     """
     names = ("id", "audio", "num_samples", "speaker", "text")
     for number, fields in _read_examples(path, names, utterances):
-        audio = np.frombuffer(fields["audio"], "<i2") if len(fields["audio"]) % 2 == 0 else ()
-        if len(audio) != fields["num_samples"]:
+        audio = encoding.decode(fields["audio"], fields["num_samples"])
+        if audio is None:
             raise InputError(
-                f"{path}, record {number}: {len(fields['audio'])} bytes of audio for "
-                f"{fields['num_samples']} samples of 2 bytes; {_REMEDY}"
+                f"{path}, record {number}: {len(fields['audio'])} bytes of audio are not "
+                f"{fields['num_samples']} samples; {_REMEDY}"
             )
         yield Utterance(
             fields["id"].decode(), audio, fields["speaker"].decode(), fields["text"].decode()
@@ -205,7 +229,7 @@ def read_labels(label_dir: str | os.PathLike) -> Iterator[tuple[str, np.ndarray]
         yield from read_label_shard(pathlib.Path(label_dir, shard.file), shard.utterances)
 
 
-_FRAMING_BYTES = 16  # around every record: its length, two checksums
+FRAMING_BYTES = 16  # around every record: its length, two checksums
 _REMEDY = "the shard is damaged or incomplete, run the job that wrote it again"
 
 
@@ -245,7 +269,7 @@ def _read_examples(
             return
         except tf.errors.DataLossError:
             raise InputError(damaged.format(path, number, _REMEDY)) from None
-        position += _FRAMING_BYTES + len(record)
+        position += FRAMING_BYTES + len(record)
         fields = _fields(record, names)
         if fields is None:
             raise InputError(

@@ -1,18 +1,25 @@
-"""Buckets, and writing the shards of one split.
+"""Buckets, and putting together the shards of one split.
 
 Training crops, it never pads (GroupNorm sees padding), and XLA wants few shapes: so a crop has one
 of a few lengths, and an utterance is in the bucket of the longest crop that it can give.
 """
 
+import concurrent.futures
 import dataclasses
 import hashlib
+import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from hubert_jax.data import manifests
-from hubert_jax.data.manifests import AudioManifest, ShardInfo
-from hubert_jax.data.records import ShardWriter, Utterance
+import numpy as np
+
+from hubert_jax.data import manifests, parts
+from hubert_jax.data.manifests import AudioManifest, GroupInfo, ShardInfo
+from hubert_jax.data.mixing import Mixture
+from hubert_jax.data.parts import Notes, Part
+from hubert_jax.data.records import Utterance
 from hubert_jax.data.waveform import SAMPLE_RATE
+from hubert_jax.errors import InputError
 
 HOP, RECEPTIVE_FIELD = 320, 400
 # Crop lengths in 50 Hz frames. The paper's 15.6 s is rounded down to 768; 96 is just under 2 s.
@@ -26,30 +33,19 @@ def crop_samples(frames: int) -> int:
     return HOP * frames + RECEPTIVE_FIELD - HOP
 
 
+# Fewest samples of the utterances in each bucket.
+_FLOORS = np.array([max(MIN_TRAINING_SAMPLES, crop_samples(frames)) for frames in BUCKETS])
+
+
 def bucket_of(num_samples: int) -> int:
     """Bucket (in frames) of an utterance: its longest possible crop, 0 if it is under 2 s."""
-    if num_samples < MIN_TRAINING_SAMPLES:
-        return 0
-    return max(frames for frames in BUCKETS if crop_samples(frames) <= num_samples)
+    return (0, *BUCKETS)[int(np.searchsorted(_FLOORS, num_samples, "right"))]
 
 
-def shuffle_key(utterance_id: str) -> bytes:
+def shuffle_order(utterance_id: str) -> tuple[int, int]:
     """Position of an utterance in a split: random-looking, the same everywhere and always."""
-    return hashlib.sha256(utterance_id.encode()).digest()
-
-
-@dataclasses.dataclass
-class _Bucket:
-    """Shards of one bucket; only the last one is open."""
-
-    closed: list[ShardWriter] = dataclasses.field(default_factory=list)
-    open: ShardWriter | None = None
-
-    def close(self) -> None:
-        if self.open is not None:
-            self.open.close()
-            self.closed.append(self.open)
-            self.open = None
+    digest = hashlib.sha256(utterance_id.encode()).digest()
+    return int.from_bytes(digest[:8]), int.from_bytes(digest[8:16])
 
 
 def write_split(
@@ -59,62 +55,218 @@ def write_split(
     rejected: list[tuple[str, str]],
     shard_megabytes: int,
 ) -> AudioManifest:
-    """Writes a split's shards, `rejected.tsv` and `manifest.json` into an empty directory.
+    """Writes utterances as a split's shards, in the order in which they come, into a directory.
 
-    Utterances are consumed one at a time and go to their bucket's shard in the order in which they
-    come (by `shuffle_key`, where the caller wants a random one). A shard is full once its audio
-    has `shard_megabytes`; it is a function of the utterances alone, so equal input gives equal
-    bytes. Buckets without utterances have no shard.
+    `rejected` are (file, reason) pairs; the other arguments are those of `assemble`.
+    """
+    numbered = (((0, number), utterance) for number, utterance in enumerate(utterances))
+    path = directory / "part.tmp.tfrecord"
+    try:
+        part = parts.write(path, [parts.Item(split, numbered)], "pcm16")
+        notes = dataclasses.replace(part.notes, rejected=tuple(rejected))
+        return assemble(directory, split, [dataclasses.replace(part, notes=notes)], shard_megabytes)
+    finally:
+        for suffix in (".tfrecord", ".npy", ".json"):
+            path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def assemble(
+    directory: pathlib.Path,
+    split: str,
+    written: Sequence[Part],
+    shard_megabytes: int,
+    *,
+    encoding: str = "pcm16",
+    mixture: Mixture | None = None,
+    workers: int = 1,
+) -> AudioManifest:
+    """Copies the records of all parts into a split's shards; writes its tables and manifest.
+
+    A shard is full once its utterances have `shard_megabytes`; it is a function of the utterances
+    and their order alone, so equal input gives equal bytes however it was divided into parts.
+    Buckets without utterances have no shard.
 
     Args:
       directory: of a `files.writing_directory`.
       split: the split's name.
-      utterances: what to write.
-      rejected: (file, reason) pairs; read after the last utterance, so it may still be growing.
-      shard_megabytes: 10**6 bytes of audio per shard; 64 are 2,000 s.
+      written: the parts.
+      shard_megabytes: 10**6 bytes of 16-bit audio per shard; 64 are 2,000 s.
+      encoding: how the parts' records hold audio.
+      mixture: its corpora in the order of their numbers in the parts' index; a shard then holds
+        one of them only. None: they are all one.
+      workers: threads that copy.
+
+    Raises:
+      InputError: two utterances have the same order, or a shard cannot be written.
     """
-    buckets = {frames: _Bucket() for frames in (0, *BUCKETS)}
-    speakers, transcribed = set(), 0
-    try:
-        for utterance in utterances:
-            frames = bucket_of(len(utterance.audio))
-            bucket = buckets[frames]
-            if bucket.open is None:
-                number = len(bucket.closed)
-                bucket.open = ShardWriter(directory / f"audio-b{frames:04d}-{number:05d}")
-            bucket.open.write(utterance)
-            if 2 * bucket.open.samples >= shard_megabytes * 10**6:
-                bucket.close()
-            if utterance.speaker:
-                speakers.add(utterance.speaker)
-            transcribed += bool(utterance.text)
-    finally:
-        for bucket in buckets.values():
-            bucket.close()
+    index = np.concatenate([part.index for part in written])
+    part_of = np.repeat(np.arange(len(written)), [len(part.index) for part in written])
+    _refuse_equal(index, part_of, written)
+    groups = tuple(mixture.weights) if mixture else ("",)
+    planned = _plan(index, len(groups), shard_megabytes)
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        copied = [
+            pool.submit(_copy, directory / name, rows, index, part_of, written)
+            for name, _, _, rows in planned
+        ]
+        try:
+            digests = [future.result() for future in copied]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
     shards = tuple(
-        shard for frames, bucket in buckets.items() for shard in _named(bucket.closed, frames)
+        ShardInfo(
+            file=name,
+            bucket_frames=frames,
+            utterances=len(rows),
+            samples=int(index["samples"][rows].sum()),
+            digest=digest,
+            group=groups[group],
+        )
+        for (name, frames, group, rows), digest in zip(planned, digests, strict=True)
     )
-    rows = "".join(f"{file}\t{reason}\n" for file, reason in rejected)
-    (directory / "rejected.tsv").write_text(rows)
+    notes = [part.notes for part in written]
+    return write_tables(directory, split, shards, notes, encoding=encoding, mixture=mixture)
+
+
+def write_tables(
+    directory: pathlib.Path,
+    split: str,
+    shards: tuple[ShardInfo, ...],
+    notes: Sequence[Notes],
+    *,
+    encoding: str,
+    mixture: Mixture | None,
+) -> AudioManifest:
+    """Writes what lies beside a split's shards: its manifest, what was refused, what is odd.
+
+    Raises:
+      InputError: a corpus of the mixture has nothing that can be used.
+    """
+    rejected = sorted(row for note in notes for row in note.rejected)
+    flagged = sorted(row for note in notes for row in note.flagged)
+    for name, rows in (("rejected.tsv", rejected), ("flagged.tsv", flagged)):
+        (directory / name).write_text("".join(f"{file}\t{reason}\n" for file, reason in rows))
     manifest = AudioManifest(
         split=split,
         sample_rate=SAMPLE_RATE,
         utterances=sum(shard.utterances for shard in shards),
-        seconds=round(sum(shard.samples for shard in shards) / SAMPLE_RATE, 3),
-        speakers=len(speakers),
-        transcribed=transcribed,
+        seconds=_seconds(shards),
+        speakers=len({speaker for note in notes for speaker in note.speakers}),
+        transcribed=sum(note.transcribed for note in notes),
         rejected=len(rejected),
         digest=manifests.shards_digest(shards),
         shards=shards,
+        encoding=encoding,
+        flagged=len(flagged),
+        groups=_groups(split, shards, mixture) if mixture else (),
     )
     manifests.write_manifest(directory, manifest)
     return manifest
 
 
-def _named(writers: list[ShardWriter], frames: int) -> Iterable[ShardInfo]:
-    """Gives the shards of a bucket their names, which say how many there are."""
-    for number, writer in enumerate(writers):
-        name = f"audio-b{frames:04d}-{number:05d}-of-{len(writers):05d}.tfrecord"
-        info = writer.info(name, frames)
-        writer.path.rename(writer.path.with_name(name))
-        yield info
+def shard_name(bucket_frames: int, number: int, count: int) -> str:
+    """The file of one of a bucket's shards."""
+    return f"audio-b{bucket_frames:04d}-{number:05d}-of-{count:05d}.tfrecord"
+
+
+def plan_shards(samples: np.ndarray, shard_megabytes: int) -> list[tuple[int, int]]:
+    """Divides utterances, in order, into shards: each is full once it has its megabytes.
+
+    Args:
+      samples: of every utterance, (n,) int.
+      shard_megabytes: 10**6 bytes of 16-bit audio.
+
+    Returns:
+      The ranges (first, last + 1) of the shards.
+    """
+    ends = np.cumsum(samples)
+    full = shard_megabytes * 10**6 / 2
+    ranges, first, before = [], 0, 0
+    while first < len(ends):
+        last = min(int(np.searchsorted(ends, before + full)), len(ends) - 1)
+        ranges.append((first, last + 1))
+        first, before = last + 1, int(ends[last])
+    return ranges
+
+
+def _plan(
+    index: np.ndarray, groups: int, shard_megabytes: int
+) -> list[tuple[str, int, int, np.ndarray]]:
+    """(file, bucket, group, rows of the index) of every shard."""
+    bucket = np.searchsorted(_FLOORS, index["samples"], "right")
+    planned = []
+    for number, frames in enumerate((0, *BUCKETS)):
+        shards = []
+        for group in range(groups):
+            rows = np.flatnonzero((bucket == number) & (index["group"] == group))
+            order = index["order"][rows]
+            rows = rows[np.lexsort((order[:, 1], order[:, 0]))]
+            for first, end in plan_shards(index["samples"][rows], shard_megabytes):
+                shards.append((group, rows[first:end]))
+        for i, (group, rows) in enumerate(shards):
+            planned.append((shard_name(frames, i, len(shards)), frames, group, rows))
+    return planned
+
+
+def _copy(
+    path: pathlib.Path,
+    rows: np.ndarray,
+    index: np.ndarray,
+    part_of: np.ndarray,
+    written: Sequence[Part],
+) -> str:
+    """Writes one shard; returns its SHA-256."""
+    digest = hashlib.sha256()
+    try:
+        with open(path, "wb") as shard:
+            for row in rows:
+                content = _record(index[row], written[part_of[row]])
+                digest.update(content)
+                shard.write(content)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
+    return digest.hexdigest()
+
+
+def _record(row: np.void, part: Part) -> bytes:
+    """A record with its framing, as it lies in its part."""
+    with open(part.path, "rb", buffering=0) as file:
+        content = os.pread(file.fileno(), int(row["length"]), int(row["offset"]))
+    if len(content) != row["length"]:
+        raise InputError(
+            f"{part.path}: shorter than its index says; remove {part.path.parent} and run "
+            "hubert_jax.prepare again"
+        )
+    return content
+
+
+def _refuse_equal(index: np.ndarray, part_of: np.ndarray, written: Sequence[Part]) -> None:
+    """Two utterances of one id, such as a piece of a recording and a file of the same name."""
+    order = index["order"]
+    rows = np.lexsort((order[:, 1], order[:, 0]))
+    equal = np.flatnonzero((order[rows[1:]] == order[rows[:-1]]).all(axis=1))
+    if len(equal):
+        row = rows[equal[0]]
+        raise InputError(
+            f"{written[part_of[row]].path}: two utterances have the same id; expected every id "
+            "once, rename one of the files"
+        )
+
+
+def _groups(split: str, shards: tuple[ShardInfo, ...], mixture: Mixture) -> tuple[GroupInfo, ...]:
+    of_group = {
+        name: tuple(shard for shard in shards if shard.group == name) for name in mixture.weights
+    }
+    for name, held in of_group.items():
+        if not held:
+            raise InputError(f"split {split}: nothing of {name} can be used; leave it out")
+    shares = mixture.shares({name: _seconds(held) for name, held in of_group.items()})
+    return tuple(
+        GroupInfo(name, sum(shard.utterances for shard in held), _seconds(held), shares[name])
+        for name, held in of_group.items()
+    )
+
+
+def _seconds(shards: tuple[ShardInfo, ...]) -> float:
+    return round(sum(shard.samples for shard in shards) / SAMPLE_RATE, 3)

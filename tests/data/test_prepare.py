@@ -14,7 +14,7 @@ from hubert_jax import config as config_lib
 from hubert_jax import prepare
 from hubert_jax.data.audio_files import read_waveform
 from hubert_jax.data.records import read_audio, read_manifest
-from hubert_jax.data.shards import bucket_of, shuffle_key
+from hubert_jax.data.shards import bucket_of, shuffle_order
 from hubert_jax.data.sources import discover
 from hubert_jax.errors import InputError
 
@@ -29,6 +29,11 @@ def _prepare(workdir, **values) -> dict:
 
 def _bytes(directory: pathlib.Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
+
+
+def _visible(directory: pathlib.Path) -> list[str]:
+    """What looks like a result; what the next run can go on with is hidden."""
+    return [path.name for path in directory.iterdir() if not path.name.startswith(".")]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +62,7 @@ def test_shards_hold_the_corpus(prepared):
         source = sources[utterance.id]
         np.testing.assert_array_equal(utterance.audio, read_waveform(source.path))
         assert (utterance.speaker, utterance.text) == ("3664", source.text)
-    order = [(bucket_of(len(u.audio)), shuffle_key(u.id)) for u in found]
+    order = [(bucket_of(len(u.audio)), shuffle_order(u.id)) for u in found]
     assert order == sorted(order)
 
 
@@ -137,7 +142,7 @@ def test_a_bad_file_stops_the_job_or_is_listed(corpus, tmp_path, kind):
     assert message.startswith("split speech: 1 of 5 files (20.00%, allowed are 0.00%) cannot be")
     assert expected in message and "--config.max_rejected_share=0.2000" in message
     assert "\n" not in message
-    assert not list((workdir / "prepare").iterdir())
+    assert not _visible(workdir / "prepare")
 
     result = _prepare(workdir, **arguments, max_rejected_share=0.2)
     assert result["splits"]["speech"]["utterances"] == 4
@@ -162,7 +167,7 @@ def test_a_failed_run_leaves_the_older_split_but_no_result(corpus, tmp_path):
     with pytest.raises(InputError, match="1 of 5 files"):
         _prepare(tmp_path, **arguments)
     assert _bytes(tmp_path / "prepare" / "speech") == before
-    assert [path.name for path in (tmp_path / "prepare").iterdir()] == ["speech"]
+    assert _visible(tmp_path / "prepare") == ["speech"]
 
 
 def test_nothing_usable_is_refused_whatever_is_allowed(tmp_path):
@@ -179,7 +184,11 @@ def test_nothing_usable_is_refused_whatever_is_allowed(tmp_path):
         ({"splits": ("a/b",)}, "'a/b' cannot name a split; pass NAME=a/b"),
         ({"splits": ("x=a+a",)}, "folders that differ"),
         ({"splits": ("a", "a=b")}, "'a' is there twice"),
-        ({"workers": 0}, "config.workers: expected at least 1, found 0"),
+        ({"workers": -1}, "config.workers: expected at least 0, found -1"),
+        ({"encoding": "mp3"}, "config.encoding='mp3': expected pcm16 or flac"),
+        ({"cut_seconds": 3.0}, "config.cut_seconds=3.0: expected at least 4, or 0"),
+        ({"corpus_exponent": 1.5}, "config.corpus_exponent: expected between 0 and 1, found 1.5"),
+        ({"splits": ("x=a*0+b",)}, r"expected a weight above 0 after \*, found 'a\*0'"),
         ({"shard_megabytes": 0}, "config.shard_megabytes: expected at least 1"),
         ({"max_rejected_share": 1.0}, "config.max_rejected_share: expected at least 0 and less"),
         ({"corpus": "nowhere"}, "config.corpus=nowhere: no such directory"),
@@ -209,4 +218,4 @@ def test_command_prints_one_line_and_fails(corpus, tmp_path):
     assert ran.returncode == 1
     (line,) = ran.stderr.splitlines()
     assert line.startswith("error: split speech: 1 of 5 files")
-    assert not list((workdir / "prepare").iterdir())
+    assert not _visible(workdir / "prepare")

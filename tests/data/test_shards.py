@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from hubert_jax.data import records, shards
+from hubert_jax.data import parts, records, shards
 from hubert_jax.data.records import Utterance
+from hubert_jax.errors import InputError
 
 
 def _frames(samples: int) -> int:
@@ -54,9 +55,38 @@ def test_shards_are_filled_in_order_and_named_with_their_number(tmp_path):
         "u6",
     ]
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {name for name, *_ in found} | {"manifest.json", "rejected.tsv"}
+    assert names == {name for name, *_ in found} | {
+        "manifest.json",
+        "rejected.tsv",
+        "flagged.tsv",
+    }
     assert (manifest.utterances, manifest.rejected) == (7, 1)
     assert manifest.seconds == pytest.approx(
         sum(len(u.audio) for u in utterances) / 16_000, abs=1e-3
     )
     assert (tmp_path / "rejected.tsv").read_text() == "f.wav\tbad\n"
+    # Constant samples of 0 to 6 steps.
+    flagged = (tmp_path / "flagged.tsv").read_text().splitlines()
+    assert flagged[3] == "u3\tsilent: no sample beyond 3 of 32768" and len(flagged) == 7
+
+
+def test_division_into_shards_against_brute_force():
+    random = np.random.default_rng(0)
+    for megabytes in (0.1, 1, 2):
+        samples = random.integers(400, 500_000, 300)
+        expected, first, size = [], 0, 0
+        for i, count in enumerate(samples):
+            size += 2 * count
+            if size >= megabytes * 10**6 or i == len(samples) - 1:
+                expected.append((first, i + 1))
+                first, size = i + 1, 0
+        assert shards.plan_shards(samples, megabytes) == expected
+    assert shards.plan_shards(samples[:0], 1) == []
+
+
+def test_two_utterances_of_one_order_are_refused(tmp_path):
+    utterance = Utterance("a", np.zeros(400, np.int16))
+    item = parts.Item("x", [(shards.shuffle_order("a"), utterance)])
+    written = parts.write(tmp_path / "part.tfrecord", [item, item], "pcm16")
+    with pytest.raises(InputError, match="two utterances have the same id"):
+        shards.assemble(tmp_path, "some", [written], 1)

@@ -1,0 +1,41 @@
+"""Audio in records: FLAC gives the same samples as PCM, and bytes that are neither are told."""
+
+import numpy as np
+import pytest
+
+from hubert_jax.data import encoding, records
+from hubert_jax.data.audio_files import read_waveform
+from hubert_jax.data.records import Utterance
+
+
+@pytest.fixture(scope="module")
+def speech(minilibri) -> np.ndarray:
+    return read_waveform(next((minilibri / "dev-mini").rglob("*.opus")))
+
+
+@pytest.mark.parametrize("encoded", encoding.ENCODINGS)
+def test_samples_come_back(tmp_path, speech, encoded):
+    noise = np.random.default_rng(0).integers(-32768, 32768, 5000).astype(np.int16)
+    short = np.arange(400, dtype=np.int16)
+    utterances = [Utterance(str(i), audio) for i, audio in enumerate((speech, noise, short))]
+    shard = records.write_shard(tmp_path / "shard.tfrecord", utterances, encoded=encoded)
+    assert shard.samples == sum(len(utterance.audio) for utterance in utterances)
+    for found, utterance in zip(
+        records.read_shard(tmp_path / "shard.tfrecord"), utterances, strict=True
+    ):
+        assert found.audio.dtype == np.int16
+        np.testing.assert_array_equal(found.audio, utterance.audio)
+
+
+def test_flac_is_smaller_for_speech_and_never_larger(speech):
+    assert len(encoding.encode(speech, "flac")) < 0.75 * 2 * len(speech)
+    noise = np.random.default_rng(0).integers(-32768, 32768, 5000).astype(np.int16)
+    assert encoding.encode(noise, "flac") == noise.tobytes()
+
+
+@pytest.mark.parametrize("change", [lambda c: c[:-1], lambda c: c[:99], lambda c: b"", bytes.upper])
+def test_bytes_that_are_not_the_samples(speech, change):
+    content = encoding.encode(speech, "flac")
+    assert encoding.decode(change(content), len(speech)) is None
+    assert encoding.decode(content, len(speech) - 1) is None
+    assert encoding.decode(speech.tobytes() + b"x", len(speech)) is None
