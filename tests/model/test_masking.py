@@ -9,12 +9,12 @@ import pytest
 from hubert_jax.model.masking import span_mask
 
 
-def reference_mask(random, rows, positions, probability, span, least_spans=2):
+def reference_mask(random, rows, positions, probability, span, lengths=None, least_spans=2):
     """Spans drawn row by row, then all rows trimmed to the smallest count, in plain NumPy."""
     masked = []
-    for _ in range(rows):
-        count = int(probability * positions / span + random.random())
-        starts = random.choice(positions - span, max(count, least_spans), replace=False)
+    for length in lengths or [positions] * rows:
+        count = int(probability * length / span + random.random())
+        starts = random.choice(length - span, max(count, least_spans), replace=False)
         masked.append(np.unique(starts[:, None] + np.arange(span)))
     fewest = min(map(len, masked))
     result = np.zeros((rows, positions), bool)
@@ -28,29 +28,32 @@ def draw(key, rows, positions, probability, span, lengths=None):
     return span_mask(key, rows, positions, probability, span, lengths)
 
 
-def shares(positions, probability, span, rows=1, draws=400):
+def shares(positions, probability, span, rows=1, lengths=None, draws=400):
     """Share of masked positions of many independent draws, ours and the reference's."""
     random = np.random.default_rng(0)
     keys = jax.random.split(jax.random.key(0), draws)
-    ours = jax.vmap(lambda key: draw(key, rows, positions, probability, span))(keys)
+    padded = None if lengths is None else np.array(lengths)
+    ours = jax.vmap(lambda key: draw(key, rows, positions, probability, span, padded))(keys)
     reference = [
-        reference_mask(random, rows, positions, probability, span).mean() for _ in range(draws)
+        reference_mask(random, rows, positions, probability, span, lengths).mean()
+        for _ in range(draws)
     ]
     return np.asarray(ours).mean(axis=(1, 2)), np.array(reference)
 
 
 @pytest.mark.parametrize(
-    ("positions", "probability", "span", "rows"),
+    ("positions", "probability", "span", "rows", "lengths"),
     [
-        (781, 0.8, 10, 1),
-        (781, 0.8, 10, 8),
-        (128, 0.8, 10, 4),
-        (300, 0.65, 10, 3),
-        (768, 0.5, 64, 2),
+        (781, 0.8, 10, 1, None),
+        (781, 0.8, 10, 8, None),
+        (128, 0.8, 10, 4, None),
+        (300, 0.65, 10, 3, None),
+        (300, 0.65, 10, 4, (300, 211, 57, 80)),
+        (768, 0.5, 64, 2, None),
     ],
 )
-def test_share_and_its_spread_agree_with_the_reference(positions, probability, span, rows):
-    ours, reference = shares(positions, probability, span, rows)
+def test_share_and_its_spread_agree_with_the_reference(positions, probability, span, rows, lengths):
+    ours, reference = shares(positions, probability, span, rows, lengths)
     error = np.sqrt((ours.var() + reference.var()) / len(ours))
     assert abs(ours.mean() - reference.mean()) < 4 * error
     assert 0.8 < ours.std() / reference.std() < 1.25
