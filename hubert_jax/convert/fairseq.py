@@ -52,15 +52,16 @@ def read(path: str | os.PathLike) -> Network:
     _require_name(model, ("hubert", "hubert_ctc"), path)
     if kind == "ctc":
         model, task = sections(model.get("w2v_args") or {}, path)
-    ours = torch_files.plain(content.get(_OURS)) or {}
-    state = torch_files.plain(content.get("task_state")) or {}
+    ours, state = (_plain_dict(content.get(key)) for key in (_OURS, "task_state"))
     dictionaries = [_symbols(entry) for entry in state.get("dictionaries") or ()]
     dictionaries = [symbols for symbols in dictionaries if symbols]
     head = {
         name.removeprefix(names.encoder_prefix("fairseq", kind)): tensor
         for name, tensor in tensors.items()
     }
-    config = architecture(model, task, head, dictionaries, ours.get("architecture") or {}, path)
+    config = architecture(
+        model, task, head, dictionaries, _plain_dict(ours.get("architecture")), path
+    )
 
     biases = names.zero_biases(tensors, config, "fairseq", kind)
     if biases:
@@ -120,6 +121,11 @@ def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
     return notes
 
 
+def _plain_dict(value: Any) -> dict[str, Any]:
+    value = torch_files.plain(value)
+    return value if isinstance(value, dict) else {}
+
+
 def _require_name(model: Mapping[str, Any], expected: Sequence[str], where) -> None:
     name = model.get("_name") or model.get("arch")
     if name not in (*expected, None):
@@ -138,8 +144,7 @@ def _symbols(dictionary: Any) -> list[str] | None:
 def _units(dictionaries, task, ours, config: HubertConfig, where) -> Units:
     rate = task.get("label_rate")
     rate = float(rate) if isinstance(rate, (int, float)) and rate > 0 else 50.0
-    kept = ours.get("units")
-    digests = tuple(kept["codebook_digests"]) if kept else ()
+    digests = tuple(map(str, _plain_dict(ours.get("units")).get("codebook_digests") or ()))
     if not dictionaries:
         return Units.numbered(config.codebooks, rate_hz=rate, codebook_digests=digests)
     units = Units(tuple(tuple(symbols) for symbols in dictionaries), rate, digests)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hubert_jax import config as config_lib
 from hubert_jax.convert.network import Units
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import HubertConfig
@@ -90,10 +91,10 @@ def architecture(
             )
         width = head["label_embs_concat"].shape[1]
     else:
-        codebooks = tuple(ours.get("codebooks") or HubertConfig.codebooks)
-        width = int(model.get("final_dim") or 0)
-        width = width if width > 0 else fields["dim"]
-    return HubertConfig(
+        codebooks = ours.get("codebooks") or HubertConfig.codebooks
+        width = model.get("final_dim") or 0
+        width = width if isinstance(width, int) and width > 0 else fields["dim"]
+    found = dict(
         **fields,
         conv_channels=tuple(channels for channels, _, _ in layers),
         conv_kernels=tuple(kernel for _, kernel, _ in layers),
@@ -103,6 +104,7 @@ def architecture(
         projection_dim=width,
         codebooks=codebooks,
     )
+    return config_lib.build(HubertConfig, found, f"{where}: architecture")
 
 
 def parse_conv_layers(text: str, where: str = "conv_feature_layers") -> list[tuple[int, int, int]]:
@@ -158,7 +160,8 @@ def sections(configuration: Any, where: str | os.PathLike) -> tuple[dict, dict]:
     if not isinstance(configuration, dict) or not configuration:
         raise InputError(f"{where}: the configuration of the model is missing (cfg.model)")
     if isinstance(configuration.get("model"), dict):
-        return configuration["model"], configuration.get("task") or {}
+        task = configuration.get("task")
+        return configuration["model"], task if isinstance(task, dict) else {}
     return configuration, configuration
 
 
