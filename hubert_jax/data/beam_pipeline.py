@@ -12,6 +12,7 @@ import bisect
 import dataclasses
 import os
 import pathlib
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -38,7 +39,7 @@ _DIRECT = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 _DIRECT_OPTIONS = ("--direct_num_workers=0", "--direct_running_mode=multi_threading")
 
 Key = tuple[int, int]  # number of the corpus, bucket
-Place = tuple[int, int]  # an utterance's order
+Place = bytes  # an utterance's order; Beam has no numbers that large
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,14 @@ def write_shards(
     """
     pipeline = runner.pipeline()
     build(pipeline, directory, sources, treatment, shard_megabytes, mixture)
-    pipeline.run().wait_until_finish()
+    try:
+        pipeline.run().wait_until_finish()
+    except RuntimeError as error:
+        # What a step raises comes back as the end of a long report.
+        found = re.search(r"InputError: (.*?)( \[while running .*)?$", str(error).strip())
+        if found is None:
+            raise
+        raise InputError(found[1]) from None
     found = [
         ShardInfo(**files.read_json(path, "a shard's description"))
         for path in sorted(directory.glob("*.tfrecord.json"))
@@ -150,7 +158,8 @@ class _Read(beam.DoFn):
             try:
                 for utterance in preparation.utterances_of(source.utterance, self._treatment):
                     content = serialize(utterance, self._treatment.encoding)
-                    place = shards.shuffle_order(utterance.id)
+                    order = shards.shuffle_order(utterance.id)
+                    place = b"".join(number.to_bytes(8) for number in order)
                     record = _Record(place, len(utterance.audio), content)
                     kept.append((parts.describe(utterance), record))
             except InputError as error:

@@ -1,6 +1,7 @@
 """Preparation on Apache Beam: the shards of the preparation by threads, on whatever runner."""
 
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -60,6 +61,16 @@ def test_too_many_refused_leave_nothing(corpus, tmp_path):
     with pytest.raises(InputError, match="1 of .* files .* the first is .*cut.flac: "):
         _prepare(tmp_path, corpus, beam_runner="DirectRunner", max_rejected_share=0.0)
     assert not list((tmp_path / "prepare").iterdir())
+
+
+def test_what_a_step_refuses_is_one_line(corpus, tmp_path, monkeypatch):
+    shutil.copy(corpus / "books" / "long.flac", tmp_path / "a.flac")
+    shutil.copy(corpus / "books" / "long.flac", tmp_path / "b.flac")
+    monkeypatch.setattr(beam_pipeline.shards, "shuffle_order", lambda name: (0, 0))
+    with pytest.raises(InputError, match="^audio-b0768.*two utterances have the same id; [^\n]*$"):
+        _prepare(
+            tmp_path, tmp_path.parent, splits=(f"both={tmp_path.name}",), beam_runner="DirectRunner"
+        )
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from hubert_jax.data import encoding, records
+from hubert_jax.data import batches, encoding, parts, records, schedule, shards
 from hubert_jax.data.audio_files import read_waveform
 from hubert_jax.data.records import Utterance
+from hubert_jax.data.sources import discover
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +40,31 @@ def test_bytes_that_are_not_the_samples(speech, change):
     assert encoding.decode(change(content), len(speech)) is None
     assert encoding.decode(content, len(speech) - 1) is None
     assert encoding.decode(speech.tobytes() + b"x", len(speech)) is None
+
+
+def test_batches_of_flac_are_those_of_pcm(tmp_path, minilibri):
+    """As fine-tuning reads them: whole utterances, padded."""
+    sources = discover(minilibri / "dev-mini")[:12]
+    utterances = [Utterance(s.id, read_waveform(s.path), s.speaker, s.text) for s in sources]
+    found = {}
+    for encoded in encoding.ENCODINGS:
+        directory = tmp_path / encoded
+        directory.mkdir()
+        numbered = [((0, i), utterance) for i, utterance in enumerate(utterances)]
+        part = parts.write(tmp_path / f"{encoded}.tfrecord", [parts.Item("x", numbered)], encoded)
+        manifest = shards.assemble(directory, "some", [part], 64, encoding=encoded)
+        buckets = schedule.padded_buckets(manifest, shards.BUCKETS, 4096, (256, 512, 1024), 1)
+        read = batches.finetuning_batches(
+            directory,
+            manifest,
+            schedule.BucketSchedule(buckets, 0),
+            seed=0,
+            first_step=0,
+            last_step=4,
+            normalize_waveform=True,
+        )
+        found[encoded] = list(read)
+    for left, right in zip(found["pcm16"], found["flac"], strict=True):
+        assert left.keys() == right.keys()
+        assert all(np.array_equal(left[name], right[name]) for name in left)
+    assert np.abs(found["flac"][0]["waveform"]).max() > 1

@@ -15,7 +15,7 @@ import soundfile
 
 from hubert_jax import config as config_lib
 from hubert_jax import prepare
-from hubert_jax.data import preparation
+from hubert_jax.data import parts, preparation
 from hubert_jax.data.audio_files import read_waveform
 from hubert_jax.data.records import read_audio, read_manifest
 from hubert_jax.errors import InputError
@@ -195,6 +195,21 @@ def test_a_recording_with_a_damaged_end_is_not_there_at_all(tmp_path):
     result = _prepare(tmp_path, **arguments)["splits"]["corpus"]
     assert (result["rejected"], result["seconds"]) == (1, 80.0)
     assert {u.id.split(":")[0] for u in read_audio(tmp_path / "prepare" / "corpus")} == {"good"}
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        (np.zeros(400), "silent: no sample beyond 0 of 32768"),
+        (np.full(400, -32), "silent: no sample beyond 32 of 32768"),
+        (np.full(400, 33), ""),
+        (np.where(np.arange(1000) < 1, 32767, 99), "clipped: 0.10% of the samples at full scale"),
+        (np.where(np.arange(400) < 4, -32768, 99), "clipped: 1.00% of the samples at full scale"),
+        (np.where(np.arange(1001) < 1, 32767, 99), ""),
+    ],
+)
+def test_silent_and_clipped_utterances_are_flagged(samples, expected):
+    assert parts.flag(samples.astype(np.int16)) == expected
 
 
 def test_corpora_that_mix_have_shards_of_their_own(tmp_path):
