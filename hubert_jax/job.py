@@ -11,7 +11,7 @@ from typing import Any
 from absl import logging
 
 import hubert_jax
-from hubert_jax import command_line, files
+from hubert_jax import command_line, files, host_memory
 from hubert_jax.errors import InputError
 
 _started = time.monotonic()
@@ -39,6 +39,7 @@ def main(name: str, schema: type, run: Callable[[Any], dict]) -> None:
 
 def guarded(work: Callable[[], Any]) -> None:
     """Does a job's work; bad input and interruption end the process as `main` says."""
+    host_memory.keep_freed_memory()
     # Orbax warns of files that parts of its own checkpoints do not have.
     logging.set_verbosity(logging.ERROR)
     try:

@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from hubert_jax.errors import InputError
+from hubert_jax.model import attention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,8 @@ class HubertConfig:
       activation_dropout: inside the feed-forward network.
       input_dropout: on the projected front-end features.
       layer_drop: probability with which a whole layer is skipped in training.
+      attention: back-end of attention, "xla", "cudnn" (GPU) or "splash" (TPU); "auto" takes the
+        fastest that the machine, `dtype` and `attention_dropout` allow.
       dtype: "float32" or "bfloat16", of the computation; parameters, norms, softmax and loss are
         always float32.
       rematerialize: recompute each transformer layer in the backward pass instead of storing it.
@@ -58,6 +61,7 @@ class HubertConfig:
     activation_dropout: float = 0.0
     input_dropout: float = 0.1
     layer_drop: float = 0.05
+    attention: str = "auto"
     dtype: str = "float32"
     rematerialize: bool = False
     scan_unroll: int = 1
@@ -75,6 +79,17 @@ class HubertConfig:
             )
         if self.dtype not in ("float32", "bfloat16"):
             raise InputError(f"config.model.dtype={self.dtype!r}: expected 'float32' or 'bfloat16'")
+        backends = ("auto", *attention.BACKENDS)
+        if self.attention not in backends:
+            raise InputError(
+                f"config.model.attention={self.attention!r}: expected one of {', '.join(backends)}"
+            )
+        if self.attention in ("cudnn", "splash") and self.attention_dropout:
+            raise InputError(
+                f"config.model.attention={self.attention!r} has no dropout of attention weights, "
+                f"but config.model.attention_dropout={self.attention_dropout:g}; expected 'auto', "
+                "'xla' or a dropout of 0"
+            )
         for name, divisor in (
             ("num_heads", self.num_heads),
             ("positional_groups", self.positional_groups),

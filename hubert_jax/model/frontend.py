@@ -4,14 +4,19 @@ import functools
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.model.norm import LayerNorm, TimeGroupNorm
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """The exact GELU, x * Phi(x), as HuBERT uses it (Flax's default is the tanh approximation)."""
-    return jax.nn.gelu(x, approximate=False)
+    """The exact GELU, x * Phi(x), in float32, as HuBERT uses it (Flax's default is another one).
+
+    `jax.nn.gelu` computes Phi through erfc, which costs a third more.
+    """
+    values = x.astype(jnp.float32)
+    return (0.5 * values * (1.0 + jax.lax.erf(values * 0.5**0.5))).astype(x.dtype)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.model.dropout import Dropout
 from hubert_jax.model.frontend import FrontEnd, scale_gradient
 from hubert_jax.model.norm import LayerNorm
 from hubert_jax.model.positional import PositionalConvolution
@@ -29,8 +30,8 @@ class Hubert(nn.Module):
         self.positional = PositionalConvolution(config)
         self.encoder_norm = LayerNorm()
         self.transformer = Transformer(config)
-        self.input_dropout = nn.Dropout(config.input_dropout)
-        self.encoder_dropout = nn.Dropout(config.dropout)
+        self.input_dropout = Dropout(config.input_dropout)
+        self.encoder_dropout = Dropout(config.dropout)
 
     def __call__(
         self,
@@ -72,16 +73,17 @@ class Hubert(nn.Module):
             x = jnp.where(mask[:, :, None], self.mask_embedding.astype(dtype), x)
         if channel_mask is not None:
             x = jnp.where(channel_mask[:, None, :], jnp.zeros((), dtype), x)
-        valid = None
+        lengths = None
         if num_samples is not None:
-            valid = jnp.arange(x.shape[1]) < config.num_frames(num_samples)[:, None]
+            lengths = config.num_frames(num_samples)
+            valid = jnp.arange(x.shape[1]) < lengths[:, None]
             # The position convolution looks 64 frames ahead: padding must be zero there.
             x = jnp.where(valid[:, :, None], x, jnp.zeros((), dtype))
         x = x + self.positional(x)
         if not config.pre_norm:
             x = self.encoder_norm(x).astype(dtype)
         x = self.encoder_dropout(x, deterministic=deterministic)
-        output, layers = self.transformer(x, valid, deterministic, collect)
+        output, layers = self.transformer(x, lengths, deterministic, collect)
         if config.pre_norm:
             output = self.encoder_norm(output).astype(dtype)
         if collect:
@@ -181,7 +183,7 @@ class HubertForCTC(nn.Module):
         )["output"]
         if freeze_hubert:
             encoded = jax.lax.stop_gradient(encoded)
-        encoded = nn.Dropout(self.final_dropout)(encoded, deterministic=deterministic)
+        encoded = Dropout(self.final_dropout)(encoded, deterministic=deterministic)
         return nn.Dense(
             self.vocabulary_size, kernel_init=nn.initializers.normal(0.02), name="characters"
         )(encoded.astype(jnp.float32))

@@ -4,6 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hubert_jax.model.platform import target_platform
+
 NORM_EPSILON = 1e-5
 
 
@@ -11,7 +13,7 @@ def _mean(x: jax.Array) -> jax.Array:
     """Mean over the last axis, kept as an axis of size 1."""
     # XLA's CPU back-end reduces a short minor axis much more slowly than it multiplies matrices.
     # Elsewhere a product of float32 matrices would be rounded to TF32 or bfloat16 by default.
-    if jax.default_backend() == "cpu":
+    if target_platform() == "cpu":
         average = jnp.full((x.shape[-1], 1), 1.0 / x.shape[-1], x.dtype)
         return jnp.matmul(x, average, precision=jax.lax.Precision.HIGHEST)
     return jnp.mean(x, axis=-1, keepdims=True)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.model.frontend import gelu
+from hubert_jax.model.platform import target_platform
 
 
 def grouped_convolution(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
@@ -74,7 +75,7 @@ class PositionalConvolution(nn.Module):
         kernel = direction * (magnitude / norm)[:, None, None]
         convolve = (
             grouped_convolution_by_fft
-            if jax.default_backend() == "cpu" and width >= 16
+            if target_platform() == "cpu" and width >= 16
             else grouped_convolution
         )
         return gelu(convolve(x, kernel.astype(x.dtype), groups) + bias.astype(x.dtype))

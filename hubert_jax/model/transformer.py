@@ -6,12 +6,23 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from hubert_jax.model import attention as attention_lib
 from hubert_jax.model.architecture import HubertConfig
-from hubert_jax.model.attention import attention
+from hubert_jax.model.dropout import Dropout
 from hubert_jax.model.frontend import gelu
 from hubert_jax.model.norm import LayerNorm
+from hubert_jax.model.platform import target_platform
 
 linear_init = nn.initializers.normal(0.02)
+
+
+def attention_backend(config: HubertConfig, deterministic: bool) -> attention_lib.Choice:
+    """The attention back-end that the network will be compiled with, and why."""
+    if config.attention != "auto":
+        return attention_lib.Choice(config.attention, "config.model.attention")
+    rate = 0.0 if deterministic else config.attention_dropout
+    head_dim = config.dim // config.num_heads
+    return attention_lib.choose(target_platform(), config.dtype, rate, head_dim)
 
 
 class TransformerLayer(nn.Module):
@@ -21,14 +32,14 @@ class TransformerLayer(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, valid: jax.Array | None) -> jax.Array:
-        """x: (B, T, dim) in the compute dtype; valid: (B, T) bool or None; returns as x."""
+    def __call__(self, x: jax.Array, lengths: jax.Array | None) -> jax.Array:
+        """x: (B, T, dim) in the compute dtype; lengths: (B,) frames or None; returns as x."""
         config, dtype = self.config, self.config.compute_dtype
         attention_norm, ffn_norm = LayerNorm(name="attention_norm"), LayerNorm(name="ffn_norm")
         if config.pre_norm:
-            x = x + self._attend(attention_norm(x).astype(dtype), valid)
+            x = x + self._attend(attention_norm(x).astype(dtype), lengths)
             return x + self._feed_forward(ffn_norm(x).astype(dtype))
-        x = attention_norm(x + self._attend(x, valid)).astype(dtype)
+        x = attention_norm(x + self._attend(x, lengths)).astype(dtype)
         return ffn_norm(x + self._feed_forward(x)).astype(dtype)
 
     def _dense(self, features: int, name: str) -> nn.Dense:
@@ -37,9 +48,9 @@ class TransformerLayer(nn.Module):
         )
 
     def _drop(self, x: jax.Array, rate: float) -> jax.Array:
-        return nn.Dropout(rate, deterministic=self.deterministic)(x)
+        return Dropout(rate)(x, self.deterministic)
 
-    def _attend(self, x: jax.Array, valid: jax.Array | None) -> jax.Array:
+    def _attend(self, x: jax.Array, lengths: jax.Array | None) -> jax.Array:
         config = self.config
         heads = (*x.shape[:2], config.num_heads, config.dim // config.num_heads)
         query, key, value = (
@@ -47,8 +58,9 @@ class TransformerLayer(nn.Module):
         )
         rate = 0.0 if self.deterministic else config.attention_dropout
         dropout_key = self.make_rng("dropout") if rate else None
-        y = attention(query, key, value, valid, rate, dropout_key).reshape(x.shape)
-        return self._drop(self._dense(config.dim, "output")(y), config.dropout)
+        backend = attention_backend(config, self.deterministic).backend
+        y = attention_lib.attention(query, key, value, lengths, rate, dropout_key, backend)
+        return self._drop(self._dense(config.dim, "output")(y.reshape(x.shape)), config.dropout)
 
     def _feed_forward(self, x: jax.Array) -> jax.Array:
         config = self.config
@@ -65,13 +77,13 @@ class _ScannedLayer(nn.Module):
     collect: bool
 
     @nn.compact
-    def __call__(self, x, kept, valid):
+    def __call__(self, x, kept, lengths):
         layer = TransformerLayer(self.config, self.deterministic, name="layer")
         if self.deterministic or self.config.layer_drop == 0 or self.is_initializing():
-            x = layer(x, valid)
+            x = layer(x, lengths)
         else:
             # A conditional, not a multiplication by zero: a dropped layer costs nothing.
-            x = nn.cond(kept, lambda layer, x: layer(x, valid), lambda layer, x: x, layer, x)
+            x = nn.cond(kept, lambda layer, x: layer(x, lengths), lambda layer, x: x, layer, x)
         return x, (x if self.collect else None)
 
 
@@ -84,7 +96,7 @@ class Transformer(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        valid: jax.Array | None = None,
+        lengths: jax.Array | None = None,
         deterministic: bool = True,
         collect: bool = False,
     ) -> tuple[jax.Array, jax.Array | None]:
@@ -92,7 +104,7 @@ class Transformer(nn.Module):
 
         Args:
           x: (B, T, dim), input of block 1, in the compute dtype.
-          valid: (B, T) bool, frames that are not padding; None: all.
+          lengths: (B,) int32, frames of each row that are not padding; None: all.
           deterministic: no dropout and no LayerDrop.
           collect: return every layer's output too.
 
@@ -118,7 +130,7 @@ class Transformer(nn.Module):
             length=config.num_layers,
             unroll=min(config.scan_unroll, config.num_layers),
         )
-        return scanned(config, deterministic, collect, name="layers")(x, kept, valid)
+        return scanned(config, deterministic, collect, name="layers")(x, kept, lengths)
 
 
 def first_layers(params: dict, num_layers: int) -> dict:

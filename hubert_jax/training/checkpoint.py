@@ -153,5 +153,6 @@ def require_architecture(found: dict, expected: HubertConfig, where: str) -> Non
 # computation's randomness or speed, or belong to the replaceable head, not the weights' shapes.
 _NOT_ARCHITECTURE = frozenset(
     "codebooks projection_dim temperature dropout attention_dropout activation_dropout "
-    "input_dropout layer_drop dtype rematerialize scan_unroll frontend_gradient_scale".split()
+    "input_dropout layer_drop dtype attention rematerialize scan_unroll "
+    "frontend_gradient_scale".split()
 )

@@ -263,7 +263,9 @@ def test_gradient_scale_of_the_front_end():
             jax.tree.leaves(full["hubert"][name]),
             strict=True,
         ):
-            np.testing.assert_allclose(ours, factor * expected, rtol=1e-4, atol=1e-9)
+            # Sums that nearly cancel carry the rounding of their summands.
+            atol = 1e-6 * factor * np.abs(expected).max()
+            np.testing.assert_allclose(ours, factor * expected, rtol=1e-4, atol=atol)
 
 
 def test_ctc_freezes_the_front_end_and_on_demand_the_rest(network):

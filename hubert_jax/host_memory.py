@@ -1,0 +1,24 @@
+"""Host memory that the process keeps between steps."""
+
+import ctypes
+import platform
+
+# Parameters of glibc's mallopt (malloc.h).
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_NEVER = -1
+
+
+def keep_freed_memory() -> None:
+    """Makes glibc reuse what is freed instead of giving it back to the kernel.
+
+    XLA's CPU back-end allocates its workspace at every call. With glibc's defaults the kernel maps
+    and zeroes each large block anew: a fifth of a training step's time on CPU. The process then
+    keeps the most memory that it ever had. Call it before other threads start; does nothing where
+    the C library is another one.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt(_ARENA_MAX, 1)  # a thread's own arena cannot grow beyond 64 MB
+    mallopt(_MMAP_MAX, 0)
+    mallopt(_TRIM_THRESHOLD, _NEVER)
