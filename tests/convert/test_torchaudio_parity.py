@@ -147,7 +147,7 @@ def test_logits_loss_and_every_gradient(config, theirs, batch, monkeypatch, figu
     difference = relative_difference(our_loss, their_loss.item())
     figure("torchaudio", config, "loss, relative", difference)
     assert difference < TOLERANCE
-    assert metrics["feature_penalty"] == pytest.approx(float(penalty), rel=TOLERANCE)
+    assert metrics["feature_penalty"] == pytest.approx(penalty.item(), rel=TOLERANCE)
     correct = (masked_logits.argmax(-1) == 0).float().mean()
     assert metrics["masked_accuracy"] == pytest.approx(float(correct), abs=1e-6)
 
