@@ -102,7 +102,7 @@ def all_logits(positive_first, labels):
 def test_logits_loss_and_every_gradient(config, theirs, batch, monkeypatch, figure):
     """The recipe's loss is the sum of masked frames' cross-entropies plus 10 N times the feature
     penalty, divided by N, the masked frames of all devices: the mean cross-entropy plus 10 times
-    the penalty, as here. (Its first version forgot the factor N of the penalty.)"""
+    the penalty, as here. (Another version in its history lacks the factor N.)"""
     waveform, labels, mask = batch
     # The generator's own code still puts the mask embedding in place.
     monkeypatch.setattr(
