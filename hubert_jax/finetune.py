@@ -78,6 +78,7 @@ def run(config: FinetuneConfig) -> dict:
 
     from hubert_jax.asr.vocabulary import LIBRISPEECH
     from hubert_jax.data import batches, schedule, shards
+    from hubert_jax.model.transformer import attention_backend
     from hubert_jax.training import finetuning, sharding, state
     from hubert_jax.training.checkpoint import identity
     from hubert_jax.training.loop import run_digest, run_loop
@@ -135,7 +136,8 @@ def run(config: FinetuneConfig) -> dict:
     }
     print(
         f"fine-tuning {'from ' + config.init_from if config.init_from else 'from scratch'}: "
-        f"{manifest.seconds / 3600:.2f} h, {config.loop.steps} steps",
+        f"{manifest.seconds / 3600:.2f} h, {config.loop.steps} steps; "
+        f"attention by {attention_backend(config.model, deterministic=False)}",
         flush=True,
     )
     last, resumed_from = run_loop(

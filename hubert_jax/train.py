@@ -87,6 +87,7 @@ def run(config: TrainConfig) -> dict:
     import jax
 
     from hubert_jax.data import batches, schedule
+    from hubert_jax.model.transformer import attention_backend
     from hubert_jax.training import optimizer as optimizer_lib
     from hubert_jax.training import sharding, state
     from hubert_jax.training.checkpoint import identity
@@ -130,7 +131,8 @@ def run(config: TrainConfig) -> dict:
         f"{manifest.seconds / 3600:.2f} h of audio; batches of "
         + ", ".join(f"{rows} x {frames}" for frames, rows in crops)
         + " frames"
-        + f"; {jax.device_count()} {jax.default_backend()} device(s)",
+        + f"; {jax.device_count()} {jax.default_backend()} device(s); "
+        f"attention by {attention_backend(config.model, deterministic=False)}",
         flush=True,
     )
     label_sets = [

@@ -110,7 +110,8 @@ def run_loop(
         for step in range(first_step, config.steps):
             batch = next(feed)
             audio_seconds += batch["waveform"].size * jax.process_count() / SAMPLE_RATE
-            state, metrics = step_function(step)(state, sharding.to_global(mesh, batch))
+            with jax.set_mesh(mesh):  # kernels that XLA cannot cut over devices by itself ask it
+                state, metrics = step_function(step)(state, sharding.to_global(mesh, batch))
             pending.append(metrics)
             done = step + 1
             if done % config.log_every == 0 or done == config.steps:

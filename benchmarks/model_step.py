@@ -1,0 +1,304 @@
+"""One training step of BASE on 2 x 10 s of speech: ours against transformers and torchaudio.
+
+Forward, backward and update (global clipping at 10, Adam with decoupled decay), float32, dropout
+of 0.1 as released, LayerDrop off everywhere so that all do the same work, two threads each. Each
+implementation lives in a process of its own, as its users run it, and the steps take turns.
+transformers has no pre-training head: it gets one, with our loss.
+
+    python -m benchmarks.model_step [--pairs=10]
+
+Needs requirements-parity.txt. Prints seconds by implementation, the ratio of our time to the
+faster peer's, where our time goes, and one JSON line.
+"""
+
+import argparse
+import collections
+import glob
+import json
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+THREADS, ROWS, SAMPLES, CLASSES = 2, 2, 160_000, 504
+CLIP, RATE, DECAY, BETAS, EPSILON = 10.0, 5e-4, 0.01, (0.9, 0.98), 1e-6
+GOAL = 0.8
+REPOSITORY = pathlib.Path(__file__).parents[1]
+
+
+def speech() -> np.ndarray:
+    """(2, 160000) float32: the first ten seconds of two embedded utterances."""
+    from hubert_jax.data.audio_files import read_waveform
+    from hubert_jax.data.waveform import to_float
+
+    rows = []
+    for path in sorted((REPOSITORY / "examples/minilibri/dev-mini").rglob("*.opus")):
+        waveform = read_waveform(path)
+        if len(waveform) >= SAMPLES:
+            rows.append(to_float(waveform[:SAMPLES]))
+        if len(rows) == ROWS:
+            return np.stack(rows)
+    raise SystemExit("examples/minilibri/dev-mini: fewer than two utterances of ten seconds")
+
+
+def labels(frames: int) -> np.ndarray:
+    """(2, frames) int64 units; which ones is of no consequence."""
+    return np.random.default_rng(0).integers(CLASSES, size=(ROWS, frames))
+
+
+def ours() -> Callable[[], float]:
+    """A function that takes one step and returns the loss."""
+    from hubert_jax import host_memory
+
+    host_memory.keep_freed_memory()  # as every job does
+    import jax
+
+    from hubert_jax.model.architecture import HubertConfig
+    from hubert_jax.training import optimizer, pretraining, sharding, state
+
+    config = HubertConfig(codebooks=(CLASSES,), layer_drop=0.0, scan_unroll=HubertConfig.num_layers)
+    settings = optimizer.OptimizerConfig(
+        peak_learning_rate=RATE, beta1=BETAS[0], beta2=BETAS[1], epsilon=EPSILON,
+        weight_decay=DECAY, clip_norm=CLIP,
+    )  # fmt: skip
+    transform = optimizer.build(settings, 1000)
+    mesh = sharding.make_mesh()
+    init = pretraining.init_pretraining(config)
+    current = state.create_state(init, transform, mesh, 0)
+    loss = pretraining.pretraining_loss(config, pretraining.LossConfig())
+    update = pretraining.train_step(loss, transform, 0)
+    waveform = speech()
+    batch = sharding.to_global(
+        mesh,
+        {
+            "waveform": waveform,
+            "labels_0": labels(config.num_frames(SAMPLES)).astype(np.int32),
+        },
+    )
+
+    def step() -> float:
+        nonlocal current
+        current, metrics = update(current, batch)
+        jax.block_until_ready(current)
+        return float(metrics["loss"])
+
+    return step
+
+
+def transformers_step() -> Callable[[], float]:
+    """HubertModel with masks of its own, and our head and loss on top."""
+    _import_oracles()
+    import torch
+    import transformers
+
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    config = transformers.HubertConfig(
+        hidden_dropout=0.1, attention_dropout=0.1, feat_proj_dropout=0.1, activation_dropout=0.0,
+        layerdrop=0.0, apply_spec_augment=False,
+    )  # fmt: skip
+    model = transformers.HubertModel(config).train()
+    projection = torch.nn.Linear(768, 256)
+    codes = torch.nn.Parameter(torch.rand(CLASSES, 256))
+    parameters = [*model.parameters(), *projection.parameters(), codes]
+    waveform = torch.from_numpy(speech())
+    features = {}
+    model.feature_extractor.register_forward_hook(
+        lambda module, inputs, output: features.update(output=output)
+    )
+    frames = int(model._get_feat_extract_output_lengths(SAMPLES))
+    targets = torch.from_numpy(labels(frames))
+    from transformers.models.hubert.modeling_hubert import _compute_mask_indices
+
+    def loss():
+        mask = torch.from_numpy(_compute_mask_indices((ROWS, frames), 0.8, 10, min_masks=2))
+        hidden = model(waveform, mask_time_indices=mask).last_hidden_state[mask]
+        unit = torch.nn.functional.normalize
+        cosine = unit(projection(hidden), dim=-1) @ unit(codes, dim=-1).T
+        entropy = torch.nn.functional.cross_entropy(cosine / 0.1, targets[mask])
+        return entropy + 10 * features["output"].pow(2).mean()
+
+    return _torch_step(parameters, loss)
+
+
+def torchaudio_step() -> Callable[[], float]:
+    """hubert_pretrain_base with its own masks, and the loss of its recipe."""
+    _import_oracles()
+    import torch
+    import torchaudio
+
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    model = torchaudio.models.hubert_pretrain_base(
+        encoder_projection_dropout=0.1, encoder_attention_dropout=0.1,
+        encoder_ff_interm_dropout=0.0, encoder_dropout=0.1, encoder_layer_drop=0.0,
+        num_classes=CLASSES,
+    ).train()  # fmt: skip
+    waveform = torch.from_numpy(speech())
+    targets = torch.from_numpy(labels((SAMPLES - 400) // 320 + 1))
+
+    def loss():
+        masked, _, penalty = model(waveform, targets)
+        zeros = torch.zeros(len(masked), dtype=torch.long)
+        return torch.nn.functional.cross_entropy(masked, zeros) + 10 * penalty
+
+    return _torch_step(list(model.parameters()), loss)
+
+
+def _import_oracles() -> None:
+    sys.path.insert(0, str(REPOSITORY / "tests"))
+    from torchaudio_import import without_torchaudio_library
+
+    without_torchaudio_library()
+
+
+def _torch_step(parameters: list, loss: Callable) -> Callable[[], float]:
+    import torch
+
+    optimizer = torch.optim.AdamW(
+        parameters, lr=RATE, betas=BETAS, eps=EPSILON, weight_decay=DECAY, fused=True
+    )
+
+    def step() -> float:
+        value = loss()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(value)
+
+    return step
+
+
+IMPLEMENTATIONS = {"ours": ours, "transformers": transformers_step, "torchaudio": torchaudio_step}
+
+
+def work(name: str) -> None:
+    """A worker: one step for every line on standard input."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+    # What libraries print must not mix with the answers.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    step = IMPLEMENTATIONS[name]()
+    for _ in range(2):  # the first compiles or allocates
+        step()
+    print("ready", file=answers, flush=True)
+    for line in sys.stdin:
+        if line.strip() == "profile":
+            print(json.dumps(_profile(step)), file=answers, flush=True)
+            continue
+        started = time.perf_counter()
+        loss = step()
+        print(time.perf_counter() - started, loss, file=answers, flush=True)
+
+
+KINDS = (
+    ("matrix products", r"^(ynn_fusion|dot)"),
+    ("convolutions backward", r"^convolution-"),
+    ("convolutions forward", r"^conv_general_dilated"),
+    ("Fourier transforms", r"^fft"),
+    ("transposes and copies", r"transpose|copy|bitcast|concatenate|pad|slice"),
+)
+
+
+def _profile(step: Callable) -> dict[str, float]:
+    """Seconds of one of our steps by kind of operation, summed over threads."""
+    import jax
+
+    with tempfile.TemporaryDirectory() as directory:
+        with jax.profiler.trace(directory):
+            step()
+        (trace,) = glob.glob(f"{directory}/**/*.xplane.pb", recursive=True)
+        profile = jax.profiler.ProfileData.from_file(trace)
+    seconds = collections.Counter()
+    for plane in profile.planes:
+        for line in plane.lines:
+            if "python" in line.name:
+                continue
+            for event in line.events:
+                if re.match(r"^[a-z_-]+[.0-9]*$", event.name) and "Thunk" not in event.name:
+                    kind = next((k for k, p in KINDS if re.search(p, event.name)), "elementwise")
+                    seconds[kind] += event.duration_ns / 1e9
+    return dict(seconds.most_common())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=10, help="steps of each implementation")
+    parser.add_argument("--worker", choices=IMPLEMENTATIONS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(arguments.worker)
+        return
+    workers = {}
+    for name in IMPLEMENTATIONS:
+        command = [sys.executable, "-m", "benchmarks.model_step", f"--worker={name}"]
+        workers[name] = subprocess.Popen(
+            command,
+            cwd=REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(THREADS), "JAX_PLATFORMS": "cpu"},
+        )
+        if _answer(workers[name]) != "ready":
+            raise SystemExit(f"{name}: its worker did not start; is requirements-parity.txt there?")
+    seconds = {name: [] for name in workers}
+    for _ in range(arguments.pairs):
+        for name, worker in workers.items():
+            taken, _ = _ask(worker, "step").split()
+            seconds[name].append(float(taken))
+            time.sleep(0.3)  # idle threads of the one before stop spinning
+    parts = json.loads(_ask(workers["ours"], "profile"))
+    for worker in workers.values():
+        worker.stdin.close()
+        worker.wait()
+    _report(seconds, parts)
+
+
+def _ask(worker: subprocess.Popen, question: str) -> str:
+    worker.stdin.write(question + "\n")
+    worker.stdin.flush()
+    return _answer(worker)
+
+
+def _answer(worker: subprocess.Popen) -> str:
+    return worker.stdout.readline().strip()
+
+
+def _report(seconds: dict[str, list[float]], parts: dict[str, float]) -> None:
+    print(f"BASE, {ROWS} x {SAMPLES // 16_000} s, {THREADS} threads, seconds a step")
+    print(f"{'':14}{'median':>8}{'fastest':>9}{'slowest':>9}")
+    for name, values in seconds.items():
+        print(f"{name:14}{statistics.median(values):8.2f}{min(values):9.2f}{max(values):9.2f}")
+    peer = min((n for n in seconds if n != "ours"), key=lambda n: statistics.median(seconds[n]))
+    ratio = statistics.median(seconds["ours"]) / statistics.median(seconds[peer])
+    pairs = sorted(a / b for a, b in zip(seconds["ours"], seconds[peer], strict=True))
+    print(
+        f"ours / {peer}: {ratio:.3f} (pairs {pairs[0]:.3f} to {pairs[-1]:.3f}); goal {GOAL} or less"
+    )
+    total = sum(parts.values())
+    print("Where our time goes (thread-seconds of one profiled step)")
+    for kind, value in parts.items():
+        print(f"  {kind:24}{value:7.2f}{value / total:7.0%}")
+    summary = {
+        "benchmark": "model_step",
+        "ratio": round(ratio, 4),
+        "low": round(pairs[0], 4),
+        "high": round(pairs[-1], 4),
+        "goal": GOAL,
+        "met": ratio <= GOAL,
+    }
+    print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    main()
