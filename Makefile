@@ -20,7 +20,8 @@ demo: environment
 	$(VENV)/bin/python -m hubert_jax.pipeline --config=configs/demo.py $(ARGS)
 
 test: environment-dev
-	$(VENV)/bin/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadscope $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadscope \
+	--no-loadscope-reorder $(ARGS)
 
 lint: environment-dev
 	$(VENV)/bin/ruff check .
