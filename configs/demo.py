@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 def get_config(part: str = "pipeline") -> ConfigDict:
     """The whole, for `pipeline`."""
     del part
-    return pipeline(it1_steps=2400, it2_steps=500)
+    return pipeline(it1_steps=2000, it2_steps=500)
 
 
 def model() -> dict:
@@ -113,7 +113,12 @@ def pipeline(it1_steps: int, it2_steps: int) -> ConfigDict:
                 ),
                 it2=dict(
                     label=dict(
-                        feature="layer", layer=3, num_clusters=100, seed=0, fit_max_frames=100_000
+                        feature="layer",
+                        layer=3,
+                        num_clusters=100,
+                        seed=0,
+                        fit_max_frames=100_000,
+                        kmeans=dict(n_init=5),  # each start takes more than a second here
                     ),
                     train=pretraining(it2_steps, (1.0,), (0,), 1e-3),
                     continue_previous=True,
