@@ -19,7 +19,9 @@ def figure(request):
     def note(oracle: str, config: HubertConfig, what: str, value: float) -> None:
         kind = "LARGE" if config.pre_norm else "BASE"
         network = kind if config.dim >= 768 else f"{kind}-like"
-        request.node.user_properties.append(("difference", (oracle, network, what, value)))
+        # Workers send it to the main process, which takes plain numbers.
+        noted = ("difference", (oracle, network, what, float(value)))
+        request.node.user_properties.append(noted)
 
     return note
 
