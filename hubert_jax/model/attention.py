@@ -78,6 +78,9 @@ def attention(
 
     Returns:
       (B, T, heads, head_dim) in the dtype of `value`.
+
+    Raises:
+      InputError: an unknown back-end, or dropout for one that has none.
     """
     if backend == "xla":
         return _xla(query, key, value, lengths, dropout, dropout_key)

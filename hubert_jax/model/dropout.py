@@ -15,9 +15,12 @@ def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
     expectation is exact.
 
     Args:
-      x: any shape.
+      x: any shape, floating point.
       rate: in [0, 1).
       key: PRNG key.
+
+    Returns:
+      The shape and dtype of `x`.
     """
     kept_levels = _LEVELS - round(rate * _LEVELS)
     bits = jax.random.bits(key, x.shape, jnp.uint16).astype(jnp.int32)

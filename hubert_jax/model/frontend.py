@@ -13,7 +13,8 @@ from hubert_jax.model.norm import LayerNorm, TimeGroupNorm
 def gelu(x: jax.Array) -> jax.Array:
     """The exact GELU, x * Phi(x), in float32, as HuBERT uses it (Flax's default is another one).
 
-    `jax.nn.gelu` computes Phi through erfc, which costs a third more.
+    x of any shape; returns its shape and dtype. `jax.nn.gelu` computes Phi through erfc, which
+    takes longer on CPU.
     """
     values = x.astype(jnp.float32)
     return (0.5 * values * (1.0 + jax.lax.erf(values * 0.5**0.5))).astype(x.dtype)
