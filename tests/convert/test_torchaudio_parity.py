@@ -10,6 +10,9 @@ import torchaudio
 from oracles import gradient_differences, largest_difference, relative_difference
 from torchaudio.models.wav2vec2 import components
 
+from hubert_jax import files
+from hubert_jax.convert import torchaudio as torchaudio_format
+from hubert_jax.convert.network import Network
 from hubert_jax.convert.state_dicts import from_state_dict, to_state_dict
 from hubert_jax.data.waveform import normalize, to_float
 from hubert_jax.model.hubert import HubertForPretraining
@@ -30,45 +33,13 @@ def config(config):
 
 
 @pytest.fixture
-def theirs(config):
+def theirs(config, make_params, tmp_path):
     """A network that torchaudio made at random, without any parameter left at its neutral value."""
     torch.manual_seed(4)
-    layers = zip(config.conv_channels, config.conv_kernels, config.conv_strides, strict=True)
-    scale = config.frontend_gradient_scale
-    model = torchaudio.models.hubert_pretrain_model(
-        extractor_mode=f"{config.frontend_norm}_norm",
-        extractor_conv_layer_config=list(layers),
-        extractor_conv_bias=False,
-        encoder_embed_dim=config.dim,
-        encoder_projection_dropout=0.0,
-        encoder_pos_conv_kernel=config.positional_kernel,
-        encoder_pos_conv_groups=config.positional_groups,
-        encoder_num_layers=config.num_layers,
-        encoder_num_heads=config.num_heads,
-        encoder_attention_dropout=0.0,
-        encoder_ff_interm_features=config.ffn_dim,
-        encoder_ff_interm_dropout=0.0,
-        encoder_dropout=0.0,
-        encoder_layer_norm_first=config.pre_norm,
-        encoder_layer_drop=0.0,
-        mask_prob=0.8,
-        mask_selection="static",
-        mask_other=0.0,
-        mask_length=10,
-        no_mask_overlap=False,
-        mask_min_space=1,
-        mask_channel_prob=0.0,
-        mask_channel_selection="static",
-        mask_channel_other=0.0,
-        mask_channel_length=10,
-        no_mask_channel_overlap=False,
-        mask_channel_min_space=1,
-        skip_masked=False,
-        skip_nomask=False,
-        num_classes=config.codebooks[0],
-        final_dim=config.projection_dim,
-        feature_grad_mult=None if scale == 1.0 else scale,
-    )
+    # As our files tell torchaudio to build it.
+    torchaudio_format.write(tmp_path / "model.pt", Network(make_params(config), config))
+    described = files.read_json(tmp_path / "model.pt.json", "architecture")
+    model = getattr(torchaudio.models, described["model"])(**described["arguments"])
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
