@@ -15,13 +15,10 @@ import argparse
 import csv
 import dataclasses
 import importlib.metadata
-import logging
 import pathlib
 import platform
 import sys
 import tempfile
-import types
-import warnings
 
 import jax
 import numpy as np
@@ -37,6 +34,7 @@ from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.model.hubert import Hubert, HubertForCTC, HubertForPretraining
 from hubert_jax.model.masking import span_mask
 from hubert_jax.training import pretraining
+from tests.convert.fairseq_network import SPECIALS, build, import_fairseq, run_config
 from tests.oracles import (
     BASE_LIKE,
     LARGE_LIKE,
@@ -45,115 +43,13 @@ from tests.oracles import (
     read_speech,
     relative_difference,
 )
-from tests.torchaudio_import import without_torchaudio_library
 
 TOLERANCE = 1e-4
 SEED = 6
-SPECIALS = 4  # symbols that fairseq puts before the units in every dictionary
 # The released one, so that what the small networks leave open is seen here too.
 BASE = HubertConfig()
 NETWORKS = {"BASE-like": BASE_LIKE, "LARGE-like": LARGE_LIKE, "BASE": BASE}
 STILL = dict(dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layer_drop=0.0)
-
-
-def import_fairseq(directory: pathlib.Path) -> types.SimpleNamespace:
-    """The parts of fairseq that are compared, from its unpacked source distribution.
-
-    fairseq and the hydra and omegaconf that it asks for are older than Python 3.11, whose
-    dataclasses refuse defaults that cannot be hashed: theirs are made hashable.
-    """
-    without_torchaudio_library()
-    import torchaudio  # noqa: F401  fairseq would import it with the wrapped dataclass
-
-    plain = dataclasses.dataclass
-
-    def dataclass(cls=None, **options):
-        def decorate(cls):
-            if cls.__module__.split(".")[0] in ("fairseq", "hydra", "omegaconf"):
-                options["unsafe_hash"] = True
-            return plain(cls, **options)
-
-        return decorate if cls is None else decorate(cls)
-
-    logging.disable(logging.INFO)
-    warnings.simplefilter("ignore", FutureWarning)  # its weight norm is the older one of torch's
-    sys.path.insert(0, str(directory))
-    dataclasses.dataclass = dataclass
-    try:
-        import fairseq
-        import omegaconf
-        from fairseq import checkpoint_utils, trainer
-        from fairseq.criterions.hubert_criterion import HubertCriterion
-        from fairseq.data.data_utils import compute_mask_indices
-        from fairseq.dataclass.configs import FairseqConfig
-        from fairseq.models.hubert import hubert
-        from fairseq.tasks import hubert_pretraining
-    finally:
-        dataclasses.dataclass = plain
-    return types.SimpleNamespace(
-        version=fairseq.__version__,
-        checkpoint_utils=checkpoint_utils,
-        criterion=HubertCriterion,
-        compute_mask_indices=compute_mask_indices,
-        trainer=trainer,
-        FairseqConfig=FairseqConfig,
-        omegaconf=omegaconf.OmegaConf,
-        hubert=hubert,
-        pretraining=hubert_pretraining,
-    )
-
-
-def build(fairseq, config: HubertConfig, directory: pathlib.Path):
-    """A task, an architecture and a network that fairseq makes at random, no parameter left at its
-    neutral value.
-
-    The dictionaries that a task of fairseq reads are written to `directory`.
-    """
-    labels = [f"km{i}" for i in range(len(config.codebooks))]
-    for name, classes in zip(labels, config.codebooks, strict=True):
-        units = "".join(f"{unit} 1\n" for unit in range(classes - SPECIALS))
-        (directory / f"dict.{name}.txt").write_text(units)
-    task = fairseq.pretraining.HubertPretrainingTask.setup_task(
-        fairseq.pretraining.HubertPretrainingConfig(
-            data=str(directory),
-            labels=labels,
-            label_rate=50.0,
-            normalize=config.normalize_waveform,
-        )
-    )
-    layers = zip(config.conv_channels, config.conv_kernels, config.conv_strides, strict=True)
-    torch.manual_seed(SEED)
-    architecture = fairseq.omegaconf.structured(
-        fairseq.hubert.HubertConfig(
-            _name="hubert",
-            label_rate=50.0,
-            extractor_mode={"group": "default", "layer": "layer_norm"}[config.frontend_norm],
-            conv_feature_layers=str(list(layers)),
-            encoder_layers=config.num_layers,
-            encoder_embed_dim=config.dim,
-            encoder_ffn_embed_dim=config.ffn_dim,
-            encoder_attention_heads=config.num_heads,
-            dropout=config.dropout,
-            attention_dropout=config.attention_dropout,
-            activation_dropout=config.activation_dropout,
-            encoder_layerdrop=config.layer_drop,
-            dropout_input=config.input_dropout,
-            final_dim=config.projection_dim,
-            untie_final_proj=True,
-            layer_norm_first=config.pre_norm,
-            logit_temp=config.temperature,
-            feature_grad_mult=config.frontend_gradient_scale,
-            mask_prob=0.8,
-            conv_pos=config.positional_kernel,
-            conv_pos_groups=config.positional_groups,
-        )
-    )
-    model = task.build_model(architecture)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.2 * torch.randn_like(parameter))
-    return task, architecture, model
 
 
 def arrays(tensors) -> dict[str, np.ndarray]:
@@ -331,16 +227,6 @@ def compare_checkpoints(fairseq, built, params, config: HubertConfig, directory)
     yield "CTC logits of a network written here, relative to the largest", difference
 
 
-def run_config(fairseq, task, architecture):
-    """What fairseq's trainer wants to know, on CPU."""
-    config = fairseq.omegaconf.structured(fairseq.FairseqConfig())
-    config.common.cpu = True
-    config.task, config.model = fairseq.omegaconf.structured(task.cfg), architecture
-    config.criterion = {"_name": "hubert"}
-    config.optimizer, config.lr_scheduler = {"_name": "adam"}, {"_name": "fixed"}
-    return config
-
-
 def flattened(params) -> dict[str, np.ndarray]:
     """Parameters by path."""
     return traverse_util.flatten_dict(params, sep="/")
@@ -388,7 +274,7 @@ def main() -> int:
     for network, config in NETWORKS.items():
         config = dataclasses.replace(config, **STILL)
         with tempfile.TemporaryDirectory() as directory:
-            task, _, model = built = build(fairseq, config, pathlib.Path(directory))
+            task, _, model = built = build(fairseq, config, pathlib.Path(directory), SEED)
             params = from_state_dict(arrays(model.state_dict()), config, "fairseq", "fairseq's")
             found = [("", *row) for row in compare_hidden_states(model, params, config)]
             for alpha in (1.0, 0.5):
