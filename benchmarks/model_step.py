@@ -1,11 +1,12 @@
 """One training step of BASE on 2 x 10 s of speech: ours against transformers and torchaudio.
 
 Forward, backward and update (global clipping at 10, Adam with decoupled decay), float32, dropout
-of 0.1 as released, LayerDrop off everywhere so that all do the same work, two threads each. Each
-implementation lives in a process of its own, as its users run it, and the steps take turns.
-transformers has no pre-training head: it gets one, with our loss.
+of 0.1 as released, LayerDrop off everywhere so that all do the same work, two threads each. The
+implementations take turns, each in a process of its own, as its users run it, and alone: gigabytes
+that wait for their turn slow down whoever has it. transformers has no pre-training head: it gets
+one, with our loss.
 
-    python -m benchmarks.model_step [--pairs=10]
+    python -m benchmarks.model_step [--rounds=3]
 
 Needs requirements-parity.txt. Prints seconds by implementation, the ratio of our time to the
 faster peer's, where our time goes, and one JSON line.
@@ -180,23 +181,22 @@ def _torch_step(parameters: list, loss: Callable) -> Callable[[], float]:
 IMPLEMENTATIONS = {"ours": ours, "transformers": transformers_step, "torchaudio": torchaudio_step}
 
 
-def work(name: str) -> None:
-    """A worker: one step for every line on standard input."""
+def work(name: str, steps: int) -> None:
+    """A worker: prints one JSON line, seconds of each step and with ours where the time goes."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
-    # What libraries print must not mix with the answers.
-    answers = os.fdopen(os.dup(1), "w")
+    # What libraries print must not mix with the answer.
+    answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     step = IMPLEMENTATIONS[name]()
     for _ in range(2):  # the first compiles or allocates
         step()
-    print("ready", file=answers, flush=True)
-    for line in sys.stdin:
-        if line.strip() == "profile":
-            print(json.dumps(_profile(step)), file=answers, flush=True)
-            continue
+    seconds = []
+    for _ in range(steps):
         started = time.perf_counter()
-        loss = step()
-        print(time.perf_counter() - started, loss, file=answers, flush=True)
+        step()
+        seconds.append(time.perf_counter() - started)
+    parts = _profile(step) if name == "ours" else {}
+    print(json.dumps({"seconds": seconds, "parts": parts}), file=answer, flush=True)
 
 
 KINDS = (
@@ -231,49 +231,42 @@ def _profile(step: Callable) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=10, help="steps of each implementation")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each implementation")
+    parser.add_argument("--steps", type=int, default=3, help="steps of a turn")
     parser.add_argument("--worker", choices=IMPLEMENTATIONS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        work(arguments.worker)
+        work(arguments.worker, arguments.steps)
         return
-    workers = {}
-    for name in IMPLEMENTATIONS:
-        command = [sys.executable, "-m", "benchmarks.model_step", f"--worker={name}"]
-        workers[name] = subprocess.Popen(
-            command,
-            cwd=REPOSITORY,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(THREADS), "JAX_PLATFORMS": "cpu"},
-        )
-        if _answer(workers[name]) != "ready":
-            raise SystemExit(f"{name}: its worker did not start; is requirements-parity.txt there?")
-    seconds = {name: [] for name in workers}
-    for _ in range(arguments.pairs):
-        for name, worker in workers.items():
-            # Not counted: the system may have taken pages from a process that was idle.
-            _ask(worker, "step")
-            taken, _ = _ask(worker, "step").split()
-            seconds[name].append(float(taken))
-            time.sleep(0.3)  # idle threads of the one before stop spinning
-    parts = json.loads(_ask(workers["ours"], "profile"))
-    for worker in workers.values():
-        worker.stdin.close()
-        worker.wait()
+    seconds: dict[str, list[float]] = {name: [] for name in IMPLEMENTATIONS}
+    parts: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as compiled:
+        for _ in range(arguments.rounds):
+            for name in IMPLEMENTATIONS:
+                found = _turn(name, arguments.steps, compiled)
+                # One figure a turn, so that turns are what is compared.
+                seconds[name].append(statistics.median(found["seconds"]))
+                parts = found["parts"] or parts
     _report(seconds, parts)
 
 
-def _ask(worker: subprocess.Popen, question: str) -> str:
-    worker.stdin.write(question + "\n")
-    worker.stdin.flush()
-    return _answer(worker)
-
-
-def _answer(worker: subprocess.Popen) -> str:
-    return worker.stdout.readline().strip()
+def _turn(name: str, steps: int, compiled: str) -> dict:
+    """What a worker found; programs are compiled in the first turn alone."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.model_step", f"--worker={name}", f"--steps={steps}"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": str(THREADS),
+            "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": compiled,
+        },
+    )
+    if done.returncode:
+        raise SystemExit(f"{name}: its worker failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _report(seconds: dict[str, list[float]], parts: dict[str, float]) -> None:
@@ -285,7 +278,8 @@ def _report(seconds: dict[str, list[float]], parts: dict[str, float]) -> None:
     ratio = statistics.median(seconds["ours"]) / statistics.median(seconds[peer])
     pairs = sorted(a / b for a, b in zip(seconds["ours"], seconds[peer], strict=True))
     print(
-        f"ours / {peer}: {ratio:.3f} (pairs {pairs[0]:.3f} to {pairs[-1]:.3f}); goal {GOAL} or less"
+        f"ours / {peer}: {ratio:.3f} (rounds {pairs[0]:.3f} to {pairs[-1]:.3f}); "
+        f"goal {GOAL} or less"
     )
     total = sum(parts.values())
     print("Where our time goes (thread-seconds of one profiled step)")
