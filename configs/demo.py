@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 def get_config(part: str = "pipeline") -> ConfigDict:
     """The whole, for `pipeline`."""
     del part
-    return pipeline(it1_steps=2000, it2_steps=500)
+    return pipeline(it1_steps=1800, it2_steps=400)
 
 
 def model() -> dict:
@@ -117,15 +117,15 @@ def pipeline(it1_steps: int, it2_steps: int) -> ConfigDict:
                         layer=3,
                         num_clusters=100,
                         seed=0,
-                        fit_max_frames=100_000,
+                        fit_max_frames=60_000,
                         kmeans=dict(n_init=5),  # each start takes more than a second here
                     ),
                     train=pretraining(it2_steps, (1.0,), (0,), 1e-3),
                     continue_previous=True,
                 ),
             ),
-            evaluate=dict(num_clusters=100, frame_rate=50, seed=0, fit_max_frames=60_000),
-            finetune=finetuning(400, 3e-4, 300),
+            evaluate=dict(num_clusters=100, frame_rate=50, seed=0, fit_max_frames=40_000),
+            finetune=finetuning(280, 3e-4, 200),
             decode=dict(beam_size=20),
         )
     )
