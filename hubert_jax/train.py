@@ -8,6 +8,7 @@ interrupted run from its newest checkpoint.
 
 import dataclasses
 import pathlib
+import sys
 import time
 
 from hubert_jax import config as config_lib
@@ -17,6 +18,9 @@ from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.training.loop import LoopConfig
 from hubert_jax.training.optimizer import OptimizerConfig
 from hubert_jax.training.pretraining import LossConfig
+
+# Keys of the configuration that a run may be continued with other values of.
+_WITHOUT_EFFECT = ("workdir", "audio", "labels", "init_from", "mesh", "skip_damaged")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +43,8 @@ class TrainConfig:
       model, loss, optimizer, loop, mesh: see there.
       frames_per_step: frames (20 ms) of one update over all devices.
       max_frames: longest crop, in frames.
+      skip_damaged: name a shard that is found damaged and go on with what it has before the damage;
+        otherwise it ends the run.
       init_from: network that this run starts from: hf:DIR, fairseq:FILE, torchaudio:FILE, or
         orbax:DIR (checkpoints of another run); its head is kept where it predicts the same
         codebooks; empty: from scratch.
@@ -55,6 +61,7 @@ class TrainConfig:
     mesh: MeshConfig = MeshConfig()
     frames_per_step: int = 140_000
     max_frames: int = 768
+    skip_damaged: bool = False
     init_from: str = ""
     seed: int = 1337
 
@@ -102,7 +109,7 @@ def run(config: TrainConfig) -> dict:
     inputs = {
         "audio": manifest.digest,
         "labels": [label_manifest.digest for label_manifest in label_manifests],
-        "train": run_digest(config, ("workdir", "audio", "labels", "init_from", "mesh")),
+        "train": run_digest(config, _WITHOUT_EFFECT),
     }
     start = None
     if config.init_from:
@@ -164,6 +171,7 @@ def run(config: TrainConfig) -> dict:
             last_step=config.loop.steps,
             normalize_waveform=config.model.normalize_waveform,
             host=batches.Host(jax.process_index(), jax.process_count()),
+            on_damage=_warn if config.skip_damaged else None,
         ),
     )
     counts = label_manifests[0].class_counts
@@ -179,6 +187,10 @@ def run(config: TrainConfig) -> dict:
         "inputs": inputs,
     }
     return job.finish(config.workdir, "train", result, started)
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,22 +1,23 @@
 """Batches by tf.data, indexed by step: batch s is a function of (seed, s, corpus, hosts) alone.
 
 Nothing is replayed and nothing skipped by a restart, and no iterator state is saved: the rows
-that steps 0 ... s - 1 used follow from the schedule, whole shards before them are skipped by
-their counts. Records are shuffled undecoded, a window of them at a time.
+that steps 0 ... s - 1 used follow from the schedule, and `streams` begins behind them. A batch is
+decoded as a whole, and of its audio only what the crops keep.
 """
 
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
-from hubert_jax.data import encoding, records
-from hubert_jax.data.manifests import AudioManifest, LabelManifest, ShardInfo
-from hubert_jax.data.schedule import Bucket, BucketSchedule
+from hubert_jax.data import encoding
+from hubert_jax.data.manifests import AudioManifest, LabelManifest
+from hubert_jax.data.schedule import BucketSchedule
 from hubert_jax.data.shards import crop_samples
+from hubert_jax.data.streams import Host, Split
 from hubert_jax.data.waveform import NORMALISATION_EPSILON, SAMPLE_RATE
 from hubert_jax.errors import InputError
 
@@ -28,21 +29,14 @@ _AUDIO_FEATURES = {
     "id": tf.io.FixedLenFeature([], tf.string),
     "audio": tf.io.FixedLenFeature([], tf.string),
     "num_samples": tf.io.FixedLenFeature([], tf.int64),
-    "text": tf.io.FixedLenFeature([], tf.string, default_value=""),
 }
+_TEXT_FEATURE = {"text": tf.io.FixedLenFeature([], tf.string, default_value="")}
 _LABEL_FEATURES = {
     "id": tf.io.FixedLenFeature([], tf.string),
     "labels": tf.io.FixedLenFeature([], tf.string),
 }
-_WINDOW = 1024  # records shuffled together; never across a shard's end
-
-
-@dataclasses.dataclass(frozen=True)
-class Host:
-    """This process among those that share the batches."""
-
-    index: int = 0
-    count: int = 1
+_THREADS = 2
+_ALONE = Host()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +57,8 @@ def pretraining_batches(
     first_step: int,
     last_step: int,
     normalize_waveform: bool,
-    host: Host = Host(),
+    host: Host = _ALONE,
+    on_damage: Callable[[str], None] | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Crops of equal length and their labels, for steps `first_step` ... `last_step` - 1.
 
@@ -75,6 +70,8 @@ def pretraining_batches(
       first_step, last_step: the range of steps.
       normalize_waveform: zero mean, unit variance over the whole utterance, before the crop.
       host: which rows are this process's.
+      on_damage: None: a damaged shard ends the batches. Otherwise it is told in one line, once a
+        shard, and records from before the damage stand in for those after it.
 
     Yields:
       `waveform` (B, 320 T + 80) float32; `labels_i` (B, T) int32, one a label set; B is this
@@ -82,20 +79,24 @@ def pretraining_batches(
       round(s * rate / 16000).
 
     Raises:
-      InputError: a damaged shard, or labels of another utterance than the audio's.
+      InputError: a damaged shard, with `on_damage` only one that is damaged from its start; or
+        labels of another utterance than the audio's.
     """
 
-    def decode(row, window, bucket):
-        audio = tf.io.parse_single_example(window[0], _AUDIO_FEATURES)
-        waveform = _waveform(audio, manifest.encoding, normalize_waveform)
-        frames = bucket.batch_frames
+    def decode(frames, element):
+        audio = tf.io.parse_example(element["records"][0], _AUDIO_FEATURES)
+        content, num_samples = _pcm16(audio, manifest.encoding)
         length = crop_samples(frames)
-        start = tf.random.stateless_uniform(
-            [], [seed, row], 0, tf.shape(waveform)[0] - length + 1, tf.int32
-        )
-        features = {"waveform": waveform[start : start + length]}
+        with tf.control_dependencies(
+            [tf.debugging.assert_greater_equal(num_samples, length, "shorter than the crop")]
+        ):
+            places = tf.cast(num_samples - length + 1, tf.int64)
+        start = tf.cast(tf.cast(element["draw"], tf.int64) % places, tf.int32)
+        crops = tf.strings.substr(content, 2 * start, tf.fill(tf.shape(start), 2 * length))
+        waveform = _waveform(tf.io.decode_raw(crops, tf.int16), content, normalize_waveform)
+        features = {"waveform": waveform}
         for i, label_set in enumerate(label_sets):
-            labels = tf.io.parse_single_example(window[i + 1], _LABEL_FEATURES)
+            labels = tf.io.parse_example(element["records"][i + 1], _LABEL_FEATURES)
             with tf.control_dependencies(
                 [
                     tf.debugging.assert_equal(
@@ -103,18 +104,21 @@ def pretraining_batches(
                     )
                 ]
             ):
-                values = tf.cast(tf.io.decode_raw(labels["labels"], tf.uint16), tf.int32)
-            rate = label_set.manifest.rate_hz
-            first = tf.cast(tf.round(tf.cast(start, tf.float64) * rate / SAMPLE_RATE), tf.int32)
-            # Rounding up may pass the end by one label.
-            index = first + tf.range(frames) * (rate // 50)
-            features[f"labels_{i}"] = tf.gather(values, tf.minimum(index, tf.shape(values)[0] - 1))
-        return features
+                values = tf.identity(labels["labels"])
+            features[f"labels_{i}"] = _window(values, start, frames, label_set.manifest.rate_hz)
+        return features | {name: element[name] for name in ("damaged",) if name in element}
 
-    directories = [label_set.directory for label_set in label_sets]
-    yield from _step_batches(
-        audio_dir, manifest, directories, schedule, seed, first_step, last_step, host, decode
-    )
+    directories = tuple(label_set.directory for label_set in label_sets)
+    split = Split(audio_dir, manifest, directories, host, skip_damaged=on_damage is not None)
+    told = set()
+    steps = _step_batches(split, schedule, seed, first_step, last_step, decode)
+    with contextlib.closing(steps):
+        for batch in steps:
+            if on_damage is not None:
+                for number in sorted({*batch.pop("damaged").tolist()} - told - {-1}):
+                    told.add(number)
+                    on_damage(_damage(split, number))
+            yield batch
 
 
 def finetuning_batches(
@@ -126,7 +130,7 @@ def finetuning_batches(
     first_step: int,
     last_step: int,
     normalize_waveform: bool,
-    host: Host = Host(),
+    host: Host = _ALONE,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Whole utterances, padded, with their transcripts: never cropped.
 
@@ -138,46 +142,80 @@ def finetuning_batches(
       caller gives it no weight.
     """
 
-    def decode(row, window, bucket):
-        audio = tf.io.parse_single_example(window[0], _AUDIO_FEATURES)
-        waveform = _waveform(audio, manifest.encoding, normalize_waveform)
-        length = crop_samples(bucket.batch_frames)
-        waveform = waveform[: length * tf.cast(tf.shape(waveform)[0] <= length, tf.int32)]
+    def decode(frames, element):
+        audio = tf.io.parse_example(element["records"][0], _AUDIO_FEATURES | _TEXT_FEATURE)
+        content, num_samples = _pcm16(audio, manifest.encoding)
+        length = crop_samples(frames)
+        fits = num_samples <= length
+        content = tf.where(fits, content, "")
+        num_samples = tf.where(fits, num_samples, 0)
+        padded = tf.io.decode_raw(content, tf.int16, fixed_length=2 * length)
+        waveform = _waveform(padded, content, normalize_waveform)
         return {
-            "waveform": tf.pad(waveform, [[0, length - tf.shape(waveform)[0]]]),
-            "num_samples": tf.shape(waveform)[0],
+            "waveform": tf.where(tf.sequence_mask(num_samples, length), waveform, 0.0),
+            "num_samples": num_samples,
             "id": audio["id"],
             "text": audio["text"],
         }
 
-    yield from _step_batches(
-        audio_dir, manifest, [], schedule, seed, first_step, last_step, host, decode
+    split = Split(audio_dir, manifest, (), host)
+    yield from _step_batches(split, schedule, seed, first_step, last_step, decode)
+
+
+def _pcm16(audio: dict[str, tf.Tensor], encoded: str) -> tuple[tf.Tensor, tf.Tensor]:
+    """16-bit PCM of a batch's records, (B,) bytes, and its samples, (B,) int32."""
+    content, num_samples = audio["audio"], tf.cast(audio["num_samples"], tf.int32)
+    if encoded != "pcm16":  # TensorFlow has no decoder for FLAC
+        content = tf.numpy_function(_decoded, [content, num_samples], tf.string)
+        content = tf.ensure_shape(content, [None])
+    complete = tf.debugging.assert_equal(
+        tf.strings.length(content), 2 * num_samples, "audio of another length than its record says"
     )
+    with tf.control_dependencies([complete]):
+        return tf.identity(content), num_samples
 
 
-def _waveform(record: dict[str, tf.Tensor], encoded: str, normalize: bool) -> tf.Tensor:
-    if encoded == "pcm16":
-        samples = tf.io.decode_raw(record["audio"], tf.int16)
-    else:  # TensorFlow has no decoder for FLAC
-        content = [record["audio"], record["num_samples"]]
-        samples = tf.ensure_shape(tf.numpy_function(_decoded, content, tf.int16), [None])
-    waveform = tf.cast(samples, tf.float32) / 32768.0
-    if normalize:
-        mean, variance = tf.nn.moments(waveform, [0])
-        waveform = (waveform - mean) * tf.math.rsqrt(variance + NORMALISATION_EPSILON)
-    return waveform
+def _decoded(contents: np.ndarray, num_samples: np.ndarray) -> np.ndarray:
+    decoded = []
+    for content, samples in zip(contents, num_samples, strict=True):
+        audio = encoding.decode(content, int(samples))
+        if audio is None:
+            raise ValueError("audio that is neither PCM nor FLAC")
+        decoded.append(audio.tobytes())
+    return np.array(decoded, object)  # of bytes: NumPy's own strings drop zeros at their end
 
 
-def _decoded(content: bytes, num_samples: np.ndarray) -> np.ndarray:
-    audio = encoding.decode(content, int(num_samples))
-    if audio is None:
-        raise ValueError("audio that is neither PCM nor FLAC")
-    return audio
+def _waveform(samples: tf.Tensor, content: tf.Tensor, normalize: bool) -> tf.Tensor:
+    """(B, N) int16 as float32, normalised by the whole utterances (B,) that they are from."""
+    waveform = tf.cast(samples, tf.float32) * (1 / 32768)
+    if not normalize:
+        return waveform
+
+    def moments(content):
+        utterance = tf.cast(tf.io.decode_raw(content, tf.int16), tf.float32) * (1 / 32768)
+        mean, variance = tf.nn.moments(utterance, [0])
+        return mean, tf.math.rsqrt(variance + NORMALISATION_EPSILON)
+
+    mean, scale = tf.map_fn(moments, content, fn_output_signature=(tf.float32, tf.float32))
+    return (waveform - mean[:, None]) * scale[:, None]
 
 
-def _step_batches(
-    audio_dir, manifest, label_dirs, schedule, seed, first_step, last_step, host, decode
-):
+def _window(labels: tf.Tensor, start: tf.Tensor, frames: tf.Tensor, rate_hz: int) -> tf.Tensor:
+    """The labels (B, frames) int32 of crops from sample `start` (B,) on; `labels` are bytes (B,)"""
+    step = rate_hz // 50
+    first = tf.cast(tf.round(tf.cast(start, tf.float64) * rate_hz / SAMPLE_RATE), tf.int32)
+    # Rounding up may pass the end by one label: the last one stands there twice.
+    longer = tf.strings.join([labels, tf.strings.substr(labels, -2, 2)])
+    count = (frames - 1) * step + 1
+    window = tf.strings.substr(longer, 2 * first, tf.fill(tf.shape(first), 2 * count))
+    values = tf.io.decode_raw(window, tf.uint16)[:, ::step]
+    # Refuses utterances that have too few labels.
+    return tf.cast(tf.reshape(values, [tf.size(first), frames]), tf.int32)
+
+
+def _step_batches(split, schedule, seed, first_step, last_step, decode):
+    """Decoded batches; `decode` gets the batch's frames and what `Split.rows` yields, batched."""
+    host = split.host
     bucket_of_step = schedule.indices(last_step)[first_step:]
     streams = []
     for bucket, used in zip(schedule.buckets, schedule.rows_before(first_step), strict=True):
@@ -186,152 +224,48 @@ def _step_batches(
                 f"batch of {bucket.rows} rows of {bucket.batch_frames} frames does not divide "
                 f"over {host.count} hosts; change config.frames_per_step"
             )
-        rows = bucket.rows // host.count
-        stream = _bucket_rows(
-            audio_dir, manifest, label_dirs, bucket, seed, used // host.count, host, decode
-        )
-        streams.append(stream.batch(rows, drop_remainder=True))
-    choice = tf.data.Dataset.from_tensor_slices(bucket_of_step.astype(np.int64))
-    # Batches of different buckets differ in shape; relax what choose_from_datasets compares.
-    relaxed = [_any_shape(stream) for stream in streams]
-    batches = tf.data.Dataset.choose_from_datasets(relaxed, choice, stop_on_empty_dataset=True)
+        rows = split.rows(bucket, seed, used // host.count)
+        # Endless, so there is no remainder: but buckets' batches must agree in their static shape.
+        streams.append(rows.batch(bucket.rows // host.count, drop_remainder=False))
+    frames = np.array([bucket.batch_frames for bucket in schedule.buckets], np.int32)
+    undecoded = tf.data.Dataset.choose_from_datasets(
+        streams,
+        tf.data.Dataset.from_tensor_slices(bucket_of_step.astype(np.int64)),
+        stop_on_empty_dataset=True,
+    )
+    lengths = tf.data.Dataset.from_tensor_slices(frames[bucket_of_step])
+    batches = tf.data.Dataset.zip((lengths, undecoded)).map(
+        decode, num_parallel_calls=_THREADS, deterministic=True
+    )
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.enabled = False
-    options.threading.private_threadpool_size = 2
-    batches = batches.prefetch(2).with_options(options)
+    options.threading.private_threadpool_size = _THREADS
+    # Sums over an utterance must not depend on how many cores divide them.
+    options.threading.max_intra_op_parallelism = 1
     try:
-        yield from batches.as_numpy_iterator()
+        yield from batches.prefetch(1).with_options(options).as_numpy_iterator()
     except (
         tf.errors.DataLossError,
         tf.errors.FailedPreconditionError,
         tf.errors.InvalidArgumentError,
         tf.errors.NotFoundError,
     ) as error:
-        _name_damage(audio_dir, manifest, label_dirs, host)
+        for held in split.shards.values():
+            for _, shard in held:
+                split.refuse_damage(shard)
         reason = " ".join(str(error.message).split())
         raise InputError(
-            f"{audio_dir}: reading a batch failed ({reason[:300]}); the audio or label shards are "
-            "damaged or do not belong together: prepare and label them again"
+            f"{split.audio_dir}: reading a batch failed ({reason[:300]}); the audio or label "
+            "shards are damaged or do not belong together: prepare and label them again"
         ) from None
 
 
-def _name_damage(
-    audio_dir: pathlib.Path, manifest: AudioManifest, label_dirs: list[pathlib.Path], host: Host
-) -> None:
-    """Reads this host's shards until it finds what is wrong, which TensorFlow does not tell.
-
-    Raises:
-      InputError: names the shard, and the record where that is known.
-    """
-    for shard in _host_shards(manifest.shards, host):
-        path = audio_dir / shard.file
-        ids = [utterance.id for utterance in records.read_shard(path, shard.utterances)]
-        for folder in label_dirs:
-            path = folder / records.label_file(shard.file)
-            labels = records.read_label_shard(path, shard.utterances)
-            for number, (expected, (found, _)) in enumerate(zip(ids, labels, strict=True)):
-                if found != expected:
-                    raise InputError(
-                        f"{path}, record {number}: labels of {found!r}, but the audio is of "
-                        f"{expected!r}; run the label job on this audio again"
-                    )
-
-
-def _host_shards(shards: tuple[ShardInfo, ...], host: Host) -> list[ShardInfo]:
-    """The shards that this host reads: every bucket's, in turn."""
-    counts: dict[int, int] = {}
-    mine = []
-    for shard in shards:
-        if shard.utterances:
-            number = counts.get(shard.bucket_frames, 0)
-            counts[shard.bucket_frames] = number + 1
-            if number % host.count == host.index:
-                mine.append(shard)
-    return mine
-
-
-def _any_shape(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    def relax(features):
-        return {
-            name: tf.ensure_shape(
-                tf.raw_ops.PlaceholderWithDefault(input=value, shape=[None] * value.shape.rank),
-                [None] * value.shape.rank,
-            )
-            for name, value in features.items()
-        }
-
-    return dataset.map(relax)
-
-
-def _bucket_rows(
-    audio_dir: pathlib.Path,
-    manifest: AudioManifest,
-    label_dirs: list[pathlib.Path],
-    bucket: Bucket,
-    seed: int,
-    first_row: int,
-    host: Host,
-    decode,
-) -> tf.data.Dataset:
-    """This host's endless rows of a bucket, decoded, from row `first_row` on."""
-    of_bucket = tuple(s for s in manifest.shards if s.bucket_frames == bucket.frames)
-    shards = _host_shards(of_bucket, host)
-    if not shards:
-        raise InputError(
-            f"{audio_dir}: bucket of {bucket.frames} frames has {len(of_bucket)} shards for "
-            f"{host.count} hosts; prepare again with a smaller --config.shard_megabytes"
-        )
-    counts = np.array([shard.utterances for shard in shards])
-    epoch, row = divmod(first_row, int(counts.sum()))
-    stream_seed = seed * 1009 + bucket.frames
-
-    def order(epoch):
-        return tf.random.experimental.stateless_shuffle(
-            tf.range(len(shards), dtype=tf.int64), [stream_seed, epoch]
-        )
-
-    ends = np.cumsum(counts[order(epoch).numpy()])
-    whole = int(np.searchsorted(ends, row, side="right"))
-    row -= int(ends[whole - 1]) if whole else 0
-
-    files = [[str(audio_dir / shard.file) for shard in shards]]
-    files += [
-        [str(folder / records.label_file(shard.file)) for shard in shards] for folder in label_dirs
-    ]
-    table = tf.constant(files)  # (1 + label sets, shards)
-
-    def shard_records(epoch, shard):
-        # TensorFlow takes a file that was cut off between two records for a shorter one.
-        columns = tuple(
-            tf.data.TFRecordDataset(table[i, shard], buffer_size=1 << 20).apply(
-                tf.data.experimental.assert_cardinality(tf.gather(counts, shard))
-            )
-            for i in range(len(files))
-        )
-        windows = tf.data.Dataset.zip(columns).batch(_WINDOW).enumerate()
-
-        def shuffled(number, window):
-            key = [stream_seed, epoch * 1_000_003 + shard * 1_009 + number]
-            permutation = tf.random.experimental.stateless_shuffle(
-                tf.range(tf.shape(window[0])[0]), key
-            )
-            return tf.data.Dataset.from_tensor_slices(
-                tuple(tf.gather(column, permutation) for column in window)
-            )
-
-        return windows.flat_map(shuffled)
-
-    shard_order = tf.data.Dataset.counter(epoch).flat_map(
-        lambda epoch: tf.data.Dataset.from_tensor_slices(order(epoch)).map(
-            lambda shard: (epoch, shard)
-        )
-    )
-    rows = shard_order.skip(whole).flat_map(shard_records).skip(row)
-    # Crops are drawn by the row's number over all hosts, so that no two hosts draw alike.
-    numbered = rows.enumerate(first_row)
-
-    def decoded(number, window):
-        return decode(number * host.count + host.index, window, bucket)
-
-    return numbered.map(decoded, num_parallel_calls=2, deterministic=True)
+def _damage(split: Split, number: int) -> str:
+    """One line about a shard that could not be read to its end."""
+    shard = split.manifest.shards[number]
+    try:
+        split.refuse_damage(shard)
+    except InputError as error:
+        return f"{error}; records before the damage stand in for the rest"
+    return f"{split.paths(shard)[0]}: could not be read to its end just now, but can be again"

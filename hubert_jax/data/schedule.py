@@ -1,13 +1,28 @@
 """Which bucket each step draws from, and which rows of it: a pure function of (seed, step)."""
 
 import dataclasses
+from collections.abc import Callable
 
 import numpy as np
 
-from hubert_jax.data.manifests import AudioManifest
+from hubert_jax.data.manifests import AudioManifest, ShardInfo
 from hubert_jax.errors import InputError
 
 _SHORT_FRAMES = 100  # more than any utterance under 2 s (bucket 0) has
+
+
+@dataclasses.dataclass(frozen=True)
+class BucketGroup:
+    """Those utterances of a bucket that are from one of several corpora.
+
+    Attributes:
+      name: the corpus, as shards name it.
+      visits: how many rows are drawn from it in the time in which training draws as much audio as
+        the split has; as many as it has utterances where its share is its natural one.
+    """
+
+    name: str
+    visits: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,25 +34,33 @@ class Bucket:
       batch_frames: frames of its batches: the crop, or the padded length.
       rows: utterances of one batch, over all hosts.
       utterances: how many there are, over all hosts.
+      groups: the corpora that it mixes, none where there is one only.
     """
 
     frames: int
     batch_frames: int
     rows: int
     utterances: int
+    groups: tuple[BucketGroup, ...] = ()
+
+    @property
+    def visits(self) -> float:
+        """Rows drawn from it in the time in which training draws as much as the split has."""
+        return sum(group.visits for group in self.groups) if self.groups else self.utterances
 
 
 class BucketSchedule:
     """The bucket of every step, the same on every host.
 
     A bucket is drawn with the probability with which its batches occur in an epoch, so frames
-    are seen equally often whatever their utterance's length.
+    are seen equally often whatever their utterance's length. Where corpora are mixed, each is
+    visited more or less often by one factor in all buckets.
     """
 
     def __init__(self, buckets: list[Bucket], seed: int):
         """Plans over `buckets`, which must not be empty."""
         self.buckets = buckets
-        weights = np.array([bucket.utterances / bucket.rows for bucket in buckets])
+        weights = np.array([bucket.visits / bucket.rows for bucket in buckets])
         self._edges = np.cumsum(weights / weights.sum())
         self._seed = seed
 
@@ -62,10 +85,11 @@ def crop_buckets(
 
     Frames per step stay about constant, so rows grow as the crop shrinks; rows are a multiple of
     `row_multiple` (the devices that a batch is cut over). Utterances under 2 s (bucket 0) are
-    left out.
+    left out. Of a split that mixes corpora, each gets its share of the cropped frames.
 
     Raises:
-      InputError: nothing is left, or a step has no room for one row on every device.
+      InputError: nothing is left, of the split or of one of its corpora, or a step has no room for
+        one row on every device.
     """
     if max_frames < 1:
         raise InputError(f"config.max_frames={max_frames}: expected 1 or more")
@@ -80,7 +104,7 @@ def crop_buckets(
             f"{manifest.split}: no utterance of 2 s or more among {manifest.utterances}; "
             "pre-training needs longer audio"
         )
-    return buckets
+    return _mixed(buckets, manifest, lambda shard, crop: shard.utterances * crop)
 
 
 def padded_buckets(
@@ -104,7 +128,7 @@ def padded_buckets(
       row_multiple: rows are a multiple of it.
 
     Raises:
-      InputError: no bucket fits into the longest padded length.
+      InputError: no bucket fits into the longest padded length, or none of one of the corpora.
     """
     buckets = []
     for frames, utterances in _utterances_by_bucket(manifest).items():
@@ -122,7 +146,44 @@ def padded_buckets(
             f"{manifest.split}: config.padded_frames={padded_frames} holds no bucket of utterances "
             f"whole; expected a length of {_SHORT_FRAMES} frames or more, above the shortest bucket"
         )
-    return buckets
+    return _mixed(buckets, manifest, lambda shard, padded: shard.samples)
+
+
+def _mixed(
+    buckets: list[Bucket], manifest: AudioManifest, size: Callable[[ShardInfo, int], float]
+) -> list[Bucket]:
+    """The buckets with their corpora's visits; `size` of a shard is what shares are shares of."""
+    if not manifest.groups:
+        return buckets
+    batch_frames = {bucket.frames: bucket.batch_frames for bucket in buckets}
+    sizes = dict.fromkeys((group.name for group in manifest.groups), 0.0)
+    utterances: dict[tuple[int, str], int] = {}
+    for shard in manifest.shards:
+        if shard.utterances and shard.bucket_frames in batch_frames:
+            sizes[shard.group] += size(shard, batch_frames[shard.bucket_frames])
+            key = (shard.bucket_frames, shard.group)
+            utterances[key] = utterances.get(key, 0) + shard.utterances
+    for name, held in sizes.items():
+        if not held:
+            raise InputError(
+                f"{manifest.split}: no utterance of {name} has a length that training takes; "
+                "leave this corpus out"
+            )
+    factors = {
+        group.name: group.share * sum(sizes.values()) / sizes[group.name]
+        for group in manifest.groups
+    }
+    return [
+        dataclasses.replace(
+            bucket,
+            groups=tuple(
+                BucketGroup(name, utterances[bucket.frames, name] * factor)
+                for name, factor in factors.items()
+                if (bucket.frames, name) in utterances
+            ),
+        )
+        for bucket in buckets
+    ]
 
 
 def _utterances_by_bucket(manifest: AudioManifest) -> dict[int, int]:

@@ -1,9 +1,11 @@
 """The bucket of every step, and what the buckets of both kinds of training hold."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from hubert_jax.data.manifests import AudioManifest, ShardInfo
+from hubert_jax.data.manifests import AudioManifest, GroupInfo, ShardInfo
 from hubert_jax.data.schedule import Bucket, BucketSchedule, crop_buckets, padded_buckets
 from hubert_jax.data.shards import BUCKETS, bucket_of, crop_samples
 from hubert_jax.errors import InputError
@@ -41,6 +43,33 @@ def test_every_utterance_is_seen_equally_often():
     passes = rows / [bucket.utterances for bucket in BUCKET_LIST]
     # A bucket of p = 0.13 is drawn 5,300 times with a deviation of 68: 1.3 %.
     np.testing.assert_allclose(passes, passes.mean(), rtol=0.05)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_each_corpus_is_expected_to_have_its_share(padded):
+    """The second corpus is in one bucket only, and its natural share is another."""
+    shards = tuple(
+        ShardInfo(
+            f"{frames}-{group}", frames, utterances, utterances * (frames + 90) * 320, "", group
+        )
+        for frames, group, utterances in ((96, "a", 70), (96, "b", 30), (256, "a", 60), (0, "a", 5))
+    )
+    manifest = dataclasses.replace(
+        _manifest({}),
+        shards=shards,
+        groups=(GroupInfo("a", 0, 0.0, 0.3), GroupInfo("b", 0, 0.0, 0.7)),
+    )
+    if padded:
+        buckets = padded_buckets(manifest, (96, 256), 4096, (128, 256, 512), 1)
+    else:
+        buckets = crop_buckets(manifest, 4096, 768, 1)
+    steps = BucketSchedule(buckets, 0).indices(100_000)
+    drawn = dict.fromkeys("ab", 0.0)
+    for bucket, count in zip(buckets, np.bincount(steps), strict=True):
+        frames = bucket.frames + 90 if padded else bucket.batch_frames
+        for group in bucket.groups:
+            drawn[group.name] += count * bucket.rows * frames * group.visits / bucket.visits
+    assert drawn["a"] / sum(drawn.values()) == pytest.approx(0.3, abs=0.005)
 
 
 def test_crops_are_the_floors_and_rows_fill_the_step():
