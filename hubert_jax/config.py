@@ -7,6 +7,7 @@ missing and a value of another type are `InputError`s that name the key's full p
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import types
@@ -36,8 +37,7 @@ def build(schema: type[Schema], values: Mapping[str, Any], path: str = "config")
       InputError: unknown key, missing key, wrong type, or what the dataclass's own
         `__post_init__` refuses.
     """
-    fields = {field.name: field for field in dataclasses.fields(schema)}
-    hints = typing.get_type_hints(schema)
+    fields, hints = _described(schema)
     for key in values:
         if key not in fields:
             close = difflib.get_close_matches(key, fields, n=1)
@@ -52,6 +52,13 @@ def build(schema: type[Schema], values: Mapping[str, Any], path: str = "config")
                 f"{path}.{name}: missing; pass --{path}.{name}=... or set it in the config"
             )
     return schema(**arguments)
+
+
+@functools.cache
+def _described(schema: type) -> tuple[dict[str, dataclasses.Field], dict[str, Any]]:
+    """The fields and their types; a manifest builds the same schema a hundred thousand times."""
+    fields = {field.name: field for field in dataclasses.fields(schema)}
+    return fields, typing.get_type_hints(schema)
 
 
 def _checked(expected: Any, value: Any, path: str) -> Any:

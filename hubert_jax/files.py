@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import secrets
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -99,7 +100,8 @@ def require_writable(workdir: str | os.PathLike) -> pathlib.Path:
       InputError: it is a file, or cannot be created or written.
     """
     path = pathlib.Path(workdir)
-    probe = path / f".writable-{os.getpid()}"
+    # Several hosts may try at once, and processes in containers have the same number.
+    probe = path / f".writable-{secrets.token_hex(8)}"
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"")
