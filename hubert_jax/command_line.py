@@ -31,8 +31,11 @@ def wants_help(arguments: list[str]) -> bool:
     return any(argument in _HELP for argument in arguments)
 
 
-def usage(job: str, schema: type, description: str) -> str:
-    """The text that `--help` prints: what the job does and every key with type and default."""
+def usage(job: str, schema: type, description: str, part: str = "") -> str:
+    """The text that `--help` prints: what the job does and every key with type and default.
+
+    `part` is the part of the configuration file that the job takes, if it is not its name.
+    """
     keys = "\n".join(
         f"  --config.{key:<34} {kind}, " + ("required" if default is None else repr(default))
         for key, kind, default in _described(schema)
@@ -41,7 +44,7 @@ def usage(job: str, schema: type, description: str) -> str:
         f"{textwrap.dedent(description).strip()}\n\n"
         f"usage: python -m hubert_jax.{job} --config=FILE.py[:PART] [--config.KEY=VALUE ...]\n\n"
         f"  --config=FILE.py[:PART]  the configuration, for example configs/small.py; PART is\n"
-        f"                           {job!r} unless it is given\n"
+        f"                           {part or job!r} unless it is given\n"
         f"  --config.KEY=VALUE       replaces one value of it; a sequence is written a,b,c\n\n"
         f"keys, with their type and what they are where the file says nothing:\n{keys}\n\n"
         f"{inspect.getdoc(schema)}\n"

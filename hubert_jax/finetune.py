@@ -4,7 +4,8 @@ Reads an audio split with transcripts (prepare) and a network: the checkpoints o
 run (train) or public weights of another library. With an empty config.init_from the same network
 learns from scratch. Audio is never cropped.
 Writes WORKDIR/finetune/checkpoints, metrics.jsonl, tensorboard/ and, at the end,
-WORKDIR/finetune/result.json. The same command continues an interrupted run.
+WORKDIR/finetune/result.json. The same command continues an interrupted run. On several hosts,
+started on each of them with `--config.processes.coordinator`, it is one run.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.training.finetuning import CTCConfig
 from hubert_jax.training.loop import LoopConfig
 from hubert_jax.training.optimizer import OptimizerConfig
+from hubert_jax.training.processes import ProcessesConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,7 @@ class FinetuneConfig:
       frames_per_step: padded frames (20 ms) of one update over all devices.
       padded_frames: the padded lengths that may occur, each compiled once; longer utterances are
         left out.
+      processes: that train together, see there.
       seed: of the linear layer, data order, masks and dropout.
     """
 
@@ -55,6 +58,7 @@ class FinetuneConfig:
     )
     frames_per_step: int = 80_000
     padded_frames: tuple[int, ...] = (256, 384, 512, 640, 768, 1280)
+    processes: ProcessesConfig = ProcessesConfig()
     seed: int = 1337
 
 
@@ -79,10 +83,11 @@ def run(config: FinetuneConfig) -> dict:
     from hubert_jax.asr.vocabulary import LIBRISPEECH
     from hubert_jax.data import batches, schedule, shards
     from hubert_jax.model.transformer import attention_backend
-    from hubert_jax.training import finetuning, sharding, state
+    from hubert_jax.training import finetuning, processes, sharding, state
     from hubert_jax.training.checkpoint import identity
     from hubert_jax.training.loop import run_digest, run_loop
 
+    processes.join(config.processes)
     vocabulary = LIBRISPEECH
     mesh = sharding.make_mesh()
     plan = schedule.BucketSchedule(
@@ -103,7 +108,7 @@ def run(config: FinetuneConfig) -> dict:
     )
     inputs = {
         "audio": manifest.digest,
-        "finetune": run_digest(config, ("workdir", "audio", "init_from")),
+        "finetune": run_digest(config, ("workdir", "audio", "init_from", "processes")),
     }
     start = None
     if config.init_from:
@@ -119,7 +124,7 @@ def run(config: FinetuneConfig) -> dict:
         created = state.create_state(init, optimizer, mesh, config.seed)
         if start is None:
             return created
-        print(start.description, flush=True)
+        processes.announce(start.description)
         return state.with_parameters(created, start.params)
 
     objective = finetuning.ctc_objective(
@@ -134,13 +139,12 @@ def run(config: FinetuneConfig) -> dict:
         "config": config_lib.to_dict(config),
         "vocabulary": vocabulary.to_dict(),
     }
-    print(
+    processes.announce(
         f"fine-tuning {'from ' + config.init_from if config.init_from else 'from scratch'}: "
         f"{manifest.seconds / 3600:.2f} h, {config.loop.steps} steps; "
-        f"attention by {attention_backend(config.model, deterministic=False)}",
-        flush=True,
+        f"attention by {attention_backend(config.model, deterministic=False)}"
     )
-    last, resumed_from = run_loop(
+    outcome = run_loop(
         config.loop,
         directory,
         metadata,
@@ -168,11 +172,10 @@ def run(config: FinetuneConfig) -> dict:
         "checkpoint_identity": identity({**metadata, "step": config.loop.steps}),
         "from_scratch": not config.init_from,
         "audio_seconds": manifest.seconds,
-        "last": last,
-        "resumed_from": resumed_from,
+        **dataclasses.asdict(outcome),
         "inputs": inputs,
     }
-    return job.finish(config.workdir, "finetune", result, started)
+    return job.finish(config.workdir, "finetune", result, started, write=processes.is_first())
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ def finish(
     result: dict[str, Any],
     started: float | None = None,
     path: str | os.PathLike | None = None,
+    write: bool = True,
 ) -> dict:
     """Writes `WORKDIR/<name>/result.json`, the sign that the job is finished.
 
@@ -76,11 +77,13 @@ def finish(
       result: what was done; JSON-able.
       started: `time.monotonic()` at the job's start; the process's start when left out.
       path: another file to write, for a job without a working directory.
+      write: False in all but the first of several processes that do one job together.
 
     Returns:
       `result` with `seconds` and `versions`, as written.
     """
     seconds = round(time.monotonic() - (_started if started is None else started), 2)
     result = {"job": name, **result, "seconds": seconds, "versions": versions()}
-    files.write_json(path or f"{workdir}/{name}/result.json", result)
+    if write:
+        files.write_json(path or f"{workdir}/{name}/result.json", result)
     return result

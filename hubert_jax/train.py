@@ -3,7 +3,8 @@
 Reads audio shards (prepare) and one or more label sets of the same audio (label); checks that
 they fit, then trains over all devices. Writes WORKDIR/train/checkpoints, metrics.jsonl,
 tensorboard/ and, at the end, WORKDIR/train/result.json. The same command continues an
-interrupted run from its newest checkpoint.
+interrupted run from its newest checkpoint. On several hosts, started on each of them with
+`--config.processes.coordinator`, it is one run; all need the same files under the same paths.
 """
 
 import dataclasses
@@ -13,14 +14,22 @@ import time
 
 from hubert_jax import config as config_lib
 from hubert_jax import files, job
-from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.training.loop import LoopConfig
 from hubert_jax.training.optimizer import OptimizerConfig
 from hubert_jax.training.pretraining import LossConfig
+from hubert_jax.training.processes import ProcessesConfig
 
 # Keys of the configuration that a run may be continued with other values of.
-_WITHOUT_EFFECT = ("workdir", "audio", "labels", "init_from", "mesh", "skip_damaged")
+_WITHOUT_EFFECT = (
+    "workdir",
+    "audio",
+    "labels",
+    "init_from",
+    "mesh",
+    "processes",
+    "skip_damaged",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +49,7 @@ class TrainConfig:
       workdir: where the run is written.
       audio: directory of a prepared audio split.
       labels: directories of its label sets, one for each of `model.codebooks`.
-      model, loss, optimizer, loop, mesh: see there.
+      model, loss, optimizer, loop, mesh, processes: see there.
       frames_per_step: frames (20 ms) of one update over all devices.
       max_frames: longest crop, in frames.
       skip_damaged: name a shard that is found damaged and go on with what it has before the damage;
@@ -59,6 +68,7 @@ class TrainConfig:
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
+    processes: ProcessesConfig = ProcessesConfig()
     frames_per_step: int = 140_000
     max_frames: int = 768
     skip_damaged: bool = False
@@ -78,29 +88,22 @@ def run(config: TrainConfig) -> dict:
     workdir = files.require_writable(config.workdir)
     directory = pathlib.Path(workdir) / "train"
     from hubert_jax.data import manifests
-    from hubert_jax.units.labels import check_labels
+    from hubert_jax.units.labels import read_label_sets
 
     manifest = manifests.read_manifest(config.audio)
-    if len(config.labels) != len(config.model.codebooks):
-        raise InputError(
-            f"config.labels has {len(config.labels)} label sets, config.model.codebooks "
-            f"{len(config.model.codebooks)} codebooks; expected one label set for each codebook"
-        )
-    label_manifests = []
-    for path, classes in zip(config.labels, config.model.codebooks, strict=True):
-        label_manifests.append(manifests.read_label_manifest(path))
-        check_labels(manifest, label_manifests[-1], num_classes=classes, where=path)
+    label_manifests = read_label_sets(manifest, config.labels, config.model.codebooks)
 
     import jax
 
     from hubert_jax.data import batches, schedule
     from hubert_jax.model.transformer import attention_backend
     from hubert_jax.training import optimizer as optimizer_lib
-    from hubert_jax.training import sharding, state
+    from hubert_jax.training import processes, sharding, state
     from hubert_jax.training.checkpoint import identity
     from hubert_jax.training.loop import run_digest, run_loop
     from hubert_jax.training.pretraining import init_pretraining, pretraining_loss, train_step
 
+    processes.join(config.processes)
     mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh))
     cut = mesh.shape["data"] * mesh.shape["fsdp"]
     buckets = schedule.crop_buckets(manifest, config.frames_per_step, config.max_frames, cut)
@@ -126,21 +129,20 @@ def run(config: TrainConfig) -> dict:
         created = state.create_state(init, optimizer, mesh, config.seed)
         if start is None:
             return created
-        print(start.description, flush=True)
+        processes.announce(start.description)
         return state.with_parameters(created, start.params)
 
     update = train_step(pretraining_loss(config.model, config.loss), optimizer, config.seed)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
     without_head = sum(leaf.size for leaf in jax.tree.leaves(abstract.params["hubert"]))
     crops = sorted({(b.batch_frames, b.rows) for b in buckets})
-    print(
+    processes.announce(
         f"{parameters:,} parameters ({without_head:,} without the head); "
         f"{manifest.seconds / 3600:.2f} h of audio; batches of "
         + ", ".join(f"{rows} x {frames}" for frames, rows in crops)
         + " frames"
         + f"; {jax.device_count()} {jax.default_backend()} device(s); "
-        f"attention by {attention_backend(config.model, deterministic=False)}",
-        flush=True,
+        f"attention by {attention_backend(config.model, deterministic=False)}"
     )
     label_sets = [
         batches.LabelSet(pathlib.Path(path), label_manifest)
@@ -151,9 +153,9 @@ def run(config: TrainConfig) -> dict:
         "model": config_lib.to_dict(config.model),
         "inputs": inputs,
         "config": config_lib.to_dict(config),
-        "labels": [dataclasses.asdict(label_manifest) for label_manifest in label_manifests],
+        "labels": [_described(label_manifest) for label_manifest in label_manifests],
     }
-    last, resumed_from = run_loop(
+    outcome = run_loop(
         config.loop,
         directory,
         metadata,
@@ -182,11 +184,16 @@ def run(config: TrainConfig) -> dict:
         "checkpoint_identity": identity({**metadata, "step": config.loop.steps}),
         "commonest_unit_share": max(counts) / sum(counts),
         "audio_seconds": manifest.seconds,
-        "last": last,
-        "resumed_from": resumed_from,
+        **dataclasses.asdict(outcome),
         "inputs": inputs,
     }
-    return job.finish(config.workdir, "train", result, started)
+    return job.finish(config.workdir, "train", result, started, write=processes.is_first())
+
+
+def _described(manifest) -> dict:
+    """What checkpoints say of a label set: not its shards, of which it may have 100,000."""
+    values = dataclasses.asdict(dataclasses.replace(manifest, shards=()))
+    return {name: value for name, value in values.items() if name != "shards"}
 
 
 def _warn(message: str) -> None:

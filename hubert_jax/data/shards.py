@@ -99,11 +99,8 @@ def assemble(
     Raises:
       InputError: two utterances have the same order, or a shard cannot be written.
     """
-    index = np.concatenate([part.index for part in written])
-    part_of = np.repeat(np.arange(len(written)), [len(part.index) for part in written])
-    _refuse_equal(index, part_of, written)
     groups = tuple(mixture.weights) if mixture else ("",)
-    planned = _plan(index, len(groups), shard_megabytes)
+    index, part_of, planned = plan_split(written, len(groups), shard_megabytes)
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         copied = [
             pool.submit(_copy, directory / name, rows, index, part_of, written)
@@ -190,6 +187,30 @@ def plan_shards(samples: np.ndarray, shard_megabytes: int) -> list[tuple[int, in
     return ranges
 
 
+def plan_split(
+    written: Sequence[Part], groups: int, shard_megabytes: int
+) -> tuple[np.ndarray, np.ndarray, list[tuple[str, int, int, np.ndarray]]]:
+    """Decides which records of all parts become which shard; reads no audio.
+
+    Args:
+      written: the parts; of each, its index alone is looked at.
+      groups: the number of corpora.
+      shard_megabytes: 10**6 bytes of 16-bit audio per shard.
+
+    Returns:
+      The index of all records (parts.INDEX), the part that each lies in, and of every shard its
+      file, its bucket, its group and its rows of the index.
+
+    Raises:
+      InputError: two utterances have the same order.
+    """
+    index = np.concatenate([part.index for part in written])
+    lengths = [len(part.index) for part in written]
+    part_of = np.repeat(np.arange(len(written), dtype=np.int32), lengths)
+    _refuse_equal(index, part_of, written)
+    return index, part_of, _plan(index, groups, shard_megabytes)
+
+
 def _plan(
     index: np.ndarray, groups: int, shard_megabytes: int
 ) -> list[tuple[str, int, int, np.ndarray]]:
@@ -245,7 +266,11 @@ def _refuse_equal(index: np.ndarray, part_of: np.ndarray, written: Sequence[Part
     """Two utterances of one id, such as a piece of a recording and a file of the same name."""
     order = index["order"]
     rows = np.lexsort((order[:, 1], order[:, 0]))
-    equal = np.flatnonzero((order[rows[1:]] == order[rows[:-1]]).all(axis=1))
+    # One half after the other: a corpus may have ten million utterances.
+    first = order[:, 0][rows]
+    equal = np.flatnonzero(first[1:] == first[:-1])
+    second = order[:, 1]
+    equal = equal[second[rows[equal + 1]] == second[rows[equal]]]
     if len(equal):
         row = rows[equal[0]]
         raise InputError(

@@ -3,7 +3,8 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
@@ -11,10 +12,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from hubert_jax import config as config_lib
-from hubert_jax.data.waveform import SAMPLE_RATE
 from hubert_jax.errors import InputError
-from hubert_jax.training import sharding
+from hubert_jax.training import processes
 from hubert_jax.training.checkpoint import Checkpoints
+from hubert_jax.training.feed import Feed
 from hubert_jax.training.metrics import ProgressLog
 from hubert_jax.training.state import TrainState
 
@@ -48,6 +49,22 @@ class LoopConfig:
             )
 
 
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run has come to, and how this process got there.
+
+    Attributes:
+      last: means of the metrics over the last logged interval.
+      resumed_from: the first step of this process, 0 without a checkpoint.
+      data_wait_share: share of the time of its steps for which its devices waited for batches; 0
+        if none was left to do.
+    """
+
+    last: dict[str, float]
+    resumed_from: int
+    data_wait_share: float
+
+
 def run_digest(config: Any, paths: tuple[str, ...]) -> str:
     """Digest of all that decides a run's weights, for the `inputs` of its checkpoints.
 
@@ -71,13 +88,14 @@ def run_loop(
     new_state: Callable[[], TrainState],
     abstract: TrainState,
     step_function: Callable[[int], Callable[[TrainState, dict], tuple[TrainState, dict]]],
-    batches: Callable[[int], Iterator[dict[str, np.ndarray]]],
-) -> tuple[dict[str, float], int]:
+    batches: Callable[[int], Generator[dict[str, np.ndarray]]],
+) -> Outcome:
     """Trains to the last step, from the newest checkpoint of `directory` or from `new_state`.
 
     Args:
       config: how long and how often.
-      directory: the run's; holds `checkpoints`, `metrics.jsonl`, `tensorboard`.
+      directory: the run's; holds `checkpoints`, `metrics.jsonl`, `tensorboard`; of several
+        processes all need the same one, and the first alone writes the logs.
       metadata: the JSON document of every checkpoint; a checkpoint found with other `inputs` or
         another `model` is refused.
       mesh: the device mesh.
@@ -87,11 +105,9 @@ def run_loop(
       batches: first step -> this host's batches from there on; a batch's `waveform` (B, N)
         counts as B x N / 16000 seconds of audio.
 
-    Returns:
-      Means of the metrics over the last logged interval, and the step that was resumed from.
-
     Raises:
-      InputError: a checkpoint of another run, or a loss or gradient that is not finite.
+      InputError: a checkpoint of another run, batches that cannot be read, or a loss or gradient
+        that is not finite.
     """
     checkpoints = Checkpoints(directory / "checkpoints", config.keep)
     first_step = checkpoints.latest_step or 0
@@ -100,32 +116,38 @@ def run_loop(
     else:
         _require_same_run(checkpoints.metadata(first_step), metadata, directory)
         state = checkpoints.restore(first_step, abstract)
-        print(f"resumed from the checkpoint of step {first_step}", flush=True)
-    log = ProgressLog(directory, first_step, config.steps)
+        processes.announce(f"resumed from the checkpoint of step {first_step}")
+    log = ProgressLog(directory, first_step, config.steps, silent=not processes.is_first())
     pending: list[dict] = []  # metrics still on the device
-    audio_seconds = 0.0
+    audio_seconds = wait_logged = wait_share = 0.0
     means = log.last_means(first_step)
-    feed = batches(first_step)
+    feed = Feed(mesh, batches(first_step))
+    running = None
+    started = time.monotonic()
     try:
         for step in range(first_step, config.steps):
-            batch = next(feed)
-            audio_seconds += batch["waveform"].size * jax.process_count() / SAMPLE_RATE
+            batch, seconds = feed.take(running)
+            audio_seconds += seconds
             with jax.set_mesh(mesh):  # kernels that XLA cannot cut over devices by itself ask it
-                state, metrics = step_function(step)(state, sharding.to_global(mesh, batch))
+                state, metrics = step_function(step)(state, batch)
+            if running is not None:
+                # One step runs and one waits; more would hold the inputs of all of them.
+                running.block_until_ready()
+            running = metrics["loss"]
             pending.append(metrics)
             done = step + 1
             if done % config.log_every == 0 or done == config.steps:
                 means = _means(jax.device_get(pending))
-                log.write(done, means, audio_seconds)
-                pending, audio_seconds = [], 0.0
+                log.write(done, means, audio_seconds, feed.waited - wait_logged)
+                pending, audio_seconds, wait_logged = [], 0.0, feed.waited
+                wait_share = feed.waited / (time.monotonic() - started)
             if done % config.save_every == 0 or done == config.steps:
                 checkpoints.save(done, state, metadata)
     finally:
-        # A half-consumed tf.data iterator can keep the interpreter from ending.
         feed.close()
         checkpoints.close()
         log.close()
-    return means, first_step
+    return Outcome(means, first_step, wait_share)
 
 
 def _means(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:

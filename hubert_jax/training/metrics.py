@@ -8,7 +8,8 @@ import time
 from hubert_jax import files
 from hubert_jax.errors import InputError
 
-_RATE = "audio_seconds_per_second"
+# What depends on the machine and not on the run.
+_RATE, _WAIT = "audio_seconds_per_second", "data_wait_share"
 
 
 class ProgressLog:
@@ -18,30 +19,42 @@ class ProgressLog:
     beyond its first step, so that every step stands there once.
     """
 
-    def __init__(self, directory: pathlib.Path, first_step: int, total_steps: int):
-        """Opens the logs in `directory` for steps `first_step` ... `total_steps` - 1."""
+    def __init__(
+        self, directory: pathlib.Path, first_step: int, total_steps: int, silent: bool = False
+    ):
+        """Opens the logs in `directory` for steps `first_step` ... `total_steps` - 1.
+
+        `silent` ones print and write nothing: those of all processes of a run but the first.
+        """
+        self._silent = silent
+        self._earlier: list[str] = []
+        self._first_step = first_step
+        self._total_steps = total_steps
+        self._started = self._last = time.monotonic()
+        if silent:
+            return
         import tensorboardX
 
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / "metrics.jsonl"
-        earlier = _complete_lines(path, first_step)
-        files.write_text(path, "".join(line + "\n" for line in earlier))
-        self._earlier = earlier
+        self._earlier = _complete_lines(path, first_step)
+        files.write_text(path, "".join(line + "\n" for line in self._earlier))
         self._file = path.open("a", buffering=1)
         self._board = tensorboardX.SummaryWriter(
             str(directory / "tensorboard"), purge_step=first_step
         )
-        self._first_step = first_step
-        self._total_steps = total_steps
         self._started = self._last = time.monotonic()
 
-    def write(self, step: int, scalars: dict[str, float], audio_seconds: float) -> None:
+    def write(
+        self, step: int, scalars: dict[str, float], audio_seconds: float, waited: float
+    ) -> None:
         """Logs one interval.
 
         Args:
           step: the last update's number, counted from 1.
           scalars: means over the interval; printed in this order.
           audio_seconds: audio trained on in the interval.
+          waited: seconds of it for which the devices waited for batches.
 
         Raises:
           InputError: the loss or the gradient is not finite; nothing is logged then.
@@ -53,12 +66,15 @@ class ProgressLog:
                     "number; the last checkpoint is from before: lower "
                     "config.optimizer.peak_learning_rate or look at the audio of these steps"
                 )
+        if self._silent:
+            return
         now = time.monotonic()
-        rate = audio_seconds / max(now - self._last, 1e-9)
+        elapsed = max(now - self._last, 1e-9)
+        rate, share = audio_seconds / elapsed, waited / elapsed
         self._last = now
         per_step = (now - self._started) / max(step - self._first_step, 1)
         remaining = per_step * (self._total_steps - step)
-        scalars = {**scalars, _RATE: rate}
+        scalars = {**scalars, _RATE: rate, _WAIT: share}
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
@@ -69,6 +85,7 @@ class ProgressLog:
         )
         print(
             f"step {step}/{self._total_steps}  {shown}  {rate:.0f} audio-s/s  "
+            f"{share:.1%} waiting for data  "
             f"ETA {int(remaining // 60)}:{int(remaining % 60):02d}",
             flush=True,
         )
@@ -78,11 +95,12 @@ class ProgressLog:
         scalars = json.loads(self._earlier[-1]) if self._earlier else {}
         if scalars.pop("step", None) != step:
             return {}
-        del scalars[_RATE]
-        return scalars
+        return {name: value for name, value in scalars.items() if name not in (_RATE, _WAIT)}
 
     def close(self) -> None:
         """Flushes and closes."""
+        if self._silent:
+            return
         self._file.close()
         self._board.close()
 

@@ -38,7 +38,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
     """A mesh over all devices with the axes `data`, `fsdp`, `tensor`; `data` = -1 takes the rest.
 
     Raises:
-      InputError: the axes' product is not the number of devices.
+      InputError: the axes' product is not the number of devices, or a row of a batch would lie on
+        the devices of several processes, which read different rows.
     """
     count = jax.device_count()
     if data == -1:
@@ -48,7 +49,14 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
             f"config.mesh: data x fsdp x tensor = {data} x {fsdp} x {tensor} does not match the "
             f"{count} devices present"
         )
-    return jax.make_mesh((data, fsdp, tensor), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3)
+    mesh = jax.make_mesh((data, fsdp, tensor), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3)
+    for devices in mesh.devices.reshape(-1, tensor):
+        if len({device.process_index for device in devices}) > 1:
+            raise InputError(
+                f"config.mesh.tensor={tensor}: lies across processes; expected a divisor of the "
+                f"{jax.local_device_count()} devices of each"
+            )
+    return mesh
 
 
 def path_name(path: tuple) -> str:

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,31 @@ class _InTurn:
                 ) from None
             self._waiting[found] = values
         return self._waiting.pop(utterance_id)
+
+
+def read_label_sets(
+    audio: records.AudioManifest, directories: Sequence[str], codebooks: Sequence[int]
+) -> list[records.LabelManifest]:
+    """The manifests of the label sets of a training, if they fit.
+
+    Args:
+      audio: manifest of the audio.
+      directories: of the label sets, one for each codebook.
+      codebooks: the numbers of classes that the network predicts.
+
+    Raises:
+      InputError: another number of label sets than of codebooks, or as `check_labels`.
+    """
+    if len(directories) != len(codebooks):
+        raise InputError(
+            f"config.labels has {len(directories)} label sets, config.model.codebooks "
+            f"{len(codebooks)} codebooks; expected one label set for each codebook"
+        )
+    found = []
+    for directory, classes in zip(directories, codebooks, strict=True):
+        found.append(records.read_label_manifest(directory))
+        check_labels(audio, found[-1], num_classes=classes, where=directory)
+    return found
 
 
 def check_labels(

@@ -1,5 +1,6 @@
 """An interrupted run is the same run; a checkpoint of another one is refused."""
 
+import itertools
 import json
 
 import jax
@@ -11,6 +12,7 @@ from hubert_jax import config as config_lib
 from hubert_jax import train
 from hubert_jax.convert import continuing, formats
 from hubert_jax.convert.network import Network
+from hubert_jax.data import batches
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.training import checkpoint, metrics
@@ -41,6 +43,7 @@ def _lines(workdir) -> list[dict]:
     lines = [json.loads(line) for line in open(workdir / "train" / "metrics.jsonl")]
     for line in lines:
         assert line.pop("audio_seconds_per_second") > 0
+        assert 0 <= line.pop("data_wait_share") <= 1
     return lines
 
 
@@ -57,6 +60,7 @@ def _assert_same(ours: dict, theirs: dict):
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(run, tmp_path, monkeypatch, capfd):
     whole = run(tmp_path / "whole")
     assert [line["step"] for line in _lines(tmp_path / "whole")] == [2, 4, 6]
+    assert 0 <= whole["data_wait_share"] <= 1
 
     write = metrics.ProgressLog.write
 
@@ -109,6 +113,27 @@ def test_a_checkpoint_holds_the_state_it_was_taken_of(run, tmp_path, monkeypatch
             np.testing.assert_array_equal(ours, theirs)
     checkpoints.close()
     assert int(taken[4].step) == 4
+
+
+def test_a_shard_that_is_damaged_stops_the_run_in_one_line(run, tmp_path, monkeypatch):
+    read, closed = batches.pretraining_batches, []
+
+    def damaged(*arguments, **named):
+        stream = read(*arguments, **named)
+        try:
+            yield from itertools.islice(stream, 3)
+            raise InputError("labels-b0128, record 7: damaged")
+        finally:
+            stream.close()
+            closed.append(True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "pretraining_batches", damaged)
+        with pytest.raises(InputError, match="^labels-b0128, record 7: damaged$"):
+            run(tmp_path)
+    assert closed and not (tmp_path / "train" / "result.json").exists()
+    # The step before the damage is not lost: its interval's checkpoint is complete.
+    assert run(tmp_path)["resumed_from"] == 2
 
 
 def test_a_mesh_may_change_between_two_processes(run, tmp_path):

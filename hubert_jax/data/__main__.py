@@ -1,0 +1,141 @@
+"""Looks through the audio and the labels of a training before it, and refuses what does not fit.
+
+Takes the configuration of the train job. Reads every record: frames against labels, ids, classes,
+buckets, digests of shards. Prints hours by bucket, the share of audio that crops leave out, rows
+and frames of a step (over the devices that config.mesh names, one if it names none), codewords
+without a frame, silent and clipped utterances. With an empty config.labels it looks at the audio
+alone. Writes WORKDIR/check/result.json.
+"""
+
+import dataclasses
+import pathlib
+import sys
+import time
+
+from hubert_jax import command_line, files, job
+from hubert_jax.errors import InputError
+from hubert_jax.train import TrainConfig
+
+_COMMAND = "check"
+_PROGRESS_SECONDS = 5.0
+
+
+def run(config: TrainConfig) -> dict:
+    """Checks; returns the content of `WORKDIR/check/result.json`.
+
+    Raises:
+      InputError: something does not fit; names the shard and the record.
+    """
+    started = time.monotonic()
+    files.require_writable(config.workdir)
+    from hubert_jax.data import manifests, schedule
+    from hubert_jax.units import preflight
+    from hubert_jax.units.labels import read_label_sets
+
+    directory = pathlib.Path(config.audio)
+    audio = manifests.read_manifest(directory)
+    codebooks = config.model.codebooks if config.labels else ()
+    labels = read_label_sets(audio, config.labels, codebooks)
+    cut = max(config.mesh.data, 1) * config.mesh.fsdp
+    buckets = schedule.crop_buckets(audio, config.frames_per_step, config.max_frames, cut)
+    uses = preflight.bucket_uses(audio, buckets)
+    print(
+        f"check {directory}: {audio.utterances} utterances, {audio.seconds / 3600:.2f} h, "
+        f"{len(audio.shards)} shards, {audio.encoding} at {audio.sample_rate} Hz",
+        flush=True,
+    )
+    label_sets = list(zip(map(pathlib.Path, config.labels), labels, strict=True))
+    progress = _Progress(audio.seconds)
+    findings = preflight.inspect(directory, audio, label_sets, progress)
+    left_out = preflight.crop_loss(uses)
+    _print_buckets(uses)
+    print(f"a pass leaves out {left_out:.1%} of the audio")
+    for name, odd in (("silent", findings.silent), ("clipped", findings.clipped)):
+        ids = f": {', '.join(odd.examples)}" if odd.utterances else ""
+        more = ", ..." if odd.utterances > len(odd.examples) else ""
+        print(f"{odd.utterances} {name} utterances, {odd.seconds / 3600:.2f} h{ids}{more}")
+    sets = []
+    for (path, manifest), counts in zip(label_sets, findings.class_counts, strict=True):
+        dead = [index for index, count in enumerate(counts) if not count]
+        sets.append(
+            {
+                "directory": str(path),
+                "digest": manifest.digest,
+                "rate_hz": manifest.rate_hz,
+                "num_classes": manifest.num_classes,
+                "frames": int(counts.sum()),
+                "dead_codewords": dead,
+                "commonest_unit_share": float(counts.max() / counts.sum()),
+            }
+        )
+        print(
+            f"labels {path}: {counts.sum()} at {manifest.rate_hz} Hz, {len(counts)} classes, "
+            f"{len(dead)} without a frame"
+            + (f" ({', '.join(map(str, dead[:10]))}{', ...' if dead[10:] else ''})" if dead else "")
+            + f", the commonest has {counts.max() / counts.sum():.1%}"
+        )
+    print("everything fits", flush=True)
+    result = {
+        "audio": {
+            "directory": str(directory),
+            "digest": audio.digest,
+            "utterances": audio.utterances,
+            "seconds": audio.seconds,
+        },
+        "buckets": {frames: dataclasses.asdict(use) for frames, use in uses.items()},
+        "crop_loss": left_out,
+        "fewest_shards": min(use.shards for use in uses.values() if use.batch),
+        "silent": dataclasses.asdict(findings.silent),
+        "clipped": dataclasses.asdict(findings.clipped),
+        "labels": sets,
+    }
+    return job.finish(config.workdir, _COMMAND, result, started)
+
+
+def _print_buckets(uses) -> None:
+    print("bucket  utterances      hours  shards  crop loss  rows x frames    a step  of steps")
+    for frames, use in uses.items():
+        line = f"{frames:6}  {use.utterances:10}  {use.seconds / 3600:9.2f}  {use.shards:6}"
+        if use.batch:
+            length, rows = use.batch
+            print(
+                f"{line}  {use.crop_loss:9.1%}  {f'{rows} x {length}':>13}  {rows * length:8}"
+                f"  {use.step_share:8.1%}"
+            )
+        else:
+            print(f"{line}  under 2 s, not for pre-training")
+
+
+class _Progress:
+    """Prints how much of the audio is checked, now and then."""
+
+    def __init__(self, seconds: float):
+        self._total, self._done = seconds, 0.0
+        self._reported = time.monotonic()
+
+    def __call__(self, seconds: float) -> None:
+        self._done += seconds
+        if time.monotonic() - self._reported > _PROGRESS_SECONDS:
+            self._reported = time.monotonic()
+            print(f"check: {self._done / 3600:.2f} of {self._total / 3600:.2f} h", flush=True)
+
+
+def main(arguments: list[str]) -> None:
+    """The command line; exit status as of every job's `main`."""
+    if command_line.wants_help(arguments):
+        print(command_line.usage(f"data {_COMMAND}", TrainConfig, __doc__, "train"))
+        return
+
+    def work() -> None:
+        if arguments[:1] != [_COMMAND]:
+            raise InputError(
+                f"expected python -m hubert_jax.data {_COMMAND} --config=FILE.py, found "
+                f"{arguments[0] if arguments else 'nothing'!r} in place of {_COMMAND}"
+            )
+        run(command_line.read(arguments[1:], "train", TrainConfig))
+
+    job.guarded(work)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

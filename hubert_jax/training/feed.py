@@ -1,0 +1,66 @@
+"""Batches on the devices, one of them read ahead while a step runs."""
+
+import concurrent.futures
+import time
+from collections.abc import Generator
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from hubert_jax.data.waveform import SAMPLE_RATE
+from hubert_jax.training import sharding
+
+_POLL_SECONDS = 0.002
+
+
+class Feed:
+    """A run's batches as global arrays; each is read and moved while the step before it runs.
+
+    Reading has a thread of its own: what it waits for is in TensorFlow, and only from outside can
+    be seen whether a step ended meanwhile. One batch is read ahead and no more.
+
+    Attributes:
+      waited: seconds for which the devices had nothing to do because a batch was not there yet.
+    """
+
+    def __init__(self, mesh: Mesh, batches: Generator[dict[str, np.ndarray]]):
+        """Takes over `batches`, of this process's rows; reading begins with the first `take`."""
+        self.waited = 0.0
+        self._mesh = mesh
+        self._batches = batches
+        self._reader = concurrent.futures.ThreadPoolExecutor(1, "feed")
+        self._ahead: concurrent.futures.Future | None = None
+
+    def take(self, running: jax.Array | None) -> tuple[dict[str, jax.Array], float]:
+        """The next batch, and the seconds of audio that it has over all processes.
+
+        Args:
+          running: something that the step under way computes; None before the first step. Waiting
+            counts from when it is ready: until then the devices are at work.
+
+        Raises:
+          InputError, or whatever else the batches raise.
+        """
+        ahead = self._ahead or self._reader.submit(self._read)
+        idle_since = None
+        while not ahead.done():
+            if idle_since is None and (running is None or running.is_ready()):
+                idle_since = time.monotonic()
+            concurrent.futures.wait([ahead], _POLL_SECONDS)
+        if idle_since is not None:
+            self.waited += time.monotonic() - idle_since
+        taken = ahead.result()
+        self._ahead = self._reader.submit(self._read)
+        return taken
+
+    def close(self) -> None:
+        """Closes the batches, once the one that is being read is there."""
+        self._reader.shutdown(wait=True, cancel_futures=True)
+        # A half-consumed tf.data iterator can keep the interpreter from ending.
+        self._batches.close()
+
+    def _read(self) -> tuple[dict[str, jax.Array], float]:
+        batch = next(self._batches)
+        seconds = batch["waveform"].size * jax.process_count() / SAMPLE_RATE
+        return jax.block_until_ready(sharding.to_global(self._mesh, batch)), seconds

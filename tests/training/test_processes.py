@@ -1,0 +1,172 @@
+"""Two processes that train together do what one process with both devices does."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh
+from splits import CLUSTERS, TINY_LARGE
+
+from hubert_jax import config as config_lib
+from hubert_jax import train
+from hubert_jax.data import batches, records, shards
+from hubert_jax.errors import InputError
+from hubert_jax.training import checkpoint, sharding
+from hubert_jax.training.processes import ProcessesConfig
+from hubert_jax.units.kmeans import Codebook
+from hubert_jax.units.labels import write_labels
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def values(speech_split, speech_labels, tmp_path_factory) -> dict:
+    """A training on shards of about two utterances, so that both processes have some."""
+    root = tmp_path_factory.mktemp("processes")
+    (root / "audio").mkdir()
+    shards.write_split(root / "audio", "speech", list(records.read_audio(speech_split)), [], 0.3)
+    codebook = Codebook.load(speech_labels.parent)
+    write_labels(root / "audio", root / "labels", records.read_labels(speech_labels), codebook, 100)
+    return dict(
+        audio=str(root / "audio"),
+        labels=(str(root / "labels"),),
+        loop=dict(steps=STEPS, log_every=1, save_every=2, keep=2),
+        model={**TINY_LARGE, "codebooks": (CLUSTERS,)},
+        frames_per_step=256,
+        max_frames=32,
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def _together(repository, directory, values, count=2) -> list[subprocess.CompletedProcess]:
+    """The same command in `count` processes of one device each; only `index` differs."""
+    file = directory / "together.py"
+    file.write_text(f"def get_config(part):\n    return {values!r}\n")
+    command = [
+        *(sys.executable, "-m", "hubert_jax.train", f"--config={file}"),
+        f"--config.workdir={directory}",
+        f"--config.processes.coordinator=127.0.0.1:{_free_port()}",
+        f"--config.processes.count={count}",
+    ]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
+    started = [
+        subprocess.Popen(
+            [*command, f"--config.processes.index={index}"],
+            cwd=repository,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(count)
+    ]
+    done = []
+    try:
+        for process in started:
+            output = process.communicate(timeout=300)
+            done.append(subprocess.CompletedProcess(command, process.returncode, *output))
+    finally:
+        for process in started:
+            process.kill()
+    return done
+
+
+def _alone(monkeypatch, directory, values) -> dict:
+    """One process with two devices, which reads the rows of both hosts."""
+    read = batches.pretraining_batches
+
+    def both(*arguments, host, **named):
+        assert host == batches.Host(0, 1)
+        hosts = [read(*arguments, host=batches.Host(i, 2), **named) for i in range(2)]
+        try:
+            for rows in zip(*hosts, strict=True):
+                yield {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
+        finally:
+            for stream in hosts:
+                stream.close()
+
+    def two_devices(**axes):
+        devices = np.array(jax.devices()[:2]).reshape(2, 1, 1)
+        return Mesh(devices, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batches, "pretraining_batches", both)
+        patch.setattr(sharding, "make_mesh", two_devices)
+        config = config_lib.build(train.TrainConfig, {**values, "workdir": str(directory)})
+        return train.run(config)
+
+
+def _lines(directory) -> list[dict]:
+    return [json.loads(line) for line in (directory / "train/metrics.jsonl").open()]
+
+
+def test_two_processes_train_as_one(repository, values, tmp_path, monkeypatch, capsys):
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    together.mkdir()
+    first, second = _together(repository, together, values)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert f"step {STEPS}/{STEPS}" in first.stdout and "2 cpu device(s)" in first.stdout
+    assert second.stdout == ""
+
+    result = _alone(monkeypatch, alone, values)
+    ours, theirs = _lines(together), _lines(alone)
+    assert [line["step"] for line in ours] == list(range(1, STEPS + 1))
+    for mine, its in zip(ours, theirs, strict=True):
+        for name in ("loss", "masked_loss", "masked_accuracy", "masked_frames"):
+            assert mine[name] == pytest.approx(its[name], rel=1e-5), name
+    written = json.loads((together / "train/result.json").read_text())
+    assert written["checkpoint_identity"] == result["checkpoint_identity"]
+
+    # What two processes saved, one reads: the parameters alone, and the run to its end.
+    saved, one = (checkpoint.restore_parameters(d / "train/checkpoints") for d in (together, alone))
+    assert saved[1]["step"] == STEPS
+    for a, b in zip(jax.tree.leaves(saved[0]), jax.tree.leaves(one[0]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    (together / "train/checkpoints" / str(STEPS)).rename(tmp_path / "last")
+    capsys.readouterr()
+    resumed = _alone(monkeypatch, together, values)
+    assert resumed["resumed_from"] == STEPS - 2
+    assert "resumed from the checkpoint of step 2\n" in capsys.readouterr().out
+    assert resumed["last"]["loss"] == pytest.approx(result["last"]["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (dict(coordinator="host"), "coordinator=host: expected HOST:PORT or auto"),
+        (dict(coordinator="host:1", count=2, index=2), "count=2, index=2: expected 0 <= index"),
+        (dict(coordinator="host:1"), "count=0, index=0: expected 0 <= index < count"),
+        (dict(coordinator="auto", count=2), "count=2, index=0: .*neither without it"),
+        (dict(count=2), "count=2, index=0: .*neither without it"),
+    ],
+)
+def test_processes_that_cannot_be_meant_are_refused(values, message):
+    with pytest.raises(InputError, match=f"^config.processes.*{message}"):
+        ProcessesConfig(**values)
+
+
+def test_rows_of_a_batch_stay_on_one_process(monkeypatch):
+    class Device:
+        def __init__(self, index):
+            self.process_index = index // 2
+
+    devices = np.array([Device(index) for index in range(8)], object)
+
+    class Grid:
+        def __init__(self, shape, *_):
+            self.devices = devices.reshape(shape)
+
+    monkeypatch.setattr(jax, "make_mesh", Grid)
+    sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    with pytest.raises(InputError, match="config.mesh.tensor=4: lies across processes"):
+        sharding.make_mesh(tensor=4)
