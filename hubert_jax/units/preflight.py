@@ -192,7 +192,7 @@ def bucket_uses(audio: AudioManifest, buckets: Sequence[Bucket]) -> dict[int, Bu
     utterance in every pass, but always as much of it.
     """
     planned = {bucket.frames: bucket for bucket in buckets}
-    batches = {frames: bucket.utterances / bucket.rows for frames, bucket in planned.items()}
+    batches = {frames: bucket.visits / bucket.rows for frames, bucket in planned.items()}
     uses = {}
     for frames in sorted({shard.bucket_frames for shard in audio.shards}):
         held = [shard for shard in audio.shards if shard.bucket_frames == frames]
