@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 def get_config(part: str = "pipeline") -> ConfigDict:
     """The whole, for `pipeline`."""
     del part
-    return pipeline(it1_steps=1800, it2_steps=400)
+    return pipeline(it1_steps=2200, it2_steps=500)
 
 
 def model() -> dict:
@@ -124,8 +124,8 @@ def pipeline(it1_steps: int, it2_steps: int) -> ConfigDict:
                     continue_previous=True,
                 ),
             ),
-            evaluate=dict(num_clusters=100, frame_rate=50, seed=0, fit_max_frames=40_000),
-            finetune=finetuning(280, 3e-4, 200),
+            evaluate=dict(num_clusters=100, frame_rate=50, seed=0, fit_max_frames=60_000),
+            finetune=finetuning(320, 3e-4, 240),
             decode=dict(beam_size=20),
         )
     )

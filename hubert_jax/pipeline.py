@@ -126,6 +126,7 @@ def _run_stage(workdir: pathlib.Path, stage: Stage, key: str) -> tuple[dict, boo
     continued = directory.exists()
     files.write_json(record, {"key": key, "finished": False})
     print(f"[{stage.name}] {'continues' if continued else 'runs'}", flush=True)
+    _keep_compiled(workdir)
     before = time.monotonic()
     try:
         result = stage.run(stage.config)
@@ -135,6 +136,14 @@ def _run_stage(workdir: pathlib.Path, stage: Stage, key: str) -> tuple[dict, boo
     files.write_json(record, {"key": key, "finished": True})
     print(f"[{stage.name}] done in {seconds:.1f} s", flush=True)
     return result, False
+
+
+def _keep_compiled(workdir: pathlib.Path) -> None:
+    """Later stages compile what earlier ones did, and continued stages what they did before."""
+    import jax
+
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
 
 
 def _has_result(directory: pathlib.Path) -> bool:

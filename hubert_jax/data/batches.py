@@ -240,6 +240,8 @@ def _step_batches(split, schedule, seed, first_step, last_step, decode):
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.enabled = False
+    # By default small maps become parallel ones, which read records ahead of their turn.
+    options.experimental_optimization.map_parallelization = False
     options.threading.private_threadpool_size = _THREADS
     # Sums over an utterance must not depend on how many cores divide them.
     options.threading.max_intra_op_parallelism = 1

@@ -116,7 +116,8 @@ def test_two_processes_train_as_one(repository, values, tmp_path, monkeypatch, c
     first, second = _together(repository, together, values)
     assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
     assert f"step {STEPS}/{STEPS}" in first.stdout and "2 cpu device(s)" in first.stdout
-    assert second.stdout == ""
+    # The collectives' library greets; nothing of ours is said twice.
+    assert all(line.startswith("[Gloo]") for line in second.stdout.splitlines())
 
     result = _alone(monkeypatch, alone, values)
     ours, theirs = _lines(together), _lines(alone)

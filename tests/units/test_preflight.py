@@ -133,7 +133,7 @@ def _set(rows, number, value):
 LABEL_CHANGES = {
     "another utterance": (
         lambda rows: [(rows[1][0], rows[0][1]), (rows[0][0], rows[1][1]), *rows[2:]],
-        "record 0: found labels of '.*', expected those of '.*'",
+        "record 0: found labels of '.*', expected those of '.*', as in the audio shard",
     ),
     "frames moved": (
         lambda rows: [
@@ -174,9 +174,8 @@ def test_audio_of_another_bucket_is_named(prepared, tmp_path):
     path = _rewritten(prepared, tmp_path, shorter, "audio")
     # Its labels' frames have to fit the manifest, which is looked at first.
     audio = manifests.read_manifest(tmp_path / "audio")
-    with pytest.raises(
-        InputError, match=f"^{path}, record 1: found 36000 samples of '.*' bucket 1"
-    ):
+    message = "record 1: found 36000 samples of '.*', expected a length of bucket 128; run"
+    with pytest.raises(InputError, match=f"^{path}, {message}"):
         preflight.inspect(tmp_path / "audio", audio)
 
 
