@@ -9,14 +9,10 @@ import soundfile
 
 from hubert_jax import config as config_lib
 from hubert_jax import prepare
-from hubert_jax.data import preparation
+from hubert_jax.data import beam_pipeline, preparation
 from hubert_jax.data.audio_files import read_waveform
 from hubert_jax.data.sources import discover
 from hubert_jax.errors import InputError
-
-pytest.importorskip("apache_beam")
-
-from hubert_jax.data import beam_pipeline  # noqa: E402
 
 FOLDERS = ("dev-mini/1898", "train-clean-100")
 
