@@ -46,6 +46,7 @@ def largest_difference(
 
     transformers = _import_transformers()
     transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()  # of a CTC head, which is not compared
     theirs = transformers.AutoModel.from_pretrained(directory).eval()
     ours = Hubert(dataclasses.replace(config, dtype="float32", rematerialize=False))
 

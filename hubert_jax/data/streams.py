@@ -19,7 +19,8 @@ from hubert_jax.data.schedule import Bucket
 from hubert_jax.errors import InputError
 
 _WINDOW = 1024  # records shuffled together; never across a shard's end
-_READ_BYTES = 1 << 20
+# Read at once: records of audio are long enough to be read one by one, straight to their place.
+_READ_BYTES = {"audio": 0, "labels": 1 << 18}
 _TURNS = 1024  # rows whose corpora are found at once
 
 
@@ -149,7 +150,7 @@ class Split:
         # TensorFlow takes a file that was cut off between two records for a shorter one.
         counted = tf.data.experimental.assert_cardinality(count)
         columns = [
-            tf.data.TFRecordDataset(files[i], buffer_size=_READ_BYTES)
+            tf.data.TFRecordDataset(files[i], buffer_size=_READ_BYTES["labels" if i else "audio"])
             for i in range(1 + len(self.label_dirs))
         ]
         if not self.skip_damaged:
