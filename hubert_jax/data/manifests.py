@@ -127,7 +127,7 @@ def shards_digest(shards: tuple[ShardInfo, ...] | tuple[LabelShardInfo, ...]) ->
 
 def write_manifest(directory: str | os.PathLike, manifest: AudioManifest | LabelManifest) -> None:
     """Writes `manifest.json`; its `format` comes first."""
-    values = config.to_dict(manifest)
+    values = dataclasses.asdict(manifest)  # plain values already: its shards may be 100,000
     files.write_json(pathlib.Path(directory, MANIFEST), {"format": values.pop("format")} | values)
 
 

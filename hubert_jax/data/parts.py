@@ -22,9 +22,9 @@ INDEX = np.dtype(
     [
         ("order", "<u8", (2,)),
         ("group", "<i4"),
-        ("samples", "<i8"),
+        ("samples", "<u4"),
         ("offset", "<i8"),
-        ("length", "<i8"),
+        ("length", "<u4"),
     ]
 )
 _SILENT_PEAK = 32  # 60 dB below full scale

@@ -7,6 +7,7 @@ of a few lengths, and an utterance is in the bucket of the longest crop that it 
 import concurrent.futures
 import dataclasses
 import hashlib
+import math
 import os
 import pathlib
 from collections.abc import Iterable, Sequence
@@ -177,8 +178,9 @@ def plan_shards(samples: np.ndarray, shard_megabytes: int) -> list[tuple[int, in
     Returns:
       The ranges (first, last + 1) of the shards.
     """
-    ends = np.cumsum(samples)
-    full = shard_megabytes * 10**6 / 2
+    ends = np.cumsum(samples, dtype=np.int64)
+    # An integer, or every search would convert all of `ends`.
+    full = math.ceil(shard_megabytes * 10**6 / 2)
     ranges, first, before = [], 0, 0
     while first < len(ends):
         last = min(int(np.searchsorted(ends, before + full)), len(ends) - 1)
@@ -215,19 +217,30 @@ def _plan(
     index: np.ndarray, groups: int, shard_megabytes: int
 ) -> list[tuple[str, int, int, np.ndarray]]:
     """(file, bucket, group, rows of the index) of every shard."""
-    bucket = np.searchsorted(_FLOORS, index["samples"], "right")
+    bucket = np.zeros(len(index), np.uint8)
+    for floor in _FLOORS:
+        bucket += index["samples"] >= floor
     planned = []
     for number, frames in enumerate((0, *BUCKETS)):
         shards = []
         for group in range(groups):
-            rows = np.flatnonzero((bucket == number) & (index["group"] == group))
-            order = index["order"][rows]
-            rows = rows[np.lexsort((order[:, 1], order[:, 0]))]
+            rows = np.flatnonzero((bucket == number) & (index["group"] == group)).astype(np.int32)
+            rows = _in_order(index["order"], rows)
             for first, end in plan_shards(index["samples"][rows], shard_megabytes):
                 shards.append((group, rows[first:end]))
         for i, (group, rows) in enumerate(shards):
             planned.append((shard_name(frames, i, len(shards)), frames, group, rows))
     return planned
+
+
+def _in_order(order: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The rows (n,) by their order (records, 2)."""
+    first = order[:, 0][rows]
+    ranks = np.argsort(first)
+    first = first[ranks]
+    if np.any(first[1:] == first[:-1]):  # hardly ever, so no copy of both is made for it
+        ranks = np.lexsort((order[:, 1][rows], order[:, 0][rows]))
+    return rows[ranks]
 
 
 def _copy(
@@ -264,13 +277,13 @@ def _record(row: np.void, part: Part) -> bytes:
 
 def _refuse_equal(index: np.ndarray, part_of: np.ndarray, written: Sequence[Part]) -> None:
     """Two utterances of one id, such as a piece of a recording and a file of the same name."""
-    order = index["order"]
-    rows = np.lexsort((order[:, 1], order[:, 0]))
-    # One half after the other: a corpus may have ten million utterances.
-    first = order[:, 0][rows]
-    equal = np.flatnonzero(first[1:] == first[:-1])
-    second = order[:, 1]
-    equal = equal[second[rows[equal + 1]] == second[rows[equal]]]
+    # Halves of the orders first, and no more of them than has to be: there may be ten million.
+    first = np.sort(index["order"][:, 0])
+    repeated = first[1:][first[1:] == first[:-1]]
+    rows = np.flatnonzero(np.isin(index["order"][:, 0], repeated)) if len(repeated) else repeated
+    order = index["order"][rows]
+    rows, order = (values[np.lexsort((order[:, 1], order[:, 0]))] for values in (rows, order))
+    equal = np.flatnonzero((order[1:] == order[:-1]).all(axis=1))
     if len(equal):
         row = rows[equal[0]]
         raise InputError(
