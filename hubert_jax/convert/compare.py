@@ -1,17 +1,18 @@
 """An exported directory, loaded by transformers, against our own network."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from hubert_jax.data.waveform import normalize, to_float
+from hubert_jax.data.waveform import SAMPLE_RATE, normalize, to_float
 from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.model.hubert import Hubert
 
@@ -30,11 +31,9 @@ def largest_difference(
     """Largest absolute difference between transformers' hidden states and ours.
 
     The input of block 1, the output of every block and what the heads read are compared, in
-    float32, each utterance alone. Both get the waveform as we prepare it: where it is normalised,
-    transformers' own extractor adds 1e-7 to the variance, the released models and we 1e-5, which
-    moves the hidden states of near-silence by about 1e-3. Layers are read where they are computed:
-    transformers' `hidden_states` differ between its versions in whether the last one has passed
-    the final LayerNorm.
+    float32, each utterance alone. transformers prepares the waveform itself, as the exported files
+    tell it to. Layers are read where they are computed: transformers' `hidden_states` differ
+    between its versions in whether the last one has passed the final LayerNorm.
 
     Args:
       directory: what `hugging_face.write_directory` wrote.
@@ -45,9 +44,9 @@ def largest_difference(
     import torch
 
     transformers = _import_transformers()
-    transformers.logging.disable_progress_bar()
-    transformers.logging.set_verbosity_error()  # of a CTC head, which is not compared
-    theirs = transformers.AutoModel.from_pretrained(directory).eval()
+    with _quiet(transformers):  # about a CTC head, which is not compared
+        theirs = transformers.AutoModel.from_pretrained(directory).eval()
+        extract = transformers.AutoFeatureExtractor.from_pretrained(directory)
     ours = Hubert(dataclasses.replace(config, dtype="float32", rematerialize=False))
 
     @jax.jit
@@ -66,17 +65,32 @@ def largest_difference(
         )
     largest = 0.0
     for samples in audio:
-        waveform = to_float(samples)[None]
-        if config.normalize_waveform:
-            waveform = normalize(waveform)
+        waveform = to_float(samples)
+        extracted = extract(waveform, sampling_rate=SAMPLE_RATE, return_tensors="pt")
         seen.clear()
         with torch.no_grad():
-            last = theirs(torch.from_numpy(waveform)).last_hidden_state
+            last = theirs(extracted.input_values).last_hidden_state
         their_states = [state[0].numpy() for state in (*seen, last)]
-        layers, output = hidden_states(params["hubert"], waveform)
+        if config.normalize_waveform:
+            waveform = normalize(waveform)
+        layers, output = hidden_states(params["hubert"], waveform[None])
         for our_state, their_state in zip([*layers, output], their_states, strict=True):
             largest = max(largest, float(np.abs(np.asarray(our_state) - their_state).max()))
     return largest
+
+
+@contextlib.contextmanager
+def _quiet(transformers: types.ModuleType) -> Iterator[None]:
+    logging = transformers.logging
+    verbosity, progress_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if progress_bar:
+            logging.enable_progress_bar()
 
 
 def _import_transformers() -> types.ModuleType:
