@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torchaudio
-from oracles import gradient_differences, largest_difference, relative_difference
+from oracles import (
+    BASE_LIKE,
+    LARGE_LIKE,
+    gradient_differences,
+    largest_difference,
+    relative_difference,
+)
 from torchaudio.models.wav2vec2 import components
 
 from hubert_jax import files
@@ -15,6 +21,7 @@ from hubert_jax.convert import torchaudio as torchaudio_format
 from hubert_jax.convert.network import Network
 from hubert_jax.convert.state_dicts import from_state_dict, to_state_dict
 from hubert_jax.data.waveform import normalize, to_float
+from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.model.hubert import HubertForPretraining
 from hubert_jax.model.masking import span_mask
 from hubert_jax.training import pretraining
@@ -25,11 +32,15 @@ TOLERANCE = 1e-4
 FRAMES = 54
 
 
-@pytest.fixture
-def config(config):
+BASE = HubertConfig()
+
+
+@pytest.fixture(params=[BASE_LIKE, LARGE_LIKE, BASE], ids=["base", "large", "base-full-size"])
+def config(request):
     """One codebook, as torchaudio has, and nothing random."""
     still = dict(dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layer_drop=0.0)
-    return dataclasses.replace(config, codebooks=(17,), **still)
+    classes = 504 if request.param is BASE else 17
+    return dataclasses.replace(request.param, codebooks=(classes,), **still)
 
 
 @pytest.fixture
