@@ -3,10 +3,14 @@
 Forward, backward and update (global clipping at 10, Adam with decoupled decay), float32, dropout
 of 0.1 as released, LayerDrop off everywhere so that all do the same work, two threads each. The
 implementations take turns, each in a process of its own, as its users run it, and alone: gigabytes
-that wait for their turn slow down whoever has it. transformers has no pre-training head: it gets
-one, with our loss.
+that wait for their turn slow down whoever has it. A turn counts as the median of its steps: now and
+then a step has to get gigabytes from the system, whoever takes it. transformers has no pre-training
+head: it gets one, with our loss.
 
-    python -m benchmarks.model_step [--rounds=3]
+Where our time goes is asked of a step on one thread. Work that a thread hands to others is not in a
+profile.
+
+    python -m benchmarks.model_step [--rounds=3] [--steps=5]
 
 Needs requirements-parity.txt. Prints seconds by implementation, the ratio of our time to the
 faster peer's, where our time goes, and one JSON line.
@@ -25,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -179,24 +184,27 @@ def _torch_step(parameters: list, loss: Callable) -> Callable[[], float]:
 
 
 IMPLEMENTATIONS = {"ours": ours, "transformers": transformers_step, "torchaudio": torchaudio_step}
+PROFILE = "profile"
 
 
 def work(name: str, steps: int) -> None:
-    """A worker: prints one JSON line, seconds of each step and with ours where the time goes."""
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+    """A worker: prints one JSON line, seconds of each step, or what a step of ours consists of."""
+    threads = 1 if name == PROFILE else THREADS
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     # What libraries print must not mix with the answer.
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    step = IMPLEMENTATIONS[name]()
+    step = ours() if name == PROFILE else IMPLEMENTATIONS[name]()
     for _ in range(2):  # the first compiles or allocates
         step()
-    seconds = []
-    for _ in range(steps):
-        started = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - started)
-    parts = _profile(step) if name == "ours" else {}
-    print(json.dumps({"seconds": seconds, "parts": parts}), file=answer, flush=True)
+    found = _profile(step) if name == PROFILE else [_seconds(step) for _ in range(steps)]
+    print(json.dumps(found), file=answer, flush=True)
+
+
+def _seconds(step: Callable) -> float:
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
 
 
 KINDS = (
@@ -204,12 +212,12 @@ KINDS = (
     ("convolutions backward", r"^convolution-"),
     ("convolutions forward", r"^conv_general_dilated"),
     ("Fourier transforms", r"^fft"),
-    ("transposes and copies", r"transpose|copy|bitcast|concatenate|pad|slice"),
+    ("transposes and copies", r"transpose|copy|concatenate|pad|slice"),
 )
 
 
 def _profile(step: Callable) -> dict[str, float]:
-    """Seconds of one of our steps by kind of operation, summed over threads."""
+    """Seconds of one of our steps by kind of operation."""
     import jax
 
     with tempfile.TemporaryDirectory() as directory:
@@ -232,25 +240,24 @@ def _profile(step: Callable) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="turns of each implementation")
-    parser.add_argument("--steps", type=int, default=3, help="steps of a turn")
-    parser.add_argument("--worker", choices=IMPLEMENTATIONS, help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, default=5, help="steps of a turn")
+    parser.add_argument("--worker", choices=(*IMPLEMENTATIONS, PROFILE), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         work(arguments.worker, arguments.steps)
         return
     seconds: dict[str, list[float]] = {name: [] for name in IMPLEMENTATIONS}
-    parts: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as compiled:
         for _ in range(arguments.rounds):
             for name in IMPLEMENTATIONS:
-                found = _turn(name, arguments.steps, compiled)
-                # One figure a turn, so that turns are what is compared.
-                seconds[name].append(statistics.median(found["seconds"]))
-                parts = found["parts"] or parts
+                steps = _turn(name, arguments.steps, compiled)
+                print(f"{name:14}", " ".join(f"{value:.2f}" for value in steps), flush=True)
+                seconds[name].append(statistics.median(steps))
+        parts = _turn(PROFILE, 1, compiled)
     _report(seconds, parts)
 
 
-def _turn(name: str, steps: int, compiled: str) -> dict:
+def _turn(name: str, steps: int, compiled: str) -> Any:
     """What a worker found; programs are compiled in the first turn alone."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.model_step", f"--worker={name}", f"--steps={steps}"],
@@ -282,7 +289,7 @@ def _report(seconds: dict[str, list[float]], parts: dict[str, float]) -> None:
         f"goal {GOAL} or less"
     )
     total = sum(parts.values())
-    print("Where our time goes (thread-seconds of one profiled step)")
+    print(f"Where our time goes (seconds of a step on one thread, {total:.2f} in all)")
     for kind, value in parts.items():
         print(f"  {kind:24}{value:7.2f}{value / total:7.0%}")
     summary = {

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from hubert_jax.model import attention as attention_lib
 from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.model.dense import dot_general
 from hubert_jax.model.dropout import Dropout
 from hubert_jax.model.frontend import gelu
 from hubert_jax.model.norm import LayerNorm
@@ -44,7 +45,11 @@ class TransformerLayer(nn.Module):
 
     def _dense(self, features: int, name: str) -> nn.Dense:
         return nn.Dense(
-            features, kernel_init=linear_init, dtype=self.config.compute_dtype, name=name
+            features,
+            kernel_init=linear_init,
+            dtype=self.config.compute_dtype,
+            dot_general=dot_general,
+            name=name,
         )
 
     def _drop(self, x: jax.Array, rate: float) -> jax.Array:
