@@ -50,8 +50,10 @@ def prepare(directory: pathlib.Path) -> None:
     import soundfile
 
     from hubert_jax import prepare as prepare_job
-    from hubert_jax.data import manifests, records
+    from hubert_jax.data import records
+    from hubert_jax.units import kmeans
     from hubert_jax.units.frames import num_frames
+    from hubert_jax.units.labels import write_labels
 
     prepare_job.run(
         prepare_job.PrepareConfig(
@@ -61,41 +63,21 @@ def prepare(directory: pathlib.Path) -> None:
             shard_megabytes=16,
         )
     )
-    split, labels = directory / "prepare" / "speech", directory / "labels"
-    for folder in (labels, directory / "files"):
-        folder.mkdir()
+    split, audio_files = directory / "prepare" / "speech", directory / "files"
+    audio_files.mkdir()
     random_units = np.random.default_rng(0)  # which units is of no consequence
-    written, listed = [], {}
-    for shard in manifests.read_manifest(split).shards:
-        rows = []
-        for utterance in records.read_shard(split / shard.file):
-            samples = len(utterance.audio)
-            units = random_units.integers(500, size=num_frames(samples, 100))
-            rows.append((utterance.id, units))
-            for kind in ("flac", "wav"):
-                path = directory / "files" / f"{utterance.id}.{kind}"
-                soundfile.write(path, utterance.audio, SAMPLE_RATE, subtype="PCM_16")
-            if SHORTEST <= samples <= LONGEST:
-                listed[utterance.id] = units
-        path = labels / records.label_file(shard.file)
-        written.append(records.write_label_shard(path, rows))
+    units, listed = {}, {}
+    for utterance in records.read_audio(split):
+        samples = len(utterance.audio)
+        units[utterance.id] = random_units.integers(500, size=num_frames(samples, 100))
+        for kind in ("flac", "wav"):
+            path = audio_files / f"{utterance.id}.{kind}"
+            soundfile.write(path, utterance.audio, SAMPLE_RATE, subtype="PCM_16")
+        if SHORTEST <= samples <= LONGEST:
+            listed[utterance.id] = units[utterance.id]
+    codebook = kmeans.Codebook(np.zeros((500, 1), np.float32), {}, 0.0, 0, 0, 0)
+    write_labels(split, directory / "labels", units.items(), codebook, 100)
     np.savez(directory / "labels.npz", **listed)
-    manifests.write_manifest(
-        labels,
-        manifests.LabelManifest(
-            split="speech",
-            audio_digest="",
-            rate_hz=100,
-            num_classes=500,
-            feature={},
-            codebook_digest="",
-            utterances=sum(shard.utterances for shard in written),
-            frames=sum(shard.frames for shard in written),
-            class_counts=(),
-            digest=manifests.shards_digest(tuple(written)),
-            shards=tuple(written),
-        ),
-    )
 
 
 def ours(directory: pathlib.Path) -> Iterator[int]:

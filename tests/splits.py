@@ -7,7 +7,7 @@ import pytest
 from flax import traverse_util
 
 from hubert_jax import config as config_lib
-from hubert_jax.convert import names
+from hubert_jax.convert import encoders
 from hubert_jax.model.architecture import HubertConfig
 
 CORPUS = pathlib.Path(__file__).parents[1] / "examples" / "minilibri"
@@ -43,7 +43,7 @@ TINY_LARGE = dict(
 def random_parameters(config: HubertConfig, vocabulary_size: int | None = None) -> dict:
     """Parameters of a network that nobody trained, quicker than to initialise it."""
     random = np.random.default_rng(0)
-    shapes = names.shapes(config, vocabulary_size)
+    shapes = encoders.shapes(config, vocabulary_size)
     flat = {path: random.normal(0.0, 0.1, shape) for path, shape in shapes.items()}
     flat = {path: leaf.astype(np.float32) for path, leaf in flat.items()}
     return traverse_util.unflatten_dict(flat, sep="/")

@@ -13,7 +13,7 @@ from typing import Any
 
 from hubert_jax import files
 from hubert_jax.asr.vocabulary import Vocabulary
-from hubert_jax.convert import names, torch_files
+from hubert_jax.convert import encoders, names, torch_files
 from hubert_jax.convert.fairseq_config import (
     architecture,
     ctc_sections,
@@ -63,7 +63,7 @@ def read(path: str | os.PathLike) -> Network:
         model, task, head, dictionaries, _plain_dict(ours.get("architecture")), path
     )
 
-    biases = names.zero_biases(tensors, config, "fairseq", kind)
+    biases = encoders.zero_biases(tensors, config, "fairseq", kind)
     if biases:
         notes += (f"left out: {len(biases)} biases of the front-end's convolutions, all zero",)
     shared = head.get("final_proj.weight")

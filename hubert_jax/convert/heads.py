@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from hubert_jax.convert.names import PRETRAINING_HEAD, require_names
+from hubert_jax.convert.encoders import require_names
+from hubert_jax.convert.names import PRETRAINING_HEAD
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import HubertConfig
 

@@ -15,14 +15,14 @@ from hubert_jax import config as config_lib
 from hubert_jax import files
 from hubert_jax.asr.vocabulary import BLANK, Vocabulary
 from hubert_jax.convert import torch_files
-from hubert_jax.convert.heads import head_from_library, head_to_fairseq
-from hubert_jax.convert.names import (
+from hubert_jax.convert.encoders import (
     from_hugging_face,
-    kind_of_tensors,
     require_names,
     to_hugging_face,
     zero_biases,
 )
+from hubert_jax.convert.heads import head_from_library, head_to_fairseq
+from hubert_jax.convert.names import kind_of_tensors
 from hubert_jax.convert.network import (
     Network,
     Units,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from hubert_jax.convert import heads, names
+from hubert_jax.convert import encoders, heads, names
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import HubertConfig
 
@@ -33,8 +33,8 @@ def to_state_dict(
             f"fairseq has no input projection where the front-end's channels equal the width "
             f"({config.dim}), this network has one: it cannot be written for fairseq"
         )
-    kind = names.kind_of_parameters(params)
-    tensors = names.to_library(params, config, library)
+    kind = encoders.kind_of_parameters(params)
+    tensors = encoders.to_library(params, config, library)
     if "codes_0" in params and not (library == "torchaudio" and kind == "ctc"):
         prefix = names.encoder_prefix(library, kind)
         head = heads.head_to_library(params, config, library)
@@ -59,7 +59,7 @@ def from_state_dict(
             head[own] = tensor
         else:
             encoder[name] = tensor
-    params = names.from_library(encoder, config, library, what, kind)
+    params = encoders.from_library(encoder, config, library, what, kind)
     if head:
         params |= heads.head_from_library(head, config, library, what)
     return params

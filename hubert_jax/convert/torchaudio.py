@@ -18,7 +18,7 @@ from flax import traverse_util
 from hubert_jax import config as config_lib
 from hubert_jax import files
 from hubert_jax.asr.vocabulary import LIBRISPEECH, Vocabulary
-from hubert_jax.convert import names, torch_files
+from hubert_jax.convert import encoders, names, torch_files
 from hubert_jax.convert.network import (
     Network,
     Units,
@@ -69,7 +69,7 @@ def read(path: str | os.PathLike) -> Network:
         config = _architecture(tensors, kind, path)
         notes += (f"read off the shapes: the architecture, since there is no {beside.name}",)
 
-    biases = names.zero_biases(tensors, config, "torchaudio", kind)
+    biases = encoders.zero_biases(tensors, config, "torchaudio", kind)
     if biases:
         notes += (f"left out: {len(biases)} biases of the front-end's convolutions, all zero",)
     params = from_state_dict(tensors, config, "torchaudio", str(path))

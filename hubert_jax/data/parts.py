@@ -147,12 +147,13 @@ def _written(writer: RecordWriter, item: Item, encoded: str) -> Iterator[tuple[D
     while True:
         try:
             order, utterance = next(utterances)
+            record = serialize(utterance, encoded)
         except StopIteration:
             return
         except InputError as error:
             raise _Unusable(str(error)) from None
         offset = writer.bytes
-        length = writer.write(serialize(utterance, encoded))
+        length = writer.write(record)
         yield describe(utterance), (order, item.group, len(utterance.audio), offset, length)
 
 

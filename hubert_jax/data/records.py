@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 _AUDIO, _LABELS = "audio-", "labels-"
+_LONGEST = 2**30 - 2**20  # samples: a protocol buffer holds less than 2 GiB
 
 # TensorFlow only reads files here: a build that sees the accelerators must not take their memory.
 with contextlib.suppress(RuntimeError):  # already running: the process chose before
@@ -77,11 +78,21 @@ def label_file(audio_file: str) -> str:
 
 
 def serialize(utterance: Utterance, encoded: str = "pcm16") -> bytes:
-    """An utterance as a record's bytes, its audio as one of `encoding.ENCODINGS`."""
+    """An utterance as a record's bytes, its audio as one of `encoding.ENCODINGS`.
+
+    Raises:
+      InputError: more than 18.6 hours of audio, which no record holds.
+    """
     audio = utterance.audio
     if audio.ndim != 1 or audio.dtype != np.int16:
         raise ValueError(
             f"{utterance.id}: expected int16 (samples,), found {audio.dtype} {audio.shape}"
+        )
+    if len(audio) > _LONGEST:
+        found, most = (samples / 57_600_000 for samples in (len(audio), _LONGEST))
+        raise InputError(
+            f"{utterance.id}: an utterance of {found:.1f} hours; expected at most {most:.1f}: cut "
+            "it (cut_seconds does, where there is no transcript)"
         )
     return _serialized(
         id=utterance.id.encode(),

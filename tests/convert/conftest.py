@@ -8,7 +8,7 @@ import pytest
 from flax import traverse_util
 from oracles import BASE_LIKE, LARGE_LIKE, read_speech
 
-from hubert_jax.convert import names
+from hubert_jax.convert import encoders
 from hubert_jax.model.architecture import HubertConfig
 
 
@@ -39,7 +39,7 @@ def make_params():
     def make(config: HubertConfig, vocabulary_size: int | None = None, seed: int = 0) -> dict:
         random = np.random.default_rng(seed)
         flat = {}
-        for path, shape in names.shapes(config, vocabulary_size).items():
+        for path, shape in encoders.shapes(config, vocabulary_size).items():
             values = random.normal(size=shape)
             if path.endswith("kernel"):
                 values *= np.prod(shape[:-1] if "layers" not in path else shape[1:-1]) ** -0.5

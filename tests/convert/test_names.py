@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from hubert_jax.convert import heads, names, state_dicts
+from hubert_jax.convert import encoders, heads, names, state_dicts
 from hubert_jax.errors import InputError
 
 
@@ -26,7 +26,7 @@ def test_table_names_every_parameter_of_the_network_once(config):
             assert len(set(spellings)) == len(spellings)
     expected = {
         (path, row)
-        for path, shape in names.shapes(config).items()
+        for path, shape in encoders.shapes(config).items()
         if path.startswith("hubert/")
         for row in (range(config.num_layers) if "/layers/" in path else [None])
     }
@@ -38,9 +38,9 @@ def test_round_trip_is_the_identity_bit_for_bit(
     config, make_params, vocabulary_size, assert_identical
 ):
     params = make_params(config, vocabulary_size)
-    tensors = names.to_hugging_face(params, config)
+    tensors = encoders.to_hugging_face(params, config)
     expected = params if vocabulary_size else encoder(params)
-    assert_identical(names.from_hugging_face(tensors, config), expected)
+    assert_identical(encoders.from_hugging_face(tensors, config), expected)
 
 
 @pytest.mark.parametrize("library", ["fairseq", "torchaudio"])
@@ -68,7 +68,7 @@ def test_whole_models_come_back_from_their_state_dicts(
 
 def test_layouts_are_those_of_torch(config, make_params):
     params = make_params(config)
-    hubert, tensors = params["hubert"], names.to_hugging_face(params, config)
+    hubert, tensors = params["hubert"], encoders.to_hugging_face(params, config)
     layer = hubert["transformer"]["layers"]["layer"]
     for name, expected in {
         "feature_extractor.conv_layers.0.conv.weight": "frontend/conv_0/kernel",
@@ -88,54 +88,54 @@ def test_layouts_are_those_of_torch(config, make_params):
 
 def test_older_names_of_the_weight_norm_are_read(config, make_params, assert_identical):
     params = make_params(config)
-    tensors = names.to_hugging_face(params, config)
+    tensors = encoders.to_hugging_face(params, config)
     stem = "encoder.pos_conv_embed.conv"
     tensors[f"{stem}.weight_g"] = tensors.pop(f"{stem}.parametrizations.weight.original0")
     tensors[f"{stem}.weight_v"] = tensors.pop(f"{stem}.parametrizations.weight.original1")
-    assert_identical(names.from_hugging_face(tensors, config), encoder(params))
+    assert_identical(encoders.from_hugging_face(tensors, config), encoder(params))
 
 
 def test_half_precision_tensors_become_float32(config, make_params):
-    tensors = names.to_hugging_face(make_params(config), config)
+    tensors = encoders.to_hugging_face(make_params(config), config)
     halves = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
-    read = names.from_hugging_face(halves, config)
+    read = encoders.from_hugging_face(halves, config)
     assert {leaf.dtype for leaf in jax.tree.leaves(read)} == {np.dtype(np.float32)}
 
 
 def test_only_zero_biases_of_the_front_end_are_left_out(config, make_params, assert_identical):
     params = make_params(config)
-    tensors = names.to_hugging_face(params, config)
+    tensors = encoders.to_hugging_face(params, config)
     bias = "feature_extractor.conv_layers.3.conv.bias"
     tensors[bias] = np.zeros(32, np.float32)
-    assert_identical(names.from_hugging_face(tensors, config), encoder(params))
+    assert_identical(encoders.from_hugging_face(tensors, config), encoder(params))
     tensors[bias][5] = 1e-3
     with pytest.raises(InputError, match=f"not part of this architecture: {bias}"):
-        names.from_hugging_face(tensors, config)
+        encoders.from_hugging_face(tensors, config)
 
 
 def test_missing_surplus_and_misshapen_tensors_are_named(config, make_params):
-    tensors = names.to_hugging_face(make_params(config), config)
+    tensors = encoders.to_hugging_face(make_params(config), config)
     name = "encoder.layers.1.final_layer_norm.bias"
     without = {key: value for key, value in tensors.items() if key != name}
     with pytest.raises(InputError, match=f"missing: {name}"):
-        names.from_hugging_face(without, config)
+        encoders.from_hugging_face(without, config)
     with pytest.raises(InputError, match=r"not part of this architecture: classifier\.weight"):
-        names.from_hugging_face({**tensors, "classifier.weight": np.ones(2)}, config)
+        encoders.from_hugging_face({**tensors, "classifier.weight": np.ones(2)}, config)
     with pytest.raises(InputError, match=rf"{name} has shape \(47,\), .* gives \(48,\)"):
-        names.from_hugging_face({**tensors, name: np.ones(47)}, config)
+        encoders.from_hugging_face({**tensors, name: np.ones(47)}, config)
     name = "encoder.pos_conv_embed.conv.parametrizations.weight.original0"
     with pytest.raises(InputError, match=r"shape \(128,\), .* gives \(1, 1, 128\)"):
-        names.from_hugging_face({**tensors, name: np.ones(128)}, config)
+        encoders.from_hugging_face({**tensors, name: np.ones(128)}, config)
 
 
 def test_parameters_of_another_architecture_are_refused(config, make_params):
     params = make_params(config)
     params["hubert"]["projection"]["kernel"] = np.ones((48, 32), np.float32)
     with pytest.raises(InputError, match=r"hubert/projection/kernel: found shape \(48, 32\)"):
-        names.to_hugging_face(params, config)
+        encoders.to_hugging_face(params, config)
     del params["hubert"]["mask_embedding"]
     with pytest.raises(InputError, match="missing: hubert/mask_embedding"):
-        names.to_hugging_face(params, config)
+        encoders.to_hugging_face(params, config)
 
 
 def test_pretraining_head_keeps_all_codebooks_apart(config, make_params, assert_identical):

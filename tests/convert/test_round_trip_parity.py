@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hubert_jax import files
 from hubert_jax.asr.vocabulary import LIBRISPEECH, Vocabulary
-from hubert_jax.convert import formats, names
+from hubert_jax.convert import encoders, formats
 from hubert_jax.convert.__main__ import main
 from hubert_jax.convert.network import FAIRSEQ_SPECIALS, Network, Units
 from hubert_jax.model.architecture import HubertConfig
@@ -118,7 +118,7 @@ def vocabularies():
 )
 def test_any_architecture_in_any_order(config, vocabulary, order, seed):
     random = np.random.default_rng(seed)
-    shapes = names.shapes(config, vocabulary and vocabulary.size)
+    shapes = encoders.shapes(config, vocabulary and vocabulary.size)
     params = {path: random.normal(size=shape).astype(np.float32) for path, shape in shapes.items()}
     network = Network(traverse_util.unflatten_dict(params, sep="/"), config, vocabulary)
     with tempfile.TemporaryDirectory() as directory:

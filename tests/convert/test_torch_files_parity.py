@@ -10,7 +10,7 @@ import torch
 
 from hubert_jax import files
 from hubert_jax.asr.vocabulary import LIBRISPEECH, Vocabulary
-from hubert_jax.convert import fairseq, formats, names, state_dicts, torchaudio
+from hubert_jax.convert import encoders, fairseq, formats, names, state_dicts, torchaudio
 from hubert_jax.convert.fairseq_config import parse_conv_layers
 from hubert_jax.convert.network import FAIRSEQ_SPECIALS, Network
 from hubert_jax.errors import InputError
@@ -296,7 +296,7 @@ def test_weights_that_transformers_saved_before_safetensors(config, make_params,
     directory = tmp_path / "model"
     formats.write(f"hf:{directory}", network)
     (directory / "model.safetensors").unlink()
-    tensors = names.to_hugging_face(network.params, config)
+    tensors = encoders.to_hugging_face(network.params, config)
     stem = "encoder.pos_conv_embed.conv"
     for old, new in (("g", "0"), ("v", "1")):
         tensors[f"{stem}.weight_{old}"] = tensors.pop(
@@ -355,7 +355,7 @@ def test_published_sizes_are_known_by_their_shapes(released, kind):
             dim=1280, num_layers=48, ffn_dim=5120, num_heads=16, projection_dim=1024, **large
         ),
     }[released]
-    shapes = names.shapes(config)
+    shapes = encoders.shapes(config)
     tensors = {}
     for entry in names.table(config):
         shape = shapes[entry.ours][entry.row is not None :]

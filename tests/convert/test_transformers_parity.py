@@ -13,7 +13,7 @@ from splits import TINY_BASE, TINY_LARGE
 from hubert_jax import config as config_lib
 from hubert_jax import decode
 from hubert_jax.asr.vocabulary import LIBRISPEECH
-from hubert_jax.convert import compare, hugging_face, names
+from hubert_jax.convert import compare, encoders, hugging_face
 from hubert_jax.data import records
 from hubert_jax.data.waveform import normalize, to_float
 from hubert_jax.model.architecture import HubertConfig
@@ -44,7 +44,7 @@ def random_model(values):
 
 def imported(model, config):
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    return names.from_hugging_face(tensors, config)
+    return encoders.from_hugging_face(tensors, config)
 
 
 def prepared(samples, config):
@@ -117,7 +117,7 @@ def test_every_layer_of_an_imported_network(config, theirs, speech, figure):
 
 
 def test_import_and_export_give_back_the_same_tensors(config, theirs):
-    exported = names.to_hugging_face(imported(theirs, config), config)
+    exported = encoders.to_hugging_face(imported(theirs, config), config)
     state = theirs.state_dict()
     assert set(exported) == set(state)
     for name, tensor in state.items():

@@ -17,6 +17,8 @@ from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.model.hubert import Hubert
 from hubert_jax.training.pretraining import init_pretraining
 from hubert_jax.units.frames import num_frames
+from hubert_jax.units.kmeans import Codebook
+from hubert_jax.units.labels import write_labels
 
 SEED = 5
 ALONE = batches.Host()
@@ -41,30 +43,12 @@ def utterances(split) -> list[records.Utterance]:
 
 def _label_set(split: pathlib.Path, directory: pathlib.Path, rate: int, values):
     """Labels `values(number of the utterance, frames)`, as a label set of `split`."""
-    directory.mkdir()
-    numbers = itertools.count()
-    written = []
-    for shard in manifests.read_manifest(split).shards:
-        rows = [
-            (utterance.id, values(next(numbers), num_frames(len(utterance.audio), rate)))
-            for utterance in records.read_shard(split / shard.file)
-        ]
-        path = directory / records.label_file(shard.file)
-        written.append(records.write_label_shard(path, rows))
-    manifest = records.LabelManifest(
-        split="speech",
-        audio_digest="",
-        rate_hz=rate,
-        num_classes=1000,
-        feature={},
-        codebook_digest="",
-        utterances=next(numbers),
-        frames=sum(shard.frames for shard in written),
-        class_counts=(),
-        digest=manifests.shards_digest(tuple(written)),
-        shards=tuple(written),
+    rows = (
+        (utterance.id, values(number, num_frames(len(utterance.audio), rate)))
+        for number, utterance in enumerate(records.read_audio(split))
     )
-    manifests.write_manifest(directory, manifest)
+    codebook = Codebook(np.zeros((1000, 1), np.float32), {}, 0.0, 0, 0, 0)
+    manifest = write_labels(split, directory, rows, codebook, rate)
     return batches.LabelSet(directory, manifest)
 
 

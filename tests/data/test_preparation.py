@@ -17,7 +17,7 @@ from hubert_jax import config as config_lib
 from hubert_jax import prepare
 from hubert_jax.data import parts, preparation
 from hubert_jax.data.audio_files import read_waveform
-from hubert_jax.data.records import read_audio, read_manifest
+from hubert_jax.data.records import Utterance, read_audio, read_manifest
 from hubert_jax.errors import InputError
 
 CORPUS = pathlib.Path(__file__).parents[2] / "examples" / "minilibri"
@@ -210,6 +210,20 @@ def test_a_recording_with_a_damaged_end_is_not_there_at_all(tmp_path):
 )
 def test_silent_and_clipped_utterances_are_flagged(samples, expected):
     assert parts.flag(samples.astype(np.int16)) == expected
+
+
+def test_what_no_record_holds_is_refused(tmp_path):
+    """Twenty hours in one piece, beside an utterance that is kept."""
+    endless = np.broadcast_to(np.int16(0), (20 * 3600 * 16_000,))
+    items = [
+        parts.Item(name, [((0, number), Utterance(name, audio))])
+        for number, (name, audio) in enumerate({"day": endless, "second": endless[:16_000]}.items())
+    ]
+    part = parts.write(tmp_path / "part.tfrecord", items, "pcm16")
+    assert len(part.index) == 1
+    ((name, reason),) = part.notes.rejected
+    assert name == "day"
+    assert reason.startswith("an utterance of 20.0 hours; expected at most 18.6: cut it")
 
 
 def test_corpora_that_mix_have_shards_of_their_own(tmp_path):

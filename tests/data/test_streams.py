@@ -13,6 +13,9 @@ import tensorflow as tf
 from hubert_jax.data import batches, manifests, records, schedule, shards, streams
 from hubert_jax.data.mixing import Turns
 from hubert_jax.errors import InputError
+from hubert_jax.units.frames import num_frames
+from hubert_jax.units.kmeans import Codebook
+from hubert_jax.units.labels import write_labels
 
 SEED, STEPS = 11, 200
 FRAMES_PER_STEP = 800
@@ -38,29 +41,13 @@ def split(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def label_set(split, tmp_path_factory) -> batches.LabelSet:
     """At 50 Hz, the number of the utterance in every frame."""
-    directory = tmp_path_factory.mktemp("labels")
-    written = []
-    for shard in manifests.read_manifest(split).shards:
-        rows = [
-            (utterance.id, np.full((len(utterance.audio) - 400) // 320 + 1, _number(utterance.id)))
-            for utterance in records.read_shard(split / shard.file)
-        ]
-        path = directory / records.label_file(shard.file)
-        written.append(records.write_label_shard(path, rows))
-    manifest = records.LabelManifest(
-        split="noise",
-        audio_digest="",
-        rate_hz=50,
-        num_classes=80,
-        feature={},
-        codebook_digest="",
-        utterances=80,
-        frames=0,
-        class_counts=(),
-        digest="",
-        shards=tuple(written),
+    directory = tmp_path_factory.mktemp("labels") / "number"
+    rows = (
+        (utterance.id, np.full(num_frames(len(utterance.audio), 50), _number(utterance.id)))
+        for utterance in records.read_audio(split)
     )
-    return batches.LabelSet(directory, manifest)
+    codebook = Codebook(np.zeros((80, 1), np.float32), {}, 0.0, 0, 0, 0)
+    return batches.LabelSet(directory, write_labels(split, directory, rows, codebook, 50))
 
 
 def _number(name: str) -> int:

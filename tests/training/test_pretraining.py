@@ -74,7 +74,7 @@ def _train(model, read, steps=1, mesh=None, optimizer=ADAM):
 
 
 GOLDENS = {
-    "base": (TINY_BASE, dict(loss=3.5843241, gradient_norm=31.752354, masked_frames=200)),
+    "base": (TINY_BASE, dict(loss=3.6846952, gradient_norm=32.803741, masked_frames=200)),
     "large": (TINY_LARGE, dict(loss=6.7170882, gradient_norm=38.208485, masked_frames=200)),
 }
 
