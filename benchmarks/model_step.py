@@ -159,9 +159,9 @@ def torchaudio_step() -> Callable[[], float]:
 
 def _import_oracles() -> None:
     sys.path.insert(0, str(REPOSITORY / "tests"))
-    from torchaudio_import import without_torchaudio_library
+    from oracle_imports import without_compiled_libraries
 
-    without_torchaudio_library()
+    without_compiled_libraries()
 
 
 def _torch_step(parameters: list, loss: Callable) -> Callable[[], float]:

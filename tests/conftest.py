@@ -21,8 +21,8 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["XLA_FLAGS"] = f"{_flags} --xla_backend_optimization_level=0"
 
 import jax
+import oracle_imports
 import pytest
-import torchaudio_import
 
 # Before any back-end starts. Sharded code runs on eight devices, and 1e-5 holds on CPU alone.
 jax.config.update("jax_platforms", "cpu")
@@ -40,7 +40,7 @@ if not _ORACLES and not os.environ.get("CI"):
 # Continuous integration names this file, in a run of its own, and so it is collected there.
 if not importlib.util.find_spec("apache_beam"):
     collect_ignore = ["data/test_beam.py"]
-torchaudio_import.without_torchaudio_library()
+oracle_imports.without_compiled_libraries()
 
 
 def pytest_collection_modifyitems(items):

@@ -41,9 +41,9 @@ def largest_difference(
       config: the architecture.
       audio: utterances, int16 (n,), at 16 kHz.
     """
+    transformers = _import_transformers()
     import torch
 
-    transformers = _import_transformers()
     with _quiet(transformers):  # about a CTC head, which is not compared
         theirs = transformers.AutoModel.from_pretrained(directory).eval()
         extract = transformers.AutoFeatureExtractor.from_pretrained(directory)
@@ -94,11 +94,13 @@ def _quiet(transformers: types.ModuleType) -> Iterator[None]:
 
 
 def _import_transformers() -> types.ModuleType:
-    """transformers, which imports torchaudio wherever it is installed.
+    """transformers, without two libraries that it, or torch, would import and nothing here needs.
 
-    One made for another build of torch does not import. Nothing here needs it, so that it then
-    counts as missing.
+    torchaudio made for another build of torch does not import; it then counts as missing. triton,
+    which comes with torch's CUDA builds, ends a process that has TensorFlow in it with a
+    segmentation fault; torch does without it.
     """
+    sys.modules.setdefault("triton", None)
     try:
         importlib.import_module("torchaudio")
     except (ImportError, OSError, RuntimeError):

@@ -13,7 +13,7 @@ import warnings
 import torch
 
 from hubert_jax.model.architecture import HubertConfig
-from tests.torchaudio_import import without_torchaudio_library
+from tests.oracle_imports import without_compiled_libraries
 
 SPECIALS = 4  # symbols that fairseq puts before the units in every dictionary
 
@@ -24,7 +24,7 @@ def import_fairseq(directory: pathlib.Path) -> types.SimpleNamespace:
     fairseq and the hydra and omegaconf that it asks for are older than Python 3.11, whose
     dataclasses refuse defaults that cannot be hashed: theirs are made hashable.
     """
-    without_torchaudio_library()
+    without_compiled_libraries()
     import torchaudio  # noqa: F401  fairseq would import it with the wrapped dataclass
 
     plain = dataclasses.dataclass
