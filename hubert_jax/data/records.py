@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 _AUDIO, _LABELS = "audio-", "labels-"
+_SAMPLES_AN_HOUR = 16_000 * 3600
 _LONGEST = 2**30 - 2**20  # samples: a protocol buffer holds less than 2 GiB
 
 # TensorFlow only reads files here: a build that sees the accelerators must not take their memory.
@@ -89,7 +90,7 @@ def serialize(utterance: Utterance, encoded: str = "pcm16") -> bytes:
             f"{utterance.id}: expected int16 (samples,), found {audio.dtype} {audio.shape}"
         )
     if len(audio) > _LONGEST:
-        found, most = (samples / 57_600_000 for samples in (len(audio), _LONGEST))
+        found, most = (samples / _SAMPLES_AN_HOUR for samples in (len(audio), _LONGEST))
         raise InputError(
             f"{utterance.id}: an utterance of {found:.1f} hours; expected at most {most:.1f}: cut "
             "it (cut_seconds does, where there is no transcript)"

@@ -46,7 +46,7 @@ def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
     Args:
       x: (..., n), floating point.
       rate: in [0, 1).
-      key: a key of JAX's default generator.
+      key: a key of JAX's generators "threefry2x32", which is the default, or "rbg".
 
     Returns:
       The shape and dtype of `x`.
@@ -59,7 +59,8 @@ def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
         (place * jnp.uint32(math.prod(shape[i + 1 : -1])) for i, place in enumerate(places)),
         jnp.zeros(shape, jnp.uint32),
     )
-    words = threefry(jax.random.key_data(key), (row, column))
+    # The four words of an "rbg" key, which TPUs are often run with, are two keys of Threefry.
+    words = threefry(jax.random.key_data(key)[:2], (row, column))
     levels = (half for word in words for half in (word & jnp.uint32(_LEVELS - 1), word >> 16))
     kept = jnp.concatenate([level < kept_levels for level in levels], axis=-1)
     return jnp.where(kept[..., : x.shape[-1]], x * (_LEVELS / kept_levels), 0)

@@ -55,6 +55,14 @@ def test_values_are_dropped_independently(shape):
     assert dropped.mean() == pytest.approx(rate, abs=5 * np.sqrt(rate * (1 - rate) / dropped.size))
 
 
+def test_keys_of_the_other_generator_do():
+    x = jnp.ones((8, 499))
+    key = jax.random.key(3, impl="rbg")
+    np.testing.assert_array_equal(dropout(x, 0.3, key), dropout(x, 0.3, jax.random.key(3)))
+    first, second = (dropout(x, 0.3, part) for part in jax.random.split(key))
+    assert (np.asarray(first) != np.asarray(second)).mean() > 0.3
+
+
 def test_gradient_passes_where_values_were_kept():
     x = jax.random.normal(jax.random.key(2), (5, 7))
     y, backward = jax.vjp(lambda x: dropout(x, 0.4, jax.random.key(0)), x)
