@@ -15,10 +15,10 @@ import time
 import numpy as np
 import tensorflow as tf
 
+from hubert_jax.corpus.audio_files import read_waveform
+from hubert_jax.corpus.sources import discover
 from hubert_jax.data import encoding, records
-from hubert_jax.data.audio_files import read_waveform
 from hubert_jax.data.records import Utterance
-from hubert_jax.data.sources import discover
 
 CORPUS = pathlib.Path(__file__).parents[1] / "examples" / "minilibri" / "train-clean-5"
 UTTERANCES = 60

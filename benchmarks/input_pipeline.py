@@ -51,8 +51,8 @@ def prepare(directory: pathlib.Path) -> None:
 
     from hubert_jax import prepare as prepare_job
     from hubert_jax.data import records
+    from hubert_jax.frames import num_frames
     from hubert_jax.units import kmeans
-    from hubert_jax.units.frames import num_frames
     from hubert_jax.units.labels import write_labels
 
     prepare_job.run(

@@ -37,7 +37,7 @@ SECONDS, GIGABYTES, START_SECONDS = 300.0, 2.0, 5.0
 
 def _parts(utterances: int) -> Iterator:
     """Parts as the prepare job leaves them, without their records."""
-    from hubert_jax.data import parts, shards
+    from hubert_jax.corpus import assembly, parts
 
     draws = np.random.default_rng(SEED)
     for first in range(0, utterances, PART_FILES):
@@ -48,18 +48,19 @@ def _parts(utterances: int) -> Iterator:
         index["offset"] = np.cumsum(index["length"]) - index["length"]
         numbers = range(first, first + count)
         names = (f"{i // 2000:05d}-{i // 50 % 40:05d}-{i % 50:04d}" for i in numbers)
-        index["order"] = np.array([shards.shuffle_order(name) for name in names], np.uint64)
+        index["order"] = np.array([assembly.shuffle_order(name) for name in names], np.uint64)
         yield parts.Part(pathlib.Path(f"{first:08d}.tfrecord"), index, parts.Notes())
 
 
 def _plan(directory: pathlib.Path, utterances: int) -> dict:
     """Indexes, plans, writes the manifest and reads it again."""
-    from hubert_jax.data import manifests, parts, shards
+    from hubert_jax.corpus import assembly, parts
+    from hubert_jax.data import manifests
 
     started = time.monotonic()
     written = list(_parts(utterances))
     seconds = {"indexed": time.monotonic() - started}
-    index, _, planned = shards.plan_split(written, 1, SHARD_MEGABYTES)
+    index, _, planned = assembly.plan_split(written, 1, SHARD_MEGABYTES)
     seconds["planned"] = time.monotonic() - started
     infos = tuple(
         manifests.ShardInfo(
@@ -73,7 +74,9 @@ def _plan(directory: pathlib.Path, utterances: int) -> dict:
     )
     for info in infos:
         (directory / info.file).touch()
-    shards.write_tables(directory, "large", infos, [parts.Notes()], encoding="pcm16", mixture=None)
+    assembly.write_tables(
+        directory, "large", infos, [parts.Notes()], encoding="pcm16", mixture=None
+    )
     seconds["written"] = time.monotonic() - started
     manifest = manifests.read_manifest(directory)
     seconds["read"] = time.monotonic() - started
@@ -90,8 +93,10 @@ def _plan(directory: pathlib.Path, utterances: int) -> dict:
 
 def _linked(directory: pathlib.Path, buckets: dict[str, tuple[int, int]]) -> None:
     """A split and its labels with as many shards as planned; all of a bucket are alike."""
-    from hubert_jax.data import manifests, records, shards
-    from hubert_jax.units.frames import num_frames
+    from hubert_jax import frames as frames_lib
+    from hubert_jax.corpus import assembly
+    from hubert_jax.data import manifests, records
+    from hubert_jax.data.buckets import MIN_TRAINING_SAMPLES
 
     real, audio_dir, label_dir = (directory / name for name in ("real", "audio", "labels"))
     for folder in (real, audio_dir, label_dir):
@@ -99,9 +104,11 @@ def _linked(directory: pathlib.Path, buckets: dict[str, tuple[int, int]]) -> Non
     infos, label_infos, used = [], [], 0
     for frames, (number, utterances) in ((int(key), value) for key, value in buckets.items()):
         count = max(1, utterances // number)
-        samples = max(shards.MIN_TRAINING_SAMPLES, shards.crop_samples(frames)) if frames else 20000
+        samples = 20000
+        if frames:
+            samples = max(MIN_TRAINING_SAMPLES, frames_lib.num_samples(frames))
         audio = np.zeros(samples, np.int16)
-        labels = (np.arange(num_frames(samples, 50)) % 500).astype(np.uint16)
+        labels = (np.arange(frames_lib.num_frames(samples)) % 500).astype(np.uint16)
         used = max(used, len(labels))
         names = [f"{frames}-{row}" for row in range(count)]
         info = records.write_shard(
@@ -111,16 +118,16 @@ def _linked(directory: pathlib.Path, buckets: dict[str, tuple[int, int]]) -> Non
             real / f"labels-{frames}", ((name, labels) for name in names)
         )
         for i in range(number):
-            name = shards.shard_name(frames, i, number)
+            name = assembly.shard_name(frames, i, number)
             os.symlink(real / info.file, audio_dir / name)
-            os.symlink(real / label_info.file, label_dir / records.label_file(name))
+            os.symlink(real / label_info.file, label_dir / manifests.label_file(name))
             infos.append(manifests.ShardInfo(name, frames, count, info.samples, info.digest))
             label_infos.append(
                 manifests.LabelShardInfo(
-                    records.label_file(name), count, label_info.frames, label_info.digest
+                    manifests.label_file(name), count, label_info.frames, label_info.digest
                 )
             )
-    manifest = shards.write_tables(
+    manifest = assembly.write_tables(
         audio_dir, "large", tuple(infos), [], encoding="pcm16", mixture=None
     )
     labelled = sum(info.frames for info in label_infos)
@@ -145,7 +152,7 @@ def _linked(directory: pathlib.Path, buckets: dict[str, tuple[int, int]]) -> Non
 def _start(directory: pathlib.Path) -> dict:
     """Seconds from nothing to the first batch, for each of STARTS."""
     from hubert_jax.data import batches, manifests, schedule
-    from hubert_jax.units.labels import read_label_sets
+    from hubert_jax.data.label_sets import read_label_sets
 
     starts = []
     for step, host in STARTS:

@@ -40,7 +40,7 @@ REPOSITORY = pathlib.Path(__file__).parents[1]
 
 def speech() -> np.ndarray:
     """(2, 160000) float32: the first ten seconds of two embedded utterances."""
-    from hubert_jax.data.audio_files import read_waveform
+    from hubert_jax.corpus.audio_files import read_waveform
     from hubert_jax.data.waveform import to_float
 
     rows = []

@@ -45,9 +45,9 @@ def run(config: ExportConfig) -> dict:
     from hubert_jax.convert import formats
 
     if config.audio:
-        from hubert_jax.data import records
+        from hubert_jax.data import manifests, records
 
-        manifest = records.read_manifest(config.audio)
+        manifest = manifests.read_manifest(config.audio)
     network = formats.read(f"orbax:{config.checkpoint}", "config.checkpoint")
     out = config.out or str(workdir / "export" / "model")
     written = formats.write(f"hf:{out}", network, "config.out")

@@ -80,12 +80,12 @@ def run(config: FinetuneConfig) -> dict:
         )
     import jax
 
-    from hubert_jax.asr.vocabulary import LIBRISPEECH
-    from hubert_jax.data import batches, schedule, shards
+    from hubert_jax.data import batches, buckets, schedule
     from hubert_jax.model.transformer import attention_backend
     from hubert_jax.training import finetuning, processes, sharding, state
     from hubert_jax.training.checkpoint import identity
     from hubert_jax.training.loop import run_digest, run_loop
+    from hubert_jax.vocabulary import LIBRISPEECH
 
     processes.join(config.processes)
     vocabulary = LIBRISPEECH
@@ -93,7 +93,7 @@ def run(config: FinetuneConfig) -> dict:
     plan = schedule.BucketSchedule(
         schedule.padded_buckets(
             manifest,
-            shards.BUCKETS,
+            buckets.BUCKETS,
             config.frames_per_step,
             config.padded_frames,
             jax.device_count(),

@@ -2,7 +2,7 @@
 
 A split is one folder of the corpus, or several: `--config.splits="('train-clean-5',
 'train=train-clean-5+train-clean-100')"` makes the splits `train-clean-5` and `train`. In place of a
-folder stands whatever `hubert_jax.data.sources` knows: a manifest of fairseq's, Parquet files,
+folder stands whatever `hubert_jax.corpus.sources` knows: a manifest of fairseq's, Parquet files,
 `tfds:NAME/SPLIT`. Each split appears under WORKDIR/prepare/ when it is complete; an interrupted job
 goes on where it was. Files that cannot be used stop the job unless `--config.max_rejected_share`
 allows some, which are then listed in the split's `rejected.tsv`.
@@ -120,8 +120,8 @@ def run(config: PrepareConfig) -> dict:
         allowed cannot be used, or the disk is full; the split that it concerns is left as it was.
     """
     started = time.monotonic()
-    from hubert_jax.data.preparation import Source
-    from hubert_jax.data.sources import discover, refuse_duplicates
+    from hubert_jax.corpus.preparation import Source
+    from hubert_jax.corpus.sources import discover, refuse_duplicates
 
     output = files.require_writable(config.workdir) / "prepare"
     corpus = pathlib.Path(config.corpus)
@@ -159,14 +159,14 @@ def run(config: PrepareConfig) -> dict:
 
 def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sources: list) -> dict:
     """Writes one split; returns its part of the result."""
-    from hubert_jax.data import preparation, shards
+    from hubert_jax.corpus import assembly, preparation
 
     started = time.monotonic()
     treatment = preparation.Treatment(config.convert, config.encoding, config.cut_seconds)
     settings = dict(encoding=config.encoding, mixture=_mixture(config, split))
     print(f"prepare {split}: {len(sources)} files", flush=True)
     if config.beam_runner:
-        from hubert_jax.data import beam_pipeline
+        from hubert_jax.corpus import beam_pipeline
 
         runner = beam_pipeline.Runner(config.beam_runner, config.beam_options)
         with files.writing_directory(output / split) as directory:
@@ -174,7 +174,7 @@ def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sour
                 directory, sources, treatment, config.shard_megabytes, settings["mixture"], runner
             )
             _refuse_too_many(config, split, notes, len(sources))
-            manifest = shards.write_tables(directory, split, done, notes, **settings)
+            manifest = assembly.write_tables(directory, split, done, notes, **settings)
     else:
         workers = config.workers or os.cpu_count() or 1
         # Kept where the job is refused or killed: the next run has only the rest to do.
@@ -183,7 +183,7 @@ def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sour
         written = preparation.write_parts(aside, sources, treatment, workers, progress)
         _refuse_too_many(config, split, [part.notes for part in written], len(sources))
         with files.writing_directory(output / split) as directory:
-            manifest = shards.assemble(
+            manifest = assembly.assemble(
                 directory, split, written, config.shard_megabytes, workers=workers, **settings
             )
         shutil.rmtree(aside)
@@ -214,7 +214,7 @@ def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sour
 
 def _mixture(config: PrepareConfig, split: str):
     """The split's `mixing.Mixture`, None where all its folders are drawn equally often."""
-    from hubert_jax.data.mixing import Mixture
+    from hubert_jax.corpus.mixing import Mixture
 
     weights = split_folders(config.splits)[split]
     mixture = Mixture(weights, config.language_exponent, config.corpus_exponent)

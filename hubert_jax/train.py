@@ -88,7 +88,7 @@ def run(config: TrainConfig) -> dict:
     workdir = files.require_writable(config.workdir)
     directory = pathlib.Path(workdir) / "train"
     from hubert_jax.data import manifests
-    from hubert_jax.units.labels import read_label_sets
+    from hubert_jax.data.label_sets import read_label_sets
 
     manifest = manifests.read_manifest(config.audio)
     label_manifests = read_label_sets(manifest, config.labels, config.model.codebooks)

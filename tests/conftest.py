@@ -39,7 +39,7 @@ if not _ORACLES and not os.environ.get("CI"):
     collect_ignore_glob = ["*_parity.py"]
 # Continuous integration names this file, in a run of its own, and so it is collected there.
 if not importlib.util.find_spec("apache_beam"):
-    collect_ignore = ["data/test_beam.py"]
+    collect_ignore = ["corpus/test_beam.py"]
 oracle_imports.without_compiled_libraries()
 
 

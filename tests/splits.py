@@ -1,5 +1,6 @@
 """Fixtures: real speech prepared and labelled, and the networks that tests train on it."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -49,12 +50,31 @@ def random_parameters(config: HubertConfig, vocabulary_size: int | None = None) 
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
+def write_split(directory, split, utterances, rejected, shard_megabytes):
+    """Writes utterances as a split's shards, in the order in which they come; its manifest.
+
+    `rejected` are (file, reason) pairs; the other arguments are those of `assembly.assemble`.
+    """
+    from hubert_jax.corpus import assembly, parts
+
+    numbered = (((0, number), utterance) for number, utterance in enumerate(utterances))
+    path = directory / "part.tmp.tfrecord"
+    try:
+        part = parts.write(path, [parts.Item(split, numbered)], "pcm16")
+        notes = dataclasses.replace(part.notes, rejected=tuple(rejected))
+        part = dataclasses.replace(part, notes=notes)
+        return assembly.assemble(directory, split, [part], shard_megabytes)
+    finally:
+        for suffix in (".tfrecord", ".npy", ".json"):
+            path.with_suffix(suffix).unlink(missing_ok=True)
+
+
 @pytest.fixture(scope="session")
 def speech_split(tmp_path_factory) -> pathlib.Path:
     """A split of 22 transcribed utterances of 4.1 to 7.1 s: buckets 128 and 256."""
     import soundfile
 
-    from hubert_jax.data import audio_files, shards, sources
+    from hubert_jax.corpus import audio_files, sources
     from hubert_jax.data.records import Utterance
 
     directory = tmp_path_factory.mktemp("speech") / "prepare" / "speech"
@@ -64,7 +84,7 @@ def speech_split(tmp_path_factory) -> pathlib.Path:
         for source in sources.discover(CORPUS / "train-clean-5")
         if soundfile.info(source.path).duration < LONGEST
     ]
-    shards.write_split(directory, "speech", utterances, [], shard_megabytes=1)
+    write_split(directory, "speech", utterances, [], shard_megabytes=1)
     return directory
 
 
@@ -77,3 +97,18 @@ def speech_labels(speech_split) -> pathlib.Path:
     values = dict(workdir=str(workdir), audio=(str(speech_split),), num_clusters=CLUSTERS)
     label.run(config_lib.build(label.LabelConfig, values))
     return workdir / "label" / "speech"
+
+
+@pytest.fixture(scope="session")
+def speech():
+    """{id: int16 (n,)}: the first seconds of two utterances of each development speaker."""
+    import soundfile
+
+    found = {}
+    for speaker in sorted((CORPUS / "dev-mini").iterdir()):
+        for path in sorted(speaker.glob("*/*.opus"))[:2]:
+            # Lengths that differ, none a whole number of frames.
+            stop = 4 * 16_000 - 1_003 * len(found)
+            found[path.stem] = soundfile.read(path, stop=stop, dtype="int16")[0]
+    assert len(found) == 6
+    return found

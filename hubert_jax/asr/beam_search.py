@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from hubert_jax.asr.vocabulary import BLANK, Vocabulary
+from hubert_jax.vocabulary import BLANK, Vocabulary
 
 _ROOT = 0
 

@@ -7,12 +7,12 @@ import jax
 import numpy as np
 
 from hubert_jax import config as config_lib
-from hubert_jax.asr.vocabulary import Vocabulary
 from hubert_jax.data.padded import padded_batches
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.model.hubert import HubertForCTC
 from hubert_jax.training.checkpoint import read_metadata, restore_parameters
+from hubert_jax.vocabulary import Vocabulary
 
 _FRAMES_PER_BATCH = 4096
 

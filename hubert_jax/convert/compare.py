@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from hubert_jax.data.waveform import SAMPLE_RATE, normalize, to_float
+from hubert_jax.data.waveform import normalize, to_float
+from hubert_jax.frames import SAMPLE_RATE
 from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.model.hubert import Hubert
 

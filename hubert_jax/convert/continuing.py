@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from hubert_jax import config as config_lib
-from hubert_jax.asr.vocabulary import Vocabulary
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
 from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.training.checkpoint import require_architecture
+from hubert_jax.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)

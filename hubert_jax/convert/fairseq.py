@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hubert_jax import files
-from hubert_jax.asr.vocabulary import Vocabulary
 from hubert_jax.convert import encoders, names, torch_files
 from hubert_jax.convert.fairseq_config import (
     architecture,
@@ -25,6 +24,7 @@ from hubert_jax.convert.network import Network, Units, architecture_to_dict
 from hubert_jax.convert.state_dicts import from_state_dict, to_state_dict
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.vocabulary import Vocabulary
 
 _BLANK, _PAD = "<s>", "<pad>"  # class 0 of a CTC dictionary is the blank, spelt as its beginning
 _OURS = "hubert_jax"  # key of what fairseq's own fields have no home for

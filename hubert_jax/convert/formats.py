@@ -11,12 +11,12 @@ import pathlib
 
 from hubert_jax import config as config_lib
 from hubert_jax import files
-from hubert_jax.asr.vocabulary import Vocabulary
 from hubert_jax.convert import fairseq, hugging_face, torchaudio
 from hubert_jax.convert.encoders import require_names, shapes
 from hubert_jax.convert.network import Network, Units, with_mask_embedding
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.vocabulary import Vocabulary
 
 SCHEMES = ("hf", "fairseq", "torchaudio", "orbax")
 

@@ -13,7 +13,6 @@ from typing import Any
 
 from hubert_jax import config as config_lib
 from hubert_jax import files
-from hubert_jax.asr.vocabulary import BLANK, Vocabulary
 from hubert_jax.convert import torch_files
 from hubert_jax.convert.encoders import (
     from_hugging_face,
@@ -34,6 +33,7 @@ from hubert_jax.convert.tokenizer import read_vocabulary, tokenizer_files
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.model.norm import NORM_EPSILON
+from hubert_jax.vocabulary import BLANK, Vocabulary
 
 MODEL, HEAD = "model.safetensors", "pretraining_head.safetensors"
 _OLD_MODEL = "pytorch_model.bin"  # how transformers saved before safetensors; read, not written

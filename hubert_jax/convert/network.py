@@ -9,10 +9,10 @@ import numpy as np
 from flax import traverse_util
 
 from hubert_jax import config as config_lib
-from hubert_jax.asr.vocabulary import Vocabulary
 from hubert_jax.convert.encoders import kind_of_parameters
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.vocabulary import Vocabulary
 
 FAIRSEQ_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 

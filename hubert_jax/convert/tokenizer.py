@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from hubert_jax import files
-from hubert_jax.asr.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
 from hubert_jax.errors import InputError
+from hubert_jax.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
 
 _BLANK_TOKEN = "<pad>"  # transformers' CTC models take the padding token for the blank
 

@@ -17,7 +17,6 @@ from flax import traverse_util
 
 from hubert_jax import config as config_lib
 from hubert_jax import files
-from hubert_jax.asr.vocabulary import LIBRISPEECH, Vocabulary
 from hubert_jax.convert import encoders, names, torch_files
 from hubert_jax.convert.network import (
     Network,
@@ -29,6 +28,7 @@ from hubert_jax.convert.safetensors_files import read_tensors, write_tensors
 from hubert_jax.convert.state_dicts import from_state_dict, to_state_dict
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
 # Width, layers and feed-forward width of the published sizes, and the heads, which no shape shows.
 _PUBLISHED = {(768, 12, 3072): 12, (1024, 24, 4096): 16, (1280, 48, 5120): 16}

@@ -1,4 +1,4 @@
-"""Corpora, audio shards and label shards. Nothing outside of this package imports TensorFlow."""
+"""Audio shards and label shards, as every job reads them."""
 
 import os
 

@@ -28,9 +28,8 @@ def run(config: TrainConfig) -> dict:
     """
     started = time.monotonic()
     files.require_writable(config.workdir)
-    from hubert_jax.data import manifests, schedule
-    from hubert_jax.units import preflight
-    from hubert_jax.units.labels import read_label_sets
+    from hubert_jax.data import manifests, preflight, schedule
+    from hubert_jax.data.label_sets import read_label_sets
 
     directory = pathlib.Path(config.audio)
     audio = manifests.read_manifest(directory)

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import tensorflow as tf
 
+from hubert_jax import frames as frames_lib
 from hubert_jax.data import encoding
 from hubert_jax.data.manifests import AudioManifest, LabelManifest
 from hubert_jax.data.schedule import BucketSchedule
-from hubert_jax.data.shards import crop_samples
 from hubert_jax.data.streams import Host, Split
-from hubert_jax.data.waveform import NORMALISATION_EPSILON, SAMPLE_RATE
+from hubert_jax.data.waveform import NORMALISATION_EPSILON
 from hubert_jax.errors import InputError
+from hubert_jax.frames import SAMPLE_RATE
 
 # TensorFlow reads and decodes; it must never take the accelerator's memory.
 with contextlib.suppress(RuntimeError):
@@ -86,7 +87,7 @@ def pretraining_batches(
     def decode(frames, element):
         audio = tf.io.parse_example(element["records"][0], _AUDIO_FEATURES)
         content, num_samples = _pcm16(audio, manifest.encoding)
-        length = crop_samples(frames)
+        length = frames_lib.num_samples(frames)
         with tf.control_dependencies(
             [tf.debugging.assert_greater_equal(num_samples, length, "shorter than the crop")]
         ):
@@ -145,7 +146,7 @@ def finetuning_batches(
     def decode(frames, element):
         audio = tf.io.parse_example(element["records"][0], _AUDIO_FEATURES | _TEXT_FEATURE)
         content, num_samples = _pcm16(audio, manifest.encoding)
-        length = crop_samples(frames)
+        length = frames_lib.num_samples(frames)
         fits = num_samples <= length
         content = tf.where(fits, content, "")
         num_samples = tf.where(fits, num_samples, 0)

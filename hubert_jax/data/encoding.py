@@ -8,6 +8,8 @@ import io
 
 import numpy as np
 
+from hubert_jax.frames import SAMPLE_RATE
+
 ENCODINGS = ("pcm16", "flac")
 _FLAC_LEVEL = 5 / 8  # libFLAC's own default; higher levels gain under 1 %
 
@@ -24,7 +26,7 @@ def encode(audio: np.ndarray, encoding: str) -> bytes:
 
     content = io.BytesIO()
     with soundfile.SoundFile(
-        content, "w", 16_000, 1, "PCM_16", format="FLAC", compression_level=_FLAC_LEVEL
+        content, "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC", compression_level=_FLAC_LEVEL
     ) as file:
         file.write(audio)
     compressed = content.getvalue()

@@ -120,6 +120,11 @@ class LabelManifest:
     format: int = FORMAT
 
 
+def label_file(audio_file: str) -> str:
+    """Name of the label shard that mirrors an audio shard."""
+    return "labels-" + audio_file.removeprefix("audio-")
+
+
 def shards_digest(shards: tuple[ShardInfo, ...] | tuple[LabelShardInfo, ...]) -> str:
     """SHA-256 (hex) over the shards' digests (hex) in order."""
     return hashlib.sha256("".join(shard.digest for shard in shards).encode()).hexdigest()

@@ -8,6 +8,7 @@ import numpy as np
 
 from hubert_jax.data import records
 from hubert_jax.data.waveform import normalize, to_float
+from hubert_jax.frames import HOP, WINDOW, num_frames
 
 _STEP_FRAMES = 256  # padded lengths are multiples of it: each shape compiles once
 
@@ -53,7 +54,7 @@ def padded_batches(
     for utterance in records.read_audio(split_dir):
         if wanted is not None and not wanted(utterance.id):
             continue
-        frames = max(1, (len(utterance.audio) - 400) // 320 + 1)
+        frames = max(1, num_frames(len(utterance.audio)))
         padded = -(-frames // _STEP_FRAMES) * _STEP_FRAMES
         group = waiting.setdefault(padded, [])
         group.append(utterance)
@@ -66,8 +67,8 @@ def padded_batches(
 def _pad(group, padded: int, frames_per_batch: int, normalize_waveform: bool) -> PaddedBatch:
     rows = max(1, frames_per_batch // padded)
     # The last frame of the padded length may begin before the utterance's odd samples end.
-    waveform = np.zeros((rows, 320 * padded + 400), np.float32)
-    num_samples = np.full((rows,), 400, np.int32)
+    waveform = np.zeros((rows, HOP * padded + WINDOW), np.float32)
+    num_samples = np.full((rows,), WINDOW, np.int32)
     for row, utterance in enumerate(group):
         values = to_float(utterance.audio)
         waveform[row, : len(values)] = normalize(values) if normalize_waveform else values

@@ -16,37 +16,11 @@ import tensorflow as tf
 
 from hubert_jax import files
 from hubert_jax.data import encoding, manifests
-from hubert_jax.data.manifests import (
-    AudioManifest,
-    LabelManifest,
-    LabelShardInfo,
-    ShardInfo,
-    read_label_manifest,
-    read_manifest,
-)
+from hubert_jax.data.manifests import LabelShardInfo, ShardInfo
 from hubert_jax.errors import InputError
+from hubert_jax.frames import SAMPLE_RATE
 
-__all__ = [
-    "AudioManifest",
-    "LabelManifest",
-    "LabelShardInfo",
-    "RecordWriter",
-    "ShardInfo",
-    "Utterance",
-    "label_file",
-    "read_audio",
-    "read_label_manifest",
-    "read_label_shard",
-    "read_labels",
-    "read_manifest",
-    "read_shard",
-    "serialize",
-    "write_label_shard",
-    "write_shard",
-]
-
-_AUDIO, _LABELS = "audio-", "labels-"
-_SAMPLES_AN_HOUR = 16_000 * 3600
+_SAMPLES_AN_HOUR = SAMPLE_RATE * 3600
 _LONGEST = 2**30 - 2**20  # samples: a protocol buffer holds less than 2 GiB
 
 # TensorFlow only reads files here: a build that sees the accelerators must not take their memory.
@@ -71,11 +45,6 @@ class Utterance:
     audio: np.ndarray
     speaker: str = ""
     text: str = ""
-
-
-def label_file(audio_file: str) -> str:
-    """Name of the label shard that mirrors an audio shard."""
-    return _LABELS + audio_file.removeprefix(_AUDIO)
 
 
 def serialize(utterance: Utterance, encoded: str = "pcm16") -> bytes:
@@ -188,10 +157,10 @@ def read_audio(split_dir: str | os.PathLike) -> Iterator[Utterance]:
     """Utterances of a prepared split, shard by shard in the manifest's order.
 
     Raises:
-      InputError: as `read_manifest` and `read_shard`, or a shard has another number of records
-        than the manifest says.
+      InputError: as `manifests.read_manifest` and `read_shard`, or a shard has another number of
+        records than the manifest says.
     """
-    for shard in read_manifest(split_dir).shards:
+    for shard in manifests.read_manifest(split_dir).shards:
         yield from read_shard(pathlib.Path(split_dir, shard.file), shard.utterances)
 
 
@@ -201,7 +170,7 @@ def write_label_shard(
     """Writes (id, labels) pairs in the given order as one label shard.
 
     Args:
-      path: the shard, `label_file` of its audio shard's name.
+      path: the shard, named as `manifests.label_file` says.
       labels: integers in [0, 65535], shape (frames,), for every utterance of the audio shard.
     """
     utterances = frames = 0
@@ -237,7 +206,7 @@ def read_labels(label_dir: str | os.PathLike) -> Iterator[tuple[str, np.ndarray]
     Raises:
       InputError: as `read_audio`.
     """
-    for shard in read_label_manifest(label_dir).shards:
+    for shard in manifests.read_label_manifest(label_dir).shards:
         yield from read_label_shard(pathlib.Path(label_dir, shard.file), shard.utterances)
 
 

@@ -12,16 +12,16 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-from hubert_jax.data import records
+from hubert_jax.data import manifests, records
+from hubert_jax.data.corpus_sampler import CorpusSampler
 from hubert_jax.data.manifests import AudioManifest, ShardInfo
-from hubert_jax.data.mixing import Turns
 from hubert_jax.data.schedule import Bucket
 from hubert_jax.errors import InputError
 
 _WINDOW = 1024  # records shuffled together; never across a shard's end
 # Read at once: records of audio are long enough to be read one by one, straight to their place.
 _READ_BYTES = {"audio": 0, "labels": 1 << 18}
-_TURNS = 1024  # rows whose corpora are found at once
+_ROWS_AT_ONCE = 1024  # rows whose corpora are found at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +63,16 @@ class Split:
             rows = self._stream(bucket, None, 0, seed, first_row)
         else:
             host = self.host
-            turns = Turns([group.visits for group in bucket.groups], [seed, bucket.frames])
-            before = turns.before(first_row, host.index, host.count)
+            sampler = CorpusSampler(
+                [group.visits for group in bucket.groups], [seed, bucket.frames]
+            )
+            before = sampler.before(first_row, host.index, host.count)
             streams = [
                 self._stream(bucket, group.name, number, seed, used)
                 for number, (group, used) in enumerate(zip(bucket.groups, before, strict=True))
             ]
             rows = tf.data.Dataset.choose_from_datasets(
-                streams, _turns(turns, first_row, host), stop_on_empty_dataset=True
+                streams, _corpora(sampler, first_row, host), stop_on_empty_dataset=True
             )
 
         def with_draw(row, element):
@@ -167,7 +169,7 @@ class Split:
 
     def paths(self, shard: ShardInfo) -> list[str]:
         """The files of a shard: its audio and each label set."""
-        labels = [str(folder / records.label_file(shard.file)) for folder in self.label_dirs]
+        labels = [str(folder / manifests.label_file(shard.file)) for folder in self.label_dirs]
         return [str(self.audio_dir / shard.file), *labels]
 
     @functools.cached_property
@@ -201,13 +203,13 @@ class Split:
                     )
 
 
-def _turns(turns: Turns, first_row: int, host: Host) -> tf.data.Dataset:
+def _corpora(sampler: CorpusSampler, first_row: int, host: Host) -> tf.data.Dataset:
     """The corpus (its number in the bucket) of each of this host's rows from `first_row` on."""
 
     def corpora(row):
-        rows = (row + tf.range(_TURNS, dtype=tf.int64)) * host.count + host.index
-        places = (turns.start + rows * turns.STRIDE) % turns.CYCLE
-        found = tf.searchsorted(turns.ends[:-1], places, side="right", out_type=tf.int64)
+        rows = (row + tf.range(_ROWS_AT_ONCE, dtype=tf.int64)) * host.count + host.index
+        places = (sampler.start + rows * sampler.STRIDE) % sampler.CYCLE
+        found = tf.searchsorted(sampler.ends[:-1], places, side="right", out_type=tf.int64)
         return tf.data.Dataset.from_tensor_slices(found)
 
-    return tf.data.Dataset.counter(first_row, _TURNS).flat_map(corpora)
+    return tf.data.Dataset.counter(first_row, _ROWS_AT_ONCE).flat_map(corpora)

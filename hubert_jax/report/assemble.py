@@ -134,13 +134,13 @@ def _joint(path: pathlib.Path, names: list[str]) -> JointCounts:
 
 def _example(workdir: pathlib.Path, config: Any, iteration: str) -> Example | None:
     """The first development utterance of a length that is good to look at."""
-    from hubert_jax.data import records
+    from hubert_jax.data import manifests, records
     from hubert_jax.units import quality
 
     alignments = quality.read_alignments(config.alignments)
     labels = workdir / iteration / "label" / config.dev_split
     units = dict(records.read_labels(labels))
-    rate = records.read_label_manifest(labels).rate_hz
+    rate = manifests.read_label_manifest(labels).rate_hz
     shortest, longest = _EXAMPLE_SECONDS
     for utterance in records.read_audio(workdir / "prepare" / config.dev_split):
         seconds = len(utterance.audio) / 16_000

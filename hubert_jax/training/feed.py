@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from hubert_jax.data.waveform import SAMPLE_RATE
+from hubert_jax.frames import SAMPLE_RATE
 from hubert_jax.training import sharding
 
 _POLL_SECONDS = 0.002

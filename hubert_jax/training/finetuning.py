@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from hubert_jax.asr.ctc import ctc_loss
-from hubert_jax.asr.vocabulary import Vocabulary
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.model.ctc import ctc_loss
 from hubert_jax.model.hubert import HubertForCTC
 from hubert_jax.model.masking import span_mask
 from hubert_jax.training import optimizer as optimizer_lib
 from hubert_jax.training.optimizer import OptimizerConfig
 from hubert_jax.training.state import TrainState
+from hubert_jax.vocabulary import Vocabulary
 
 
 @dataclasses.dataclass(frozen=True)

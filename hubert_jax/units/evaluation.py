@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from hubert_jax.data import records
+from hubert_jax.data import manifests, records
+from hubert_jax.data.label_sets import check_labels
 from hubert_jax.units import kmeans
 from hubert_jax.units.extraction import Feature, extract_layers, sample_of
-from hubert_jax.units.labels import check_labels
 from hubert_jax.units.quality import Alignment, JointCounts, alignment_of
 
 
@@ -34,7 +34,7 @@ class Fitting:
 
     def wanted(self, rate: int):
         """Tells which utterances are read, for features of `rate` Hz."""
-        manifest = records.read_manifest(self.audio)
+        manifest = manifests.read_manifest(self.audio)
         return sample_of(manifest, rate, 1.0, self.max_frames, self.seed)
 
     def sample(self) -> kmeans.FrameSample:
@@ -64,7 +64,7 @@ class Scorer:
           InputError: an utterance has no alignment; no k-means has been run by then.
         """
         self._audio_dir, self._frame_rate = audio_dir, frame_rate
-        self._manifest = records.read_manifest(audio_dir)
+        self._manifest = manifests.read_manifest(audio_dir)
         self._samples = {u.id: len(u.audio) for u in records.read_audio(audio_dir)}
         self._alignments = {name: alignment_of(alignments, name) for name in self._samples}
         self.phones = np.unique(np.concatenate([a.phones for a in self._alignments.values()]))
@@ -76,7 +76,7 @@ class Scorer:
         Raises:
           InputError: labels of other audio, or damaged ones.
         """
-        sets = [(path, records.read_label_manifest(path)) for path in label_dirs]
+        sets = [(path, manifests.read_label_manifest(path)) for path in label_dirs]
         for path, manifest in sets:
             check_labels(self._manifest, manifest, where=path)
         scores = []

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hubert_jax.data import records
+from hubert_jax.data import manifests, records
 from hubert_jax.data.waveform import to_float
 from hubert_jax.errors import InputError
 from hubert_jax.units import kmeans, mfcc
@@ -103,7 +103,7 @@ def extract_layers(
 
 
 def sample_of(
-    manifest: records.AudioManifest, rate: int, share: float, max_frames: int, seed: int
+    manifest: manifests.AudioManifest, rate: int, share: float, max_frames: int, seed: int
 ) -> Callable[[str], bool]:
     """Tells which utterances of a split are read to fit a codebook on `max_frames` frames.
 

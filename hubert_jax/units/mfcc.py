@@ -16,7 +16,7 @@ import numpy as np
 import scipy.fft
 
 from hubert_jax.errors import InputError
-from hubert_jax.units.frames import SAMPLE_RATE, WINDOW, num_frames
+from hubert_jax.frames import SAMPLE_RATE, WINDOW, num_frames
 
 RATE = 100  # frames per second
 HOP = SAMPLE_RATE // RATE  # samples

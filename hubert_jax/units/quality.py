@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from hubert_jax.errors import InputError
-from hubert_jax.units.frames import centres, num_frames
+from hubert_jax.frames import centres, num_frames
 
 _TOLERANCE = 0.02  # seconds by which times may miss one another: one frame of 50 Hz
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hubert_jax.asr.beam_search import beam_search
-from hubert_jax.asr.vocabulary import LIBRISPEECH, Vocabulary
+from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
 SMALL = Vocabulary(("|", "A", "B"))
 EVERYTHING = {"beam_size": 10_000, "beam_threshold": math.inf}

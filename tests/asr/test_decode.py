@@ -8,10 +8,10 @@ import pytest
 
 from hubert_jax import config, decode, files
 from hubert_jax.asr import inference
-from hubert_jax.asr.vocabulary import LIBRISPEECH, Vocabulary
 from hubert_jax.data import manifests
 from hubert_jax.errors import InputError
 from hubert_jax.training import checkpoint
+from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
 SPOKEN = {"HELLO ALL": "HELLO ALL", "THE CAT SAT": "THE CAD SAT"}
 

@@ -5,6 +5,7 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+import splits
 from flax import traverse_util
 from oracles import BASE_LIKE, LARGE_LIKE, read_speech
 
@@ -75,7 +76,7 @@ def speech() -> list[np.ndarray]:
 @pytest.fixture(scope="session")
 def dev_mini(minilibri, tmp_path_factory) -> pathlib.Path:
     """The whole of dev-mini as an audio split: 46 transcribed utterances."""
-    from hubert_jax.data import audio_files, shards, sources
+    from hubert_jax.corpus import audio_files, sources
     from hubert_jax.data.records import Utterance
 
     directory = tmp_path_factory.mktemp("dev-mini") / "dev-mini"
@@ -84,5 +85,5 @@ def dev_mini(minilibri, tmp_path_factory) -> pathlib.Path:
         Utterance(source.id, audio_files.read_waveform(source.path), source.speaker, source.text)
         for source in sources.discover(minilibri / "dev-mini")
     ]
-    shards.write_split(directory, "dev-mini", utterances, [], shard_megabytes=1)
+    splits.write_split(directory, "dev-mini", utterances, [], shard_megabytes=1)
     return directory

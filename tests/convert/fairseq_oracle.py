@@ -25,7 +25,6 @@ import numpy as np
 import torch
 from flax import traverse_util
 
-from hubert_jax.asr.vocabulary import LIBRISPEECH
 from hubert_jax.convert import fairseq as format_of_fairseq
 from hubert_jax.convert.network import Network
 from hubert_jax.convert.state_dicts import from_state_dict, to_state_dict
@@ -34,6 +33,7 @@ from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.model.hubert import Hubert, HubertForCTC, HubertForPretraining
 from hubert_jax.model.masking import span_mask
 from hubert_jax.training import pretraining
+from hubert_jax.vocabulary import LIBRISPEECH
 from tests.convert.fairseq_network import SPECIALS, build, import_fairseq, run_config
 from tests.oracles import (
     BASE_LIKE,

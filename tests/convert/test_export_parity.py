@@ -6,10 +6,10 @@ import transformers
 
 from hubert_jax import config as config_lib
 from hubert_jax import export, files
-from hubert_jax.asr.vocabulary import LIBRISPEECH
 from hubert_jax.convert import compare, hugging_face
 from hubert_jax.errors import InputError
 from hubert_jax.training.checkpoint import Checkpoints
+from hubert_jax.vocabulary import LIBRISPEECH
 
 pytestmark = pytest.mark.parity
 

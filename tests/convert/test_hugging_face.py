@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from hubert_jax.asr.vocabulary import LIBRISPEECH, Vocabulary
 from hubert_jax.convert import hugging_face
 from hubert_jax.convert.network import FAIRSEQ_SPECIALS, Units
 from hubert_jax.convert.safetensors_files import read_tensors
 from hubert_jax.errors import InputError
+from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
 
 def test_pretrained_directory_round_trip(config, make_params, tmp_path, assert_identical):

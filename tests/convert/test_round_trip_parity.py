@@ -11,11 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hubert_jax import files
-from hubert_jax.asr.vocabulary import LIBRISPEECH, Vocabulary
 from hubert_jax.convert import encoders, formats
 from hubert_jax.convert.__main__ import main
 from hubert_jax.convert.network import FAIRSEQ_SPECIALS, Network, Units
 from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
 RELEASED = Vocabulary.from_symbols(("<s>", "</s>", "<unk>", *LIBRISPEECH.characters))
 

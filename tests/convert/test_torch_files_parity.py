@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from hubert_jax import files
-from hubert_jax.asr.vocabulary import LIBRISPEECH, Vocabulary
 from hubert_jax.convert import encoders, fairseq, formats, names, state_dicts, torchaudio
 from hubert_jax.convert.fairseq_config import parse_conv_layers
 from hubert_jax.convert.network import FAIRSEQ_SPECIALS, Network
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
 
 @pytest.fixture

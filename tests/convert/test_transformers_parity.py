@@ -12,13 +12,13 @@ from splits import TINY_BASE, TINY_LARGE
 
 from hubert_jax import config as config_lib
 from hubert_jax import decode
-from hubert_jax.asr.vocabulary import LIBRISPEECH
 from hubert_jax.convert import compare, encoders, hugging_face
 from hubert_jax.data import records
 from hubert_jax.data.waveform import normalize, to_float
 from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.model.hubert import Hubert
 from hubert_jax.training.checkpoint import Checkpoints
+from hubert_jax.vocabulary import LIBRISPEECH
 
 pytestmark = pytest.mark.parity
 

@@ -7,16 +7,17 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+import splits
 from splits import TINY_BASE, TINY_LARGE
 
-from hubert_jax.data import batches, manifests, records, schedule, shards
+from hubert_jax.data import batches, buckets, manifests, records, schedule
 from hubert_jax.data.padded import padded_batches
 from hubert_jax.data.waveform import normalize, to_float
 from hubert_jax.errors import InputError
+from hubert_jax.frames import num_frames
 from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.model.hubert import Hubert
 from hubert_jax.training.pretraining import init_pretraining
-from hubert_jax.units.frames import num_frames
 from hubert_jax.units.kmeans import Codebook
 from hubert_jax.units.labels import write_labels
 
@@ -32,7 +33,7 @@ def split(speech_split, tmp_path_factory) -> pathlib.Path:
     for number, utterance in enumerate(speech):
         length = 36_000 if number % 3 == 0 else 31_500 if number % 8 == 1 else 80_000
         speech[number] = dataclasses.replace(utterance, audio=utterance.audio[:length])
-    shards.write_split(directory, "speech", speech, [], 0.16)
+    splits.write_split(directory, "speech", speech, [], 0.16)
     return directory
 
 
@@ -111,7 +112,7 @@ def test_an_epoch_holds_every_utterance_once_in_a_new_order(split, utterances, l
         expected = [
             number
             for number, utterance in enumerate(utterances)
-            if shards.bucket_of(len(utterance.audio)) == bucket.frames
+            if buckets.bucket_of(len(utterance.audio)) == bucket.frames
         ]
         size = len(expected)
         epochs = [numbers[i : i + size] for i in range(0, len(numbers) - size + 1, size)]
@@ -236,8 +237,8 @@ def test_damaged_audio_is_named(split, label_sets, tmp_path, name):
 
 def _finetuning(split, padded_frames, first, last, normalize_waveform=False):
     manifest = manifests.read_manifest(split)
-    buckets = schedule.padded_buckets(manifest, shards.BUCKETS, 1024, padded_frames, 1)
-    plan = schedule.BucketSchedule(buckets, SEED)
+    padded = schedule.padded_buckets(manifest, buckets.BUCKETS, 1024, padded_frames, 1)
+    plan = schedule.BucketSchedule(padded, SEED)
     return plan, batches.finetuning_batches(
         split,
         manifest,

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from hubert_jax.data import batches, encoding, parts, records, schedule, shards
-from hubert_jax.data.audio_files import read_waveform
+from hubert_jax.corpus import assembly, parts
+from hubert_jax.corpus.audio_files import read_waveform
+from hubert_jax.corpus.sources import discover
+from hubert_jax.data import batches, buckets, encoding, records, schedule
 from hubert_jax.data.records import Utterance
-from hubert_jax.data.sources import discover
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +53,12 @@ def test_batches_of_flac_are_those_of_pcm(tmp_path, minilibri):
         directory.mkdir()
         numbered = [((0, i), utterance) for i, utterance in enumerate(utterances)]
         part = parts.write(tmp_path / f"{encoded}.tfrecord", [parts.Item("x", numbered)], encoded)
-        manifest = shards.assemble(directory, "some", [part], 64, encoding=encoded)
-        buckets = schedule.padded_buckets(manifest, shards.BUCKETS, 4096, (256, 512, 1024), 1)
+        manifest = assembly.assemble(directory, "some", [part], 64, encoding=encoded)
+        padded = schedule.padded_buckets(manifest, buckets.BUCKETS, 4096, (256, 512, 1024), 1)
         read = batches.finetuning_batches(
             directory,
             manifest,
-            schedule.BucketSchedule(buckets, 0),
+            schedule.BucketSchedule(padded, 0),
             seed=0,
             first_step=0,
             last_step=4,

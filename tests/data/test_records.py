@@ -53,7 +53,7 @@ def _split(directory, utterances) -> manifests.AudioManifest:
 def test_audio_comes_back_as_written(tmp_path):
     utterances = _utterances(5)
     manifest = _split(tmp_path, utterances)
-    assert records.read_manifest(tmp_path) == manifest
+    assert manifests.read_manifest(tmp_path) == manifest
     found = list(records.read_audio(tmp_path))
     assert all(map(_equal, found, utterances)) and len(found) == 5
     assert manifest.shards[1].utterances == 3
@@ -89,7 +89,7 @@ def test_shard_is_read_by_tensorflow_with_the_documented_fields(tmp_path):
 
 def test_labels_come_back_as_written_in_shards_named_after_the_audio(tmp_path):
     labels = [("a", np.array([0, 65535, 7])), ("b", np.zeros(0, np.int32)), ("c", np.arange(9))]
-    name = records.label_file("audio-b0128-00003-of-00007.tfrecord")
+    name = manifests.label_file("audio-b0128-00003-of-00007.tfrecord")
     assert name == "labels-b0128-00003-of-00007.tfrecord"
     shard = records.write_label_shard(tmp_path / name, labels)
     assert (shard.file, shard.utterances, shard.frames) == (name, 3, 12)
@@ -107,7 +107,7 @@ def test_labels_come_back_as_written_in_shards_named_after_the_audio(tmp_path):
         shards=(shard,),
     )
     manifests.write_manifest(tmp_path, manifest)
-    assert records.read_label_manifest(tmp_path) == manifest
+    assert manifests.read_label_manifest(tmp_path) == manifest
     found = list(records.read_labels(tmp_path))
     assert [name for name, _ in found] == ["a", "b", "c"]
     for (_, expected), (_, values) in zip(labels, found, strict=True):
@@ -187,13 +187,13 @@ def test_manifests_that_were_changed_are_refused(tmp_path, change, message):
     path = tmp_path / "manifest.json"
     path.write_text(json.dumps(change(json.loads(path.read_text()))))
     with pytest.raises(InputError, match=message):
-        records.read_manifest(tmp_path)
+        manifests.read_manifest(tmp_path)
 
 
 def test_missing_shard_and_missing_manifest(tmp_path):
     manifest = _split(tmp_path, _utterances(3))
     (tmp_path / manifest.shards[0].file).unlink()
     with pytest.raises(InputError, match="listed in the audio manifest but not there"):
-        records.read_manifest(tmp_path)
+        manifests.read_manifest(tmp_path)
     with pytest.raises(InputError, match="audio manifest not found"):
-        records.read_manifest(tmp_path / "elsewhere")
+        manifests.read_manifest(tmp_path / "elsewhere")

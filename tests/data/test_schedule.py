@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from hubert_jax import frames as frames_lib
+from hubert_jax.data.buckets import BUCKETS, bucket_of
 from hubert_jax.data.manifests import AudioManifest, GroupInfo, ShardInfo
 from hubert_jax.data.schedule import Bucket, BucketSchedule, crop_buckets, padded_buckets
-from hubert_jax.data.shards import BUCKETS, bucket_of, crop_samples
 from hubert_jax.errors import InputError
 
 BUCKET_LIST = [Bucket(96, 96, 32, 400), Bucket(256, 256, 12, 1200), Bucket(768, 768, 4, 90)]
@@ -96,8 +97,8 @@ def test_every_utterance_fits_into_its_padding():
     lengths = (100, 128, 256, 384, 512, 640, 768, 1000)
     manifest = _manifest({frames: 1 for frames in (0, *BUCKETS)})
     padded = {b.frames: b.batch_frames for b in padded_buckets(manifest, BUCKETS, 4096, lengths, 1)}
-    for num_samples in range(400, crop_samples(1000) + 1, 7):
-        assert num_samples <= crop_samples(padded[bucket_of(num_samples)])
+    for num_samples in range(400, frames_lib.num_samples(1000) + 1, 7):
+        assert num_samples <= frames_lib.num_samples(padded[bucket_of(num_samples)])
     # The shortest that will do, and the longest for the open bucket.
     assert list(padded.values()) == [100, 128, 256, 384, 512, 640, 768, 1000]
 

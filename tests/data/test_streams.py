@@ -8,12 +8,13 @@ import pathlib
 
 import numpy as np
 import pytest
+import splits
 import tensorflow as tf
 
-from hubert_jax.data import batches, manifests, records, schedule, shards, streams
-from hubert_jax.data.mixing import Turns
+from hubert_jax.data import batches, manifests, records, schedule, streams
+from hubert_jax.data.corpus_sampler import CorpusSampler
 from hubert_jax.errors import InputError
-from hubert_jax.units.frames import num_frames
+from hubert_jax.frames import num_frames
 from hubert_jax.units.kmeans import Codebook
 from hubert_jax.units.labels import write_labels
 
@@ -34,7 +35,7 @@ def split(tmp_path_factory) -> pathlib.Path:
         )
         for number in range(80)
     ]
-    shards.write_split(directory, "noise", utterances, [], 0.35)
+    splits.write_split(directory, "noise", utterances, [], 0.35)
     return directory
 
 
@@ -204,7 +205,7 @@ def test_a_corpus_that_training_cannot_take_is_named(mixed):
 
 
 def test_turns_have_the_weights_and_are_counted_without_replay():
-    turns = Turns([5.0, 0.1, 3.0, 1.9], [3, 96])
+    turns = CorpusSampler([5.0, 0.1, 3.0, 1.9], [3, 96])
     for hosts, host in ((1, 0), (3, 2), (32, 7)):
         rows = np.arange(host, 6000 * hosts, hosts)
         places = (turns.start + rows * turns.STRIDE) % turns.CYCLE

@@ -9,12 +9,13 @@ import sys
 import jax
 import numpy as np
 import pytest
+import splits
 from jax.sharding import AxisType, Mesh
 from splits import CLUSTERS, TINY_LARGE
 
 from hubert_jax import config as config_lib
 from hubert_jax import train
-from hubert_jax.data import batches, records, shards
+from hubert_jax.data import batches, records
 from hubert_jax.errors import InputError
 from hubert_jax.training import checkpoint, sharding
 from hubert_jax.training.processes import ProcessesConfig
@@ -29,7 +30,7 @@ def values(speech_split, speech_labels, tmp_path_factory) -> dict:
     """A training on shards of about two utterances, so that both processes have some."""
     root = tmp_path_factory.mktemp("processes")
     (root / "audio").mkdir()
-    shards.write_split(root / "audio", "speech", list(records.read_audio(speech_split)), [], 0.3)
+    splits.write_split(root / "audio", "speech", list(records.read_audio(speech_split)), [], 0.3)
     codebook = Codebook.load(speech_labels.parent)
     write_labels(root / "audio", root / "labels", records.read_labels(speech_labels), codebook, 100)
     return dict(

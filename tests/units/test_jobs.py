@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from hubert_jax import evaluate, label
-from hubert_jax.data import records
+from hubert_jax.data import manifests, records
+from hubert_jax.data.label_sets import check_labels
 from hubert_jax.data.waveform import to_float
 from hubert_jax.errors import InputError
 from hubert_jax.units import kmeans
 from hubert_jax.units.kmeans import KMeansConfig
-from hubert_jax.units.labels import check_labels
 from hubert_jax.units.mfcc import mfcc
 
 QUICK = KMeansConfig(n_init=1, max_iter=5)
@@ -46,9 +46,9 @@ def test_label_job(labelled, splits):
     assert (result["k"], result["rate_hz"], result["fitted_frames"]) == (12, 100, 900)
     assert result["codebook_digest"] == codebook.digest
     for path in splits:
-        audio = records.read_manifest(path)
+        audio = manifests.read_manifest(path)
         directory = result["splits"][audio.split]["directory"]
-        manifest = records.read_label_manifest(directory)
+        manifest = manifests.read_label_manifest(directory)
         check_labels(audio, manifest, num_classes=12)
         assert manifest.codebook_digest == codebook.digest
         for utterance, (_, labels) in zip(
@@ -137,7 +137,7 @@ def test_evaluate_job_scores_labels_beside_mfcc(evaluation):
         assert scored[figure] == reference[figure]
     assert 0.1 < scored["pnmi"] < 0.6
     counts = np.load(f"{evaluation.workdir}/evaluate/joint_counts.npz")
-    manifest = records.read_label_manifest(evaluation.labels[0])
+    manifest = manifests.read_label_manifest(evaluation.labels[0])
     table = counts[scored["joint_counts"]]
     np.testing.assert_array_equal(table.sum(axis=0), manifest.class_counts)
     assert len(counts["phones"]) == len(table)

@@ -5,11 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from hubert_jax.data import records
+from hubert_jax.data import manifests, records
+from hubert_jax.data.label_sets import check_labels
 from hubert_jax.errors import InputError
-from hubert_jax.units.frames import num_frames
+from hubert_jax.frames import num_frames
 from hubert_jax.units.kmeans import Codebook
-from hubert_jax.units.labels import check_labels, commonest_share, write_labels
+from hubert_jax.units.labels import commonest_share, write_labels
 
 CODEBOOK = Codebook(np.eye(5, dtype=np.float32), {"kind": "mfcc"}, 0.0, 0, 0, 10)
 
@@ -29,9 +30,9 @@ def label_dir(split, speech, tmp_path_factory):
 
 
 def test_labels_mirror_the_audio(split, speech, label_dir):
-    audio, labels = records.read_manifest(split), records.read_label_manifest(label_dir)
+    audio, labels = manifests.read_manifest(split), manifests.read_label_manifest(label_dir)
     check_labels(audio, labels, num_classes=5)
-    assert [s.file for s in labels.shards] == [records.label_file(s.file) for s in audio.shards]
+    assert [s.file for s in labels.shards] == [manifests.label_file(s.file) for s in audio.shards]
     expected = dict(some_labels(speech))
     for utterance, (name, values) in zip(
         records.read_audio(split), records.read_labels(label_dir), strict=True
@@ -60,7 +61,7 @@ def test_labels_of_other_audio_are_refused(make_split, speech, label_dir, tmp_pa
     other = make_split(tmp_path / "other", tuple(speech)[:4], "other")
     with pytest.raises(InputError) as refusal:
         check_labels(
-            records.read_manifest(other), records.read_label_manifest(label_dir), where="here"
+            manifests.read_manifest(other), manifests.read_label_manifest(label_dir), where="here"
         )
     assert str(refusal.value).startswith("here: audio_digest: found ")
     assert "(labels of split 'dev'), expected" in str(refusal.value)
@@ -88,14 +89,16 @@ def changed_shard(labels, **changes):
     ],
 )
 def test_labels_that_do_not_fit_are_refused(split, label_dir, change, field):
-    labels = records.read_label_manifest(label_dir)
+    labels = manifests.read_label_manifest(label_dir)
     wrong = dataclasses.replace(labels, **change(labels))
     with pytest.raises(InputError, match=rf"^labels: {field}.*: found .*, expected .*; "):
-        check_labels(records.read_manifest(split), wrong)
+        check_labels(manifests.read_manifest(split), wrong)
 
 
 def test_another_number_of_classes_is_refused(split, label_dir):
     with pytest.raises(InputError, match="num_classes: found 5, expected 504"):
         check_labels(
-            records.read_manifest(split), records.read_label_manifest(label_dir), num_classes=504
+            manifests.read_manifest(split),
+            manifests.read_label_manifest(label_dir),
+            num_classes=504,
         )

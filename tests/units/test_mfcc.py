@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hubert_jax.errors import InputError
-from hubert_jax.units.frames import num_frames
+from hubert_jax.frames import num_frames
 from hubert_jax.units.mfcc import differences, mfcc, mfcc_librosa
 
 

@@ -1,0 +1,1 @@
+"""From audio files to audio shards: what a corpus is, and writing a split."""

@@ -1,0 +1,223 @@
+"""Preparation on Apache Beam, for corpora that take more than one machine.
+
+Needs apache-beam (`pip install hubert_jax[beam]`). The shards are those of the preparation by
+threads, byte for byte: both go by the order of the utterances' ids. The corpus and the output must
+be on a file system that all workers have, under the same paths.
+
+    sources -> read -> (corpus, bucket): places and lengths -> plan of the shards
+                    -> (corpus, bucket, shard): records -> sorted, written -> descriptions
+"""
+
+import bisect
+import dataclasses
+import os
+import pathlib
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+
+from hubert_jax import files
+from hubert_jax.corpus import assembly, parts, preparation
+from hubert_jax.corpus.mixing import Mixture
+from hubert_jax.corpus.parts import Notes
+from hubert_jax.corpus.preparation import Source, Treatment
+from hubert_jax.data import buckets
+from hubert_jax.data.manifests import ShardInfo
+from hubert_jax.data.records import RecordWriter, serialize
+from hubert_jax.errors import InputError
+
+try:
+    import apache_beam as beam
+except ImportError:
+    raise InputError(
+        "config.beam_runner: Apache Beam is not installed; install hubert_jax[beam] or leave "
+        "config.beam_runner empty"
+    ) from None
+
+_NOTES = "notes"  # of files in the output's directory, which its manifest then replaces
+# What Beam calls DirectRunner tries another one first, which it downloads.
+_DIRECT = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
+_DIRECT_OPTIONS = ("--direct_num_workers=0", "--direct_running_mode=multi_threading")
+
+Key = tuple[int, int]  # number of the corpus, bucket
+Place = bytes  # an utterance's order; Beam has no numbers that large
+
+
+@dataclasses.dataclass(frozen=True)
+class Runner:
+    """What runs the pipeline: Beam's name of it, and the pipeline's options as on a command line.
+
+    DirectRunner uses all cores of this machine, unless the options say otherwise.
+    """
+
+    name: str = "DirectRunner"
+    options: tuple[str, ...] = ()
+
+    def pipeline(self) -> beam.Pipeline:
+        """An empty pipeline; raises InputError if there is no such runner."""
+        from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
+
+        direct = self.name == "DirectRunner"
+        given = self.options or (_DIRECT_OPTIONS if direct else ())
+        options = PipelineOptions([f"--runner={_DIRECT if direct else self.name}", *given])
+        options.view_as(SetupOptions).save_main_session = False
+        try:
+            return beam.Pipeline(options=options)
+        except (ValueError, ImportError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"config.beam_runner={self.name}: cannot be used ({reason[:200]})"
+            ) from None
+
+
+def write_shards(
+    directory: pathlib.Path,
+    sources: Sequence[Source],
+    treatment: Treatment,
+    shard_megabytes: int,
+    mixture: Mixture | None,
+    runner: Runner,
+) -> tuple[tuple[ShardInfo, ...], list[Notes]]:
+    """Writes a split's shards; returns their descriptions in the manifest's order, and the notes.
+
+    Arguments are those of `preparation.write_parts` and `assembly.assemble`.
+
+    Raises:
+      InputError: the runner cannot be used.
+    """
+    pipeline = runner.pipeline()
+    build(pipeline, directory, sources, treatment, shard_megabytes, mixture)
+    try:
+        pipeline.run().wait_until_finish()
+    except RuntimeError as error:
+        # What a step raises comes back as the end of a long report.
+        found = re.search(r"InputError: (.*?)( \[while running .*)?$", str(error).strip())
+        if found is None:
+            raise
+        raise InputError(found[1]) from None
+    found = [
+        ShardInfo(**files.read_json(path, "a shard's description"))
+        for path in sorted(directory.glob("*.tfrecord.json"))
+    ]
+    notes = [parts.read_notes(path) for path in directory.glob(f"{_NOTES}-*.json")]
+    for path in directory.glob("*.json"):
+        path.unlink()
+    # Names sort by bucket and number, which is the manifest's order.
+    return tuple(found), notes
+
+
+def build(
+    pipeline: beam.Pipeline,
+    directory: pathlib.Path,
+    sources: Sequence[Source],
+    treatment: Treatment,
+    shard_megabytes: int,
+    mixture: Mixture | None,
+) -> None:
+    """Adds the steps to a pipeline; what they write is described in `write_shards`."""
+    groups = tuple(mixture.weights) if mixture else ("",)
+    divided = list(enumerate(preparation.divided(sources)))
+    records = (
+        pipeline
+        | "Parts" >> beam.Create(divided)
+        | "Spread" >> beam.Reshuffle()
+        | "Read" >> beam.ParDo(_Read(directory, treatment))
+    )
+    plan = (
+        records
+        | "Lengths" >> beam.MapTuple(lambda key, record: (key, (record.place, record.samples)))
+        | "LengthsByBucket" >> beam.GroupByKey()
+        | "Plan" >> beam.MapTuple(_Plan(shard_megabytes))
+    )
+    _ = (
+        records
+        | "Assign" >> beam.Map(_assign, beam.pvalue.AsDict(plan))
+        | "RecordsByShard" >> beam.GroupByKey()
+        | "Write" >> beam.Map(_write, beam.pvalue.AsDict(plan), directory, groups)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    place: Place
+    samples: int
+    content: bytes
+
+
+class _Read(beam.DoFn):
+    """(number, sources) to ((corpus, bucket), record); notes go to a file of the part's."""
+
+    def __init__(self, directory: pathlib.Path, treatment: Treatment):
+        self._directory, self._treatment = directory, treatment
+
+    def process(self, numbered: tuple[int, list[Source]]) -> Iterator[tuple[Key, _Record]]:
+        number, sources = numbered
+        taken = parts.NoteTaker()
+        for source in sources:
+            # All of a file or nothing, so it is held until its end is seen to be sound.
+            kept = []
+            try:
+                for utterance in preparation.utterances_of(source.utterance, self._treatment):
+                    content = serialize(utterance, self._treatment.encoding)
+                    order = assembly.shuffle_order(utterance.id)
+                    place = b"".join(number.to_bytes(8) for number in order)
+                    record = _Record(place, len(utterance.audio), content)
+                    kept.append((parts.describe(utterance), record))
+            except InputError as error:
+                taken.reject(source.utterance.name, str(error))
+                continue
+            taken.keep(described for described, _ in kept)
+            for _, record in kept:
+                yield (source.group, buckets.bucket_of(record.samples)), record
+        path = self._directory / f"{_NOTES}-{number:06d}.json"
+        files.write_json(path, dataclasses.asdict(taken.notes()))
+
+
+class _Plan:
+    """Places and lengths of a corpus's bucket to the places with which its shards begin."""
+
+    def __init__(self, shard_megabytes: int):
+        self._shard_megabytes = shard_megabytes
+
+    def __call__(self, key: Key, utterances: Iterable[tuple[Place, int]]) -> tuple[Key, list]:
+        ordered = sorted(utterances)
+        ranges = assembly.plan_shards([samples for _, samples in ordered], self._shard_megabytes)
+        return key, [ordered[first][0] for first, _ in ranges]
+
+
+def _assign(
+    keyed: tuple[Key, _Record], plan: dict[Key, list[Place]]
+) -> tuple[tuple[int, int, int], _Record]:
+    key, record = keyed
+    return (*key, bisect.bisect_right(plan[key], record.place) - 1), record
+
+
+def _write(
+    shard: tuple[tuple[int, int, int], Iterable[_Record]],
+    plan: dict[Key, list[Place]],
+    directory: pathlib.Path,
+    groups: tuple[str, ...],
+) -> None:
+    """Writes a shard and its description."""
+    (group, frames, number), records = shard
+    counts = [len(plan.get((i, frames), ())) for i in range(len(groups))]
+    name = assembly.shard_name(frames, sum(counts[:group]) + number, sum(counts))
+    ordered = sorted(records, key=lambda record: record.place)
+    places = [record.place for record in ordered]
+    if len(set(places)) < len(places):
+        raise InputError(f"{name}: two utterances have the same id; expected every id once")
+    # A bundle may be tried twice, at the same time even.
+    aside = directory / f"{name}.tmp-{uuid.uuid4().hex}"
+    with RecordWriter(aside) as writer:
+        for record in ordered:
+            writer.write(record.content)
+    os.replace(aside, directory / name)
+    info = ShardInfo(
+        file=name,
+        bucket_frames=frames,
+        utterances=len(ordered),
+        samples=sum(record.samples for record in ordered),
+        digest=files.sha256_file(directory / name),
+        group=groups[group],
+    )
+    files.write_json(directory / f"{name}.json", dataclasses.asdict(info))

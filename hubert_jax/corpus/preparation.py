@@ -1,0 +1,181 @@
+"""From a corpus's utterances to a split's parts, by threads, resumable.
+
+Sources are divided into parts in the order of their ids. Every part is named after all that its
+content depends on and is complete or not there: what a killed preparation has finished, the next
+one takes over, and a file that has changed since is read again.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import pathlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+from hubert_jax.corpus import assembly, cutting, parts
+from hubert_jax.corpus.audio_files import read_waveform, waveform_blocks
+from hubert_jax.corpus.sources import SourceUtterance
+from hubert_jax.data.records import Utterance
+from hubert_jax.errors import InputError
+
+# Of a part. Small ones lose little when they are interrupted, and keep all workers busy.
+_PART_FILES, _PART_BYTES, _PART_ROWS = 64, 64 * 10**6, 512
+_VERSION = 1  # of what this package makes of a file; another one makes older parts void
+
+
+@dataclasses.dataclass(frozen=True)
+class Treatment:
+    """What is done with every file.
+
+    Attributes:
+      convert: mix down several channels, resample other rates.
+      encoding: of the records' audio, one of `encoding.ENCODINGS`.
+      cut_seconds: recordings without a transcript that are longer are cut at silences; 0: none.
+    """
+
+    convert: bool = False
+    encoding: str = "pcm16"
+    cut_seconds: float = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """An utterance and, where a split mixes corpora, the number of its own; else 0."""
+
+    utterance: SourceUtterance
+    group: int = 0
+
+
+def write_parts(
+    directory: pathlib.Path,
+    sources: Sequence[Source],
+    treatment: Treatment,
+    workers: int,
+    progress: Callable[[int], None] = lambda files: None,
+) -> list[parts.Part]:
+    """Writes the parts that are not there yet; returns all, in the order of the sources.
+
+    Args:
+      directory: of this split's parts, created where it is missing; others in it are removed.
+      sources: in the order of their ids.
+      treatment: what is done with them.
+      workers: threads.
+      progress: called with the number of files of every part that is complete.
+
+    Raises:
+      InputError: a part cannot be written; those that are complete stay.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    planned = {_name(part, treatment): part for part in divided(sources)}
+    for path in directory.iterdir():
+        if path.stem not in planned:
+            path.unlink()
+    stop = threading.Event()
+
+    def write(name: str, part: list[Source]) -> parts.Part:
+        path = directory / f"{name}.tfrecord"
+        if (done := parts.read(path)) is not None:
+            return done
+        return parts.write(path, _items(part, treatment, stop), treatment.encoding)
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        futures = {pool.submit(write, *part): len(part[1]) for part in planned.items()}
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+                progress(futures[future])
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    return [future.result() for future in futures]
+
+
+def utterances_of(source: SourceUtterance, treatment: Treatment) -> Iterator[Utterance]:
+    """What a file gives: one utterance, or the pieces of a long recording.
+
+    A piece is called `ID:START-END`, in samples at 16 kHz.
+
+    Raises:
+      InputError: the file cannot be used; what came before is void.
+    """
+    if source.defect:
+        raise InputError(f"{source.name}: {source.defect}")
+    audio = source.load()
+    if source.text is not None or not treatment.cut_seconds:
+        waveform = read_waveform(audio, treatment.convert, source.name)
+        yield Utterance(source.id, waveform, source.speaker, source.text or "")
+        return
+    blocks = waveform_blocks(audio, treatment.convert, source.name)
+    pieces = cutting.pieces(blocks, treatment.cut_seconds)
+    first, second = next(pieces), next(pieces, None)
+    if second is None:
+        yield Utterance(source.id, first[2], source.speaker)
+        return
+    for start, end, waveform in _chained(first, second, pieces):
+        yield Utterance(f"{source.id}:{start}-{end}", waveform, source.speaker)
+
+
+def _chained(first, second, rest):
+    yield first
+    yield second
+    yield from rest
+
+
+def _items(part: list[Source], treatment: Treatment, stop: threading.Event) -> Iterator[parts.Item]:
+    for source in part:
+        if stop.is_set():
+            raise InterruptedError
+        ordered = (
+            (assembly.shuffle_order(utterance.id), utterance)
+            for utterance in utterances_of(source.utterance, treatment)
+        )
+        yield parts.Item(source.utterance.name, ordered, source.group)
+
+
+def divided(sources: Sequence[Source]) -> Iterator[list[Source]]:
+    """Consecutive sources, up to a number of files, of their bytes, or of rows of a table."""
+    part: list[Source] = []
+    size = 0
+    for source in sources:
+        part.append(source)
+        size += 0 if source.utterance.row else (_stamp(source.utterance.path) or [0])[0]
+        limit = _PART_ROWS if source.utterance.row else _PART_FILES
+        if len(part) >= limit or size >= _PART_BYTES:
+            yield part
+            part, size = [], 0
+    if part:
+        yield part
+
+
+def _name(part: list[Source], treatment: Treatment) -> str:
+    """A digest of all that a part's content depends on."""
+    import soundfile
+    import soxr
+
+    versions = [_VERSION, soundfile.__libsndfile_version__, soxr.__version__]
+    rows = [
+        [
+            source.utterance.id,
+            str(source.utterance.path),
+            source.utterance.speaker,
+            source.utterance.text,
+            source.utterance.defect,
+            repr(source.utterance.row),
+            source.group,
+            _stamp(source.utterance.path),
+        ]
+        for source in part
+    ]
+    content = json.dumps([versions, dataclasses.astuple(treatment), rows])
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _stamp(path: pathlib.Path) -> list[int] | None:
+    """What changes when a file does; None if it is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]

@@ -1,0 +1,166 @@
+"""Data sets that TensorFlow Datasets has prepared: `tfds:librispeech/train_clean100`.
+
+The name may hold a configuration and a version, as TensorFlow Datasets writes them
+(`tfds:NAME/CONFIG:VERSION/SPLIT`). Nothing is downloaded here: `tfds build NAME` does that.
+"""
+
+import dataclasses
+import pathlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from hubert_jax.corpus.audio_files import Samples
+from hubert_jax.corpus.sources.transcripts import SPEAKER_COLUMNS, TEXT_COLUMNS, of_columns
+from hubert_jax.corpus.sources.utterances import SourceUtterance
+from hubert_jax.errors import InputError
+
+PREFIX = "tfds:"
+_cache = threading.local()  # this thread's place in the split that it reads
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsRow:
+    """The audio of one example; examples are best read one after the other."""
+
+    data_set: str
+    data_dir: str
+    split: str
+    feature: str
+    index: int
+
+    def load(self) -> Samples:
+        """The samples; raises InputError if the data set is damaged."""
+        here = (self.data_set, self.data_dir, self.split, self.index)
+        if getattr(_cache, "next", None) != here:
+            builder = _builder(self.data_set, self.data_dir)
+            _cache.examples = _examples(builder, f"{self.split}[{self.index}:]", [self.feature])
+            _cache.rate = builder.info.features[self.feature].sample_rate
+        _cache.next = None
+        try:
+            values = next(_cache.examples)[self.feature]
+        except StopIteration:
+            raise InputError(
+                f"{PREFIX}{self.data_set}/{self.split}: no example {self.index}; the data set "
+                "changed while it was read"
+            ) from None
+        _cache.next = (*here[:3], self.index + 1)
+        return _samples(values, _cache.rate)
+
+
+def discover(location: str, data_dir: str) -> list[SourceUtterance]:
+    """The utterances of a split; ids are the feature `id`, or the record's own.
+
+    Args:
+      location: `tfds:NAME/SPLIT`.
+      data_dir: where the data set was prepared; "": where TensorFlow Datasets looks by default.
+
+    Raises:
+      InputError: the data set is unknown or not prepared, has no such split, no audio, or does
+        not say its sample rate.
+    """
+    data_set, _, split = location.removeprefix(PREFIX).rpartition("/")
+    if not data_set:
+        raise InputError(f"{location}: expected {PREFIX}NAME/SPLIT")
+    builder = _builder(data_set, data_dir)
+    if not builder.info.splits:
+        raise _not_prepared(builder)
+    if split not in builder.info.splits:
+        raise InputError(
+            f"{location}: no split {split!r}; there are {', '.join(sorted(builder.info.splits))}"
+        )
+    feature = _audio_feature(location, builder.info.features)
+    wanted = [
+        name
+        for name in ("id", *TEXT_COLUMNS, *SPEAKER_COLUMNS)
+        if name in builder.info.features and builder.info.features[name].shape == ()
+    ]
+    utterances = []
+    for index, values in enumerate(_examples(builder, split, wanted)):
+        described = {name: _plain(value) for name, value in values.items()}
+        transcript = of_columns(described)
+        utterances.append(
+            SourceUtterance(
+                id=str(described.get("id") or described["tfds_id"]),
+                path=pathlib.Path(builder.data_path),
+                speaker=transcript.speaker,
+                text=transcript.text,
+                defect="" if transcript.text != "" else "empty transcript; expected words",
+                row=TfdsRow(data_set, data_dir, split, feature, index),
+            )
+        )
+    if not utterances:
+        raise InputError(f"{location}: expected examples, found none")
+    return utterances
+
+
+def _builder(data_set: str, data_dir: str) -> Any:
+    import tensorflow_datasets as tfds
+
+    try:
+        # From what was written: no code of the data set runs, and none has to be installed.
+        return tfds.builder(data_set, data_dir=data_dir or None, try_gcs=False)
+    except (tfds.core.registered.DatasetNotFoundError, ValueError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(
+            f"{PREFIX}{data_set}: no such data set in {data_dir or 'the default folder'} "
+            f"({reason[:200]})"
+        ) from None
+
+
+def _audio_feature(location: str, features: Any) -> str:
+    import tensorflow_datasets as tfds
+
+    for name, feature in features.items():
+        if isinstance(feature, tfds.features.Audio):
+            if not feature.sample_rate:
+                raise InputError(f"{location}: its feature {name!r} does not say its sample rate")
+            return name
+    raise InputError(f"{location}: expected an audio feature, found {', '.join(features)}")
+
+
+def _examples(builder: Any, split: str, features: list[str]) -> Iterator[dict]:
+    """Examples of a split in their order, with only the named features and `tfds_id`."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    config = tfds.ReadConfig(
+        add_tfds_id=True, try_autocache=False, interleave_cycle_length=1, skip_prefetch=True
+    )
+    try:
+        data_set = builder.as_dataset(
+            split=split,
+            shuffle_files=False,
+            read_config=config,
+            decoders=tfds.decode.PartialDecoding(dict.fromkeys(features, True)),
+        )
+        yield from data_set.as_numpy_iterator()
+    except AssertionError:
+        raise _not_prepared(builder) from None
+    except tf.errors.OpError as error:
+        reason = " ".join(str(error.message).split())
+        raise InputError(
+            f"{PREFIX}{builder.info.full_name}: {split} cannot be read ({reason[:200]})"
+        ) from None
+
+
+def _not_prepared(builder: Any) -> InputError:
+    return InputError(
+        f"{PREFIX}{builder.info.full_name}: not prepared in {builder.data_path}; build it first: "
+        f"tfds build {builder.name}"
+    )
+
+
+def _plain(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _samples(values: np.ndarray, rate: int) -> Samples:
+    """TensorFlow Datasets gives 16-bit audio as int64 (or int16), (n,) or (n, channels)."""
+    if values.ndim == 1:
+        values = values[:, None]
+    if values.dtype.kind == "i":
+        values = values.astype(np.float32) / 32768.0
+    return Samples(values.astype(np.float32), rate)

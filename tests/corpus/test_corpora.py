@@ -1,0 +1,239 @@
+"""Corpora of other makers: Hugging Face, fairseq, LJSpeech, Libri-light, TensorFlow Datasets."""
+
+import importlib
+import io
+import json
+import pathlib
+
+import numpy as np
+import pytest
+import soundfile
+
+from hubert_jax.corpus.audio_files import read_waveform
+from hubert_jax.corpus.sources import discover
+from hubert_jax.errors import InputError
+
+CORPUS = pathlib.Path(__file__).parents[2] / "examples" / "minilibri"
+CHAPTER = CORPUS / "dev-mini" / "1898" / "145715"
+
+
+def _audio(path: pathlib.Path) -> pathlib.Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.zeros(400, np.int16), 16_000)
+    return path
+
+
+def _rows(location, **more) -> list[tuple]:
+    return [(u.id, u.speaker, u.text, u.defect) for u in discover(location, **more)]
+
+
+@pytest.fixture(scope="module")
+def speech() -> list[tuple[str, bytes, str]]:
+    """(id, Opus file, transcript) of three real utterances."""
+    lines = (CHAPTER / "1898-145715.trans.txt").read_text().splitlines()
+    texts = dict(line.split(" ", 1) for line in lines)
+    paths = sorted(CHAPTER.glob("*.opus"), key=lambda path: path.stat().st_size)[:3]
+    return sorted((path.stem, path.read_bytes(), texts[path.stem]) for path in paths)
+
+
+def test_hugging_face_audio_folder(tmp_path):
+    for name in ("train/a.wav", "train/deep/b.flac", "train/c.wav"):
+        _audio(tmp_path / name)
+    (tmp_path / "train" / "metadata.csv").write_text(
+        'file_name,transcription,speaker_id\na.wav,"One,\nand ""two""",7\ndeep/b.flac,three,8\n'
+    )
+    assert _rows(tmp_path) == [
+        ("train/a", "7", 'ONE, AND "TWO"', ""),
+        (
+            "train/c",
+            "train",
+            None,
+            f"no transcript; expected a line for it in {tmp_path / 'train' / 'metadata.csv'}",
+        ),
+        ("train/deep/b", "8", "THREE", ""),
+    ]
+
+
+def test_hugging_face_metadata_as_json_lines_and_without_transcripts(tmp_path):
+    for name in ("a.wav", "b.wav"):
+        _audio(tmp_path / name)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.wav", "client_id": "x"}\n')
+    assert _rows(tmp_path) == [("a", "x", None, ""), ("b", "", None, "")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("metadata.csv", "path,text\na,b\n", "line 2: expected the column file_name, found path"),
+        ("metadata.csv", 'file_name,text\n"a.wav', "line 1: not comma-separated values"),
+        ("metadata.csv", "a|b\nc\n", r"line 2: expected ID\|TEXT, found 'c'"),
+        ("metadata.jsonl", "{}\n", "line 1: expected the column file_name"),
+        ("metadata.jsonl", "[1]\n", r"line 1: expected an object, found '\[1\]'"),
+        ("metadata.jsonl", "{\n", "line 1: not JSON"),
+    ],
+)
+def test_bad_metadata_is_refused(tmp_path, name, content, message):
+    _audio(tmp_path / "a.wav")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=message):
+        discover(tmp_path)
+
+
+def test_ljspeech(tmp_path):
+    folder = tmp_path / "LJSpeech-1.1"
+    _audio(folder / "wavs" / "LJ001-0001.wav")
+    (folder / "metadata.csv").write_text("LJ001-0001|Dr. A, 2|Doctor A, two\n")
+    assert _rows(folder) == [("wavs/LJ001-0001", "LJSpeech-1.1", "DOCTOR A, TWO", "")]
+
+
+def test_librilight_speakers_are_in_files_beside_the_audio(tmp_path):
+    book = tmp_path / "small" / "100" / "sea_64kb_mp3"
+    _audio(book / "01_sea.flac")
+    (book / "01_sea.json").write_text(json.dumps({"speaker": "100", "snr": 7.5}))
+    assert _rows(tmp_path) == [("small/100/sea_64kb_mp3/01_sea", "100", None, "")]
+    assert _rows(tmp_path / "small")[0][1] == "100"
+
+
+def test_fairseq_manifest(tmp_path, speech):
+    (name, content, text), *_ = speech
+    path = tmp_path / "audio" / "1898" / "145715" / f"{name}.opus"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    _audio(tmp_path / "audio" / "x" / "b.wav")
+    manifest = tmp_path / "lists" / "train.tsv"
+    manifest.parent.mkdir()
+    lines = [str(tmp_path / "audio"), f"1898/145715/{name}.opus\t1", "x/b.wav\t400", "x/c.wav\t9"]
+    manifest.write_text("\n".join(lines) + "\n")
+    expected = [(name, "1898", None, ""), ("x/b", "x", None, ""), ("x/c", "x", None, "")]
+    assert _rows(manifest) == expected
+    # The folder may be relative to the manifest; letters spell the transcripts.
+    manifest.write_text("\n".join(["../audio", *lines[1:]]) + "\n")
+    letters = " ".join(text.replace(" ", "|")) + " |"
+    manifest.with_suffix(".ltr").write_text(f"{letters}\n\nC |\n")
+    found = _rows(manifest)
+    assert [row[2] for row in found] == [text, "", "C"]
+    assert "empty transcript" in found[1][3]
+    manifest.with_suffix(".wrd").write_text("one\ntwo\nthree\n")
+    assert [row[2] for row in _rows(manifest)] == ["ONE", "TWO", "THREE"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "train.tsv, line 1: expected the folder"),
+        ("nowhere\na.wav\t1\n", "train.tsv, line 1: expected the folder .* found 'nowhere'"),
+        (".\n", "train.tsv: expected lines PATH<TAB>SAMPLES, found none"),
+        (".\na.wav 400\n", "train.tsv, line 2: expected PATH<TAB>SAMPLES, found 'a.wav 400'"),
+        (".\na.wav\t1\na.wav\t1\n", "the utterance id 'a' is also that of"),
+    ],
+)
+def test_bad_fairseq_manifests_are_refused(tmp_path, content, message):
+    (tmp_path / "train.tsv").write_text(content)
+    with pytest.raises(InputError, match=message):
+        discover(tmp_path / "train.tsv")
+
+
+def test_fairseq_transcripts_of_another_number(tmp_path):
+    (tmp_path / "train.tsv").write_text(".\na.wav\t1\n")
+    (tmp_path / "train.wrd").write_text("one\ntwo\n")
+    with pytest.raises(InputError, match="train.wrd: 2 lines, but .* has 1 audio files"):
+        discover(tmp_path / "train.tsv")
+
+
+def _parquet(path: pathlib.Path, speech, **columns) -> pathlib.Path:
+    pyarrow = pytest.importorskip("pyarrow")
+    write_table = importlib.import_module("pyarrow.parquet").write_table
+    audio = [{"bytes": content, "path": f"{name}.opus"} for name, content, _ in speech]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pyarrow.table({"audio": audio, "text": [text for *_, text in speech], **columns})
+    write_table(table, path, row_group_size=2)
+    return path
+
+
+def test_parquet(tmp_path, speech):
+    speakers = [1898, 1898, 7]
+    ids = [name for name, *_ in speech]
+    _parquet(tmp_path / "data" / "train-0.parquet", speech, id=ids, speaker_id=speakers)
+    found = discover(tmp_path)
+    assert [(u.id, u.text) for u in found] == [(name, text) for name, _, text in speech]
+    assert [u.speaker for u in found] == ["1898", "1898", "7"]
+    for utterance in reversed(found):  # any order, over both row groups
+        expected = read_waveform(CHAPTER / f"{utterance.id}.opus")
+        np.testing.assert_array_equal(read_waveform(utterance.load()), expected)
+
+
+def test_parquet_without_ids_counts_rows(tmp_path, speech):
+    for name in ("a/x.parquet", "a/y.parquet"):
+        _parquet(tmp_path / name, speech)
+    assert [u.id for u in discover(tmp_path)] == [f"{f}:{i}" for f in ("x", "y") for i in range(3)]
+    assert discover(tmp_path / "a" / "x.parquet")[2].id == "x:2"
+
+
+def test_parquet_that_cannot_be_used(tmp_path, speech):
+    path = _parquet(tmp_path / "a.parquet", [("x", None, "X"), *speech])
+    first = discover(path)[0]
+    with pytest.raises(InputError, match="a.parquet: no audio in row 0 of row group 0"):
+        first.load()
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match="a.parquet: damaged or not Parquet"):
+        discover(path)
+    pyarrow = importlib.import_module("pyarrow")
+    importlib.import_module("pyarrow.parquet").write_table(pyarrow.table({"text": ["a"]}), path)
+    with pytest.raises(InputError, match="expected a column of audio.* found the columns text"):
+        discover(path)
+
+
+@pytest.fixture(scope="module")
+def tfds_data_dir(tmp_path_factory, speech) -> pathlib.Path:
+    """A small data set with the features of TensorFlow Datasets' librispeech, prepared."""
+    import tensorflow_datasets as tfds
+
+    class Tiny(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        code_path = None  # no folder of checksums beside this test
+
+        def _info(self):
+            features = {
+                "speech": tfds.features.Audio(sample_rate=16_000),
+                "text": tfds.features.Text(),
+                "speaker_id": np.int64,
+                "id": np.str_,
+            }
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for name, content, text in speech:
+                audio, _ = soundfile.read(io.BytesIO(content), dtype="int16")
+                yield name, {"speech": audio, "text": text, "speaker_id": 1898, "id": name}
+
+    data_dir = tmp_path_factory.mktemp("tfds")
+    Tiny(data_dir=data_dir).download_and_prepare()
+    return data_dir
+
+
+def test_tensorflow_datasets_by_name(tfds_data_dir, speech):
+    found = discover("tfds:tiny/train", data_dir=str(tfds_data_dir))
+    assert [(u.id, u.text, u.speaker) for u in found] == [(n, t, "1898") for n, _, t in speech]
+    for utterance in (*found, *reversed(found)):
+        expected = read_waveform(CHAPTER / f"{utterance.id}.opus")
+        np.testing.assert_array_equal(read_waveform(utterance.load(), name="x"), expected)
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("tfds:tiny/test", "no split 'test'; there are train"),
+        ("tfds:tiny", "expected tfds:NAME/SPLIT"),
+        ("tfds:teeny/train", "tfds:teeny: no such data set in"),
+        ("tfds:librispeech/train_clean100", "librispeech.*: not prepared in .*build it first"),
+    ],
+)
+def test_tensorflow_datasets_that_are_not_there(tfds_data_dir, location, message):
+    with pytest.raises(InputError, match=message):
+        discover(location, data_dir=str(tfds_data_dir))
