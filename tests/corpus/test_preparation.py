@@ -112,7 +112,7 @@ def _command(tmp_path: pathlib.Path, **values) -> list[str]:
         "import ml_collections\n"
         f"def get_config(job=''):\n    return ml_collections.ConfigDict({values!r})\n"
     )
-    small = "import runpy; from hubert_jax.data import preparation as p; p._PART_FILES = 5; "
+    small = "import runpy; from hubert_jax.corpus import preparation as p; p._PART_FILES = 5; "
     run = "runpy.run_module('hubert_jax.prepare', run_name='__main__')"
     return [sys.executable, "-c", small + run, f"--config={config}"]
 
