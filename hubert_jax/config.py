@@ -95,6 +95,39 @@ def _checked(expected: Any, value: Any, path: str) -> Any:
     return value
 
 
+def may_change(default: Any = dataclasses.MISSING) -> Any:
+    """A field that says where things lie or how fast and how often, but not what comes out.
+
+    A run goes on, and a finished job stays valid, when its value changes.
+    """
+    return dataclasses.field(default=default, metadata={"may_change": True})
+
+
+def decisive(config: Any, complete: bool = False) -> dict[str, Any]:
+    """The values of a configuration that decide what comes out, JSON-able.
+
+    Args:
+      config: a dataclass.
+      complete: with the values that are their fields' defaults; without them, a new field with a
+        default changes nothing.
+
+    Returns:
+      Nested dictionaries; no field of `may_change`.
+    """
+    found = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.metadata.get("may_change"):
+            continue
+        if dataclasses.is_dataclass(value):
+            values = decisive(value, complete)
+            if values:
+                found[field.name] = values
+        elif complete or value != field.default:
+            found[field.name] = json.loads(json.dumps(value))
+    return found
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """The configuration as plain JSON-able values (tuples become lists)."""
     return json.loads(json.dumps(dataclasses.asdict(config)))

@@ -75,7 +75,7 @@ def run(config: ExportConfig) -> dict:
         "max_abs_difference": difference,
         "compared_utterances": compared,
         "inputs": {
-            "checkpoint": network.identity,
+            "checkpoint": network.fingerprint,
             **({"audio": manifest.digest} if config.audio else {}),
         },
         "digests": written.digests,

@@ -64,7 +64,7 @@ def run(source: str, target: str, workdir: str = "") -> dict:
         "to": target,
         "parameters": network.num_parameters,
         "notes": [*network.notes, *written.notes],
-        "inputs": {"network": network.identity},
+        "inputs": {"network": network.fingerprint},
         "digests": written.digests,
     }
     print(f"{result['parameters']:,} parameters ({network.kind}) in {target}", flush=True)

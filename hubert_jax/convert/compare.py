@@ -1,7 +1,6 @@
 """An exported directory, loaded by transformers, against our own network."""
 
 import contextlib
-import dataclasses
 import importlib.util
 import os
 import sys
@@ -14,8 +13,9 @@ import numpy as np
 
 from hubert_jax.data.waveform import normalize, to_float
 from hubert_jax.frames import SAMPLE_RATE
-from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.model.architecture import Architecture, Execution
 from hubert_jax.model.hubert import Hubert
+from hubert_jax.model.kernels import choice
 
 
 def can_compare() -> bool:
@@ -26,7 +26,7 @@ def can_compare() -> bool:
 def largest_difference(
     directory: str | os.PathLike,
     params: Mapping[str, Any],
-    config: HubertConfig,
+    architecture: Architecture,
     audio: Iterable[np.ndarray],
 ) -> float:
     """Largest absolute difference between transformers' hidden states and ours.
@@ -39,7 +39,7 @@ def largest_difference(
     Args:
       directory: what `hugging_face.write_directory` wrote.
       params: our parameters, of which `hubert` is used.
-      config: the architecture.
+      architecture: of the encoder.
       audio: utterances, int16 (n,), at 16 kHz.
     """
     transformers = _import_transformers()
@@ -48,7 +48,7 @@ def largest_difference(
     with _quiet(transformers):  # about a CTC head, which is not compared
         theirs = transformers.AutoModel.from_pretrained(directory).eval()
         extract = transformers.AutoFeatureExtractor.from_pretrained(directory)
-    ours = Hubert(dataclasses.replace(config, dtype="float32", rematerialize=False))
+    ours = Hubert(architecture, choice.choose(Execution(), architecture))
 
     @jax.jit
     def hidden_states(params, waveform):
@@ -72,7 +72,7 @@ def largest_difference(
         with torch.no_grad():
             last = theirs(extracted.input_values).last_hidden_state
         their_states = [state[0].numpy() for state in (*seen, last)]
-        if config.normalize_waveform:
+        if architecture.normalize_waveform:
             waveform = normalize(waveform)
         layers, output = hidden_states(params["hubert"], waveform[None])
         for our_state, their_state in zip([*layers, output], their_states, strict=True):

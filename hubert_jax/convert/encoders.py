@@ -16,46 +16,55 @@ from flax import traverse_util
 
 from hubert_jax.convert.names import CTC_HEAD, Entry, kind_of_tensors, spellings, table
 from hubert_jax.errors import InputError
-from hubert_jax.model.architecture import HubertConfig
-from hubert_jax.model.hubert import HubertForCTC, HubertForPretraining
+from hubert_jax.frames import num_samples
+from hubert_jax.model.architecture import Architecture, Execution, Head
+from hubert_jax.model.hubert import Hubert, HubertForCTC, HubertForPretraining
+from hubert_jax.model.kernels import choice
 
-_OUR_HEAD = ("projection_", "codes_")
+_OUR_HEAD = ("final_proj_", "label_embeddings_")
 _NAMED_IN_MESSAGES = 4  # of a long list of names, an error prints the first few and the count
 
 
 def kind_of_parameters(params: Mapping[str, Any]) -> str:
     """What our parameters are: one of `KINDS`."""
-    if "characters" in params:
+    if "ctc_head" in params:
         return "ctc"
-    return "pretraining" if "projection_0" in params else "encoder"
+    return "pretraining" if "final_proj_0" in params else "encoder"
 
 
 @functools.cache
-def shapes(config: HubertConfig, vocabulary_size: int | None = None) -> dict[str, tuple[int, ...]]:
+def shapes(
+    architecture: Architecture, head: Head | None = None, vocabulary_size: int | None = None
+) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by its path, read off the network itself.
 
     Args:
-      config: the architecture.
-      vocabulary_size: classes of the CTC head; None: the pre-training head.
+      architecture: of the encoder.
+      head: the pre-training head, if there is one.
+      vocabulary_size: classes of the CTC head, if there is one; not with `head`.
     """
-    network: nn.Module = HubertForPretraining(config)
-    if vocabulary_size is not None:
-        network = HubertForCTC(config, vocabulary_size)
-    waveform = jax.ShapeDtypeStruct((1, config.num_samples(2)), jnp.float32)
-    variables = jax.eval_shape(network.init, jax.random.key(0), waveform)
-    flat = traverse_util.flatten_dict(variables["params"], sep="/")
+    kernels = choice.choose(Execution(), architecture)
+    network: nn.Module = Hubert(architecture, kernels)
+    if head is not None:
+        network = HubertForPretraining(architecture, head, kernels)
+    elif vocabulary_size is not None:
+        network = HubertForCTC(architecture, vocabulary_size, kernels)
+    waveform = jax.ShapeDtypeStruct((1, num_samples(2)), jnp.float32)
+    params = jax.eval_shape(network.init, jax.random.key(0), waveform)["params"]
+    params = {"hubert": params} if isinstance(network, Hubert) else params
+    flat = traverse_util.flatten_dict(params, sep="/")
     return {path: leaf.shape for path, leaf in flat.items()}
 
 
 def to_library(
-    params: Mapping[str, Any], config: HubertConfig, library: str
+    params: Mapping[str, Any], architecture: Architecture, library: str
 ) -> dict[str, np.ndarray]:
     """Our encoder, and its CTC head where there is one, under another library's names.
 
     Args:
-      params: our parameters: `hubert` and possibly `characters` (the CTC head); a pre-training
+      params: our parameters: `hubert` and possibly `ctc_head` (the CTC head); a pre-training
         head is not looked at (`heads` converts it), but decides which model they are named for.
-      config: the architecture.
+      architecture: of the encoder.
       library: one of `LIBRARIES`.
 
     Returns:
@@ -63,23 +72,23 @@ def to_library(
       mask embedding: without a pre-training head it is left out there.
 
     Raises:
-      InputError: parameters that are missing, left over or of another shape than `config` gives.
+      InputError: parameters that are missing, left over or of another shape.
     """
     kind = kind_of_parameters(params)
     flat = traverse_util.flatten_dict(dict(params), sep="/")
     flat = {path: leaf for path, leaf in flat.items() if not path.startswith(_OUR_HEAD)}
     vocabulary_size = None
-    if "characters/bias" in flat:
-        vocabulary_size = np.shape(flat["characters/bias"])[0]
-    entries = _entries(config, kind)
-    expected = shapes(config, vocabulary_size)
+    if "ctc_head/bias" in flat:
+        vocabulary_size = np.shape(flat["ctc_head/bias"])[0]
+    entries = _entries(architecture, kind)
+    expected = shapes(architecture, vocabulary_size=vocabulary_size)
     expected = {entry.ours: expected[entry.ours] for entry in entries}
     require_names("our parameters", flat, expected)
     for path, shape in expected.items():
         if np.shape(flat[path]) != shape:
             raise InputError(
-                f"our parameter {path}: found shape {np.shape(flat[path])}, but config.model "
-                f"gives {shape}; use the configuration that the parameters were trained with"
+                f"our parameter {path}: found shape {np.shape(flat[path])}, but the architecture "
+                f"gives {shape}; use the one that the parameters were trained with"
             )
     tensors = {}
     for entry in entries:
@@ -93,7 +102,7 @@ def to_library(
 
 def from_library(
     tensors: Mapping[str, np.ndarray],
-    config: HubertConfig,
+    architecture: Architecture,
     library: str,
     what: str,
     kind: str | None = None,
@@ -104,13 +113,13 @@ def from_library(
       tensors: the state of a model without its pre-training head; biases of the convolutions,
         which HuBERT does not have, may be there when they are zero (transformers adds them where
         a configuration says `conv_bias`).
-      config: the architecture.
+      architecture: of the encoder.
       library: one of `LIBRARIES`.
       what: what the tensors are, for messages.
       kind: one of `KINDS`; None: by the tensors' names.
 
     Returns:
-      `hubert`, and `characters` where there is a CTC head. `hubert/mask_embedding` is missing
+      `hubert`, and `ctc_head` where there is a CTC head. `hubert/mask_embedding` is missing
       where the tensors have none, which transformers and torchaudio allow.
 
     Raises:
@@ -118,10 +127,10 @@ def from_library(
     """
     kind = kind_of_tensors(tensors, library) if kind is None else kind
     found = dict(tensors)
-    for name in zero_biases(found, config, library, kind):
+    for name in zero_biases(found, architecture, library, kind):
         del found[name]
     chosen = {}
-    for entry in _entries(config, kind):
+    for entry in _entries(architecture, kind):
         names = spellings(entry, library, kind)
         present = [name for name in names if name in found]
         optional = entry.ours == "hubert/mask_embedding" and library != "fairseq"
@@ -131,16 +140,16 @@ def from_library(
 
     vocabulary_size = None
     for entry, name in chosen.items():
-        if entry.ours == "characters/bias":
+        if entry.ours == "ctc_head/bias":
             vocabulary_size = np.shape(found[name])[0]
-    expected, stacked = shapes(config, vocabulary_size), {}
+    expected, stacked = shapes(architecture, vocabulary_size=vocabulary_size), {}
     for entry, name in chosen.items():
         leaf = _from_torch_layout(np.asarray(found[name]), entry.layout)
         shape = expected[entry.ours] if entry.row is None else expected[entry.ours][1:]
         if leaf is None or leaf.shape != shape:
             theirs = _to_torch_layout(np.empty(shape, np.bool_), entry.layout).shape
             raise InputError(
-                f"{what}: {name} has shape {found[name].shape}, but config.model gives {theirs}"
+                f"{what}: {name} has shape {found[name].shape}, but the architecture gives {theirs}"
             )
         stacked.setdefault(entry.ours, []).append(leaf.astype(np.float32))
     flat = {}
@@ -154,25 +163,13 @@ def from_library(
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def to_hugging_face(params: Mapping[str, Any], config: HubertConfig) -> dict[str, np.ndarray]:
-    """`to_library` for transformers."""
-    return to_library(params, config, "hugging_face")
-
-
-def from_hugging_face(
-    tensors: Mapping[str, np.ndarray], config: HubertConfig, what: str = "Hugging Face tensors"
-) -> dict[str, Any]:
-    """`from_library` for transformers."""
-    return from_library(tensors, config, "hugging_face", what)
-
-
 def zero_biases(
-    tensors: Mapping[str, np.ndarray], config: HubertConfig, library: str, kind: str
+    tensors: Mapping[str, np.ndarray], architecture: Architecture, library: str, kind: str
 ) -> list[str]:
     """Names of biases of the front-end's convolutions that are zero: they change nothing."""
     names = []
-    for i in range(len(config.conv_channels)):
-        (weight,) = spellings(table(config)[0], library, kind)
+    for i in range(len(architecture.conv_channels)):
+        (weight,) = spellings(table(architecture)[0], library, kind)
         name = weight.replace("layers.0.", f"layers.{i}.").removesuffix("weight") + "bias"
         if name in tensors and not np.any(tensors[name]):
             names.append(name)
@@ -189,12 +186,13 @@ def require_names(what: str, found: Iterable[str], expected: Iterable[str]) -> N
         if names:
             listed = ", ".join(sorted(names)[:_NAMED_IN_MESSAGES])
             more = f", ... ({len(names)} in all)" if len(names) > _NAMED_IN_MESSAGES else ""
-            raise InputError(f"{what}: {problem}: {listed}{more}; does config.model fit them?")
+            raise InputError(f"{what}: {problem}: {listed}{more}; does the architecture fit them?")
 
 
 @functools.cache
-def _entries(config: HubertConfig, kind: str) -> tuple[Entry, ...]:
-    return (*table(config), *CTC_HEAD) if kind == "ctc" else table(config)
+def _entries(architecture: Architecture, kind: str) -> tuple[Entry, ...]:
+    entries = table(architecture)
+    return (*entries, *CTC_HEAD) if kind == "ctc" else entries
 
 
 def _to_torch_layout(leaf: np.ndarray, layout: str) -> np.ndarray:

@@ -13,17 +13,18 @@ from typing import Any
 
 from hubert_jax import files
 from hubert_jax.convert import encoders, names, torch_files
+from hubert_jax.convert import network as network_lib
 from hubert_jax.convert.fairseq_config import (
-    architecture,
     ctc_sections,
+    described,
     model_section,
     sections,
     task_section,
 )
-from hubert_jax.convert.network import Network, Units, architecture_to_dict
+from hubert_jax.convert.network import Network, Units
 from hubert_jax.convert.state_dicts import from_state_dict, to_state_dict
 from hubert_jax.errors import InputError
-from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.model.architecture import Head
 from hubert_jax.vocabulary import Vocabulary
 
 _BLANK, _PAD = "<s>", "<pad>"  # class 0 of a CTC dictionary is the blank, spelt as its beginning
@@ -55,27 +56,35 @@ def read(path: str | os.PathLike) -> Network:
     ours, state = (_plain_dict(content.get(key)) for key in (_OURS, "task_state"))
     dictionaries = [_symbols(entry) for entry in state.get("dictionaries") or ()]
     dictionaries = [symbols for symbols in dictionaries if symbols]
-    head = {
+    of_head = {
         name.removeprefix(names.encoder_prefix("fairseq", kind)): tensor
         for name, tensor in tensors.items()
     }
-    config = architecture(
-        model, task, head, dictionaries, _plain_dict(ours.get("architecture")), path
-    )
+    architecture, head, regularization = described(model, task, of_head, dictionaries, path)
 
-    biases = encoders.zero_biases(tensors, config, "fairseq", kind)
+    biases = encoders.zero_biases(tensors, architecture, "fairseq", kind)
     if biases:
         notes += (f"left out: {len(biases)} biases of the front-end's convolutions, all zero",)
-    shared = head.get("final_proj.weight")
-    if shared is not None and len(config.codebooks) > 1 and len(shared) == config.projection_dim:
-        notes += (f"copied: one projection for all {len(config.codebooks)} codebooks",)
-    params = from_state_dict(tensors, config, "fairseq", str(path))
+    shared = of_head.get("final_proj.weight")
+    codebooks = len(head.codebook_sizes) if head else 0
+    if shared is not None and codebooks > 1 and len(shared) == head.projection_dim:
+        notes += (f"copied: one projection for all {codebooks} codebooks",)
+    params = from_state_dict(tensors, architecture, head, "fairseq", str(path))
     vocabulary, units = None, None
     if kind == "ctc":
         vocabulary = _vocabulary(state.get("target_dictionary"), tensors, path)
-    if "codes_0" in params:
-        units = _units(dictionaries, task, ours, config, path)
-    return Network(params, config, vocabulary, units, files.sha256_file(path), notes)
+    if head is not None:
+        units = _units(dictionaries, task, ours, head, path)
+    return Network(
+        params,
+        architecture,
+        head,
+        regularization,
+        vocabulary,
+        units,
+        files.sha256_file(path),
+        notes,
+    )
 
 
 def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
@@ -84,8 +93,8 @@ def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
     Raises:
       InputError: a network that fairseq cannot express.
     """
-    config, units, kind = network.config, network.units, network.kind
-    model, task = model_section(config, units), task_section(config, units)
+    units, kind = network.units, network.kind
+    model, task = model_section(network), task_section(network)
     dictionaries: list[list[str] | None] = [None]
     if units is not None:
         dictionaries = [list(symbols) for symbols in units.symbols]
@@ -111,12 +120,12 @@ def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
         "task_state": state,
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
         "last_optimizer_state": None,
-        _OURS: {"architecture": architecture_to_dict(config), "units": units and units.to_dict()},
+        _OURS: network_lib.described(network) | {"units": units and units.to_dict()},
     }
     # Through JSON: pickle writes one string twice or refers back to it, as objects happen to be
     # shared, and the same network is to give the same file.
     described = json.loads(json.dumps(described))
-    tensors = to_state_dict(network.params, config, "fairseq")
+    tensors = to_state_dict(network.params, network.architecture, network.head, "fairseq")
     torch_files.save(path, {**described, "model": tensors})
     return notes
 
@@ -141,14 +150,14 @@ def _symbols(dictionary: Any) -> list[str] | None:
     return [str(symbol) for symbol in dictionary] if dictionary else None
 
 
-def _units(dictionaries, task, ours, config: HubertConfig, where) -> Units:
+def _units(dictionaries, task, ours, head: Head, where) -> Units:
     rate = task.get("label_rate")
     rate = float(rate) if isinstance(rate, (int, float)) and rate > 0 else 50.0
     digests = tuple(map(str, _plain_dict(ours.get("units")).get("codebook_digests") or ()))
     if not dictionaries:
-        return Units.numbered(config.codebooks, rate_hz=rate, codebook_digests=digests)
+        return Units.numbered(head.codebook_sizes, rate_hz=rate, codebook_digests=digests)
     units = Units(tuple(tuple(symbols) for symbols in dictionaries), rate, digests)
-    return units.fitting(config.codebooks, str(where))
+    return units.fitting(head.codebook_sizes, str(where))
 
 
 def _vocabulary(dictionary: Any, tensors, where) -> Vocabulary:
@@ -163,7 +172,7 @@ def _vocabulary(dictionary: Any, tensors, where) -> Vocabulary:
         raise InputError(f"{where}: {len(symbols)} symbols for a CTC head of {classes} classes")
     if symbols[0] != _BLANK:
         raise InputError(f"{where}: class 0 is {symbols[0]!r}, expected the blank {_BLANK!r}")
-    # The blank is nobody's symbol here; the padding symbol takes the name that it gives up.
+    # We store no blank symbol; fairseq's <pad> becomes our <s>.
     renamed = (_BLANK if symbol == _PAD else symbol for symbol in symbols[1:])
     return Vocabulary.from_symbols(tuple(renamed))
 

@@ -1,4 +1,4 @@
-"""fairseq's configuration of HuBERT: our architecture from it and for it.
+"""fairseq's configuration of HuBERT, read and written.
 
 Source: fairseq 0.12.2, `HubertConfig` and `HubertCtcConfig` in `models/hubert`,
 `HubertPretrainingConfig` in `tasks/hubert_pretraining`.
@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hubert_jax import config as config_lib
-from hubert_jax.convert.network import Units
+from hubert_jax.convert.network import Network
 from hubert_jax.errors import InputError
-from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.frames import SAMPLE_RATE
+from hubert_jax.model.architecture import Architecture, Head, Regularization
 
 # fairseq's field: ours. Its defaults hold where a checkpoint leaves a field out.
-_FIELDS = {
+_ARCHITECTURE = {
     "encoder_layers": ("num_layers", 12),
     "encoder_embed_dim": ("dim", 768),
     "encoder_ffn_embed_dim": ("ffn_dim", 3072),
@@ -23,7 +24,8 @@ _FIELDS = {
     "layer_norm_first": ("pre_norm", False),
     "conv_pos": ("positional_kernel", 128),
     "conv_pos_groups": ("positional_groups", 16),
-    "logit_temp": ("temperature", 0.1),
+}
+_REGULARIZATION = {
     "feature_grad_mult": ("frontend_gradient_scale", 1.0),
     "dropout": ("dropout", 0.1),
     "attention_dropout": ("attention_dropout", 0.1),
@@ -44,21 +46,19 @@ _FIXED = {
 _MOST_LAYERS = 64
 
 
-def architecture(
+def described(
     model: Mapping[str, Any],
     task: Mapping[str, Any],
     head: Mapping[str, Any],
     dictionaries: Sequence[Sequence[str]],
-    ours: Mapping[str, Any],
     where: str | os.PathLike,
-) -> HubertConfig:
-    """Our architecture from fairseq's configuration.
+) -> tuple[Architecture, Head | None, Regularization]:
+    """What a network is and was trained with, from fairseq's configuration.
 
     Args:
       model, task: sections of the configuration of pre-training.
       head: the head's tensors under the names of `HubertModel`, as far as there are any.
       dictionaries: symbols of each codebook; none: the head has one codebook.
-      ours: the architecture that we kept beside; its codebooks are taken where there is no head.
       where: the file, for messages.
 
     Raises:
@@ -73,38 +73,48 @@ def architecture(
     mode = model.get("extractor_mode", "default")
     if mode not in _NORMS:
         raise InputError(f"{where}: cfg.model.extractor_mode is {mode!r}, expected {list(_NORMS)}")
-    fields = {}
-    for field, (name, default) in _FIELDS.items():
-        value = model.get(field, default)
-        if isinstance(value, bool) != isinstance(default, bool) or not isinstance(
-            value, (int, float)
-        ):
-            raise InputError(f"{where}: cfg.model.{field} is {value!r}, expected a number")
-        fields[name] = type(default)(value)
-    if "label_embs_concat" in head:
-        classes = len(head["label_embs_concat"])
-        codebooks = tuple(len(symbols) for symbols in dictionaries) or (classes,)
-        if sum(codebooks) != classes:
-            raise InputError(
-                f"{where}: label_embs_concat has {classes} rows, the dictionaries have "
-                f"{list(codebooks)} symbols"
-            )
-        width = head["label_embs_concat"].shape[1]
-    else:
-        codebooks = ours.get("codebooks") or HubertConfig.codebooks
-        width = model.get("final_dim") or 0
-        width = width if isinstance(width, int) and width > 0 else fields["dim"]
-    found = dict(
-        **fields,
+    architecture = dict(
+        **_numbers(model, _ARCHITECTURE, where),
         conv_channels=tuple(channels for channels, _, _ in layers),
         conv_kernels=tuple(kernel for _, kernel, _ in layers),
         conv_strides=tuple(stride for _, _, stride in layers),
         frontend_norm=_NORMS[mode],
         normalize_waveform=bool(task.get("normalize", False)),
-        projection_dim=width,
-        codebooks=codebooks,
     )
-    return config_lib.build(HubertConfig, found, f"{where}: architecture")
+    return (
+        config_lib.build(Architecture, architecture, f"{where}: architecture"),
+        _head(model, head, dictionaries, where),
+        config_lib.build(
+            Regularization, _numbers(model, _REGULARIZATION, where), f"{where}: cfg.model"
+        ),
+    )
+
+
+def _numbers(model: Mapping[str, Any], fields: Mapping[str, tuple], where) -> dict[str, Any]:
+    """The values of `fields`, a fairseq field each, by our names."""
+    found = {}
+    for field, (name, default) in fields.items():
+        value = model.get(field, default)
+        if isinstance(value, bool) != isinstance(default, bool) or not isinstance(
+            value, (int, float)
+        ):
+            raise InputError(f"{where}: cfg.model.{field} is {value!r}, expected a number")
+        found[name] = type(default)(value)
+    return found
+
+
+def _head(model, tensors, dictionaries, where) -> Head | None:
+    if "label_embs_concat" not in tensors:
+        return None
+    classes, width = tensors["label_embs_concat"].shape
+    sizes = tuple(len(symbols) for symbols in dictionaries) or (classes,)
+    if sum(sizes) != classes:
+        raise InputError(
+            f"{where}: label_embs_concat has {classes} rows, the dictionaries have "
+            f"{list(sizes)} symbols"
+        )
+    temperature = _numbers(model, {"logit_temp": ("temperature", 0.1)}, where)["temperature"]
+    return Head(sizes, width, temperature)
 
 
 def parse_conv_layers(text: str, where: str = "conv_feature_layers") -> list[tuple[int, int, int]]:
@@ -165,22 +175,30 @@ def sections(configuration: Any, where: str | os.PathLike) -> tuple[dict, dict]:
     return configuration, configuration
 
 
-def model_section(config: HubertConfig, units: Units | None) -> dict[str, Any]:
+def model_section(network: Network) -> dict[str, Any]:
     """`cfg.model` of a HubertModel."""
-    layers = zip(config.conv_channels, config.conv_kernels, config.conv_strides, strict=True)
+    architecture, regularization = network.architecture, network.regularization
+    layers = zip(
+        architecture.conv_channels,
+        architecture.conv_kernels,
+        architecture.conv_strides,
+        strict=True,
+    )
     return {
         "_name": "hubert",
-        "label_rate": units.rate_hz if units else 50.0,
-        "extractor_mode": {norm: mode for mode, norm in _NORMS.items()}[config.frontend_norm],
+        "label_rate": network.units.rate_hz if network.units else 50.0,
+        "extractor_mode": {norm: mode for mode, norm in _NORMS.items()}[architecture.frontend_norm],
         "conv_feature_layers": str(list(layers)),
         "conv_bias": False,
-        **{field: getattr(config, name) for field, (name, _) in _FIELDS.items()},
+        **{field: getattr(architecture, name) for field, (name, _) in _ARCHITECTURE.items()},
+        **{field: getattr(regularization, name) for field, (name, _) in _REGULARIZATION.items()},
         "activation_fn": "gelu",
         "layer_type": "transformer",
         "target_glu": False,
-        # Has no effect on anything in fairseq either; the released value is that of its neighbour.
-        "dropout_features": config.input_dropout,
-        "final_dim": config.projection_dim,
+        # Unused by fairseq; released checkpoints copy dropout_input.
+        "dropout_features": regularization.input_dropout,
+        "logit_temp": network.head.temperature if network.head else 0.1,
+        "final_dim": network.head.projection_dim if network.head else 0,
         "untie_final_proj": True,
         "mask_prob": 0.8,
         "mask_length": 10,
@@ -189,15 +207,15 @@ def model_section(config: HubertConfig, units: Units | None) -> dict[str, Any]:
     }
 
 
-def task_section(config: HubertConfig, units: Units | None) -> dict[str, Any]:
+def task_section(network: Network) -> dict[str, Any]:
     """`cfg.task` of pre-training."""
     return {
         "_name": "hubert_pretraining",
         "data": "",
-        "labels": ["km"] * (len(units.symbols) if units else 1),
-        "label_rate": units.rate_hz if units else 50.0,
-        "sample_rate": 16_000,
-        "normalize": config.normalize_waveform,
+        "labels": ["km"] * (len(network.units.symbols) if network.units else 1),
+        "label_rate": network.units.rate_hz if network.units else 50.0,
+        "sample_rate": SAMPLE_RATE,
+        "normalize": network.architecture.normalize_waveform,
     }
 
 

@@ -13,9 +13,9 @@ from hubert_jax import config as config_lib
 from hubert_jax import files
 from hubert_jax.convert import fairseq, hugging_face, torchaudio
 from hubert_jax.convert.encoders import require_names, shapes
-from hubert_jax.convert.network import Network, Units, with_mask_embedding
+from hubert_jax.convert.network import Network, Units, described, with_mask_embedding
 from hubert_jax.errors import InputError
-from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.model.architecture import Architecture, Head, Regularization
 from hubert_jax.vocabulary import Vocabulary
 
 SCHEMES = ("hf", "fairseq", "torchaudio", "orbax")
@@ -26,7 +26,7 @@ class Written:
     """What writing a network left behind.
 
     Attributes:
-      digests: SHA-256 (hex) of every file by its name; of an orbax checkpoint its identity.
+      digests: SHA-256 (hex) of every file by its name; of an orbax checkpoint its fingerprint.
       notes: a sentence for everything that the format has no home for.
     """
 
@@ -84,10 +84,7 @@ def write(where: str, network: Network, key: str = "--to") -> Written:
 
 def _write(scheme: str, path: pathlib.Path, network: Network, where: str, key: str) -> Written:
     if scheme == "hf":
-        out = hugging_face.write_directory(
-            path, network.params, network.config, network.vocabulary, network.units
-        )
-        return Written(out)
+        return Written(hugging_face.write_directory(path, network))
     if scheme == "orbax":
         return _write_orbax(path, network, where, key)
     if path.is_dir():
@@ -103,52 +100,59 @@ def _companions(path: pathlib.Path) -> tuple[str, ...]:
 
 
 def _read_orbax(path: pathlib.Path) -> Network:
-    from hubert_jax.training.checkpoint import identity, restore_parameters
+    from hubert_jax.training.checkpoint import fingerprint, restore_parameters
 
     params, metadata = restore_parameters(path)
     if metadata["kind"] not in ("pretraining", "ctc", "encoder"):
         raise InputError(
             f"{path}: a checkpoint of kind {metadata['kind']!r}, expected one of train or finetune"
         )
-    config = config_lib.build(HubertConfig, metadata["model"], "checkpoint.model")
-    vocabulary, units = None, None
+    architecture = config_lib.build(Architecture, metadata["architecture"], f"{path}: architecture")
+    regularization = config_lib.build(
+        Regularization, metadata["regularization"], f"{path}: regularization"
+    )
+    vocabulary = head = units = None
     if metadata["kind"] == "ctc":
         vocabulary = Vocabulary.from_dict(metadata["vocabulary"])
-    if "codes_0" in params:
-        units = _units_of_run(metadata, config, path)
-    return Network(params, config, vocabulary, units, identity(metadata))
+    if "label_embeddings_0" in params:
+        head = config_lib.build(Head, metadata["head"], f"{path}: head")
+        units = _units_of_run(metadata, head, path)
+    return Network(
+        params, architecture, head, regularization, vocabulary, units, fingerprint(metadata)
+    )
 
 
-def _units_of_run(metadata: dict, config: HubertConfig, path: pathlib.Path) -> Units | None:
+def _units_of_run(metadata: dict, head: Head, path: pathlib.Path) -> Units | None:
     """Of a converted network as they came; of a run by its label sets."""
     if metadata.get("units"):
-        return Units.from_dict(metadata["units"], config.codebooks, str(path))
+        return Units.from_dict(metadata["units"], head.codebook_sizes, str(path))
     labels = metadata.get("labels")
     if not labels:
         return None
     return Units.numbered(
-        config.codebooks,
+        head.codebook_sizes,
         rate_hz=float(labels[0]["rate_hz"]),
         codebook_digests=tuple(manifest["codebook_digest"] for manifest in labels),
     )
 
 
 def _write_orbax(path: pathlib.Path, network: Network, where: str, key: str) -> Written:
-    from hubert_jax.training.checkpoint import Checkpoints, identity
+    from hubert_jax.training.checkpoint import Checkpoints, fingerprint
 
     if path.exists():
         raise InputError(f"{key}={where}: exists; name a directory that does not")
-    params, notes = with_mask_embedding(network.params, network.config)
-    expected = shapes(network.config, network.vocabulary and network.vocabulary.size)
-    if network.kind == "encoder":
-        expected = {name: shape for name, shape in expected.items() if name.startswith("hubert/")}
-    codes = {name for name in network.flat if name.startswith("codes_")}
-    require_names("the network", {*network.flat, "hubert/mask_embedding"}, {*expected, *codes})
+    params, notes = with_mask_embedding(network.params, network.architecture)
+    vocabulary = network.vocabulary
+    # Label embeddings may lie beside a CTC head, which fairseq keeps.
+    head = network.head if network.kind == "pretraining" else None
+    expected = shapes(network.architecture, head, vocabulary and vocabulary.size)
+    beside = {name for name in network.flat if name.startswith("label_embeddings_")}
+    require_names("the network", {*network.flat, "hubert/mask_embedding"}, {*expected, *beside})
     metadata = {
         "kind": network.kind,
-        "model": config_lib.to_dict(network.config),
+        **described(network),
         "inputs": {"converted": network.digest()},
-        **({"vocabulary": network.vocabulary.to_dict()} if network.vocabulary else {}),
+        **({"vocabulary": vocabulary.to_dict()} if vocabulary else {}),
         **({"units": network.units.to_dict()} if network.units else {}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -156,4 +160,4 @@ def _write_orbax(path: pathlib.Path, network: Network, where: str, key: str) -> 
         checkpoints = Checkpoints(aside, keep=1)
         checkpoints.save(0, {"params": params}, metadata)
         checkpoints.close()
-    return Written({path.name: identity({**metadata, "step": 0})}, notes)
+    return Written({path.name: fingerprint({**metadata, "step": 0})}, notes)

@@ -13,59 +13,36 @@ from typing import Any
 
 from hubert_jax import config as config_lib
 from hubert_jax import files
+from hubert_jax.convert import network as network_lib
 from hubert_jax.convert import torch_files
-from hubert_jax.convert.encoders import (
-    from_hugging_face,
-    require_names,
-    to_hugging_face,
-    zero_biases,
-)
-from hubert_jax.convert.heads import head_from_library, head_to_fairseq
+from hubert_jax.convert.encoders import from_library, require_names, to_library, zero_biases
+from hubert_jax.convert.heads import head_from_library, head_to_library
 from hubert_jax.convert.names import kind_of_tensors
-from hubert_jax.convert.network import (
-    Network,
-    Units,
-    architecture_to_dict,
-    with_mask_embedding,
-)
+from hubert_jax.convert.network import Network, Units, with_mask_embedding
 from hubert_jax.convert.safetensors_files import read_tensors, write_tensors
 from hubert_jax.convert.tokenizer import read_vocabulary, tokenizer_files
 from hubert_jax.errors import InputError
-from hubert_jax.model.architecture import HubertConfig
-from hubert_jax.model.norm import NORM_EPSILON
+from hubert_jax.frames import SAMPLE_RATE
+from hubert_jax.model.architecture import Architecture, Head, Regularization
+from hubert_jax.model.kernels.norm import EPSILON
 from hubert_jax.vocabulary import BLANK, Vocabulary
 
 MODEL, HEAD = "model.safetensors", "pretraining_head.safetensors"
 _OLD_MODEL = "pytorch_model.bin"  # how transformers saved before safetensors; read, not written
 
 
-def write_directory(
-    out: str | os.PathLike,
-    params: Mapping[str, Any],
-    config: HubertConfig,
-    vocabulary: Vocabulary | None = None,
-    units: Units | None = None,
-) -> dict[str, str]:
+def write_directory(out: str | os.PathLike, network: Network) -> dict[str, str]:
     """Writes a model directory for transformers; an older one in its place is replaced.
-
-    Args:
-      out: the directory.
-      params: our parameters: `hubert`, and `characters` (CTC) or `projection_i` and `codes_i`
-        (pre-training) where there is a head.
-      config: the architecture.
-      vocabulary: the characters of the CTC head; required with one, refused without.
-      units: what the classes of a pre-training head stand for; None: each the unit of its number.
 
     Returns:
       SHA-256 (hex) of every file by its name.
 
     Raises:
-      InputError: parameters, architecture and vocabulary do not fit one another, or `out` is
-        something else than an exported model.
+      InputError: parameters that do not fit the architecture, or `out` is something else than an
+        exported model.
     """
-    network = Network(params, config, vocabulary, units)
-    ctc = network.kind == "ctc"
-    tensors = to_hugging_face(params, config)
+    ctc, head = network.kind == "ctc", network.head
+    tensors = to_library(network.params, network.architecture, "hugging_face")
     out = pathlib.Path(out)
     if out.exists() and not (out / MODEL).is_file():
         raise InputError(
@@ -73,22 +50,26 @@ def write_directory(
         )
     with files.writing_directory(out) as aside:
         # transformers reads nothing but `format`, and has no field for all of an architecture.
-        metadata = {"architecture": json.dumps(architecture_to_dict(config))}
+        described = network_lib.described(network)
+        del described["head"]  # which has a file of its own
+        metadata = {name: json.dumps(values) for name, values in described.items()}
         write_tensors(aside / MODEL, tensors, metadata)
-        files.write_json(aside / "config.json", model_config(config, vocabulary))
-        files.write_json(aside / "preprocessor_config.json", _feature_extractor(config, ctc))
+        files.write_json(aside / "config.json", model_config(network))
+        extractor = _feature_extractor(network.architecture, ctc)
+        files.write_json(aside / "preprocessor_config.json", extractor)
         if ctc:
-            for name, content in tokenizer_files(vocabulary).items():
+            for name, content in tokenizer_files(network.vocabulary).items():
                 files.write_json(aside / name, content)
-        if "codes_0" in params:
+        if head is not None:
             metadata = {
-                "class_counts": json.dumps(config.codebooks),
-                "projection_dim": json.dumps(config.projection_dim),
-                "temperature": json.dumps(config.temperature),
+                "class_counts": json.dumps(head.codebook_sizes),
+                "projection_dim": json.dumps(head.projection_dim),
+                "temperature": json.dumps(head.temperature),
                 "label_offset": json.dumps(network.units.offset),
                 "units": json.dumps(network.units.to_dict()),
             }
-            write_tensors(aside / HEAD, head_to_fairseq(params, config), metadata)
+            tensors = head_to_library(network.params, network.architecture, head, "fairseq")
+            write_tensors(aside / HEAD, tensors, metadata)
         names = sorted(path.name for path in aside.iterdir())
         return {name: files.sha256_file(aside / name) for name in names}
 
@@ -118,13 +99,13 @@ def read_directory(directory: str | os.PathLike) -> Network:
         of_model = {}
     else:
         tensors, of_model, notes = read_tensors(model)
-    head, of_head = {}, {}
+    head, head_tensors, of_head = None, {}, {}
     if (directory / HEAD).is_file():
-        head, of_head, widened = read_tensors(directory / HEAD)
+        head_tensors, of_head, widened = read_tensors(directory / HEAD)
         notes += tuple(f"{HEAD}: {note}" for note in widened)
-    config = architecture(values, str(directory / "config.json"), of_head, of_model)
+    architecture, regularization = described(values, str(directory / "config.json"), of_model)
     kind = kind_of_tensors(tensors, "hugging_face")
-    biases = zero_biases(tensors, config, "hugging_face", kind)
+    biases = zero_biases(tensors, architecture, "hugging_face", kind)
     if biases:
         notes += (f"left out: {len(biases)} biases of the front-end's convolutions, all zero",)
     vocabulary = None
@@ -139,26 +120,33 @@ def read_directory(directory: str | os.PathLike) -> Network:
             notes += (f"moved: the blank, from class {rows[0]} to class 0",)
         for name in ("lm_head.weight", "lm_head.bias"):
             tensors[name] = tensors[name][rows]
-    params = from_hugging_face(tensors, config, str(model))
-    params, made = with_mask_embedding(params, config)
-    units = None
-    if head:
-        params |= head_from_library(head, config, "fairseq", str(directory / HEAD))
+    params = from_library(tensors, architecture, "hugging_face", str(model))
+    params, made = with_mask_embedding(params, architecture)
+    units, digest = None, files.sha256_file(model)
+    if head_tensors:
+        where = str(directory / HEAD)
+        head = Head(
+            tuple(_parsed(of_head, "class_counts", HEAD)),
+            _parsed(of_head, "projection_dim", HEAD),
+            _parsed(of_head, "temperature", HEAD),
+        )
+        params |= head_from_library(head_tensors, architecture, head, "fairseq", where)
         if "units" in of_head:
-            found = _parsed(of_head, "units", directory / HEAD)
-            units = Units.from_dict(found, config.codebooks, str(directory / HEAD))
-    digest = files.sha256_file(model)
-    if head:
-        digest = config_lib.digest([digest, files.sha256_file(directory / HEAD)])
-    return Network(params, config, vocabulary, units, digest, notes + made)
+            found = _parsed(of_head, "units", where)
+            units = Units.from_dict(found, head.codebook_sizes, where)
+        digest = config_lib.digest([digest, files.sha256_file(where)])
+    notes += made
+    return Network(params, architecture, head, regularization, vocabulary, units, digest, notes)
 
 
-def model_config(config: HubertConfig, vocabulary: Vocabulary | None = None) -> dict[str, Any]:
+def model_config(network: Network) -> dict[str, Any]:
     """The fields of transformers' `HubertConfig`, as in `config.json`.
 
     `mask_time_prob` must be above 0, or transformers builds no mask embedding. Its masks only
     matter to whoever fine-tunes there; they are transformers' defaults, spans as in the paper.
     """
+    config, regularization = network.architecture, network.regularization
+    vocabulary = network.vocabulary
     return {
         "architectures": ["HubertModel" if vocabulary is None else "HubertForCTC"],
         "model_type": "hubert",
@@ -178,16 +166,16 @@ def model_config(config: HubertConfig, vocabulary: Vocabulary | None = None) -> 
         "num_attention_heads": config.num_heads,
         "hidden_act": "gelu",
         "do_stable_layer_norm": config.pre_norm,
-        "layer_norm_eps": NORM_EPSILON,
+        "layer_norm_eps": EPSILON,
         "num_conv_pos_embeddings": config.positional_kernel,
         "num_conv_pos_embedding_groups": config.positional_groups,
         "conv_pos_batch_norm": False,
-        "hidden_dropout": config.dropout,
-        "attention_dropout": config.attention_dropout,
-        "activation_dropout": config.activation_dropout,
-        "feat_proj_dropout": config.input_dropout,
+        "hidden_dropout": regularization.dropout,
+        "attention_dropout": regularization.attention_dropout,
+        "activation_dropout": regularization.activation_dropout,
+        "feat_proj_dropout": regularization.input_dropout,
         "final_dropout": 0.0,
-        "layerdrop": config.layer_drop,
+        "layerdrop": regularization.layer_drop,
         "initializer_range": 0.02,
         "apply_spec_augment": True,
         "mask_time_prob": 0.05,
@@ -212,15 +200,6 @@ def _class_of(symbol: str, vocabulary: Vocabulary) -> int | None:
     return {name: index for index, name in vocabulary.specials}.get(symbol)
 
 
-# Fields of an architecture that transformers' configuration has no home for.
-_UNKNOWN_THERE = (
-    "normalize_waveform",
-    "frontend_gradient_scale",
-    "codebooks",
-    "projection_dim",
-    "temperature",
-)
-
 # What the network here is by definition; another value would be another network.
 _FIXED = {
     "model_type": "hubert",
@@ -228,26 +207,22 @@ _FIXED = {
     "hidden_act": "gelu",
     "feat_proj_layer_norm": True,
     "conv_pos_batch_norm": False,
-    "layer_norm_eps": NORM_EPSILON,
+    "layer_norm_eps": EPSILON,
 }
 
 
-def architecture(
-    values: Mapping[str, Any],
-    path: str,
-    head: Mapping[str, str] | None = None,
-    model: Mapping[str, str] | None = None,
-) -> HubertConfig:
-    """Our architecture from transformers' configuration.
+def described(
+    values: Mapping[str, Any], path: str, model: Mapping[str, str]
+) -> tuple[Architecture, Regularization]:
+    """What a network is and was trained with, from transformers' configuration.
 
-    What transformers does not know is in the metadata of the files that were written here. Where
-    there is none it follows the released models: the waveform is normalised and the front-end's
+    What transformers does not know is in the metadata of files that were written here. Where there
+    is none it follows the released models: the waveform is normalised and the front-end's
     gradient is not scaled where the front-end has LayerNorms.
 
     Args:
       values: the content of `config.json`.
       path: where it came from, for messages.
-      head: metadata of `pretraining_head.safetensors`, if there is one.
       model: metadata of `model.safetensors`.
 
     Raises:
@@ -263,21 +238,12 @@ def architecture(
         return values[key]
 
     layer_norms = field("feat_extract_norm") == "layer"
-    unknown = {
-        "normalize_waveform": layer_norms,
-        "frontend_gradient_scale": 1.0 if layer_norms else 0.1,
-    }
-    if model and "architecture" in model:
-        kept = _parsed(model, "architecture", MODEL)
-        unknown |= {key: kept[key] for key in _UNKNOWN_THERE if key in kept}
-        unknown["codebooks"] = tuple(unknown.get("codebooks", HubertConfig.codebooks))
-    if head:
-        unknown |= {
-            "codebooks": tuple(_parsed(head, "class_counts", HEAD)),
-            "projection_dim": _parsed(head, "projection_dim", HEAD),
-            "temperature": _parsed(head, "temperature", HEAD),
-        }
-    found = dict(
+    normalize, gradient_scale = layer_norms, 1.0 if layer_norms else 0.1
+    if "architecture" in model:
+        normalize = _parsed(model, "architecture", MODEL)["normalize_waveform"]
+    if "regularization" in model:
+        gradient_scale = _parsed(model, "regularization", MODEL)["frontend_gradient_scale"]
+    architecture = dict(
         conv_channels=tuple(field("conv_dim")),
         conv_kernels=tuple(field("conv_kernel")),
         conv_strides=tuple(field("conv_stride")),
@@ -289,14 +255,20 @@ def architecture(
         pre_norm=field("do_stable_layer_norm"),
         positional_kernel=field("num_conv_pos_embeddings"),
         positional_groups=field("num_conv_pos_embedding_groups"),
+        normalize_waveform=normalize,
+    )
+    regularization = dict(
         dropout=field("hidden_dropout"),
         attention_dropout=field("attention_dropout"),
         activation_dropout=field("activation_dropout"),
         input_dropout=field("feat_proj_dropout"),
         layer_drop=field("layerdrop"),
-        **unknown,
+        frontend_gradient_scale=gradient_scale,
     )
-    return config_lib.build(HubertConfig, found, path)
+    return (
+        config_lib.build(Architecture, architecture, path),
+        config_lib.build(Regularization, regularization, path),
+    )
 
 
 def _parsed(metadata: Mapping[str, str], key: str, where: Any) -> Any:
@@ -306,7 +278,7 @@ def _parsed(metadata: Mapping[str, str], key: str, where: Any) -> Any:
         raise InputError(f"{where}: the metadata's {key!r} is missing or broken") from None
 
 
-def _feature_extractor(config: HubertConfig, ctc: bool) -> dict[str, Any]:
+def _feature_extractor(architecture: Architecture, ctc: bool) -> dict[str, Any]:
     """`preprocessor_config.json`.
 
     An attention mask is asked for where the front-end has LayerNorms only: transformers' GroupNorm
@@ -315,9 +287,9 @@ def _feature_extractor(config: HubertConfig, ctc: bool) -> dict[str, Any]:
     values = {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "feature_size": 1,
-        "sampling_rate": 16_000,
-        "do_normalize": config.normalize_waveform,
-        "return_attention_mask": config.frontend_norm == "layer",
+        "sampling_rate": SAMPLE_RATE,
+        "do_normalize": architecture.normalize_waveform,
+        "return_attention_mask": architecture.frontend_norm == "layer",
         "padding_side": "right",
         "padding_value": 0.0,
     }

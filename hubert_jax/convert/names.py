@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable
 
-from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.model.architecture import Architecture
 
 LIBRARIES = ("hugging_face", "fairseq", "torchaudio")
 KINDS = ("encoder", "pretraining", "ctc")
@@ -23,7 +23,7 @@ class Entry:
     that are read as well (torch renamed the parts of a weight norm).
 
     Attributes:
-      ours: path of the parameter, `hubert/projection/kernel`.
+      ours: path of the parameter, `hubert/feature_projection/kernel`.
       row: index into the leading layer axis of a stacked parameter; None: not stacked.
       layout: "same"; "linear": (in, out) here, (out, in) in torch; "convolution": (kernel, in,
         out) here, (out, in, kernel) in torch; "magnitude": (kernel,) here, (1, 1, kernel) there.
@@ -41,7 +41,7 @@ class Entry:
 
 
 @functools.cache
-def table(config: HubertConfig) -> tuple[Entry, ...]:
+def table(architecture: Architecture) -> tuple[Entry, ...]:
     """The entries of the encoder, in the order of the network.
 
     Sources: transformers' `modeling_hubert`; fairseq's `models/hubert/hubert.py` and
@@ -59,19 +59,19 @@ def table(config: HubertConfig) -> tuple[Entry, ...]:
         add(f"{ours}/{weight}", layout, row, *((f"{name}.weight",) for name in theirs))
         add(f"{ours}/bias", "same", row, *((f"{name}.bias",) for name in theirs))
 
-    for i in range(len(config.conv_channels)):
+    for i in range(len(architecture.conv_channels)):
         theirs = f"feature_extractor.conv_layers.{i}"
         convolution = (f"{theirs}.conv.weight",), (f"{theirs}.0.weight",)
         in_torchaudio = (f"wav2vec2.{theirs}.conv.weight",)
         add(f"frontend/conv_{i}/kernel", "convolution", None, *convolution, in_torchaudio)
-        if i == 0 or config.frontend_norm == "layer":
+        if i == 0 or architecture.frontend_norm == "layer":
             # A LayerNorm stands between two transpositions: number 1 of its sequence.
-            in_fairseq = f"{theirs}.2.1" if config.frontend_norm == "layer" else f"{theirs}.2"
+            in_fairseq = f"{theirs}.2.1" if architecture.frontend_norm == "layer" else f"{theirs}.2"
             norm = f"{theirs}.layer_norm"
             add_module(f"frontend/norm_{i}", "norm", norm, in_fairseq, f"wav2vec2.{norm}")
     for ours, kind, in_hugging_face, in_fairseq in (
         ("frontend_norm", "norm", "layer_norm", "layer_norm"),
-        ("projection", "linear", "projection", "post_extract_proj"),
+        ("feature_projection", "linear", "projection", "post_extract_proj"),
     ):
         in_hugging_face = f"feature_projection.{in_hugging_face}"
         in_torchaudio = f"wav2vec2.encoder.{in_hugging_face}"
@@ -98,7 +98,7 @@ def table(config: HubertConfig) -> tuple[Entry, ...]:
     add("positional/bias", "same", None, *((f"{name}.bias",) for name in position.values()))
     norm = "encoder.layer_norm"
     add_module("encoder_norm", "norm", norm, norm, "wav2vec2.encoder.transformer.layer_norm")
-    for i in range(config.num_layers):
+    for i in range(architecture.num_layers):
         for ours, kind, name, in_fairseq in (
             ("query", "linear", "attention.q_proj", "self_attn.q_proj"),
             ("key", "linear", "attention.k_proj", "self_attn.k_proj"),
@@ -124,7 +124,7 @@ _TORCHAUDIO_MASK = "mask_generator.mask_embedding"
 
 CTC_HEAD = (
     Entry(
-        "characters/kernel",
+        "ctc_head/kernel",
         None,
         "linear",
         ("lm_head.weight",),
@@ -132,7 +132,7 @@ CTC_HEAD = (
         ("aux.weight",),
     ),
     Entry(
-        "characters/bias",
+        "ctc_head/bias",
         None,
         "same",
         ("lm_head.bias",),
@@ -142,7 +142,7 @@ CTC_HEAD = (
 )
 
 # The pre-training head, one tensor each whatever the number of codebooks (`heads` cuts them):
-# projection, its bias, code embeddings. transformers has none; there it lies in a file beside the
+# projection, its bias, label embeddings. transformers has none; there it lies in a file beside the
 # model under fairseq's names.
 PRETRAINING_HEAD = {
     "fairseq": ("final_proj.weight", "final_proj.bias", "label_embs_concat"),

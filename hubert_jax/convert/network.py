@@ -11,13 +11,10 @@ from flax import traverse_util
 from hubert_jax import config as config_lib
 from hubert_jax.convert.encoders import kind_of_parameters
 from hubert_jax.errors import InputError
-from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.model.architecture import Architecture, Head, Regularization
 from hubert_jax.vocabulary import Vocabulary
 
 FAIRSEQ_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
-
-# Settings of a run, not of a network: a converted file does not carry them.
-_OF_A_RUN = ("attention", "dtype", "rematerialize", "scan_unroll")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +33,9 @@ class Units:
     codebook_digests: tuple[str, ...] = ()
 
     @classmethod
-    def numbered(cls, codebooks: Sequence[int], **fields) -> "Units":
+    def numbered(cls, codebook_sizes: Sequence[int], **fields) -> "Units":
         """Every class is the unit of its number."""
-        return cls(tuple(tuple(str(i) for i in range(count)) for count in codebooks), **fields)
+        return cls(tuple(tuple(str(i) for i in range(count)) for count in codebook_sizes), **fields)
 
     @property
     def offset(self) -> int:
@@ -53,11 +50,13 @@ class Units:
         return config_lib.to_dict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any], codebooks: Sequence[int], where: str) -> "Units":
+    def from_dict(
+        cls, values: Mapping[str, Any], codebook_sizes: Sequence[int], where: str
+    ) -> "Units":
         """What `to_dict` gave.
 
         Raises:
-          InputError: something else, or symbols of other class counts than `codebooks`.
+          InputError: something else, or symbols of other class counts than `codebook_sizes`.
         """
         try:
             units = cls(
@@ -67,14 +66,15 @@ class Units:
             )
         except (KeyError, TypeError, ValueError):
             raise InputError(f"{where}: expected the units of a head, found {values!r}") from None
-        return units.fitting(codebooks, where)
+        return units.fitting(codebook_sizes, where)
 
-    def fitting(self, codebooks: Sequence[int], where: str) -> "Units":
-        """Itself; raises InputError where its class counts are not `codebooks`."""
+    def fitting(self, codebook_sizes: Sequence[int], where: str) -> "Units":
+        """Itself; raises InputError where its class counts are not `codebook_sizes`."""
         counts = [len(symbols) for symbols in self.symbols]
-        if counts != list(codebooks):
+        if counts != list(codebook_sizes):
             raise InputError(
-                f"{where}: dictionaries of {counts} symbols for a head of {list(codebooks)} classes"
+                f"{where}: dictionaries of {counts} symbols for a head of "
+                f"{list(codebook_sizes)} classes"
             )
         return self
 
@@ -84,24 +84,28 @@ class Network:
     """Parameters, what they are, and what converting them changed.
 
     Attributes:
-      params: our parameters, float32: `hubert`; `projection_i` and `codes_i` (pre-training) or
-        `characters` (CTC) where there is a head.
-      config: the architecture.
+      params: our parameters, float32: `hubert`; `final_proj_i` and `label_embeddings_i`
+        (pre-training) or `ctc_head` (CTC) where there is a head.
+      architecture: of the encoder.
+      head: of pre-training; None without label embeddings.
+      regularization: what it was trained with, as far as its file says so.
       vocabulary: of the CTC head; None without one.
-      units: what the classes of `codes_i` stand for; None without them.
-      identity: digest that stands for the weights and where they came from; may be empty.
+      units: what the classes of `label_embeddings_i` stand for; None without them.
+      fingerprint: digest that stands for the weights and where they came from; may be empty.
       notes: a sentence for everything that reading widened, left out or made anew.
     """
 
     params: Mapping[str, Any]
-    config: HubertConfig
+    architecture: Architecture
+    head: Head | None = None
+    regularization: Regularization = Regularization()
     vocabulary: Vocabulary | None = None
     units: Units | None = None
-    identity: str = ""
+    fingerprint: str = ""
     notes: tuple[str, ...] = ()
 
     def __post_init__(self):
-        if (self.vocabulary is not None) != ("characters" in self.params):
+        if (self.vocabulary is not None) != ("ctc_head" in self.params):
             found = "no" if self.vocabulary is None else "a"
             raise InputError(
                 "a CTC head needs the vocabulary that it was trained with; "
@@ -109,14 +113,19 @@ class Network:
                 "parameters"
             )
         if self.vocabulary is not None:
-            classes = np.shape(self.params["characters"]["bias"])[0]
+            classes = np.shape(self.params["ctc_head"]["bias"])[0]
             if classes != self.vocabulary.size:
                 raise InputError(
                     f"the CTC head has {classes} classes, its vocabulary {self.vocabulary.size} "
                     "with the blank"
                 )
-        if self.units is None and "codes_0" in self.params:
-            object.__setattr__(self, "units", Units.numbered(self.config.codebooks))
+        if (self.head is not None) != ("label_embeddings_0" in self.params):
+            raise InputError(
+                "a pre-training head and its parameters belong together; found "
+                f"{'no' if self.head is None else 'a'} head and parameters {sorted(self.params)}"
+            )
+        if self.units is None and self.head is not None:
+            object.__setattr__(self, "units", Units.numbered(self.head.codebook_sizes))
 
     @property
     def kind(self) -> str:
@@ -143,14 +152,17 @@ class Network:
         return total.hexdigest()
 
 
-def architecture_to_dict(config: HubertConfig) -> dict[str, Any]:
-    """The fields of an architecture that a converted file carries, JSON-able."""
-    values = config_lib.to_dict(config)
-    return {key: value for key, value in values.items() if key not in _OF_A_RUN}
+def described(network: Network) -> dict[str, Any]:
+    """What a converted file keeps of a network beside its tensors, JSON-able."""
+    return {
+        "architecture": config_lib.to_dict(network.architecture),
+        "head": network.head and config_lib.to_dict(network.head),
+        "regularization": config_lib.to_dict(network.regularization),
+    }
 
 
 def with_mask_embedding(
-    params: Mapping[str, Any], config: HubertConfig
+    params: Mapping[str, Any], architecture: Architecture
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Parameters that have a mask embedding, and a note where a new one had to be made.
 
@@ -159,7 +171,7 @@ def with_mask_embedding(
     params = dict(params)
     if "mask_embedding" in params["hubert"]:
         return params, ()
-    embedding = np.random.default_rng(0).random(config.dim, np.float32)
+    embedding = np.random.default_rng(0).random(architecture.dim, np.float32)
     params["hubert"] = {**params["hubert"], "mask_embedding": embedding}
     return params, ("new: the mask embedding, which the file does not have",)
 

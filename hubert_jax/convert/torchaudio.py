@@ -2,7 +2,7 @@
 
 A state dict carries no configuration: `FILE.json` beside it does, and builds the model there:
 `torchaudio.models.hubert_pretrain_model(**arguments)` or `wav2vec2_model(**arguments)`. What
-torchaudio has no home for (the mask embedding of a `Wav2Vec2Model`, code embeddings beside a CTC
+torchaudio has no home for (the mask embedding of a `Wav2Vec2Model`, label embeddings beside a CTC
 head) lies in `FILE.rest.safetensors`, so nothing is lost on the way back. Source: torchaudio 2.11,
 `models/wav2vec2`.
 """
@@ -18,16 +18,12 @@ from flax import traverse_util
 from hubert_jax import config as config_lib
 from hubert_jax import files
 from hubert_jax.convert import encoders, names, torch_files
-from hubert_jax.convert.network import (
-    Network,
-    Units,
-    architecture_to_dict,
-    with_mask_embedding,
-)
+from hubert_jax.convert import network as network_lib
+from hubert_jax.convert.network import Network, Units, with_mask_embedding
 from hubert_jax.convert.safetensors_files import read_tensors, write_tensors
 from hubert_jax.convert.state_dicts import from_state_dict, to_state_dict
 from hubert_jax.errors import InputError
-from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.model.architecture import NO_REGULARIZATION, Architecture, Head, Regularization
 from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
 # Width, layers and feed-forward width of the published sizes, and the heads, which no shape shows.
@@ -62,22 +58,20 @@ def read(path: str | os.PathLike) -> Network:
         described = files.read_json(beside, "architecture of a torchaudio model")
         if not isinstance(described, dict) or not isinstance(described.get("architecture"), dict):
             raise InputError(f'{beside}: expected {{"architecture": {{...}}, ...}}')
-        config = config_lib.build(
-            HubertConfig, described["architecture"], f"{beside}: architecture"
-        )
+        architecture, head, regularization = _described(described, beside)
     else:
-        config = _architecture(tensors, kind, path)
+        architecture, head, regularization = _published(tensors, kind, path)
         notes += (f"read off the shapes: the architecture, since there is no {beside.name}",)
 
-    biases = encoders.zero_biases(tensors, config, "torchaudio", kind)
+    biases = encoders.zero_biases(tensors, architecture, "torchaudio", kind)
     if biases:
         notes += (f"left out: {len(biases)} biases of the front-end's convolutions, all zero",)
-    params = from_state_dict(tensors, config, "torchaudio", str(path))
+    params = from_state_dict(tensors, architecture, head, "torchaudio", str(path))
     if described.get("rest"):
         rest, _, _ = read_tensors(path.with_name(described["rest"]))
         flat = traverse_util.flatten_dict(params, sep="/")
         params = traverse_util.unflatten_dict({**rest, **flat}, sep="/")
-    params, made = with_mask_embedding(params, config)
+    params, made = with_mask_embedding(params, architecture)
     notes += made
 
     vocabulary = units = None
@@ -87,9 +81,30 @@ def read(path: str | os.PathLike) -> Network:
         else:
             vocabulary = _vocabulary(len(tensors["aux.bias"]), path)
             notes += ("taken for granted: the letters of fairseq's dict.ltr.txt",)
-    if "codes_0" in params and described.get("units"):
-        units = Units.from_dict(described["units"], config.codebooks, str(beside))
-    return Network(params, config, vocabulary, units, files.sha256_file(path), notes)
+    if head is not None and described.get("units"):
+        units = Units.from_dict(described["units"], head.codebook_sizes, str(beside))
+    return Network(
+        params,
+        architecture,
+        head,
+        regularization,
+        vocabulary,
+        units,
+        files.sha256_file(path),
+        notes,
+    )
+
+
+def _described(described: Mapping[str, Any], path: pathlib.Path):
+    """Architecture, head and regularization of `FILE.json`."""
+    values = {name: described.get(name) for name in ("architecture", "head", "regularization")}
+    schemas = (Architecture, Head, Regularization)
+    return tuple(
+        None
+        if schema is Head and values[name] is None
+        else config_lib.build(schema, values[name] or {}, f"{path}: {name}")
+        for name, schema in zip(values, schemas, strict=True)
+    )
 
 
 def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
@@ -98,14 +113,14 @@ def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
     Raises:
       InputError: parameters that do not fit the architecture.
     """
-    path, config, kind = pathlib.Path(path), network.config, network.kind
-    tensors = to_state_dict(network.params, config, "torchaudio")
+    path, head, kind = pathlib.Path(path), network.head, network.kind
+    tensors = to_state_dict(network.params, network.architecture, head, "torchaudio")
     rest = {}
     if kind != "pretraining":
         rest = {
             name: np.asarray(leaf)
             for name, leaf in network.flat.items()
-            if name == "hubert/mask_embedding" or name.startswith("codes_")
+            if name == "hubert/mask_embedding" or name.startswith("label_embeddings_")
         }
     notes: tuple[str, ...] = ()
     beside = _beside(path, ".rest.safetensors")
@@ -118,19 +133,19 @@ def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
         )
     else:
         beside.unlink(missing_ok=True)
-    if kind == "pretraining" and len(config.codebooks) > 1:
+    if kind == "pretraining" and len(head.codebook_sizes) > 1:
         notes += (
-            f"joined: the heads of {len(config.codebooks)} codebooks, where torchaudio has one; "
+            f"joined: the heads of {len(head.codebook_sizes)} codebooks, where torchaudio has one; "
             "its encoder loads them, its head does not",
         )
-    if kind == "pretraining" and config.temperature != _TEMPERATURE:
-        notes += (f"torchaudio's temperature is {_TEMPERATURE}, here it is {config.temperature}",)
+    if kind == "pretraining" and head.temperature != _TEMPERATURE:
+        notes += (f"torchaudio's temperature is {_TEMPERATURE}, here it is {head.temperature}",)
     files.write_json(
         _beside(path, ".json"),
         {
             "model": "hubert_pretrain_model" if kind == "pretraining" else "wav2vec2_model",
             "arguments": _arguments(network),
-            "architecture": architecture_to_dict(config),
+            **network_lib.described(network),
             **({"rest": beside.name} if rest else {}),
             **({"vocabulary": network.vocabulary.to_dict()} if network.vocabulary else {}),
             **({"units": network.units.to_dict()} if network.units else {}),
@@ -146,29 +161,29 @@ def _beside(path: pathlib.Path, suffix: str) -> pathlib.Path:
 
 def _arguments(network: Network) -> dict[str, Any]:
     """Arguments of the function that builds the model in torchaudio."""
-    config, kind = network.config, network.kind
+    config, regularization = network.architecture, network.regularization
     layers = zip(config.conv_channels, config.conv_kernels, config.conv_strides, strict=True)
     arguments = {
         "extractor_mode": f"{config.frontend_norm}_norm",
         "extractor_conv_layer_config": [list(layer) for layer in layers],
         "extractor_conv_bias": False,
         "encoder_embed_dim": config.dim,
-        "encoder_projection_dropout": config.input_dropout,
+        "encoder_projection_dropout": regularization.input_dropout,
         "encoder_pos_conv_kernel": config.positional_kernel,
         "encoder_pos_conv_groups": config.positional_groups,
         "encoder_num_layers": config.num_layers,
         "encoder_num_heads": config.num_heads,
-        "encoder_attention_dropout": config.attention_dropout,
+        "encoder_attention_dropout": regularization.attention_dropout,
         "encoder_ff_interm_features": config.ffn_dim,
-        "encoder_ff_interm_dropout": config.activation_dropout,
-        "encoder_dropout": config.dropout,
+        "encoder_ff_interm_dropout": regularization.activation_dropout,
+        "encoder_dropout": regularization.dropout,
         "encoder_layer_norm_first": config.pre_norm,
-        "encoder_layer_drop": config.layer_drop,
+        "encoder_layer_drop": regularization.layer_drop,
     }
-    if kind != "pretraining":
+    if network.kind != "pretraining":
         classes = network.vocabulary.size if network.vocabulary else None
         return {**arguments, "aux_num_out": classes}
-    scale = config.frontend_gradient_scale
+    scale = regularization.frontend_gradient_scale
     return {
         **arguments,
         "mask_prob": 0.8,
@@ -185,21 +200,23 @@ def _arguments(network: Network) -> dict[str, Any]:
         "mask_channel_min_space": 1,
         "skip_masked": False,
         "skip_nomask": False,
-        "num_classes": sum(config.codebooks),
-        "final_dim": config.projection_dim,
+        "num_classes": sum(network.head.codebook_sizes),
+        "final_dim": network.head.projection_dim,
         # torchaudio takes numbers between 0 and 1 only; None leaves gradients as they are.
         "feature_grad_mult": scale if 0.0 < scale < 1.0 else None,
     }
 
 
-def _architecture(tensors: Mapping[str, np.ndarray], kind: str, path: pathlib.Path) -> HubertConfig:
-    """The architecture of a published size, from the shapes of its tensors."""
+def _published(
+    tensors: Mapping[str, np.ndarray], kind: str, path: pathlib.Path
+) -> tuple[Architecture, Head | None, Regularization]:
+    """Architecture, head and regularization of a published size, from the shapes of its tensors."""
 
     def refuse(found: Any) -> InputError:
         return InputError(
             f"{path}: a state dict carries no configuration, and its shapes ({found}) are none of "
             f"the published sizes; write {_beside(path, '.json').name} beside it with "
-            '{"architecture": {...}}, the keys of config.model'
+            '{"architecture": {...}}, the keys of config.architecture'
         )
 
     prefix = "wav2vec2." if kind == "pretraining" else ""
@@ -224,22 +241,18 @@ def _architecture(tensors: Mapping[str, np.ndarray], kind: str, path: pathlib.Pa
     if (dim, layers, ffn_dim) not in _PUBLISHED:
         raise refuse(f"width {dim}, {layers} layers, feed-forward {ffn_dim}")
     large = f"{prefix}feature_extractor.conv_layers.1.layer_norm.weight" in tensors
-    dropout = 0.0 if large else 0.1
-    head = {}
+    head = None
     if kind == "pretraining":
         embeddings = tensors.get("logit_generator.label_embeddings")
         if embeddings is None:
             raise InputError(f"{path}: missing: logit_generator.label_embeddings")
-        head = {"codebooks": (len(embeddings),), "projection_dim": embeddings.shape[1]}
-    elif large:
-        head = {"projection_dim": 768 if dim == 1024 else 1024}
-    return HubertConfig(
+        head = Head((len(embeddings),), embeddings.shape[1])
+    architecture = Architecture(
         conv_channels=tuple(shape[0] for shape in convolutions),
         conv_kernels=kernels,
         conv_strides=_STRIDES[kernels],
         frontend_norm="layer" if large else "group",
         normalize_waveform=large,
-        frontend_gradient_scale=1.0 if large else 0.1,
         dim=dim,
         num_layers=layers,
         ffn_dim=ffn_dim,
@@ -247,12 +260,8 @@ def _architecture(tensors: Mapping[str, np.ndarray], kind: str, path: pathlib.Pa
         pre_norm=large,
         positional_kernel=position[0][2],
         positional_groups=dim // position[0][1],
-        dropout=dropout,
-        attention_dropout=dropout,
-        input_dropout=dropout,
-        layer_drop=0.0 if large else 0.05,
-        **head,
     )
+    return architecture, head, NO_REGULARIZATION if large else Regularization()
 
 
 def _vocabulary(classes: int, path: pathlib.Path) -> Vocabulary:
@@ -263,6 +272,6 @@ def _vocabulary(classes: int, path: pathlib.Path) -> Vocabulary:
             return vocabulary
     raise InputError(
         f"{path}: a CTC head of {classes} classes, and no {_beside(path, '.json').name} beside it "
-        'that says what they are ("vocabulary": {"characters": [...]}); published ones have 29 '
+        'that says what they are ("vocabulary": {"ctc_head": [...]}); published ones have 29 '
         "or 32"
     )

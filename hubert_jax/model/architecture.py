@@ -1,43 +1,31 @@
-"""The architecture's hyper-parameters and the frame arithmetic that follows from them."""
+"""What a network is (Architecture, Head), how it is regularised, and how it runs (Execution)."""
 
 import dataclasses
+import math
 
-import jax.numpy as jnp
-
+from hubert_jax import frames
 from hubert_jax.errors import InputError
-from hubert_jax.model import attention
+
+ATTENTION_BACKENDS = ("xla", "cudnn", "splash")
+DTYPES = ("float32", "bfloat16")
+PLATFORMS = ("cpu", "gpu", "tpu")
 
 
 @dataclasses.dataclass(frozen=True)
-class HubertConfig:
-    """One HuBERT network; the defaults are BASE as released (Hsu et al. 2021, Table I).
+class Architecture:
+    """Shapes of the encoder; the defaults are BASE as released (Hsu et al. 2021, Table I).
 
     The paper prints 8 attention heads for BASE; every released model has 12.
 
     Attributes:
-      conv_channels, conv_kernels, conv_strides: the convolutional front-end, a layer an entry.
+      conv_channels, conv_kernels, conv_strides: the convolutional front-end, a layer an entry; a
+        frame sees 400 samples, 320 samples after the one before it.
       frontend_norm: "group" (over time, after the first layer only; BASE) or "layer" (over
         channels, after every layer; LARGE and X-LARGE).
       normalize_waveform: zero mean, unit variance over the whole utterance, before any crop.
-      frontend_gradient_scale: multiplies the gradient that reaches the front-end.
       dim, num_layers, ffn_dim, num_heads: the transformer.
       pre_norm: LayerNorm before each residual branch (LARGE) instead of after it (BASE).
       positional_kernel, positional_groups: the convolutional position embedding.
-      projection_dim: width in which frames and code embeddings are compared.
-      codebooks: number of classes of each codebook that the pre-training head predicts.
-      temperature: tau of the cosine logits.
-      dropout: after attention and feed-forward, and after the position embedding.
-      attention_dropout: on attention weights.
-      activation_dropout: inside the feed-forward network.
-      input_dropout: on the projected front-end features.
-      layer_drop: probability with which a whole layer is skipped in training.
-      attention: back-end of attention, "xla", "cudnn" (GPU) or "splash" (TPU); "auto" takes the
-        fastest that the machine, `dtype` and `attention_dropout` allow.
-      dtype: "float32" or "bfloat16", of the computation; parameters, norms, softmax and loss are
-        always float32.
-      rematerialize: recompute each transformer layer in the backward pass instead of storing it.
-      scan_unroll: how many layers of the scan are laid out in a row: 1 compiles fastest,
-        `num_layers` runs fastest on CPU. Changes nothing in the parameters.
     """
 
     conv_channels: tuple[int, ...] = (512,) * 7
@@ -45,7 +33,6 @@ class HubertConfig:
     conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
     frontend_norm: str = "group"
     normalize_waveform: bool = False
-    frontend_gradient_scale: float = 0.1
     dim: int = 768
     num_layers: int = 12
     ffn_dim: int = 3072
@@ -53,42 +40,29 @@ class HubertConfig:
     pre_norm: bool = False
     positional_kernel: int = 128
     positional_groups: int = 16
-    projection_dim: int = 256
-    codebooks: tuple[int, ...] = (504,)
-    temperature: float = 0.1
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
-    activation_dropout: float = 0.0
-    input_dropout: float = 0.1
-    layer_drop: float = 0.05
-    attention: str = "auto"
-    dtype: str = "float32"
-    rematerialize: bool = False
-    scan_unroll: int = 1
 
     def __post_init__(self):
         if not len(self.conv_channels) == len(self.conv_kernels) == len(self.conv_strides) > 0:
             raise InputError(
-                "config.model: conv_channels, conv_kernels and conv_strides must have the same "
-                f"length, found {len(self.conv_channels)}, {len(self.conv_kernels)}, "
+                "config.architecture: conv_channels, conv_kernels and conv_strides must have the "
+                f"same length, found {len(self.conv_channels)}, {len(self.conv_kernels)}, "
                 f"{len(self.conv_strides)}"
+            )
+        hop = math.prod(self.conv_strides)
+        window = 1 + sum(
+            (kernel - 1) * math.prod(self.conv_strides[:i])
+            for i, kernel in enumerate(self.conv_kernels)
+        )
+        if (hop, window) != (frames.HOP, frames.WINDOW):
+            raise InputError(
+                f"config.architecture: conv_kernels and conv_strides give frames of {window} "
+                f"samples, one every {hop}; expected {frames.WINDOW} and {frames.HOP}, as shards "
+                "and labels are made for"
             )
         if self.frontend_norm not in ("group", "layer"):
             raise InputError(
-                f"config.model.frontend_norm={self.frontend_norm!r}: expected 'group' or 'layer'"
-            )
-        if self.dtype not in ("float32", "bfloat16"):
-            raise InputError(f"config.model.dtype={self.dtype!r}: expected 'float32' or 'bfloat16'")
-        backends = ("auto", *attention.BACKENDS)
-        if self.attention not in backends:
-            raise InputError(
-                f"config.model.attention={self.attention!r}: expected one of {', '.join(backends)}"
-            )
-        if self.attention in ("cudnn", "splash") and self.attention_dropout:
-            raise InputError(
-                f"config.model.attention={self.attention!r} has no dropout of attention weights, "
-                f"but config.model.attention_dropout={self.attention_dropout:g}; expected 'auto', "
-                "'xla' or a dropout of 0"
+                f"config.architecture.frontend_norm={self.frontend_norm!r}: expected 'group' or "
+                "'layer'"
             )
         for name, divisor in (
             ("num_heads", self.num_heads),
@@ -96,42 +70,105 @@ class HubertConfig:
         ):
             if divisor < 1 or self.dim % divisor:
                 raise InputError(
-                    f"config.model.{name}={divisor}: must divide config.model.dim={self.dim}"
+                    f"config.architecture.{name}={divisor}: must divide "
+                    f"config.architecture.dim={self.dim}"
                 )
-        if not self.codebooks or min(self.codebooks) < 2:
-            raise InputError(
-                f"config.model.codebooks={self.codebooks}: expected the number of classes of "
-                "each codebook, 2 or more"
-            )
         if self.num_layers < 1:
-            raise InputError(f"config.model.num_layers={self.num_layers}: expected 1 or more")
+            raise InputError(
+                f"config.architecture.num_layers={self.num_layers}: expected 1 or more"
+            )
 
     @property
-    def compute_dtype(self) -> jnp.dtype:
-        """The dtype of the computation."""
-        return jnp.dtype(self.dtype)
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.dim // self.num_heads
 
-    @property
-    def hop(self) -> int:
-        """Samples from one frame to the next (320 for HuBERT: 20 ms at 16 kHz)."""
-        product = 1
-        for stride in self.conv_strides:
-            product *= stride
-        return product
 
-    @property
-    def receptive_field(self) -> int:
-        """Samples that one frame sees (400 for HuBERT)."""
-        field, hop = 1, 1
-        for kernel, stride in zip(self.conv_kernels, self.conv_strides, strict=True):
-            field += (kernel - 1) * hop
-            hop *= stride
-        return field
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """The masked-prediction head (paper eq. 3); the defaults are BASE's.
 
-    def num_frames(self, num_samples):
-        """Frames of an utterance of `num_samples` samples (an int or an integer array)."""
-        return (num_samples - self.receptive_field) // self.hop + 1
+    Attributes:
+      codebook_sizes: number of classes of each codebook.
+      projection_dim: width in which frames and label embeddings are compared.
+      temperature: tau of the cosine logits.
+    """
 
-    def num_samples(self, num_frames: int) -> int:
-        """The shortest crop, in samples, that gives `num_frames` frames: 320 T + 80."""
-        return (num_frames - 1) * self.hop + self.receptive_field
+    codebook_sizes: tuple[int, ...] = (500,)
+    projection_dim: int = 256
+    temperature: float = 0.1
+
+    def __post_init__(self):
+        if not self.codebook_sizes or min(self.codebook_sizes) < 2:
+            raise InputError(
+                f"config.head.codebook_sizes={self.codebook_sizes}: expected the number of "
+                "classes of each codebook, 2 or more"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Regularization:
+    """What training adds to the network; the defaults are BASE's pre-training.
+
+    Attributes:
+      dropout: after attention and feed-forward, and after the position embedding.
+      attention_dropout: on attention weights.
+      activation_dropout: inside the feed-forward network.
+      input_dropout: on the projected front-end features.
+      layer_drop: probability with which a whole layer is skipped.
+      frontend_gradient_scale: multiplies the gradient that reaches the front-end.
+    """
+
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    activation_dropout: float = 0.0
+    input_dropout: float = 0.1
+    layer_drop: float = 0.05
+    frontend_gradient_scale: float = 0.1
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            rate = getattr(self, field.name)
+            if field.name != "frontend_gradient_scale" and not 0 <= rate < 1:
+                raise InputError(
+                    f"config.regularization.{field.name}={rate}: expected at least 0 and less "
+                    "than 1"
+                )
+
+
+NO_REGULARIZATION = Regularization(0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How a network runs; may change whenever a run goes on or a checkpoint is used.
+
+    Attributes:
+      dtype: "float32" or "bfloat16", of the computation; parameters, norms, softmax and loss are
+        always float32.
+      attention: "xla", "cudnn" (GPU) or "splash" (TPU); "auto" takes the fastest that platform,
+        `dtype` and attention dropout allow.
+      rematerialize: recompute each transformer layer in the backward pass instead of storing it.
+      scan_unroll: layers of the scan that are laid out in a row: 1 compiles fastest, the number
+        of layers runs fastest on CPU.
+      platform: "cpu", "gpu" or "tpu" that is compiled for; empty: the one that is there.
+    """
+
+    dtype: str = "float32"
+    attention: str = "auto"
+    rematerialize: bool = False
+    scan_unroll: int = 1
+    platform: str = ""
+
+    def __post_init__(self):
+        for name, known in (
+            ("dtype", DTYPES),
+            ("attention", ("auto", *ATTENTION_BACKENDS)),
+            ("platform", ("", *PLATFORMS)),
+        ):
+            value = getattr(self, name)
+            if value not in known:
+                listed = ", ".join(map(repr, known))
+                raise InputError(f"config.execution.{name}={value!r}: expected one of {listed}")
+        if self.scan_unroll < 1:
+            raise InputError(f"config.execution.scan_unroll={self.scan_unroll}: expected 1 or more")

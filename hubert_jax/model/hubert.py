@@ -4,9 +4,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hubert_jax.model.architecture import HubertConfig
-from hubert_jax.model.dropout import Dropout
+from hubert_jax.frames import num_frames
+from hubert_jax.model.activations import Dropout
+from hubert_jax.model.architecture import NO_REGULARIZATION, Architecture, Head, Regularization
 from hubert_jax.model.frontend import FrontEnd, scale_gradient
+from hubert_jax.model.kernels.choice import Kernels
 from hubert_jax.model.norm import LayerNorm
 from hubert_jax.model.positional import PositionalConvolution
 from hubert_jax.model.transformer import Transformer
@@ -15,23 +17,25 @@ from hubert_jax.model.transformer import Transformer
 class Hubert(nn.Module):
     """Waveform to contextual frames."""
 
-    config: HubertConfig
+    architecture: Architecture
+    kernels: Kernels
+    regularization: Regularization = NO_REGULARIZATION
 
     def setup(self):
-        config = self.config
-        self.frontend = FrontEnd(config)
-        self.frontend_norm = LayerNorm()
-        self.projection = nn.Dense(
-            config.dim, kernel_init=nn.initializers.normal(0.02), dtype=config.compute_dtype
+        architecture, kernels, regularization = self.architecture, self.kernels, self.regularization
+        self.frontend = FrontEnd(architecture, kernels)
+        self.frontend_norm = LayerNorm(kernels)
+        self.feature_projection = nn.Dense(
+            architecture.dim, kernel_init=nn.initializers.normal(0.02), dtype=kernels.dtype
         )
         self.mask_embedding = self.param(
-            "mask_embedding", nn.initializers.uniform(1.0), (config.dim,)
+            "mask_embedding", nn.initializers.uniform(1.0), (architecture.dim,)
         )
-        self.positional = PositionalConvolution(config)
-        self.encoder_norm = LayerNorm()
-        self.transformer = Transformer(config)
-        self.input_dropout = Dropout(config.input_dropout)
-        self.encoder_dropout = Dropout(config.dropout)
+        self.positional = PositionalConvolution(architecture, kernels)
+        self.encoder_norm = LayerNorm(kernels)
+        self.transformer = Transformer(architecture, regularization, kernels)
+        self.input_dropout = Dropout(regularization.input_dropout, kernels)
+        self.encoder_dropout = Dropout(regularization.dropout, kernels)
 
     def __call__(
         self,
@@ -61,13 +65,13 @@ class Hubert(nn.Module):
           `layers`: with `collect`, (num_layers + 1, B, T, dim): layer 0 is the input of block 1,
           layer l the output of block l (pre-LN: without the encoder's LayerNorm); else None.
         """
-        config, dtype = self.config, self.config.compute_dtype
+        dtype, gradient_scale = self.kernels.dtype, self.regularization.frontend_gradient_scale
         features = self.frontend(waveform, num_samples)
         if freeze_frontend:
             features = jax.lax.stop_gradient(features)
-        elif config.frontend_gradient_scale != 1.0:
-            features = scale_gradient(features, config.frontend_gradient_scale)
-        x = self.projection(self.frontend_norm(features).astype(dtype))
+        elif gradient_scale != 1.0:
+            features = scale_gradient(features, gradient_scale)
+        x = self.feature_projection(self.frontend_norm(features).astype(dtype))
         x = self.input_dropout(x, deterministic=deterministic)
         if mask is not None:
             x = jnp.where(mask[:, :, None], self.mask_embedding.astype(dtype), x)
@@ -75,16 +79,16 @@ class Hubert(nn.Module):
             x = jnp.where(channel_mask[:, None, :], jnp.zeros((), dtype), x)
         lengths = None
         if num_samples is not None:
-            lengths = config.num_frames(num_samples)
+            lengths = num_frames(num_samples)
             valid = jnp.arange(x.shape[1]) < lengths[:, None]
             # The position convolution looks 64 frames ahead: padding must be zero there.
             x = jnp.where(valid[:, :, None], x, jnp.zeros((), dtype))
         x = x + self.positional(x)
-        if not config.pre_norm:
+        if not self.architecture.pre_norm:
             x = self.encoder_norm(x).astype(dtype)
         x = self.encoder_dropout(x, deterministic=deterministic)
         output, layers = self.transformer(x, lengths, deterministic, collect)
-        if config.pre_norm:
+        if self.architecture.pre_norm:
             output = self.encoder_norm(output).astype(dtype)
         if collect:
             layers = jnp.concatenate([x[None], layers])
@@ -92,9 +96,12 @@ class Hubert(nn.Module):
 
 
 class HubertForPretraining(nn.Module):
-    """HuBERT with one projection and one table of code embeddings for each codebook."""
+    """HuBERT with one projection and one table of label embeddings for each codebook."""
 
-    config: HubertConfig
+    architecture: Architecture
+    head: Head
+    kernels: Kernels
+    regularization: Regularization = NO_REGULARIZATION
 
     @nn.compact
     def __call__(
@@ -112,32 +119,33 @@ class HubertForPretraining(nn.Module):
 
         Returns:
           `logits`: a list, one (B, T, classes) float32 a codebook: the cosine similarity of the
-          projected frame and the code embeddings over tau (paper eq. 3);
+          projected frame and the label embeddings over tau (paper eq. 3);
           `features`: (B, T, C), the front-end's output.
         """
-        config = self.config
-        encoded = Hubert(config, name="hubert")(waveform, None, mask, None, deterministic)
+        hubert = Hubert(self.architecture, self.kernels, self.regularization, name="hubert")
+        encoded = hubert(waveform, None, mask, None, deterministic)
+        width = self.head.projection_dim
         logits = []
-        for i, classes in enumerate(config.codebooks):
+        for i, classes in enumerate(self.head.codebook_sizes):
             projected = nn.Dense(
-                config.projection_dim,
+                width,
                 kernel_init=nn.initializers.normal(0.02),
-                dtype=config.compute_dtype,
-                name=f"projection_{i}",
+                dtype=self.kernels.dtype,
+                name=f"final_proj_{i}",
             )(encoded["output"])
-            codes = self.param(
-                f"codes_{i}", nn.initializers.uniform(1.0), (classes, config.projection_dim)
+            embeddings = self.param(
+                f"label_embeddings_{i}", nn.initializers.uniform(1.0), (classes, width)
             )
-            logits.append(cosine_logits(projected, codes, config.temperature))
+            logits.append(cosine_logits(projected, embeddings, self.head.temperature))
         return {"logits": logits, "features": encoded["features"]}
 
 
-def cosine_logits(projected: jax.Array, codes: jax.Array, temperature: float) -> jax.Array:
+def cosine_logits(projected: jax.Array, embeddings: jax.Array, temperature: float) -> jax.Array:
     """Cosine similarity over temperature, in float32 (paper eq. 3).
 
     Args:
       projected: (B, T, D).
-      codes: (K, D).
+      embeddings: (K, D), one for each class.
       temperature: tau.
 
     Returns:
@@ -151,15 +159,17 @@ def cosine_logits(projected: jax.Array, codes: jax.Array, temperature: float) ->
 
     # Accelerators round float32 factors to TF32 or bfloat16 unless told otherwise.
     precision = jax.lax.Precision.HIGHEST
-    cosine = jnp.einsum("btd,kd->btk", unit(projected), unit(codes), precision=precision)
+    cosine = jnp.einsum("btd,kd->btk", unit(projected), unit(embeddings), precision=precision)
     return cosine / temperature
 
 
 class HubertForCTC(nn.Module):
     """HuBERT with a linear layer over characters."""
 
-    config: HubertConfig
+    architecture: Architecture
     vocabulary_size: int
+    kernels: Kernels
+    regularization: Regularization = NO_REGULARIZATION
     final_dropout: float = 0.0
 
     @nn.compact
@@ -178,12 +188,13 @@ class HubertForCTC(nn.Module):
         With `freeze_hubert` nothing but the linear layer gets a gradient (masks and dropout stay
         on); `freeze_frontend` is False only for a network that learns from scratch.
         """
-        encoded = Hubert(self.config, name="hubert")(
+        hubert = Hubert(self.architecture, self.kernels, self.regularization, name="hubert")
+        encoded = hubert(
             waveform, num_samples, mask, channel_mask, deterministic, False, freeze_frontend
         )["output"]
         if freeze_hubert:
             encoded = jax.lax.stop_gradient(encoded)
-        encoded = Dropout(self.final_dropout)(encoded, deterministic=deterministic)
+        encoded = Dropout(self.final_dropout, self.kernels)(encoded, deterministic=deterministic)
         return nn.Dense(
-            self.vocabulary_size, kernel_init=nn.initializers.normal(0.02), name="characters"
+            self.vocabulary_size, kernel_init=nn.initializers.normal(0.02), name="ctc_head"
         )(encoded.astype(jnp.float32))

@@ -1,10 +1,9 @@
 """Checkpoints: orbax, asynchronous, with a JSON document beside the arrays.
 
 The only module that knows orbax. A checkpoint directory holds one folder a step; its JSON
-document (`metadata`) says what the checkpoint is: kind, model, configuration, identity, labels.
+document (`metadata`) says what the checkpoint is: kind, architecture, configuration, labels.
 """
 
-import dataclasses
 import os
 import pathlib
 from typing import Any
@@ -15,7 +14,6 @@ import orbax.checkpoint as ocp
 
 from hubert_jax import config as config_lib
 from hubert_jax.errors import InputError
-from hubert_jax.model.architecture import HubertConfig
 
 
 class Checkpoints:
@@ -121,38 +119,16 @@ def read_metadata(directory: str | os.PathLike) -> dict:
     return {**restored.metadata, "step": step}
 
 
-def identity(metadata: dict) -> str:
+# What decides a checkpoint's weights; a converted network has some of these only.
+_DECISIVE = ("kind", "inputs", "decisive", "rows", "version", "step")
+
+
+def fingerprint(metadata: dict) -> str:
     """What a label set or another run names a checkpoint by.
 
-    Training is a function of its configuration and its inputs' digests, so their digest together
-    with the step identifies the weights without hashing gigabytes of them.
+    Training is a function of its inputs' digests, of the values of its configuration that differ
+    from their defaults, of the rows of its batches and of the code's version, so their digest
+    together with the step stands for the weights without hashing gigabytes of them. How a run was
+    executed (`Execution`, mesh, hosts) is not in it.
     """
-    named = {key: metadata[key] for key in ("kind", "model", "inputs", "step")}
-    return config_lib.digest(named)
-
-
-def require_architecture(found: dict, expected: HubertConfig, where: str) -> None:
-    """Refuses a checkpoint whose network is another one than `expected`.
-
-    Raises:
-      InputError: names the first field that differs.
-    """
-    expected_values = config_lib.to_dict(expected)
-    for field in dataclasses.fields(HubertConfig):
-        if field.name in _NOT_ARCHITECTURE:
-            continue
-        if found.get(field.name) != expected_values[field.name]:
-            raise InputError(
-                f"{where}: checkpoint of another architecture: {field.name} is "
-                f"{found.get(field.name)}, config.model.{field.name} is "
-                f"{expected_values[field.name]}; use the configuration that it was trained with"
-            )
-
-
-# Fields that may differ between a checkpoint and the run that loads it: they change the
-# computation's randomness or speed, or belong to the replaceable head, not the weights' shapes.
-_NOT_ARCHITECTURE = frozenset(
-    "codebooks projection_dim temperature dropout attention_dropout activation_dropout "
-    "input_dropout layer_drop dtype attention rematerialize scan_unroll "
-    "frontend_gradient_scale".split()
-)
+    return config_lib.digest({key: metadata[key] for key in _DECISIVE if key in metadata})

@@ -1,8 +1,7 @@
-"""Dropout from 16 random bits for each value."""
+"""Zeroing each value with a probability and scaling the others up."""
 
 import math
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -36,8 +35,18 @@ def threefry(key_words: jax.Array, counts: tuple[jax.Array, jax.Array]) -> tuple
     return left, right
 
 
-def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-    """Zeros each value with probability `rate` and scales the others by 1 / (1 - rate).
+def plain(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
+    """Zeros each value of x (any shape) with probability `rate` in [0, 1), by `key`.
+
+    Returns:
+      The shape and dtype of `x`; kept values are scaled by 1 / (1 - rate).
+    """
+    kept = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(kept, x / (1.0 - rate), 0)
+
+
+def on_cpu(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
+    """As `plain`, from 16 random bits for each value.
 
     16 bits keep the rate to 2^-17, and the scale is that of the rate as rounded, so the
     expectation is exact. Which values are dropped depends on the key and on their place alone, so
@@ -64,16 +73,3 @@ def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
     levels = (half for word in words for half in (word & jnp.uint32(_LEVELS - 1), word >> 16))
     kept = jnp.concatenate([level < kept_levels for level in levels], axis=-1)
     return jnp.where(kept[..., : x.shape[-1]], x * (_LEVELS / kept_levels), 0)
-
-
-class Dropout(nn.Module):
-    """`dropout` with a key of the "dropout" stream."""
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
-        """x: any shape; returns the same shape and dtype."""
-        if deterministic or self.rate == 0.0:
-            return x
-        return dropout(x, self.rate, self.make_rng("dropout"))

@@ -1,0 +1,118 @@
+"""Scaled dot-product self-attention: XLA's, cuDNN's and Pallas' (splash).
+
+All take query, key and value (B, T, heads, head_dim) and `lengths`, (B,) int32 valid frames at the
+beginning of each row, or None where all are valid. Only those are attended to; what comes out for
+the others is finite and differs between the kernels. All return (B, T, heads, head_dim) in the
+dtype of `value`; softmax is in float32.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+_MASKED = -1e9  # finite, so that a row without a valid key gives numbers rather than NaN
+_SPLASH_BLOCK = 128  # the lanes of a TPU: lengths are padded to a multiple of it
+
+
+def xla(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    lengths: jax.Array | None = None,
+    drop: Callable[[jax.Array], jax.Array] | None = None,
+) -> jax.Array:
+    """Attention written out; `drop` is applied to the attention weights."""
+    scale = query.shape[-1] ** -0.5
+    logits = jnp.einsum("bqhd,bkhd->bhqk", query * scale, key, preferred_element_type=jnp.float32)
+    if lengths is not None:
+        valid = jnp.arange(key.shape[1]) < lengths[:, None]
+        logits = jnp.where(valid[:, None, None, :], logits, _MASKED)
+    weights = jax.nn.softmax(logits, axis=-1)
+    if drop is not None:
+        weights = drop(weights)
+    return jnp.einsum("bhqk,bkhd->bqhd", weights.astype(value.dtype), value)
+
+
+def cudnn(
+    query: jax.Array, key: jax.Array, value: jax.Array, lengths: jax.Array | None = None
+) -> jax.Array:
+    """cuDNN's flash attention, for GPUs in half precision."""
+    if lengths is not None:
+        lengths = jnp.maximum(lengths, 1)  # a softmax over no key would be NaN
+    return jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        query_seq_lengths=lengths,
+        key_value_seq_lengths=lengths,
+        implementation="cudnn",
+    )
+
+
+def splash(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    lengths: jax.Array | None = None,
+    *,
+    sharding: NamedSharding | None = None,
+    interpret: bool = False,
+) -> jax.Array:
+    """Pallas' splash attention, for TPUs.
+
+    Pads to whole blocks of frames; the padding is masked by segment ids. XLA cannot divide a
+    Pallas call over devices by itself: with `sharding`, of (B, T, heads, head_dim), each device
+    runs the kernel on its own rows and heads.
+    """
+    frames = query.shape[1]
+    scaled = query * query.shape[-1] ** -0.5
+    if lengths is None:
+        lengths = jnp.full((query.shape[0],), frames, jnp.int32)
+    padding = [(0, 0), (0, -frames % _SPLASH_BLOCK), (0, 0), (0, 0)]
+    padded = (jnp.pad(x, padding) for x in (scaled, key, value))
+    run = functools.partial(_splash_on_device, interpret=interpret)
+    if sharding is not None:
+        rows, _, heads, *_ = sharding.spec
+        if heads is not None and query.shape[2] % sharding.mesh.shape[heads]:
+            heads = None
+        divided = PartitionSpec(rows, None, heads)
+        run = jax.shard_map(
+            run,
+            mesh=sharding.mesh,
+            in_specs=(divided, divided, divided, PartitionSpec(rows)),
+            out_specs=divided,
+            check_vma=False,
+        )
+    return run(*padded, lengths)[:, :frames].astype(value.dtype)
+
+
+def _splash_on_device(query, key, value, lengths, interpret):
+    from jax.experimental.pallas.ops.tpu import splash_attention as pallas
+
+    frames, heads = query.shape[1:3]
+    block = max(size for size in (128, 256, 384, 512) if frames % size == 0)
+    kernel = pallas.make_splash_mha(
+        pallas.MultiHeadMask([pallas.FullMask((frames, frames))] * heads),
+        block_sizes=pallas.BlockSizes(
+            block_q=block,
+            block_kv=block,
+            block_kv_compute=block,
+            block_q_dkv=block,
+            block_kv_dkv=block,
+            block_kv_dkv_compute=block,
+            block_q_dq=block,
+            block_kv_dq=block,
+        ),
+        head_shards=1,
+        q_seq_shards=1,
+        interpret=interpret,
+    )
+    segments = (jnp.arange(frames) >= lengths[:, None]).astype(jnp.int32)
+    by_head = (x.swapaxes(1, 2) for x in (query, key, value))
+    attended = jax.vmap(lambda q, k, v, s: kernel(q, k, v, segment_ids=pallas.SegmentIds(s, s)))(
+        *by_head, segments
+    )
+    return attended.swapaxes(1, 2)

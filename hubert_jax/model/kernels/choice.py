@@ -1,0 +1,106 @@
+"""Which form of each computation a network runs with."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+
+from hubert_jax.errors import InputError
+from hubert_jax.model.architecture import NO_REGULARIZATION, Architecture, Execution, Regularization
+from hubert_jax.model.kernels import attention, dense, dropout, grouped_convolution, norm
+
+_CUDNN_MAX_HEAD_DIM = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernels:
+    """How a network computes.
+
+    Attributes:
+      attention: (query, key, value, lengths), for "xla" also `drop`; see `kernels.attention`.
+      attention_backend, attention_reason: which one it is, and why.
+      dropout, layer_norm, dot_general, grouped_convolution: see their modules.
+      dtype: of the computation.
+      rematerialize, scan_unroll: as of `Execution`.
+    """
+
+    attention: Callable[..., jax.Array]
+    attention_backend: str
+    attention_reason: str
+    dropout: Callable[[jax.Array, float, jax.Array], jax.Array]
+    layer_norm: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    dot_general: Callable[..., jax.Array]
+    grouped_convolution: Callable[[jax.Array, jax.Array, int], jax.Array]
+    dtype: jnp.dtype
+    rematerialize: bool = False
+    scan_unroll: int = 1
+
+
+def choose(
+    execution: Execution,
+    architecture: Architecture,
+    regularization: Regularization = NO_REGULARIZATION,
+    activations: NamedSharding | None = None,
+) -> Kernels:
+    """The fastest kernels that compute the same.
+
+    Args:
+      execution: platform, dtype, and what the user asks for.
+      architecture: of the network.
+      regularization: of the network; the fused attention kernels never hold the weights that
+        attention dropout would zero.
+      activations: where (B, T, heads, head_dim) lies on the mesh; None: on one device.
+
+    Raises:
+      InputError: `execution.attention` names a kernel that cannot drop attention weights.
+    """
+    platform = execution.platform or jax.default_backend()
+    backend, reason = _attention_backend(execution, architecture, regularization, platform)
+    attend = {
+        "xla": attention.xla,
+        "cudnn": attention.cudnn,
+        "splash": functools.partial(attention.splash, sharding=activations),
+    }[backend]
+    on_cpu = platform == "cpu"
+    return Kernels(
+        attention=attend,
+        attention_backend=backend,
+        attention_reason=reason,
+        dropout=dropout.on_cpu if on_cpu else dropout.plain,
+        layer_norm=norm.on_cpu if on_cpu else norm.plain,
+        dot_general=dense.on_cpu if on_cpu else dense.plain,
+        grouped_convolution=grouped_convolution.on_cpu if on_cpu else grouped_convolution.plain,
+        dtype=jnp.dtype(execution.dtype),
+        rematerialize=execution.rematerialize,
+        scan_unroll=execution.scan_unroll,
+    )
+
+
+def _attention_backend(
+    execution: Execution, architecture: Architecture, regularization: Regularization, platform: str
+) -> tuple[str, str]:
+    """Name of the attention kernel, and why it is the one."""
+    rate, head_dim = regularization.attention_dropout, architecture.head_dim
+    if execution.attention != "auto":
+        if rate and execution.attention != "xla":
+            raise InputError(
+                f"config.execution.attention={execution.attention!r} has no dropout of attention "
+                f"weights, but config.regularization.attention_dropout={rate:g}; expected 'auto', "
+                "'xla' or a dropout of 0"
+            )
+        return execution.attention, "config.execution.attention"
+    if platform == "cpu":
+        return "xla", "the fused kernels need an accelerator"
+    if rate:
+        return "xla", f"the fused kernels have no attention dropout, here {rate:g}"
+    if platform == "tpu":
+        return "splash", "Pallas kernel for TPU"
+    if execution.dtype != "bfloat16":
+        return "xla", f"cuDNN's kernel takes half precision alone, here {execution.dtype}"
+    if head_dim % 8 or head_dim > _CUDNN_MAX_HEAD_DIM:
+        limit = f"a multiple of 8 and at most {_CUDNN_MAX_HEAD_DIM} channels"
+        return "xla", f"cuDNN's kernel takes heads of {limit}, here {head_dim}"
+    return "cudnn", "cuDNN's flash kernel for GPU"

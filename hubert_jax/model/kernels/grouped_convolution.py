@@ -1,0 +1,53 @@
+"""Same-length grouped cross-correlation over time, the core of the position embedding."""
+
+import jax
+import jax.numpy as jnp
+
+_NARROW = 16  # kernels below it are faster as a convolution on CPU too
+
+
+def plain(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
+    """XLA's convolution.
+
+    Args:
+      x: (B, T, C).
+      kernel: (K, C / groups, C).
+      groups: number of groups.
+
+    Returns:
+      (B, T, C): K // 2 zeros are put on both sides, and with an even K the last frame, which
+      would be the T + 1st, is dropped (as released).
+    """
+    width = kernel.shape[0]
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(1,),
+        padding=((width // 2, (width - 1) // 2),),
+        dimension_numbers=("NWC", "WIO", "NWC"),
+        feature_group_count=groups,
+    )
+
+
+def on_cpu(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
+    """`plain` through the Fourier transform, in float32, where the kernel is wide.
+
+    XLA's CPU back-end has no fast grouped convolution; one small matrix product for each group
+    and frequency costs a fraction of it.
+    """
+    batch, frames, channels = x.shape
+    width = kernel.shape[0]
+    if width < _NARROW:
+        return plain(x, kernel, groups)
+    per_group = channels // groups
+    length = frames + width - 1
+    length += -length % 32  # a size with small prime factors
+    # (B, F, G, I) and (F, G, I, O)
+    x_spectrum = jnp.fft.rfft(x.astype(jnp.float32), length, axis=1)
+    x_spectrum = x_spectrum.reshape(batch, -1, groups, per_group)
+    kernel = kernel.astype(jnp.float32).reshape(width, per_group, groups, per_group)
+    kernel_spectrum = jnp.conj(jnp.fft.rfft(kernel, length, axis=0))
+    spectrum = jnp.einsum("bfgi,figo->bfgo", x_spectrum, kernel_spectrum)
+    y = jnp.fft.irfft(spectrum.reshape(batch, -1, channels), length, axis=1)
+    # Output t sums x[t + k - width // 2] kernel[k]: the correlation shifted by width // 2.
+    return jnp.roll(y, width // 2, axis=1)[:, :frames].astype(x.dtype)

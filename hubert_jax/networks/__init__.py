@@ -1,0 +1,1 @@
+"""Trained networks of any origin: loading them, running them, starting from them."""

@@ -1,0 +1,103 @@
+"""What a run takes over from another network that it starts from, and what is fresh."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from hubert_jax.convert import formats
+from hubert_jax.convert.network import Network
+from hubert_jax.errors import InputError
+from hubert_jax.model.architecture import Architecture, Head
+from hubert_jax.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """What a run takes over.
+
+    Attributes:
+      params: `hubert`, and the head where it is kept; host arrays, float32.
+      fingerprint: of the network.
+      description: which network, what became of its head and why, one line.
+    """
+
+    params: dict[str, Any]
+    fingerprint: str
+    description: str
+
+
+def for_pretraining(
+    where: str, architecture: Architecture, head: Head, codebook_digests: Sequence[str]
+) -> WarmStart:
+    """Where a pre-training run starts.
+
+    The head is kept where it predicts the same codebooks in the same way, and their digests show
+    it. A head of released weights does not say which codebook it predicts: it is never kept.
+
+    Args:
+      where: `SCHEME:PATH`, the value of config.init_from.
+      architecture, head: of the run.
+      codebook_digests: of its label sets, in the order of `head.codebook_sizes`.
+
+    Raises:
+      InputError: what `formats.read` raises, or a network of another architecture.
+    """
+    network = _read(where, architecture)
+    reason = _why_fresh(network, head, codebook_digests)
+    return _warm_start(where, network, "final_proj_", "label_embeddings_", reason=reason)
+
+
+def for_finetuning(where: str, architecture: Architecture, vocabulary: Vocabulary) -> WarmStart:
+    """Where a fine-tuning run starts; a CTC head of the same vocabulary is kept.
+
+    Raises:
+      InputError: what `formats.read` raises, or a network of another architecture.
+    """
+    network = _read(where, architecture)
+    reason = ""
+    if network.vocabulary is None:
+        reason = "it has no CTC head"
+    elif network.vocabulary != vocabulary:
+        reason = (
+            f"its CTC head has {network.vocabulary.size} classes, the run's {vocabulary.size}"
+            if network.vocabulary.size != vocabulary.size
+            else "its CTC head spells other characters"
+        )
+    return _warm_start(where, network, "ctc_head", reason=reason)
+
+
+def _read(where: str, architecture: Architecture) -> Network:
+    network = formats.read(where, "config.init_from")
+    for field in dataclasses.fields(Architecture):
+        found, expected = (getattr(a, field.name) for a in (network.architecture, architecture))
+        if found != expected:
+            raise InputError(
+                f"config.init_from={where}: a network of another architecture: {field.name} is "
+                f"{found}, config.architecture.{field.name} is {expected}; use the architecture "
+                "that it was trained with"
+            )
+    return network
+
+
+def _warm_start(where: str, network: Network, *head: str, reason: str) -> WarmStart:
+    names = ("hubert",) if reason else ("hubert", *head)
+    params = {name: leaf for name, leaf in network.params.items() if name.startswith(names)}
+    taken = f"with a fresh head: {reason}" if reason else "with its head"
+    notes = "".join(f"; {note}" for note in network.notes)
+    return WarmStart(params, network.fingerprint, f"network from {where}, {taken}{notes}")
+
+
+def _why_fresh(network: Network, head: Head, codebook_digests: Sequence[str]) -> str:
+    """Why a pre-training head cannot be kept; empty: it can."""
+    if network.head is None or "final_proj_0" not in network.params:
+        return "it has no pre-training head"
+    for field in dataclasses.fields(Head):
+        found, expected = getattr(network.head, field.name), getattr(head, field.name)
+        if found != expected:
+            return f"its head has {field.name} {found}, config.head.{field.name} is {expected}"
+    digests = network.units.codebook_digests
+    if not digests:
+        return "it does not say which codebook its head predicts"
+    if digests != tuple(codebook_digests):
+        return "its head predicts another codebook"
+    return ""
