@@ -12,7 +12,7 @@ from absl import logging
 
 import hubert_jax
 from hubert_jax import command_line, files, host_memory
-from hubert_jax.errors import InputError
+from hubert_jax.errors import Diverged, InputError
 
 _started = time.monotonic()
 
@@ -28,7 +28,7 @@ def main(name: str, schema: type, run: Callable[[Any], dict]) -> None:
         is the job's description.
 
     Exit status: 0 when finished, 1 for bad input (one line on standard error) and for a crash
-    (with its traceback), 130 when interrupted from the keyboard.
+    (with its traceback), 3 when training diverged, 130 when interrupted from the keyboard.
     """
     arguments = sys.argv[1:]
     if command_line.wants_help(arguments):
@@ -47,6 +47,9 @@ def guarded(work: Callable[[], Any]) -> None:
     except InputError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         sys.exit(1)
+    except Diverged as error:
+        print(f"diverged: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.exit(3)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr, flush=True)
         sys.exit(130)

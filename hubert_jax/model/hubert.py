@@ -172,29 +172,30 @@ class HubertForCTC(nn.Module):
     regularization: Regularization = NO_REGULARIZATION
     final_dropout: float = 0.0
 
-    @nn.compact
-    def __call__(
+    def setup(self):
+        self.hubert = Hubert(self.architecture, self.kernels, self.regularization)
+        self.output_dropout = Dropout(self.final_dropout, self.kernels)
+        self.ctc_head = nn.Dense(self.vocabulary_size, kernel_init=nn.initializers.normal(0.02))
+
+    def __call__(self, waveform: jax.Array, num_samples: jax.Array | None = None) -> jax.Array:
+        """Character logits (B, T, vocabulary), float32, without dropout; arguments of `Hubert`."""
+        return self.classify(self.encode(waveform, num_samples))
+
+    def encode(
         self,
         waveform: jax.Array,
         num_samples: jax.Array | None = None,
         mask: jax.Array | None = None,
         channel_mask: jax.Array | None = None,
         deterministic: bool = True,
-        freeze_hubert: bool = False,
         freeze_frontend: bool = True,
     ) -> jax.Array:
-        """Character logits (B, T, vocabulary) in float32; arguments as of `Hubert`.
-
-        With `freeze_hubert` nothing but the linear layer gets a gradient (masks and dropout stay
-        on); `freeze_frontend` is False only for a network that learns from scratch.
-        """
-        hubert = Hubert(self.architecture, self.kernels, self.regularization, name="hubert")
-        encoded = hubert(
+        """What the linear layer reads, (B, T, dim) in the compute dtype; arguments of `Hubert`."""
+        return self.hubert(
             waveform, num_samples, mask, channel_mask, deterministic, False, freeze_frontend
         )["output"]
-        if freeze_hubert:
-            encoded = jax.lax.stop_gradient(encoded)
-        encoded = Dropout(self.final_dropout, self.kernels)(encoded, deterministic=deterministic)
-        return nn.Dense(
-            self.vocabulary_size, kernel_init=nn.initializers.normal(0.02), name="ctc_head"
-        )(encoded.astype(jnp.float32))
+
+    def classify(self, encoded: jax.Array, deterministic: bool = True) -> jax.Array:
+        """Character logits (B, T, vocabulary), float32, of `encoded` (B, T, dim)."""
+        encoded = self.output_dropout(encoded, deterministic=deterministic)
+        return self.ctc_head(encoded.astype(jnp.float32))

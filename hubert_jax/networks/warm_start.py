@@ -2,28 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Architecture, Head
+from hubert_jax.training.task import WarmStart
 from hubert_jax.vocabulary import Vocabulary
-
-
-@dataclasses.dataclass(frozen=True)
-class WarmStart:
-    """What a run takes over.
-
-    Attributes:
-      params: `hubert`, and the head where it is kept; host arrays, float32.
-      fingerprint: of the network.
-      description: which network, what became of its head and why, one line.
-    """
-
-    params: dict[str, Any]
-    fingerprint: str
-    description: str
 
 
 def for_pretraining(

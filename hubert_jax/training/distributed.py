@@ -10,7 +10,7 @@ AUTO = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
-class ProcessesConfig:
+class DistributedConfig:
     """The processes that train together. All are given the same configuration but for `index`.
 
     Attributes:
@@ -27,16 +27,16 @@ class ProcessesConfig:
         named = self.coordinator not in ("", AUTO)
         if named and not self.coordinator.rpartition(":")[2].isdigit():
             raise InputError(
-                f"config.processes.coordinator={self.coordinator}: expected HOST:PORT or {AUTO}"
+                f"config.distributed.coordinator={self.coordinator}: expected HOST:PORT or {AUTO}"
             )
         if not (0 <= self.index < self.count if named else self.count == self.index == 0):
             raise InputError(
-                f"config.processes: count={self.count}, index={self.index}: expected "
+                f"config.distributed: count={self.count}, index={self.index}: expected "
                 "0 <= index < count with coordinator=HOST:PORT, and neither without it"
             )
 
 
-def join(config: ProcessesConfig) -> None:
+def join(config: DistributedConfig) -> None:
     """Waits for the other processes; from then on JAX sees the devices of all of them.
 
     Call it before anything asks JAX for its devices.
@@ -60,7 +60,7 @@ def join(config: ProcessesConfig) -> None:
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"config.processes.coordinator={config.coordinator}: the other processes cannot be "
+            f"config.distributed.coordinator={config.coordinator}: the other processes cannot be "
             f"joined ({reason}); expected HOST:PORT of process 0 with count and index, or {AUTO} "
             "on a TPU pod or under SLURM, Open MPI or Kubernetes"
         ) from None

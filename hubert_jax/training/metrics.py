@@ -5,104 +5,118 @@ import math
 import pathlib
 import time
 
-from hubert_jax import files
-from hubert_jax.errors import InputError
+import jax
 
-# What depends on the machine and not on the run.
-_RATE, _WAIT = "audio_seconds_per_second", "data_wait_share"
+from hubert_jax import files
+from hubert_jax.errors import Diverged
+from hubert_jax.training import distributed
+
+_SHOWN = ("loss", "masked_loss", "masked_accuracy", "unmasked_accuracy", "learning_rate")
 
 
 class ProgressLog:
-    """Writes the scalars of a run, and one line of progress each time.
+    """Means of a run's metrics over intervals of steps; of several processes the first writes.
 
-    `metrics.jsonl` holds one JSON object a line; a resumed run first drops the lines
-    beyond its first step, so that every step stands there once.
+    `metrics.jsonl` holds one JSON object a line; a resumed run first drops the lines beyond its
+    first step, so that every step stands there once.
+
+    Attributes:
+      means: of the last interval written.
     """
 
     def __init__(
-        self, directory: pathlib.Path, first_step: int, total_steps: int, silent: bool = False
+        self, directory: pathlib.Path, first_step: int, total_steps: int, means: dict[str, float]
     ):
         """Opens the logs in `directory` for steps `first_step` ... `total_steps` - 1.
 
-        `silent` ones print and write nothing: those of all processes of a run but the first.
+        `means` are those of the checkpoint that is resumed from; empty without one.
         """
-        self._silent = silent
-        self._earlier: list[str] = []
-        self._first_step = first_step
-        self._total_steps = total_steps
+        self.means = means
+        self._first_step, self._total_steps = first_step, total_steps
+        self._pending: list[dict[str, jax.Array]] = []  # still on the device
+        self._interval: list[dict[str, float]] = []
+        self._audio_seconds = self._waited = 0.0
+        self._writes = distributed.is_first()
         self._started = self._last = time.monotonic()
-        if silent:
+        if not self._writes:
             return
         import tensorboardX
 
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / "metrics.jsonl"
-        self._earlier = _complete_lines(path, first_step)
-        files.write_text(path, "".join(line + "\n" for line in self._earlier))
+        earlier = _complete_lines(path, first_step)
+        files.write_text(path, "".join(line + "\n" for line in earlier))
         self._file = path.open("a", buffering=1)
         self._board = tensorboardX.SummaryWriter(
             str(directory / "tensorboard"), purge_step=first_step
         )
         self._started = self._last = time.monotonic()
 
-    def write(
-        self, step: int, scalars: dict[str, float], audio_seconds: float, waited: float
-    ) -> None:
-        """Logs one interval.
+    def add(self, metrics: dict[str, jax.Array], audio_seconds: float) -> None:
+        """Takes a step's metrics without waiting for them, and the seconds of audio it saw."""
+        self._pending.append(metrics)
+        self._audio_seconds += audio_seconds
+
+    def require_finite(self, step: int) -> None:
+        """Waits for all steps so far, `step` of them; raises Diverged if one left the numbers."""
+        first = step - len(self._pending) + 1
+        fetched = [
+            {name: float(value) for name, value in metrics.items()}
+            for metrics in jax.device_get(self._pending)
+        ]
+        for number, metrics in enumerate(fetched, first):
+            for name in ("loss", "gradient_norm"):
+                if not math.isfinite(metrics[name]):
+                    raise Diverged(
+                        f"step {number}: {name.replace('_', ' ')} is {metrics[name]}, expected a "
+                        "finite number; the last checkpoint is from before: lower "
+                        "config.optimizer.peak_learning_rate or look at the audio of this step"
+                    )
+        self._interval += fetched
+        self._pending = []
+
+    def write(self, step: int, waited: float) -> None:
+        """Ends an interval.
 
         Args:
           step: the last update's number, counted from 1.
-          scalars: means over the interval; printed in this order.
-          audio_seconds: audio trained on in the interval.
-          waited: seconds of it for which the devices waited for batches.
+          waited: seconds for which the devices waited for batches since the run began.
 
         Raises:
-          InputError: the loss or the gradient is not finite; nothing is logged then.
+          Diverged: a loss or gradient of the interval is not finite; nothing is logged then.
         """
-        for name in ("loss", "gradient_norm"):
-            if not math.isfinite(scalars.get(name, 0.0)):
-                raise InputError(
-                    f"step {step}: {name.replace('_', ' ')} is {scalars[name]}, expected a finite "
-                    "number; the last checkpoint is from before: lower "
-                    "config.optimizer.peak_learning_rate or look at the audio of these steps"
-                )
-        if self._silent:
-            return
+        self.require_finite(step)
+        self.means = {
+            name: math.fsum(metrics[name] for metrics in self._interval) / len(self._interval)
+            for name in self._interval[0]
+        }
         now = time.monotonic()
         elapsed = max(now - self._last, 1e-9)
-        rate, share = audio_seconds / elapsed, waited / elapsed
-        self._last = now
-        per_step = (now - self._started) / max(step - self._first_step, 1)
-        remaining = per_step * (self._total_steps - step)
-        scalars = {**scalars, _RATE: rate, _WAIT: share}
+        rate, fraction = self._audio_seconds / elapsed, (waited - self._waited) / elapsed
+        self._last, self._waited, self._audio_seconds, self._interval = now, waited, 0.0, []
+        if not self._writes:
+            return
+        scalars = self.means | {"audio_seconds_per_second": rate, "data_wait_fraction": fraction}
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
         shown = "  ".join(
-            f"{name.replace('_', ' ')} {scalars[name]:.4g}"
-            for name in ("loss", "masked_loss", "masked_accuracy", "unmasked_accuracy")
-            if name in scalars
+            f"{name.replace('_', ' ')} {scalars[name]:.4g}" for name in _SHOWN if name in scalars
         )
+        per_step = (now - self._started) / max(step - self._first_step, 1)
+        remaining = per_step * (self._total_steps - step)
         print(
             f"step {step}/{self._total_steps}  {shown}  {rate:.0f} audio-s/s  "
-            f"{share:.1%} waiting for data  "
+            f"{fraction:.1%} waiting for data  "
             f"ETA {int(remaining // 60)}:{int(remaining % 60):02d}",
             flush=True,
         )
 
-    def last_means(self, step: int) -> dict[str, float]:
-        """The scalars that an earlier process logged at `step`; empty if it logged none there."""
-        scalars = json.loads(self._earlier[-1]) if self._earlier else {}
-        if scalars.pop("step", None) != step:
-            return {}
-        return {name: value for name, value in scalars.items() if name not in (_RATE, _WAIT)}
-
     def close(self) -> None:
         """Flushes and closes."""
-        if self._silent:
-            return
-        self._file.close()
-        self._board.close()
+        if self._writes:
+            self._file.close()
+            self._board.close()
 
 
 def _complete_lines(path: pathlib.Path, first_step: int) -> list[str]:

@@ -70,21 +70,23 @@ def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     return tri_stage
 
 
+def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
+    """The learning rate at each step 0 ... total_steps - 1."""
+    factor = schedule(config, total_steps)
+    return lambda step: config.peak_learning_rate * factor(step)
+
+
 def build(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
-    """The optimiser: clipping, then Adam (and Muon), with the learning-rate schedule.
+    """The optimiser of pre-training: clipping, then Adam (and Muon), with its schedule.
 
     Args:
       config: which one.
       total_steps: length of the schedule, in updates.
     """
-    factor = schedule(config, total_steps)
-
-    def learning_rate(step):
-        return config.peak_learning_rate * factor(step)
-
+    rate = learning_rate(config, total_steps)
     if config.name == "muon":
         transform = optax.contrib.muon(
-            learning_rate,
+            rate,
             weight_decay=config.weight_decay,
             adam_b1=config.beta1,
             adam_b2=config.beta2,
@@ -95,7 +97,7 @@ def build(config: OptimizerConfig, total_steps: int) -> optax.GradientTransforma
         )
     else:
         transform = optax.adamw(
-            learning_rate,
+            rate,
             b1=config.beta1,
             b2=config.beta2,
             eps=config.epsilon,
@@ -104,6 +106,60 @@ def build(config: OptimizerConfig, total_steps: int) -> optax.GradientTransforma
     if config.clip_norm:
         return optax.chain(optax.clip_by_global_norm(config.clip_norm), transform)
     return transform
+
+
+def build_finetuning(
+    config: OptimizerConfig,
+    total_steps: int,
+    *,
+    head: str,
+    head_scale: float = 1.0,
+    freeze_steps: int = 0,
+    train_frontend: bool = False,
+) -> optax.GradientTransformation:
+    """The optimiser of fine-tuning: Adam for the network and for its new head, apart.
+
+    While the network is frozen its Adam does not advance, so its moments and their bias
+    correction begin when it begins to learn (as in fairseq, where it has no gradient until then);
+    the learning rate follows the run's step all the same.
+
+    Args:
+      config: its settings.
+      total_steps: length of the schedule, in updates.
+      head: top-level name of the head's parameters.
+      head_scale: the head's learning rate over the network's.
+      freeze_steps: first steps in which the head alone learns.
+      train_frontend: whether the front-end learns; where it does not, it gets no gradient and must
+        not decay either.
+
+    Raises:
+      InputError: another optimiser than "adam".
+    """
+    if config.name != "adam":
+        raise InputError(f"config.optimizer.name={config.name!r}: fine-tuning takes 'adam' alone")
+
+    def decays(params):
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: train_frontend or not any(key.key == "frontend" for key in path), params
+        )
+
+    adam = optax.chain(
+        optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
+        optax.add_decayed_weights(config.weight_decay, decays),
+    )
+    network = adam
+    if freeze_steps:
+        network = optax.conditionally_mask(adam, lambda step: step >= freeze_steps)
+    transforms = [
+        optax.partition(
+            {"head": optax.chain(adam, optax.scale(head_scale)), "network": network},
+            lambda params: {name: "head" if name == head else "network" for name in params},
+        ),
+        optax.scale_by_learning_rate(learning_rate(config, total_steps)),
+    ]
+    if config.clip_norm:
+        transforms.insert(0, optax.clip_by_global_norm(config.clip_norm))
+    return optax.chain(*transforms)
 
 
 def _matrices(params):

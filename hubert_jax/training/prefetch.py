@@ -14,7 +14,7 @@ from hubert_jax.training import sharding
 _POLL_SECONDS = 0.002
 
 
-class Feed:
+class Prefetch:
     """A run's batches as global arrays; each is read and moved while the step before it runs.
 
     Reading has a thread of its own: what it waits for is in TensorFlow, and only from outside can
@@ -29,7 +29,7 @@ class Feed:
         self.waited = 0.0
         self._mesh = mesh
         self._batches = batches
-        self._reader = concurrent.futures.ThreadPoolExecutor(1, "feed")
+        self._reader = concurrent.futures.ThreadPoolExecutor(1, "prefetch")
         self._ahead: concurrent.futures.Future | None = None
 
     def take(self, running: jax.Array | None) -> tuple[dict[str, jax.Array], float]:
@@ -62,5 +62,10 @@ class Feed:
 
     def _read(self) -> tuple[dict[str, jax.Array], float]:
         batch = next(self._batches)
-        seconds = batch["waveform"].size * jax.process_count() / SAMPLE_RATE
+        samples = 0
+        if "num_samples" in batch:
+            samples = batch["num_samples"].sum()  # padding is not audio
+        elif "waveform" in batch:
+            samples = batch["waveform"].size
+        seconds = float(samples) * jax.process_count() / SAMPLE_RATE
         return jax.block_until_ready(sharding.to_global(self._mesh, batch)), seconds

@@ -1,22 +1,25 @@
 """The device mesh, and where every parameter and batch lies on it."""
 
+import dataclasses
 import re
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from hubert_jax.config import may_change
 from hubert_jax.errors import InputError
 
 # Path of a parameter -> its partition. Exactly one rule must match every parameter. `fsdp` cuts
 # the larger matrices, `tensor` cuts heads and feed-forward units; the front-end is small and
 # stays whole. Transformer parameters carry a leading layer axis.
-RULES: tuple[tuple[str, P], ...] = (
+HUBERT_RULES: tuple[tuple[str, P], ...] = (
     (r"hubert/frontend/.*", P()),
     (r"hubert/(frontend_norm|encoder_norm)/.*", P()),
-    (r"hubert/projection/kernel", P(None, "fsdp")),
-    (r"hubert/projection/bias", P()),
+    (r"hubert/feature_projection/kernel", P(None, "fsdp")),
+    (r"hubert/feature_projection/bias", P()),
     (r"hubert/mask_embedding", P()),
     (r"hubert/positional/direction", P(None, None, "fsdp")),
     (r"hubert/positional/(magnitude|bias)", P()),
@@ -25,23 +28,34 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"hubert/transformer/.*/(output|ffn_out)/kernel", P(None, "tensor", "fsdp")),
     (r"hubert/transformer/.*/(output|ffn_out)/bias", P()),
     (r"hubert/transformer/.*/(attention_norm|ffn_norm)/.*", P()),
-    (r"projection_\d+/kernel", P("fsdp", None)),
-    (r"projection_\d+/bias", P()),
-    (r"codes_\d+", P()),
-    (r"characters/.*", P()),
+    (r"final_proj_\d+/kernel", P("fsdp", None)),
+    (r"final_proj_\d+/bias", P()),
+    (r"label_embeddings_\d+", P()),
+    (r"ctc_head/.*", P()),
 )
 
 BATCH = P(("data", "fsdp"))
+_ATTENTION = P(("data", "fsdp"), None, "tensor", None)
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-    """A mesh over all devices with the axes `data`, `fsdp`, `tensor`; `data` = -1 takes the rest.
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis of the mesh; `data` = -1 takes what the others leave."""
+
+    data: int = may_change(-1)
+    fsdp: int = may_change(1)
+    tensor: int = may_change(1)
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with the axes `data`, `fsdp`, `tensor` over `devices`, all that are there by default.
 
     Raises:
       InputError: the axes' product is not the number of devices, or a row of a batch would lie on
         the devices of several processes, which read different rows.
     """
-    count = jax.device_count()
+    data, fsdp, tensor = config.data, config.fsdp, config.tensor
+    count = jax.device_count() if devices is None else len(devices)
     if data == -1:
         data = max(1, count // (fsdp * tensor))
     if data * fsdp * tensor != count:
@@ -49,7 +63,11 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
             f"config.mesh: data x fsdp x tensor = {data} x {fsdp} x {tensor} does not match the "
             f"{count} devices present"
         )
-    mesh = jax.make_mesh((data, fsdp, tensor), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3)
+    shape, names, types = (data, fsdp, tensor), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3
+    if devices is None:
+        mesh = jax.make_mesh(shape, names, types)
+    else:
+        mesh = Mesh(np.array(devices).reshape(shape), names, axis_types=types)
     for devices in mesh.devices.reshape(-1, tensor):
         if len({device.process_index for device in devices}) > 1:
             raise InputError(
@@ -59,17 +77,29 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
     return mesh
 
 
+def batch_shards(mesh: Mesh) -> int:
+    """Over how many devices the rows of a batch are divided."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def attention_sharding(mesh: Mesh) -> NamedSharding:
+    """Where query, key and value (B, T, heads, head_dim) lie."""
+    return NamedSharding(mesh, _ATTENTION)
+
+
 def path_name(path: tuple) -> str:
     """A key path of a parameter tree as `a/b/c`."""
     return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
 
 
-def parameter_shardings(mesh: Mesh, params) -> dict:
+def parameter_shardings(mesh: Mesh, params, rules=HUBERT_RULES) -> dict:
     """The NamedSharding of every parameter.
 
     Args:
       mesh: from `make_mesh`.
       params: a tree of arrays or shapes.
+      rules: (pattern of the whole path, partition); exactly one must match every parameter. An
+        axis of the mesh whose size does not divide its dimension is left out.
 
     Raises:
       InputError: a parameter that no rule or several rules match.
@@ -77,7 +107,7 @@ def parameter_shardings(mesh: Mesh, params) -> dict:
 
     def sharding(path, leaf):
         name = path_name(path)
-        matching = [spec for pattern, spec in RULES if re.fullmatch(pattern, name)]
+        matching = [spec for pattern, spec in rules if re.fullmatch(pattern, name)]
         if len(matching) != 1:
             raise InputError(
                 f"parameter {name}: matched by {len(matching)} sharding rules, expected exactly 1"
@@ -88,7 +118,7 @@ def parameter_shardings(mesh: Mesh, params) -> dict:
 
 
 def _divisible(mesh: Mesh, spec: P, shape: tuple[int, ...]) -> P:
-    """`spec` without the axes whose size does not divide the dimension (tiny test models)."""
+    """`spec` without the axes whose size does not divide the dimension."""
     axes = [
         axis if axis is not None and size % mesh.shape[axis] == 0 else None
         for axis, size in zip(spec, shape, strict=False)

@@ -1,7 +1,5 @@
 """The training state and its creation, abstract or on the mesh."""
 
-from collections.abc import Callable
-
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -9,6 +7,7 @@ import optax
 from jax.sharding import Mesh
 
 from hubert_jax.training import sharding
+from hubert_jax.training.task import Task
 
 
 @flax.struct.dataclass
@@ -26,43 +25,26 @@ class TrainState:
     opt_state: optax.OptState
 
 
-def abstract_state(
-    init: Callable[[jax.Array], dict], optimizer: optax.GradientTransformation, mesh: Mesh
-) -> TrainState:
-    """The state's shapes, dtypes and shardings, without any memory.
-
-    Args:
-      init: key -> parameters.
-      optimizer: its state is created for these parameters.
-      mesh: where the state will lie.
-
-    Returns:
-      A TrainState of `jax.ShapeDtypeStruct`s with shardings.
-    """
-    shapes = jax.eval_shape(lambda key: _create(init, optimizer, key), jax.random.key(0))
-    params_shardings = sharding.parameter_shardings(mesh, shapes.params)
-    shardings = sharding.state_shardings(mesh, shapes, params_shardings)
+def abstract_state(task: Task, mesh: Mesh) -> TrainState:
+    """The state's shapes, dtypes and shardings, as `jax.ShapeDtypeStruct`s, without any memory."""
+    shapes = jax.eval_shape(lambda key: _create(task, key), jax.random.key(0))
+    params = sharding.parameter_shardings(mesh, shapes.params, task.sharding_rules)
     return jax.tree.map(
         lambda shape, where: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where),
         shapes,
-        shardings,
+        sharding.state_shardings(mesh, shapes, params),
     )
 
 
-def create_state(
-    init: Callable[[jax.Array], dict],
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-    seed: int,
-) -> TrainState:
+def create_state(task: Task, mesh: Mesh, seed: int) -> TrainState:
     """A new state, initialised where it lies: no device ever holds the whole of a sharded one."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(init, optimizer, mesh))
-    create = jax.jit(lambda key: _create(init, optimizer, key), out_shardings=shardings)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(task, mesh))
+    create = jax.jit(lambda key: _create(task, key), out_shardings=shardings)
     return create(jax.random.key(seed))
 
 
 def with_parameters(state: TrainState, params: dict) -> TrainState:
-    """A new state with another run's parameters in place of its own; the others stay as they are.
+    """`state` with another network's parameters in place of its own; the others stay as they are.
 
     Args:
       state: on the mesh.
@@ -76,6 +58,6 @@ def with_parameters(state: TrainState, params: dict) -> TrainState:
     return state.replace(params={**state.params, **placed})
 
 
-def _create(init, optimizer, key) -> TrainState:
-    params = init(key)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+def _create(task: Task, key: jax.Array) -> TrainState:
+    params = task.init(key)
+    return TrainState(jnp.zeros((), jnp.int32), params, task.optimizer.init(params))

@@ -1,0 +1,1 @@
+"""What can be trained: each module gives a `training.task.Task` for its configuration."""

@@ -1,0 +1,320 @@
+"""CTC fine-tuning on transcribed speech (Hsu et al. 2021, section IV-D)."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Generator, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from hubert_jax import config as config_lib
+from hubert_jax.config import may_change
+from hubert_jax.data import batches, buckets, manifests, schedule
+from hubert_jax.errors import InputError
+from hubert_jax.frames import HOP, num_frames, num_samples
+from hubert_jax.model.architecture import Architecture, Execution, Regularization
+from hubert_jax.model.ctc import ctc_loss
+from hubert_jax.model.hubert import HubertForCTC
+from hubert_jax.model.kernels import choice
+from hubert_jax.model.masking import span_mask
+from hubert_jax.training import optimizer, sharding
+from hubert_jax.training.distributed import DistributedConfig
+from hubert_jax.training.fit import LoopConfig
+from hubert_jax.training.optimizer import OptimizerConfig
+from hubert_jax.training.sharding import MeshConfig
+from hubert_jax.training.task import Task
+from hubert_jax.vocabulary import Vocabulary
+
+VERSION = 1  # raise it when the same configuration and inputs give other weights
+_FRAMES_PER_CHARACTER = 2  # 25 characters a second, more than anybody reads aloud
+
+
+@dataclasses.dataclass(frozen=True)
+class CTCConfig:
+    """What fine-tuning does to the network; the defaults are wav2vec 2.0's for 10 h.
+
+    Attributes:
+      freeze_steps: first steps in which the linear layer alone learns (masks and dropout on); of
+        no effect on a network from scratch.
+      time_mask_probability, time_mask_span: span masks over frames.
+      channel_mask_probability, channel_mask_span: span masks over channels, whole utterances long.
+      final_dropout: before the linear layer.
+      head_learning_rate_scale: the linear layer's learning rate over the network's; 1 as
+        released. A larger one shortens the plateau of CTC, where all outputs are blank.
+    """
+
+    freeze_steps: int = 10_000
+    time_mask_probability: float = 0.75
+    time_mask_span: int = 10
+    channel_mask_probability: float = 0.5
+    channel_mask_span: int = 64
+    final_dropout: float = 0.0
+    head_learning_rate_scale: float = 1.0
+
+    def __post_init__(self):
+        for name in ("time_mask_probability", "channel_mask_probability"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"config.ctc.{name}={getattr(self, name)}: expected [0, 1)")
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig:
+    """Configuration of fine-tuning.
+
+    Attributes:
+      workdir: where the run is written.
+      audio: directory of a prepared split with transcripts.
+      init_from: network to fine-tune: orbax:DIR (checkpoints of a pre-training run), hf:DIR,
+        fairseq:FILE or torchaudio:FILE; a CTC head of the same vocabulary is kept; empty: from
+        scratch.
+      architecture, regularization, execution: see `model.architecture`; the front-end is always
+        frozen, unless the network is trained from scratch, when there is nothing in it worth
+        keeping.
+      ctc, optimizer, loop, mesh, distributed: see there.
+      frames_per_step: padded frames (20 ms) of one update over all devices.
+      padded_frames: the padded lengths that may occur, each compiled once; longer utterances are
+        left out.
+      seed: of the linear layer, data order, masks and dropout.
+    """
+
+    workdir: str = may_change()
+    audio: str = may_change()
+    init_from: str = may_change()
+    loop: LoopConfig
+    architecture: Architecture = Architecture()
+    regularization: Regularization = Regularization()
+    execution: Execution = may_change(Execution())
+    ctc: CTCConfig = CTCConfig()
+    optimizer: OptimizerConfig = OptimizerConfig(
+        peak_learning_rate=2e-5,
+        epsilon=1e-8,
+        weight_decay=0.0,
+        clip_norm=0.0,
+        schedule="tri_stage",
+        warmup_share=0.1,
+        hold_share=0.4,
+    )
+    mesh: MeshConfig = may_change(MeshConfig())
+    distributed: DistributedConfig = may_change(DistributedConfig())
+    frames_per_step: int = 80_000
+    padded_frames: tuple[int, ...] = (256, 384, 512, 640, 768, 1280)
+    seed: int = 1337
+
+
+def read(config: FinetuneConfig) -> manifests.AudioManifest:
+    """The audio of a run; looks at its manifest alone.
+
+    Raises:
+      InputError: it is missing or damaged, or utterances have no transcript.
+    """
+    audio = manifests.read_manifest(config.audio)
+    if audio.transcribed < audio.utterances:
+        raise InputError(
+            f"{config.audio}: {audio.utterances - audio.transcribed} of {audio.utterances} "
+            "utterances have no transcript; fine-tune on a transcribed split"
+        )
+    return audio
+
+
+def task(
+    config: FinetuneConfig, audio: manifests.AudioManifest, vocabulary: Vocabulary, mesh: Mesh
+) -> Task:
+    """Fine-tuning as `fit` takes it.
+
+    Raises:
+      InputError: no utterance fits into the padded lengths, or a step has no room for its rows.
+    """
+    padded = schedule.padded_buckets(
+        audio,
+        buckets.BUCKETS,
+        config.frames_per_step,
+        config.padded_frames,
+        sharding.batch_shards(mesh),
+    )
+    plan = schedule.BucketSchedule(padded, config.seed)
+    from_scratch = not config.init_from
+    freeze_steps = 0 if from_scratch else config.ctc.freeze_steps
+
+    def read_batches(first_step: int):
+        rows = batches.finetuning_batches(
+            pathlib.Path(config.audio),
+            audio,
+            plan,
+            seed=config.seed,
+            first_step=first_step,
+            last_step=config.loop.steps,
+            normalize_waveform=config.architecture.normalize_waveform,
+            host=batches.Host(jax.process_index(), jax.process_count()),
+        )
+        return with_labels(rows, vocabulary)
+
+    return Task(
+        kind="ctc",
+        init=init(config.architecture, vocabulary.size),
+        loss=loss_function(
+            network(config, vocabulary.size, mesh), config.ctc, freeze_steps, from_scratch
+        ),
+        optimizer=optimizer.build_finetuning(
+            config.optimizer,
+            config.loop.steps,
+            head="ctc_head",
+            head_scale=config.ctc.head_learning_rate_scale,
+            freeze_steps=freeze_steps,
+            train_frontend=from_scratch,
+        ),
+        learning_rate=optimizer.learning_rate(config.optimizer, config.loop.steps),
+        batch_shapes=tuple(
+            _shapes(bucket.rows, num_samples(bucket.batch_frames)) for bucket in padded
+        ),
+        batches=read_batches,
+        facts={
+            "architecture": config_lib.to_dict(config.architecture),
+            "regularization": config_lib.to_dict(config.regularization),
+            "vocabulary": vocabulary.to_dict(),
+            "inputs": {"audio": audio.digest},
+            "config": config_lib.decisive(config, complete=True),
+            "decisive": config_lib.decisive(config),
+            "rows": {str(bucket.batch_frames): bucket.rows for bucket in padded},
+            "version": VERSION,
+        },
+    )
+
+
+def network(config: FinetuneConfig, vocabulary_size: int, mesh: Mesh) -> HubertForCTC:
+    """The network as it runs on the mesh."""
+    kernels = choice.choose(
+        config.execution,
+        config.architecture,
+        config.regularization,
+        sharding.attention_sharding(mesh),
+    )
+    return HubertForCTC(
+        config.architecture,
+        vocabulary_size,
+        kernels,
+        config.regularization,
+        config.ctc.final_dropout,
+    )
+
+
+def init(architecture: Architecture, vocabulary_size: int) -> Callable[[jax.Array], dict]:
+    """key -> fresh parameters of the network with its linear layer over characters."""
+    kernels = choice.choose(Execution(), architecture)
+    silence = jnp.zeros((1, num_samples(2)))
+    fresh = HubertForCTC(architecture, vocabulary_size, kernels)
+    return lambda key: fresh.init(key, silence)["params"]
+
+
+def loss_function(
+    network: HubertForCTC, ctc: CTCConfig, freeze_steps: int, train_frontend: bool
+) -> Callable:
+    """(params, batch, key, step) -> (loss, metrics) on padded utterances.
+
+    The batch holds `waveform` (B, N) float32, `num_samples` (B,), `labels` (B, L) int32 and
+    `label_lengths` (B,). The loss is the summed CTC loss per character of the global batch.
+    Utterances too short for their transcript have no weight; their fraction is a metric. In the
+    first `freeze_steps` steps nothing but the linear layer gets a gradient; the front-end only
+    with `train_frontend`.
+    """
+
+    def compute(params, batch, key, step):
+        time_key, channel_key, dropout_key = jax.random.split(key, 3)
+        rngs = {"dropout": dropout_key}
+        rows, padded = batch["waveform"].shape
+        lengths = num_frames(batch["num_samples"])
+        mask = channel_mask = None
+        if ctc.time_mask_probability:
+            mask = span_mask(
+                time_key,
+                rows,
+                num_frames(padded),
+                ctc.time_mask_probability,
+                ctc.time_mask_span,
+                group_rows=1,
+                lengths=lengths,
+            )
+        if ctc.channel_mask_probability:
+            channel_mask = span_mask(
+                channel_key,
+                rows,
+                network.architecture.dim,
+                ctc.channel_mask_probability,
+                ctc.channel_mask_span,
+                group_rows=1,
+                least_spans=0,
+            )
+
+        def encode(params):
+            return network.apply(
+                {"params": params},
+                batch["waveform"],
+                batch["num_samples"],
+                mask,
+                channel_mask,
+                False,
+                not train_frontend,
+                rngs=rngs,
+                method="encode",
+            )
+
+        if freeze_steps:
+            # A branch, so that a frozen network has no backward pass.
+            encoded = jax.lax.cond(
+                step < freeze_steps,
+                lambda params: jax.lax.stop_gradient(encode(params)),
+                encode,
+                params,
+            )
+        else:
+            encoded = encode(params)
+        logits = network.apply({"params": params}, encoded, False, rngs=rngs, method="classify")
+        losses, feasible = ctc_loss(logits, lengths, batch["labels"], batch["label_lengths"])
+        present = batch["label_lengths"] > 0
+        feasible = feasible & present
+        characters = jnp.sum(batch["label_lengths"] * feasible)
+        loss = jnp.sum(losses * feasible) / jnp.maximum(characters, 1)
+        infeasible = 1.0 - jnp.sum(feasible) / jnp.maximum(jnp.sum(present), 1)
+        return loss, {"infeasible_fraction": infeasible, "characters": characters}
+
+    return compute
+
+
+def with_labels(
+    batches: Iterator[dict[str, np.ndarray]], vocabulary: Vocabulary
+) -> Generator[dict[str, np.ndarray]]:
+    """Replaces `id` and `text` by `labels` (B, L) and `label_lengths` (B,), both int32.
+
+    L is half the padded frames. A longer transcript could not be aligned either; it gets length 0
+    and no weight, like an utterance that did not fit into the padding.
+
+    Raises:
+      InputError: a transcript with a character outside the vocabulary; names the utterance.
+    """
+    try:
+        for batch in batches:
+            labels, label_lengths = (
+                np.zeros(shape.shape, np.int32)
+                for name, shape in _shapes(*batch["waveform"].shape).items()
+                if name in ("labels", "label_lengths")
+            )
+            for row, text in enumerate(batch["text"]):
+                encoded = vocabulary.encode(text.decode(), batch["id"][row].decode())
+                if batch["num_samples"][row] > 0 and len(encoded) <= labels.shape[1]:
+                    labels[row, : len(encoded)] = encoded
+                    label_lengths[row] = len(encoded)
+            arrays = {name: batch[name] for name in ("waveform", "num_samples")}
+            yield {**arrays, "labels": labels, "label_lengths": label_lengths}
+    finally:
+        batches.close()
+
+
+def _shapes(rows: int, samples: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """A padded batch with its labels."""
+    return {
+        "waveform": jax.ShapeDtypeStruct((rows, samples), jnp.float32),
+        "num_samples": jax.ShapeDtypeStruct((rows,), jnp.int32),
+        "labels": jax.ShapeDtypeStruct((rows, samples // HOP // _FRAMES_PER_CHARACTER), jnp.int32),
+        "label_lengths": jax.ShapeDtypeStruct((rows,), jnp.int32),
+    }

@@ -1,0 +1,272 @@
+"""Masked prediction of units (Hsu et al. 2021, section II)."""
+
+import dataclasses
+import math
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from hubert_jax import config as config_lib
+from hubert_jax.config import may_change
+from hubert_jax.data import batches, label_sets, manifests, schedule
+from hubert_jax.errors import InputError
+from hubert_jax.frames import num_samples
+from hubert_jax.model.architecture import Architecture, Execution, Head, Regularization
+from hubert_jax.model.hubert import HubertForPretraining
+from hubert_jax.model.kernels import choice
+from hubert_jax.model.loss import masked_prediction_loss
+from hubert_jax.model.masking import span_mask
+from hubert_jax.training import optimizer, sharding
+from hubert_jax.training.distributed import DistributedConfig
+from hubert_jax.training.fit import LoopConfig
+from hubert_jax.training.optimizer import OptimizerConfig
+from hubert_jax.training.sharding import MeshConfig
+from hubert_jax.training.task import Task
+
+VERSION = 1  # raise it when the same configuration and inputs give other weights
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Masks and loss; the defaults are BASE's as released.
+
+    Attributes:
+      mask_probability: expected fraction of masked frames before overlaps.
+      mask_span: frames of one span.
+      mask_group_rows: rows that are trimmed to the same number of masked frames; the released
+        models' rows on one GPU.
+      alpha: weight of the masked frames at the steps `alpha_steps`, linear in between, constant
+        beyond: (1.0,) is the paper's default, alpha = 1 throughout; (0.5, 1.0) with steps
+        (300, 600) begins with the plain mean over all frames and ends with masked frames alone.
+      alpha_steps: as many steps as there are values of alpha, ascending.
+      feature_penalty: weight of the mean square of the front-end's output.
+    """
+
+    mask_probability: float = 0.8
+    mask_span: int = 10
+    mask_group_rows: int = 5
+    alpha: tuple[float, ...] = (1.0,)
+    alpha_steps: tuple[int, ...] = (0,)
+    feature_penalty: float = 10.0
+
+    def __post_init__(self):
+        if len(self.alpha) != len(self.alpha_steps) or not self.alpha:
+            raise InputError(
+                f"config.loss: alpha has {len(self.alpha)} values and alpha_steps "
+                f"{len(self.alpha_steps)}; expected as many of both, at least one"
+            )
+        if not all(0 <= alpha <= 1 for alpha in self.alpha):
+            raise InputError(f"config.loss.alpha={self.alpha}: expected values in [0, 1]")
+        if not 0 < self.mask_probability <= 1 or self.mask_span < 1:
+            raise InputError(
+                f"config.loss: mask_probability={self.mask_probability}, mask_span="
+                f"{self.mask_span}: expected a probability in (0, 1] and a span of 1 or more frames"
+            )
+        if self.mask_group_rows < 1:
+            raise InputError(
+                f"config.loss.mask_group_rows={self.mask_group_rows}: expected 1 or more"
+            )
+        if list(self.alpha_steps) != sorted(set(self.alpha_steps)):
+            raise InputError(f"config.loss.alpha_steps={self.alpha_steps}: must ascend")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Configuration of pre-training.
+
+    Attributes:
+      workdir: where the run is written.
+      audio: directory of a prepared audio split.
+      labels: directories of its label sets, one for each of `head.codebook_sizes`.
+      architecture, head, regularization, execution: see `model.architecture`.
+      loss, optimizer, loop, mesh, distributed: see there.
+      frames_per_step: frames (20 ms) of one update over all devices.
+      max_frames: longest crop, in frames.
+      skip_damaged: name a shard that is found damaged and go on with what it has before the damage;
+        otherwise it ends the run.
+      init_from: network that this run starts from: hf:DIR, fairseq:FILE, torchaudio:FILE, or
+        orbax:DIR (checkpoints of another run); its head is kept where it predicts the same
+        codebooks; empty: from scratch.
+      seed: of weights, data order, crops, masks and dropout.
+    """
+
+    workdir: str = may_change()
+    audio: str = may_change()
+    labels: tuple[str, ...] = may_change()
+    loop: LoopConfig
+    architecture: Architecture = Architecture()
+    head: Head = Head()
+    regularization: Regularization = Regularization()
+    execution: Execution = may_change(Execution())
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    mesh: MeshConfig = may_change(MeshConfig())
+    distributed: DistributedConfig = may_change(DistributedConfig())
+    frames_per_step: int = 140_000
+    max_frames: int = 768
+    skip_damaged: bool = may_change(False)
+    init_from: str = may_change("")
+    seed: int = 1337
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """An audio split and its label sets, as their manifests describe them."""
+
+    audio: manifests.AudioManifest
+    label_sets: tuple[batches.LabelSet, ...]
+
+    @property
+    def codebook_digests(self) -> tuple[str, ...]:
+        """Of the label sets, in order."""
+        return tuple(labels.manifest.codebook_digest for labels in self.label_sets)
+
+
+def read(config: TrainConfig) -> Data:
+    """The data of a run; looks at manifests alone.
+
+    Raises:
+      InputError: a manifest is missing or damaged, or labels do not fit audio or head.
+    """
+    audio = manifests.read_manifest(config.audio)
+    found = label_sets.read_label_sets(audio, config.labels, config.head.codebook_sizes)
+    return Data(
+        audio,
+        tuple(
+            batches.LabelSet(pathlib.Path(path), manifest)
+            for path, manifest in zip(config.labels, found, strict=True)
+        ),
+    )
+
+
+def task(config: TrainConfig, data: Data, mesh: Mesh) -> Task:
+    """Pre-training as `fit` takes it.
+
+    Raises:
+      InputError: no utterance is long enough, or a step has no room for its rows.
+    """
+    multiple = math.lcm(config.loss.mask_group_rows, sharding.batch_shards(mesh))
+    buckets = schedule.crop_buckets(data.audio, config.frames_per_step, config.max_frames, multiple)
+    plan = schedule.BucketSchedule(buckets, config.seed)
+    network = _network(config, mesh)
+
+    def read_batches(first_step: int):
+        return batches.pretraining_batches(
+            pathlib.Path(config.audio),
+            data.audio,
+            list(data.label_sets),
+            plan,
+            seed=config.seed,
+            first_step=first_step,
+            last_step=config.loop.steps,
+            normalize_waveform=config.architecture.normalize_waveform,
+            host=batches.Host(jax.process_index(), jax.process_count()),
+            on_damage=_warn if config.skip_damaged else None,
+        )
+
+    return Task(
+        kind="pretraining",
+        init=init(config.architecture, config.head),
+        loss=loss_function(network, config.loss),
+        optimizer=optimizer.build(config.optimizer, config.loop.steps),
+        learning_rate=optimizer.learning_rate(config.optimizer, config.loop.steps),
+        batch_shapes=tuple(
+            {
+                "waveform": jax.ShapeDtypeStruct(
+                    (bucket.rows, num_samples(bucket.batch_frames)), jnp.float32
+                ),
+                **{
+                    f"labels_{i}": jax.ShapeDtypeStruct(
+                        (bucket.rows, bucket.batch_frames), jnp.int32
+                    )
+                    for i in range(len(data.label_sets))
+                },
+            }
+            for bucket in buckets
+        ),
+        batches=read_batches,
+        facts={
+            "architecture": config_lib.to_dict(config.architecture),
+            "head": config_lib.to_dict(config.head),
+            "regularization": config_lib.to_dict(config.regularization),
+            "inputs": {
+                "audio": data.audio.digest,
+                "labels": [labels.manifest.digest for labels in data.label_sets],
+            },
+            "labels": [_without_shards(labels.manifest) for labels in data.label_sets],
+            "config": config_lib.decisive(config, complete=True),
+            "decisive": config_lib.decisive(config),
+            "rows": {str(bucket.frames): bucket.rows for bucket in buckets},
+            "version": VERSION,
+        },
+    )
+
+
+def description(config: TrainConfig, data: Data, mesh: Mesh, task: Task) -> str:
+    """One line on what is trained, on what, and where."""
+    network = _network(config, mesh)
+    crops = sorted({shapes["labels_0"].shape for shapes in task.batch_shapes}, key=lambda s: s[1])
+    listed = ", ".join(f"{rows} x {frames}" for rows, frames in crops)
+    return (
+        f"{data.audio.seconds / 3600:.2f} h of audio; batches of {listed} frames; "
+        f"{jax.device_count()} {jax.default_backend()} device(s); attention by "
+        f"{network.kernels.attention_backend} ({network.kernels.attention_reason})"
+    )
+
+
+def init(architecture: Architecture, head: Head) -> Callable[[jax.Array], dict]:
+    """key -> fresh parameters of the network with its pre-training head."""
+    network = HubertForPretraining(architecture, head, choice.choose(Execution(), architecture))
+    # Two frames' worth of silence: shapes of parameters do not depend on the length.
+    silence = jnp.zeros((1, num_samples(2)))
+    return lambda key: network.init(key, silence)["params"]
+
+
+def loss_function(network: HubertForPretraining, loss: LossConfig) -> Callable:
+    """(params, batch, key, step) -> (loss, metrics) on crops of equal length.
+
+    The batch holds `waveform` (B, N) float32 and `labels_0`, `labels_1`, ... (B, T) int32, one a
+    codebook; B is a multiple of `loss.mask_group_rows`.
+    """
+
+    def compute(params, batch, key, step):
+        mask_key, dropout_key = jax.random.split(key)
+        labels = [batch[f"labels_{i}"] for i in range(len(network.head.codebook_sizes))]
+        rows, frames = labels[0].shape
+        mask = span_mask(
+            mask_key, rows, frames, loss.mask_probability, loss.mask_span, loss.mask_group_rows
+        )
+        outputs = network.apply(
+            {"params": params}, batch["waveform"], mask, False, rngs={"dropout": dropout_key}
+        )
+        alpha = jnp.interp(step, jnp.array(loss.alpha_steps), jnp.array(loss.alpha))
+        return masked_prediction_loss(
+            outputs["logits"], labels, mask, alpha, outputs["features"], loss.feature_penalty
+        )
+
+    return compute
+
+
+def _network(config: TrainConfig, mesh: Mesh) -> HubertForPretraining:
+    kernels = choice.choose(
+        config.execution,
+        config.architecture,
+        config.regularization,
+        sharding.attention_sharding(mesh),
+    )
+    return HubertForPretraining(config.architecture, config.head, kernels, config.regularization)
+
+
+def _without_shards(manifest: manifests.LabelManifest) -> dict[str, Any]:
+    """What checkpoints say of a label set: not its shards, of which it may have 100,000."""
+    values = dataclasses.asdict(dataclasses.replace(manifest, shards=()))
+    return {name: value for name, value in values.items() if name != "shards"}
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)
