@@ -61,7 +61,7 @@ def model() -> dict:
         positional_kernel=128,
         positional_groups=16,
         projection_dim=256,
-        # Released models have 4 classes more than clusters (504 for 500), which no frame ever has.
+        # As many classes as clusters; released models have 4 more, which no frame ever has.
         codebooks=(100,),
         temperature=0.1,
         dropout=0.1,

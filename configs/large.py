@@ -51,7 +51,7 @@ def train() -> ConfigDict:
         num_heads=16,
         pre_norm=True,
         projection_dim=768,
-        codebooks=(504,),
+        codebooks=(500,),
         dropout=0.0,
         attention_dropout=0.0,
         input_dropout=0.0,

@@ -8,7 +8,7 @@ iteration; the embedded corpus takes the place of the transcribed LibriSpeech su
 
 from ml_collections import ConfigDict
 
-from configs import base_it1
+from configs import base_it2
 
 # Peak learning rate, steps, steps with the network frozen, share of masked time and of masked
 # channels.
@@ -27,7 +27,7 @@ def get_config(part: str) -> ConfigDict:
     config = ctc(*TABLE[part])
     config.workdir = f"runs/finetune/base_{part}"
     config.init_from = "orbax:runs/base_it2/train/checkpoints"
-    config.model = model(base_it1.model())
+    config.model = model(base_it2.train().model.to_dict())
     # 8 devices x 200 s of audio.
     config.frames_per_step = 80_000
     if part == "10h":
@@ -46,7 +46,6 @@ def model(pretrained: dict) -> dict:
         activation_dropout=0.1,
         input_dropout=0.0,
         layer_drop=0.1,
-        codebooks=(504,),
     )
 
 

@@ -1,6 +1,7 @@
 """Label directories mirror their audio, and labels of anything else are refused."""
 
 import dataclasses
+import importlib
 
 import numpy as np
 import pytest
@@ -9,7 +10,12 @@ from hubert_jax.data import records
 from hubert_jax.errors import InputError
 from hubert_jax.units.frames import num_frames
 from hubert_jax.units.kmeans import Codebook
-from hubert_jax.units.labels import check_labels, commonest_share, write_labels
+from hubert_jax.units.labels import (
+    check_labels,
+    commonest_share,
+    read_label_sets,
+    write_labels,
+)
 
 CODEBOOK = Codebook(np.eye(5, dtype=np.float32), {"kind": "mfcc"}, 0.0, 0, 0, 10)
 
@@ -95,7 +101,26 @@ def test_labels_that_do_not_fit_are_refused(split, label_dir, change, field):
 
 
 def test_another_number_of_classes_is_refused(split, label_dir):
-    with pytest.raises(InputError, match="num_classes: found 5, expected 504"):
+    with pytest.raises(InputError, match="num_classes: found 5, expected 9"):
         check_labels(
-            records.read_manifest(split), records.read_label_manifest(label_dir), num_classes=504
+            records.read_manifest(split), records.read_label_manifest(label_dir), num_classes=9
         )
+
+
+def configured_pairs():
+    """The label and train parts of every configuration that has both."""
+    for name in ("base_it1", "base_it2", "large", "xlarge", "small"):
+        get_config = importlib.import_module(f"configs.{name}").get_config
+        yield pytest.param(get_config("label"), get_config("train"), id=name)
+    for name, iteration in importlib.import_module("configs.demo").get_config().iterations.items():
+        yield pytest.param(iteration.label, iteration.train, id=f"demo-{name}")
+
+
+@pytest.mark.parametrize(("label", "train"), list(configured_pairs()))
+def test_every_configuration_trains_on_the_labels_it_makes(label, train, split, speech, tmp_path):
+    codebook = dataclasses.replace(CODEBOOK, centroids=np.eye(label.num_clusters, dtype=np.float32))
+    write_labels(split, tmp_path / "labels", some_labels(speech), codebook, 100)
+    (manifest,) = read_label_sets(
+        records.read_manifest(split), (str(tmp_path / "labels"),), train.model.codebooks
+    )
+    assert manifest.num_classes == label.num_clusters
