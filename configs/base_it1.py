@@ -5,7 +5,7 @@ devices x 87.5 s = 2,800 s of audio = 140,000 frames of 20 ms. The paths take th
 
     python -m hubert_jax.prepare --config=configs/base_it1.py
     python -m hubert_jax.label --config=configs/base_it1.py
-    python -m hubert_jax.train --config=configs/base_it1.py --config.frames_per_step=512 ...
+    python -m hubert_jax.train --config=configs/base_it1.py --config.frames_per_step=3840 ...
 
 For LibriSpeech, pass --config.corpus=... and --config.splits=... to `prepare`.
 """
@@ -86,6 +86,7 @@ def train() -> ConfigDict:
             loss=dict(
                 mask_probability=0.8,
                 mask_span=10,
+                mask_group_rows=5,  # released: the rows of 768 frames in one device's 87.5 s
                 alpha=(1.0,),
                 alpha_steps=(0,),
                 feature_penalty=10.0,

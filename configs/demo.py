@@ -47,6 +47,7 @@ def pretraining(steps: int, alpha: tuple, alpha_steps: tuple, peak_learning_rate
         model=model(),
         loss=dict(
             mask_probability=0.8,
+            mask_group_rows=1,
             alpha=alpha,
             alpha_steps=alpha_steps,
             feature_penalty=0.0,

@@ -59,6 +59,7 @@ def train() -> ConfigDict:
         dtype="bfloat16",
         rematerialize=True,
     )
+    config.loss.mask_group_rows = 3
     config.optimizer.peak_learning_rate = 1.5e-3
     config.optimizer.clip_norm = 1.0
     config.loop.steps = 400_000

@@ -25,6 +25,7 @@ def train() -> ConfigDict:
     config.audio = "runs/xlarge/prepare/train"
     config.labels = ("runs/xlarge/label/train",)
     config.model.update(dim=1280, num_layers=48, ffn_dim=5120, num_heads=16, projection_dim=1024)
+    config.loss.mask_group_rows = 1
     config.optimizer.peak_learning_rate = 3e-3
     config.frames_per_step = 288_000
     return config

@@ -8,6 +8,7 @@ interrupted run from its newest checkpoint. On several hosts, started on each of
 """
 
 import dataclasses
+import math
 import pathlib
 import sys
 import time
@@ -106,7 +107,10 @@ def run(config: TrainConfig) -> dict:
     processes.join(config.processes)
     mesh = sharding.make_mesh(**dataclasses.asdict(config.mesh))
     cut = mesh.shape["data"] * mesh.shape["fsdp"]
-    buckets = schedule.crop_buckets(manifest, config.frames_per_step, config.max_frames, cut)
+    row_multiple = math.lcm(config.loss.mask_group_rows, cut)
+    buckets = schedule.crop_buckets(
+        manifest, config.frames_per_step, config.max_frames, row_multiple
+    )
     plan = schedule.BucketSchedule(buckets, config.seed)
     optimizer = optimizer_lib.build(config.optimizer, config.loop.steps)
     inputs = {

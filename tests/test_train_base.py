@@ -38,6 +38,7 @@ def _train(repository, workdir, audio, labels):
             "--config.loop.save_every=1",
             "--config.frames_per_step=32",
             "--config.max_frames=32",
+            "--config.loss.mask_group_rows=1",
         ],
         cwd=repository,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},

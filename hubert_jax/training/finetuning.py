@@ -73,7 +73,13 @@ def ctc_objective(
         mask = channel_mask = None
         if ctc.time_mask_probability:
             mask = span_mask(
-                time_key, rows, frames, ctc.time_mask_probability, ctc.time_mask_span, lengths
+                time_key,
+                rows,
+                frames,
+                ctc.time_mask_probability,
+                ctc.time_mask_span,
+                group_rows=1,  # or the shortest row of a padded batch would unmask all others
+                lengths=lengths,
             )
         if ctc.channel_mask_probability:
             channel_mask = span_mask(
@@ -82,6 +88,7 @@ def ctc_objective(
                 config.dim,
                 ctc.channel_mask_probability,
                 ctc.channel_mask_span,
+                group_rows=1,
                 least_spans=0,
             )
         logits = model.apply(

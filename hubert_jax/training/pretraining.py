@@ -22,6 +22,9 @@ class LossConfig:
     Attributes:
       mask_probability: expected share of masked frames before overlaps.
       mask_span: frames of one span.
+      mask_group_rows: consecutive rows whose masks are trimmed to the smallest one's count. The
+        released batch of one device: 5 rows of BASE, 3 of LARGE, 1 of X-LARGE. The rows of a batch
+        are a multiple of it.
       alpha: weight of the masked frames at the steps `alpha_steps`, linear in between, constant
         beyond: (1.0,) is the paper's default, alpha = 1 throughout; (0.5, 1.0) with steps
         (300, 600) begins with the plain mean over all frames and ends with masked frames alone.
@@ -31,6 +34,7 @@ class LossConfig:
 
     mask_probability: float = 0.8
     mask_span: int = 10
+    mask_group_rows: int = 5
     alpha: tuple[float, ...] = (1.0,)
     alpha_steps: tuple[int, ...] = (0,)
     feature_penalty: float = 10.0
@@ -47,6 +51,10 @@ class LossConfig:
             raise InputError(
                 f"config.loss: mask_probability={self.mask_probability}, mask_span="
                 f"{self.mask_span}: expected a probability in (0, 1] and a span of 1 or more frames"
+            )
+        if self.mask_group_rows < 1:
+            raise InputError(
+                f"config.loss.mask_group_rows={self.mask_group_rows}: expected 1 or more"
             )
         if list(self.alpha_steps) != sorted(set(self.alpha_steps)):
             raise InputError(f"config.loss.alpha_steps={self.alpha_steps}: must ascend")
@@ -73,7 +81,9 @@ def pretraining_loss(config: HubertConfig, loss: LossConfig) -> Callable:
         waveform = batch["waveform"]
         labels = [batch[f"labels_{i}"] for i in range(len(config.codebooks))]
         rows, frames = labels[0].shape
-        mask = span_mask(mask_key, rows, frames, loss.mask_probability, loss.mask_span)
+        mask = span_mask(
+            mask_key, rows, frames, loss.mask_probability, loss.mask_span, loss.mask_group_rows
+        )
         outputs = model.apply(
             {"params": params}, waveform, mask, False, rngs={"dropout": dropout_key}
         )
