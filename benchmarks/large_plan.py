@@ -16,6 +16,7 @@ Ratios are measured over allowed: 300 s, 2 GB of resident memory, 5 s for the sl
 import argparse
 import hashlib
 import json
+import math
 import os
 import pathlib
 import resource
@@ -31,6 +32,7 @@ SHORTEST, LONGEST = 1.2, 42.0  # seconds; their mean makes 60,000 hours
 PART_FILES, SHARD_MEGABYTES = 64, 64
 STEPS, HOSTS, SEED = 400_000, 32, 1337
 FRAMES_PER_STEP, MAX_FRAMES, DEVICES = 360_000, 768, 128  # of LARGE
+ROW_MULTIPLE = math.lcm(3, DEVICES)  # masks are trimmed by threes
 STARTS = ((0, 0), (1, 31), (123_456, 7), (399_999, 31))  # (step, host)
 SECONDS, GIGABYTES, START_SECONDS = 300.0, 2.0, 5.0
 
@@ -160,7 +162,7 @@ def _start(directory: pathlib.Path) -> dict:
         audio = manifests.read_manifest(directory / "audio")
         (labels,) = read_label_sets(audio, (directory / "labels",), (500,))
         read = time.monotonic() - started
-        buckets = schedule.crop_buckets(audio, FRAMES_PER_STEP, MAX_FRAMES, DEVICES)
+        buckets = schedule.crop_buckets(audio, FRAMES_PER_STEP, MAX_FRAMES, ROW_MULTIPLE)
         stream = batches.pretraining_batches(
             directory / "audio",
             audio,

@@ -77,7 +77,7 @@ def ours() -> Callable[[], float]:
     mesh = sharding.make_mesh()
     init = pretraining.init_pretraining(config)
     current = state.create_state(init, transform, mesh, 0)
-    loss = pretraining.pretraining_loss(config, pretraining.LossConfig())
+    loss = pretraining.pretraining_loss(config, pretraining.LossConfig(mask_group_rows=ROWS))
     update = pretraining.train_step(loss, transform, 0)
     waveform = speech()
     batch = sharding.to_global(

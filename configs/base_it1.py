@@ -5,7 +5,7 @@ devices x 87.5 s = 2,800 s of audio = 140,000 frames of 20 ms. The paths take th
 
     python -m hubert_jax.prepare --config=configs/base_it1.py
     python -m hubert_jax.label --config=configs/base_it1.py
-    python -m hubert_jax.train --config=configs/base_it1.py --config.frames_per_step=512 ...
+    python -m hubert_jax.train --config=configs/base_it1.py --config.frames_per_step=3840 ...
 
 For LibriSpeech, pass --config.corpus=... and --config.splits=... to `prepare`.
 """
@@ -44,54 +44,37 @@ def label() -> ConfigDict:
     )
 
 
-def model() -> dict:
-    """The network; 94,371,712 parameters without its head."""
-    return dict(
-        conv_channels=(512,) * 7,
-        conv_kernels=(10, 3, 3, 3, 3, 2, 2),
-        conv_strides=(5, 2, 2, 2, 2, 2, 2),
-        frontend_norm="group",
-        normalize_waveform=False,
-        frontend_gradient_scale=0.1,
-        dim=768,
-        num_layers=12,
-        ffn_dim=3072,
-        num_heads=12,  # the paper's Table I prints 8; every released model has 12
-        pre_norm=False,
-        positional_kernel=128,
-        positional_groups=16,
-        projection_dim=256,
-        # Released models have 4 classes more than clusters (504 for 500), which no frame ever has.
-        codebooks=(100,),
-        temperature=0.1,
-        dropout=0.1,
-        attention_dropout=0.1,
-        activation_dropout=0.0,
-        input_dropout=0.1,
-        layer_drop=0.05,
-        dtype="float32",  # bfloat16 on accelerators; the released model trained in float16
-        rematerialize=False,
-        scan_unroll=1,
-    )
-
-
 def train() -> ConfigDict:
-    """250,000 steps."""
+    """250,000 steps; the network, its regularisation and its loss are the jobs' defaults."""
     return ConfigDict(
         dict(
             workdir="runs/base_it1",
             audio="runs/base_it1/prepare/train",
             labels=("runs/base_it1/label/train",),
-            model=model(),
+            # 94,371,712 parameters without the head. The paper's Table I prints 8 attention heads;
+            # every released model has 12.
+            architecture=dict(
+                dim=768, num_layers=12, ffn_dim=3072, num_heads=12, frontend_norm="group"
+            ),
+            # As many classes as clusters; released models have 4 more, which no frame ever has.
+            head=dict(codebook_sizes=(100,), projection_dim=256, temperature=0.1),
+            regularization=dict(
+                dropout=0.1,
+                attention_dropout=0.1,
+                activation_dropout=0.0,
+                input_dropout=0.1,
+                layer_drop=0.05,
+                frontend_gradient_scale=0.1,
+            ),
+            # bfloat16 on accelerators; the released model trained in float16.
+            execution=dict(dtype="float32", rematerialize=False),
             loss=dict(
                 mask_probability=0.8,
                 mask_span=10,
-                alpha=(1.0,),
-                alpha_steps=(0,),
+                mask_group_rows=5,  # released: the rows of 768 frames in one device's 87.5 s
                 feature_penalty=10.0,
             ),
             optimizer=dict(
-                name="adam",
                 peak_learning_rate=5e-4,
                 beta1=0.9,
                 beta2=0.98,
@@ -102,11 +85,9 @@ def train() -> ConfigDict:
                 warmup_share=0.08,
             ),
             loop=dict(steps=250_000, log_every=200, save_every=5_000, keep=2),
-            mesh=dict(data=-1, fsdp=1, tensor=1),
             frames_per_step=140_000,
             # Released: at most 250,000 samples (781 frames); 768 is the longest bucket.
             max_frames=768,
-            init_from="",
             seed=1337,
         )
     )

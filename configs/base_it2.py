@@ -33,7 +33,6 @@ def train() -> ConfigDict:
     config = base_it1.train()
     config.workdir = "runs/base_it2"
     config.labels = ("runs/base_it2/label/train",)
-    # 500 clusters and the 4 symbols that the released label dictionaries put first.
-    config.model.codebooks = (504,)
+    config.head.codebook_sizes = (500,)
     config.loop.steps = 400_000
     return config

@@ -16,37 +16,41 @@ def get_config(part: str = "pipeline") -> ConfigDict:
     return pipeline(it1_steps=2200, it2_steps=500)
 
 
-def model() -> dict:
-    """2.1 M parameters."""
+def network() -> dict:
+    """2.1 M parameters, no dropout; the same in pre-training and fine-tuning."""
     return dict(
-        conv_channels=(32, 48, 64, 64, 96, 96, 128),
-        frontend_norm="layer",
-        normalize_waveform=True,
-        frontend_gradient_scale=1.0,
-        dim=192,
-        num_layers=4,
-        ffn_dim=768,
-        num_heads=4,
-        pre_norm=True,
-        positional_kernel=64,
-        positional_groups=16,
-        projection_dim=96,
-        codebooks=(100,),
-        dropout=0.0,
-        attention_dropout=0.0,
-        input_dropout=0.0,
-        layer_drop=0.0,
-        scan_unroll=4,
+        architecture=dict(
+            conv_channels=(32, 48, 64, 64, 96, 96, 128),
+            frontend_norm="layer",
+            normalize_waveform=True,
+            dim=192,
+            num_layers=4,
+            ffn_dim=768,
+            num_heads=4,
+            pre_norm=True,
+            positional_kernel=64,
+            positional_groups=16,
+        ),
+        regularization=dict(
+            dropout=0.0,
+            attention_dropout=0.0,
+            input_dropout=0.0,
+            layer_drop=0.0,
+            frontend_gradient_scale=1.0,
+        ),
+        execution=dict(scan_unroll=4),
     )
 
 
 def pretraining(steps: int, alpha: tuple, alpha_steps: tuple, peak_learning_rate: float) -> dict:
     """One iteration; a step is 8 crops of 2.56 s."""
     return dict(
+        **network(),
+        head=dict(codebook_sizes=(100,), projection_dim=96),
         loop=dict(steps=steps, log_every=50, save_every=200, keep=1),
-        model=model(),
         loss=dict(
             mask_probability=0.8,
+            mask_group_rows=1,
             alpha=alpha,
             alpha_steps=alpha_steps,
             feature_penalty=0.0,
@@ -68,8 +72,8 @@ def pretraining(steps: int, alpha: tuple, alpha_steps: tuple, peak_learning_rate
 def finetuning(steps: int, peak_learning_rate: float, freeze_steps: int) -> dict:
     """CTC on the transcribed part of the corpus; the same for both networks."""
     return dict(
+        **network(),
         loop=dict(steps=steps, log_every=25, save_every=50, keep=1),
-        model=model(),
         ctc=dict(
             freeze_steps=freeze_steps,
             time_mask_probability=0.0,

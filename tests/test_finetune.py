@@ -32,6 +32,7 @@ def pretrained(request, speech_split, speech_labels, tmp_path_factory):
         loop=dict(steps=2),
         frames_per_step=512,
         max_frames=64,
+        loss=dict(mask_group_rows=4),
     )
     train.run(config_lib.build(train.TrainConfig, values))
     return model, workdir / "train" / "checkpoints"

@@ -20,6 +20,13 @@ TABLE = {
     "960h": (1e-4, 320_000, 0, 0.5, 0.1),
 }
 PARTS = tuple(TABLE)
+REGULARIZATION = dict(
+    dropout=0.0,
+    attention_dropout=0.0,
+    activation_dropout=0.1,
+    input_dropout=0.0,
+    layer_drop=0.1,
+)
 
 
 def get_config(part: str) -> ConfigDict:
@@ -27,7 +34,8 @@ def get_config(part: str) -> ConfigDict:
     config = ctc(*TABLE[part])
     config.workdir = f"runs/finetune/base_{part}"
     config.init_from = "orbax:runs/base_it2/train/checkpoints"
-    config.model = model(base_it1.model())
+    config.architecture = base_it1.train().architecture
+    config.regularization = REGULARIZATION
     # 8 devices x 200 s of audio.
     config.frames_per_step = 80_000
     if part == "10h":
@@ -35,19 +43,6 @@ def get_config(part: str) -> ConfigDict:
         # of which the run sees 17,000; here it comes to its end with the run.
         config.optimizer.warmup_share, config.optimizer.hold_share = 0.32, 0.0
     return config
-
-
-def model(pretrained: dict) -> dict:
-    """A pre-trained network's architecture with the dropout of fine-tuning."""
-    return dict(
-        pretrained,
-        dropout=0.0,
-        attention_dropout=0.0,
-        activation_dropout=0.1,
-        input_dropout=0.0,
-        layer_drop=0.1,
-        codebooks=(504,),
-    )
 
 
 def ctc(

@@ -21,7 +21,9 @@ def get_config(part: str) -> ConfigDict:
     config = base.ctc(*TABLE[part])
     config.workdir = f"runs/finetune/large_{part}"
     config.init_from = "orbax:runs/large/train/checkpoints"
-    config.model = base.model(large.train().model.to_dict())
+    pretrained = large.train()
+    config.architecture, config.execution = pretrained.architecture, pretrained.execution
+    config.regularization = dict(base.REGULARIZATION, frontend_gradient_scale=1.0)
     # 8 devices x 80 s of audio.
     config.frames_per_step = 32_000
     return config

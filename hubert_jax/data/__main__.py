@@ -8,6 +8,7 @@ alone. Writes WORKDIR/check/result.json.
 """
 
 import dataclasses
+import math
 import pathlib
 import sys
 import time
@@ -36,7 +37,8 @@ def run(config: TrainConfig) -> dict:
     codebooks = config.model.codebooks if config.labels else ()
     labels = read_label_sets(audio, config.labels, codebooks)
     cut = max(config.mesh.data, 1) * config.mesh.fsdp
-    buckets = schedule.crop_buckets(audio, config.frames_per_step, config.max_frames, cut)
+    row_multiple = math.lcm(config.loss.mask_group_rows, cut)
+    buckets = schedule.crop_buckets(audio, config.frames_per_step, config.max_frames, row_multiple)
     uses = preflight.bucket_uses(audio, buckets)
     print(
         f"check {directory}: {audio.utterances} utterances, {audio.seconds / 3600:.2f} h, "

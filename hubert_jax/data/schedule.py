@@ -84,12 +84,13 @@ def crop_buckets(
     """The buckets of pre-training: crops to the bucket's floor, at most `max_frames`.
 
     Frames per step stay about constant, so rows grow as the crop shrinks; rows are a multiple of
-    `row_multiple` (the devices that a batch is cut over). Utterances under 2 s (bucket 0) are
+    `row_multiple` (of the mesh's batch shards, and of the rows whose masks are trimmed together:
+    their least common multiple). Utterances under 2 s (bucket 0) are
     left out. Of a split that mixes corpora, each gets its share of the cropped frames.
 
     Raises:
       InputError: nothing is left, of the split or of one of its corpora, or a step has no room for
-        one row on every device.
+        `row_multiple` rows.
     """
     if max_frames < 1:
         raise InputError(f"config.max_frames={max_frames}: expected 1 or more")
@@ -98,7 +99,13 @@ def crop_buckets(
         if frames == 0:
             continue
         crop = min(frames, max_frames)
-        buckets.append(Bucket(frames, crop, _rows(frames_per_step, crop, row_multiple), utterances))
+        rows = _rows(
+            frames_per_step,
+            crop,
+            row_multiple,
+            "config.loss.mask_group_rows and of the devices that a batch is cut over",
+        )
+        buckets.append(Bucket(frames, crop, rows, utterances))
     if not buckets:
         raise InputError(
             f"{manifest.split}: no utterance of 2 s or more among {manifest.utterances}; "
@@ -139,7 +146,7 @@ def padded_buckets(
             ceiling = longer[0] if longer else max(frames + 1, *padded_frames)
         fitting = [length for length in sorted(padded_frames) if length >= ceiling]
         if fitting:
-            rows = _rows(frames_per_step, fitting[0], row_multiple)
+            rows = _rows(frames_per_step, fitting[0], row_multiple, "the devices")
             buckets.append(Bucket(frames, fitting[0], rows, utterances))
     if not buckets:
         raise InputError(
@@ -194,11 +201,12 @@ def _utterances_by_bucket(manifest: AudioManifest) -> dict[int, int]:
     return dict(sorted(counts.items()))
 
 
-def _rows(frames_per_step: int, frames: int, row_multiple: int) -> int:
+def _rows(frames_per_step: int, frames: int, row_multiple: int, multiple_of: str) -> int:
     rows = frames_per_step // frames // row_multiple * row_multiple
     if rows < 1:
         raise InputError(
             f"config.frames_per_step={frames_per_step}: no room for {row_multiple} rows of "
-            f"{frames} frames; raise it to {frames * row_multiple} or more, or use shorter crops"
+            f"{frames} frames (a multiple of {multiple_of}); "
+            f"raise it to {frames * row_multiple} or more, or use shorter crops"
         )
     return rows

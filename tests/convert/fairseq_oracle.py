@@ -103,7 +103,7 @@ def compare_loss(fairseq, task, model, params, config: HubertConfig, alpha: floa
         random.integers(SPECIALS, classes, size=(rows, frames), dtype=np.int32)
         for classes in config.codebooks
     ]
-    mask = np.array(span_mask(jax.random.key(SEED), rows, frames, 0.8, 10))
+    mask = np.array(span_mask(jax.random.key(SEED), rows, frames, 0.8, 10, rows))
 
     fairseq.hubert.compute_mask_indices = lambda *args, **more: mask
     criterion = fairseq.criterion(task, alpha, 1 - alpha, loss_weights=[10.0])
@@ -252,7 +252,7 @@ def compare_masks(fairseq):
         ]
     )
     keys = jax.random.split(jax.random.key(SEED), draws)
-    drawn = jax.jit(jax.vmap(lambda key: span_mask(key, rows, frames, 0.8, 10)))(keys)
+    drawn = jax.jit(jax.vmap(lambda key: span_mask(key, rows, frames, 0.8, 10, rows)))(keys)
     ours = np.asarray(drawn).mean(axis=(1, 2))
     error = np.sqrt((ours.var() + theirs.var()) / draws)
     what = f"{draws} batches of {rows} x {frames} frames"

@@ -67,7 +67,7 @@ def batch(config, speech):
         waveforms = [normalize(waveform) for waveform in waveforms]
     waveform = np.stack([w[: config.num_samples(FRAMES)] for w in waveforms])
     labels = random.integers(config.codebooks[0], size=(len(waveform), FRAMES), dtype=np.int32)
-    mask = np.array(span_mask(jax.random.key(5), len(waveform), FRAMES, 0.8, 10))
+    mask = np.array(span_mask(jax.random.key(5), len(waveform), FRAMES, 0.8, 10, 1))
     assert 0 < mask.sum() < mask.size
     return waveform, labels, mask
 

@@ -62,7 +62,8 @@ def _config(root: pathlib.Path, **values) -> TrainConfig:
         loop=dict(steps=1),
         model=dict(codebooks=(6,)),
         mesh=dict(data=2, fsdp=2),
-        frames_per_step=1000,
+        loss=dict(mask_group_rows=8),
+        frames_per_step=1500,
         max_frames=120,
     )
     return config_lib.build(TrainConfig, values)
@@ -72,7 +73,8 @@ def test_what_fits_is_described(prepared, utterances, capsys):
     result = data_command.run(_config(prepared))
     assert json.loads((prepared / "work/check/result.json").read_text())["job"] == "check"
     long = [len(u.audio) for u in utterances if u.id != "short"]
-    # All of them have between 2.56 and 5.12 s; four devices share the 1000 // 120 rows.
+    # All of them have between 2.56 and 5.12 s; of the 1500 // 120 rows
+    # there are as many as four devices and masks trimmed by eights divide.
     bucket = result["buckets"][128]
     assert (bucket["utterances"], bucket["batch"]) == (8, (120, 8))
     assert bucket["seconds"] == pytest.approx(sum(long) / 16_000)

@@ -1,6 +1,8 @@
 """The bucket of every step, and what the buckets of both kinds of training hold."""
 
 import dataclasses
+import importlib
+import math
 
 import numpy as np
 import pytest
@@ -84,13 +86,43 @@ def test_crops_are_the_floors_and_rows_fill_the_step():
     [
         ({0: 5}, 4096, 768, "no utterance of 2 s or more among 5"),
         ({}, 4096, 768, "no utterance of 2 s"),
-        ({768: 1}, 6143, 768, "config.frames_per_step=6143: no room for 8 rows of 768.*6144"),
+        (
+            {768: 1},
+            6143,
+            768,
+            "config.frames_per_step=6143: no room for 8 rows of 768.*"
+            "mask_group_rows and of the devices.*6144",
+        ),
         ({768: 1}, 6144, 0, "config.max_frames=0"),
     ],
 )
 def test_steps_without_rows_are_refused(counts, frames_per_step, max_frames, message):
     with pytest.raises(InputError, match=message):
         crop_buckets(_manifest(counts), frames_per_step, max_frames, row_multiple=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "devices", "group_rows", "rows"),
+    [
+        ("base_it1", 32, 5, 160),
+        ("base_it2", 32, 5, 160),
+        ("large", 128, 3, 384),
+        ("xlarge", 256, 1, 256),
+        # Of another number of devices it is what masks are trimmed over that stays.
+        ("base_it2", 8, 5, 160),
+        ("large", 64, 3, 384),
+    ],
+)
+def test_configured_steps_have_the_released_rows(name, devices, group_rows, rows):
+    config = importlib.import_module(f"configs.{name}").get_config("train")
+    assert config.loss.mask_group_rows == group_rows
+    multiple = math.lcm(group_rows, devices)
+    buckets = crop_buckets(
+        _manifest(dict.fromkeys(BUCKETS, 1)), config.frames_per_step, config.max_frames, multiple
+    )
+    assert buckets[-1].batch_frames == 768 and buckets[-1].rows == rows
+    for bucket in buckets:
+        assert bucket.rows % group_rows == bucket.rows % devices == 0
 
 
 def test_every_utterance_fits_into_its_padding():

@@ -50,7 +50,9 @@ def compile_program(config: HubertConfig, training: bool, mesh: Mesh, platform: 
     abstract = state.abstract_state(pretraining.init_pretraining(config), transform, mesh)
     with compiling_for(platform), jax.set_mesh(mesh):
         if training:
-            loss = pretraining.pretraining_loss(config, pretraining.LossConfig())
+            # One row a device, so any number of devices divides into groups of one.
+            settings = pretraining.LossConfig(mask_group_rows=1)
+            loss = pretraining.pretraining_loss(config, settings)
             update = pretraining.train_step(loss, transform, 0)
             batch = {"waveform": waveform, "labels_0": labels}
             return update.lower(abstract, batch).compile()

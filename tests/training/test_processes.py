@@ -40,6 +40,7 @@ def values(speech_split, speech_labels, tmp_path_factory) -> dict:
         model={**TINY_LARGE, "codebooks": (CLUSTERS,)},
         frames_per_step=256,
         max_frames=32,
+        loss=dict(mask_group_rows=4),
     )
 
 

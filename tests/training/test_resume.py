@@ -30,6 +30,7 @@ def run(speech_split, speech_labels):
                 loop=dict(steps=steps, log_every=2, save_every=2, keep=3),
                 frames_per_step=512,
                 max_frames=64,
+                loss=dict(mask_group_rows=4),
             )
             | values
         )

@@ -1,12 +1,13 @@
 """Label directories mirror their audio, and labels of anything else are refused."""
 
 import dataclasses
+import importlib
 
 import numpy as np
 import pytest
 
 from hubert_jax.data import manifests, records
-from hubert_jax.data.label_sets import check_labels
+from hubert_jax.data.label_sets import check_labels, read_label_sets
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_frames
 from hubert_jax.units.kmeans import Codebook
@@ -96,9 +97,28 @@ def test_labels_that_do_not_fit_are_refused(split, label_dir, change, field):
 
 
 def test_another_number_of_classes_is_refused(split, label_dir):
-    with pytest.raises(InputError, match="num_classes: found 5, expected 504"):
+    with pytest.raises(InputError, match="num_classes: found 5, expected 9"):
         check_labels(
             manifests.read_manifest(split),
             manifests.read_label_manifest(label_dir),
-            num_classes=504,
+            num_classes=9,
         )
+
+
+def configured_pairs():
+    """The label and train parts of every configuration that has both."""
+    for name in ("base_it1", "base_it2", "large", "xlarge", "small"):
+        get_config = importlib.import_module(f"configs.{name}").get_config
+        yield pytest.param(get_config("label"), get_config("train"), id=name)
+    for name, iteration in importlib.import_module("configs.demo").get_config().iterations.items():
+        yield pytest.param(iteration.label, iteration.train, id=f"demo-{name}")
+
+
+@pytest.mark.parametrize(("label", "train"), list(configured_pairs()))
+def test_every_configuration_trains_on_the_labels_it_makes(label, train, split, speech, tmp_path):
+    codebook = dataclasses.replace(CODEBOOK, centroids=np.eye(label.num_clusters, dtype=np.float32))
+    write_labels(split, tmp_path / "labels", some_labels(speech), codebook, 100)
+    (manifest,) = read_label_sets(
+        records.read_manifest(split), (str(tmp_path / "labels"),), train.model.codebooks
+    )
+    assert manifest.num_classes == label.num_clusters

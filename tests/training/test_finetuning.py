@@ -1,0 +1,62 @@
+"""What the CTC objective gives the network to see."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from splits import TINY_BASE
+
+from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.training import finetuning
+
+ROWS, PADDED_FRAMES = 160, 256
+CONFIG = HubertConfig(**{**TINY_BASE, "dim": 512})
+
+
+@pytest.fixture
+def masks_of(monkeypatch):
+    """lengths (B,) -> the masks (B, T) of time and (B, C) of channels that the network is given."""
+
+    class Network:
+        def __init__(self, *settings):
+            pass
+
+        def apply(self, params, waveform, num_samples, mask, channel_mask, *flags, rngs):
+            given.append((np.asarray(mask), np.asarray(channel_mask)))
+            return jnp.zeros((*mask.shape, 29))
+
+    given = []
+    monkeypatch.setattr(finetuning, "HubertForCTC", Network)
+    ctc = finetuning.CTCConfig(time_mask_probability=0.75, channel_mask_probability=0.5)
+    objective = finetuning.ctc_objective(CONFIG, ctc, 29)
+
+    def masks_of(lengths):
+        batch = {
+            "waveform": jnp.zeros((len(lengths), CONFIG.num_samples(PADDED_FRAMES))),
+            "num_samples": CONFIG.num_samples(jnp.asarray(lengths)),
+            "labels": jnp.ones((len(lengths), 8), jnp.int32),
+            "label_lengths": jnp.full((len(lengths),), 8),
+        }
+        objective({}, batch, jax.random.key(0), False)
+        return given.pop()
+
+    return masks_of
+
+
+@pytest.mark.parametrize("shortest", [128, 60, 20])
+def test_the_shortest_row_does_not_unmask_the_others(masks_of, shortest):
+    lengths = np.random.default_rng(0).integers(128, 257, ROWS)
+    lengths[0] = 128
+    whole, _ = masks_of(lengths)
+    lengths[0] = shortest
+    mask, channels = masks_of(lengths)
+    np.testing.assert_array_equal(mask[1:], whole[1:])
+    valid = np.arange(PADDED_FRAMES) < lengths[:, None]
+    assert not mask[~valid].any()
+    print(f"shortest row {shortest}: {mask[valid].mean():.3f} of the valid frames are masked")
+    assert mask[valid].mean() == pytest.approx(0.54, abs=0.01)
+    longest = lengths > 224
+    assert mask[longest].sum() / lengths[longest].sum() == pytest.approx(0.54, abs=0.02)
+    # Channels are masked in whole spans of 64.
+    edges = np.diff(np.pad(channels.astype(int), ((0, 0), (1, 1))), axis=1)
+    assert (np.nonzero(edges == -1)[1] - np.nonzero(edges == 1)[1] >= 64).all()
