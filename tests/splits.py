@@ -9,13 +9,13 @@ from flax import traverse_util
 
 from hubert_jax import config as config_lib
 from hubert_jax.convert import encoders
-from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.model.architecture import Architecture, Head
 
 CORPUS = pathlib.Path(__file__).parents[1] / "examples" / "minilibri"
 LONGEST = 7.2  # seconds
 CLUSTERS = 12
 
-_TINY = dict(
+_ARCHITECTURE = dict(
     conv_channels=(8,) * 7,
     dim=16,
     num_layers=2,
@@ -23,28 +23,29 @@ _TINY = dict(
     num_heads=2,
     positional_kernel=16,
     positional_groups=4,
-    projection_dim=8,
-    codebooks=(CLUSTERS,),
 )
+_HEAD = dict(codebook_sizes=(CLUSTERS,), projection_dim=8)
 # As BASE: dropout everywhere and LayerDrop, so that their randomness is tested too.
-TINY_BASE = dict(_TINY, layer_drop=0.2)
+TINY_BASE = dict(architecture=_ARCHITECTURE, head=_HEAD, regularization=dict(layer_drop=0.2))
 TINY_LARGE = dict(
-    _TINY,
-    frontend_norm="layer",
-    normalize_waveform=True,
-    frontend_gradient_scale=1.0,
-    pre_norm=True,
-    dropout=0.0,
-    attention_dropout=0.0,
-    input_dropout=0.0,
-    layer_drop=0.0,
+    architecture=dict(_ARCHITECTURE, frontend_norm="layer", normalize_waveform=True, pre_norm=True),
+    head=_HEAD,
+    regularization=dict(
+        dropout=0.0,
+        attention_dropout=0.0,
+        input_dropout=0.0,
+        layer_drop=0.0,
+        frontend_gradient_scale=1.0,
+    ),
 )
 
 
-def random_parameters(config: HubertConfig, vocabulary_size: int | None = None) -> dict:
+def random_parameters(
+    architecture: Architecture, head: Head | None = None, vocabulary_size: int | None = None
+) -> dict:
     """Parameters of a network that nobody trained, quicker than to initialise it."""
     random = np.random.default_rng(0)
-    shapes = encoders.shapes(config, vocabulary_size)
+    shapes = encoders.shapes(architecture, head, vocabulary_size)
     flat = {path: random.normal(0.0, 0.1, shape) for path, shape in shapes.items()}
     flat = {path: leaf.astype(np.float32) for path, leaf in flat.items()}
     return traverse_util.unflatten_dict(flat, sep="/")
