@@ -65,28 +65,39 @@ def ours() -> Callable[[], float]:
     host_memory.keep_freed_memory()  # as every job does
     import jax
 
-    from hubert_jax.model.architecture import HubertConfig
-    from hubert_jax.training import optimizer, pretraining, sharding, state
+    from hubert_jax.frames import num_frames
+    from hubert_jax.model.architecture import Architecture, Execution, Head, Regularization
+    from hubert_jax.model.hubert import HubertForPretraining
+    from hubert_jax.model.kernels import choice
+    from hubert_jax.tasks import pretraining
+    from hubert_jax.training import optimizer, sharding, state
+    from hubert_jax.training.step import compile_steps, shape_of
+    from hubert_jax.training.task import Task
 
-    config = HubertConfig(codebooks=(CLASSES,), layer_drop=0.0, scan_unroll=HubertConfig.num_layers)
+    architecture, head = Architecture(), Head(codebook_sizes=(CLASSES,))
+    regularization = Regularization(layer_drop=0.0)
+    execution = Execution(scan_unroll=architecture.num_layers)
+    kernels = choice.choose(execution, architecture, regularization)
+    network = HubertForPretraining(architecture, head, kernels, regularization)
     settings = optimizer.OptimizerConfig(
         peak_learning_rate=RATE, beta1=BETAS[0], beta2=BETAS[1], epsilon=EPSILON,
         weight_decay=DECAY, clip_norm=CLIP,
     )  # fmt: skip
-    transform = optimizer.build(settings, 1000)
-    mesh = sharding.make_mesh()
-    init = pretraining.init_pretraining(config)
-    current = state.create_state(init, transform, mesh, 0)
-    loss = pretraining.pretraining_loss(config, pretraining.LossConfig(mask_group_rows=ROWS))
-    update = pretraining.train_step(loss, transform, 0)
-    waveform = speech()
-    batch = sharding.to_global(
-        mesh,
-        {
-            "waveform": waveform,
-            "labels_0": labels(config.num_frames(SAMPLES)).astype(np.int32),
-        },
+    mesh = sharding.make_mesh(sharding.MeshConfig())
+    units = labels(num_frames(SAMPLES)).astype(np.int32)
+    batch = sharding.to_global(mesh, {"waveform": speech(), "labels_0": units})
+    task = Task(
+        kind="pretraining",
+        init=pretraining.init(architecture, head),
+        loss=pretraining.loss_function(network, pretraining.LossConfig(mask_group_rows=ROWS)),
+        optimizer=optimizer.build(settings, 1000),
+        learning_rate=optimizer.learning_rate(settings, 1000),
+        batch_shapes=(batch,),
+        batches=lambda first_step: iter(()),
+        facts={},
     )
+    current = state.create_state(task, mesh, 0)
+    update = compile_steps(task, mesh, state.abstract_state(task, mesh), 0)[shape_of(batch)]
 
     def step() -> float:
         nonlocal current
