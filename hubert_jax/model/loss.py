@@ -16,8 +16,10 @@ def masked_prediction_loss(
 
     L_m and L_u are the summed cross-entropies of masked and unmasked frames (paper eqs 1-2, with
     the minus sign that the paper misses). The sum is normalised once, even with several
-    codebooks, by the number of frames that count over the whole batch: the masked ones for
-    alpha = 1, the unmasked ones for alpha = 0, all of them in between.
+    codebooks, by alpha M + (1 - alpha) U, the masked and unmasked frames of the whole batch: the
+    loss is a weighted mean over frames, continuous in alpha, and at alpha = 0.5 the plain mean. The
+    paper names no normaliser. fairseq divides by M at alpha = 1, by U at alpha = 0, as here, but by
+    M + U in between, so that its gradient jumps by M / (M + U) where alpha reaches 1.
 
     Args:
       logits: a list, one (B, T, K) float32 a codebook.
@@ -30,23 +32,24 @@ def masked_prediction_loss(
 
     Returns:
       The loss, and scalars: `masked_loss` and `unmasked_loss` (mean cross-entropy per frame,
-      summed over codebooks), `masked_accuracy`, `unmasked_accuracy` (first codebook),
+      summed over codebooks), `masked_accuracy`, `unmasked_accuracy` (mean over codebooks),
       `feature_penalty` (the mean square, before its weight), `masked_frames`.
     """
     masked = mask.astype(jnp.float32)
     unmasked = 1.0 - masked
     masked_count, unmasked_count = masked.sum(), unmasked.sum()
     cross_entropy = jnp.zeros(mask.shape, jnp.float32)
+    correct = jnp.zeros(mask.shape, jnp.float32)
     for codebook_logits, codebook_labels in zip(logits, labels, strict=True):
         log_probabilities = jax.nn.log_softmax(codebook_logits.astype(jnp.float32))
         chosen = jnp.take_along_axis(log_probabilities, codebook_labels[..., None], axis=-1)
         cross_entropy -= chosen[..., 0]
+        correct += (jnp.argmax(codebook_logits, axis=-1) == codebook_labels) / len(logits)
     masked_sum = jnp.sum(cross_entropy * masked)
     unmasked_sum = jnp.sum(cross_entropy * unmasked)
-    counted = masked_count * (alpha > 0) + unmasked_count * (alpha < 1)
-    prediction = (alpha * masked_sum + (1 - alpha) * unmasked_sum) / jnp.maximum(counted, 1)
+    count = alpha * masked_count + (1 - alpha) * unmasked_count
+    prediction = (alpha * masked_sum + (1 - alpha) * unmasked_sum) / jnp.maximum(count, 1)
     penalty = jnp.mean(jnp.square(features.astype(jnp.float32)))
-    correct = (jnp.argmax(logits[0], axis=-1) == labels[0]).astype(jnp.float32)
     metrics = {
         "masked_loss": masked_sum / jnp.maximum(masked_count, 1),
         "unmasked_loss": unmasked_sum / jnp.maximum(unmasked_count, 1),

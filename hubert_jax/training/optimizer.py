@@ -24,6 +24,8 @@ class OptimizerConfig:
       schedule: "linear" (warm-up, then linear decay to 0) or "tri_stage" (warm-up, hold,
         exponential decay to 0.05 of the peak; fine-tuning).
       warmup_share, hold_share: of all steps; `hold_share` counts for "tri_stage" only.
+      decay_share: length of the decay, of all steps; above what is left, the run ends before the
+        decay does. None: the rest of the run.
     """
 
     name: str = "adam"
@@ -36,6 +38,7 @@ class OptimizerConfig:
     schedule: str = "linear"
     warmup_share: float = 0.08
     hold_share: float = 0.0
+    decay_share: float | None = None
 
     def __post_init__(self):
         for key, value, known in (
@@ -49,22 +52,30 @@ class OptimizerConfig:
                 "config.optimizer: warmup_share + hold_share must be in [0, 1), found "
                 f"{self.warmup_share} + {self.hold_share}"
             )
+        if self.decay_share is not None and self.decay_share <= 0:
+            raise InputError(
+                f"config.optimizer.decay_share={self.decay_share}: expected more than 0, or None "
+                "for the rest of the run"
+            )
 
 
 def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     """The learning rate's factor, 1 at the peak, at each step 0 ... total_steps - 1."""
     warmup = max(1, round(config.warmup_share * total_steps))
     hold = round(config.hold_share * total_steps)
-    rest = max(1, total_steps - warmup - hold)
+    decay = total_steps - warmup - hold
+    if config.decay_share is not None:
+        decay = round(config.decay_share * total_steps)
+    decay = max(1, decay)
     if config.schedule == "linear":
         return optax.schedules.join_schedules(
-            [optax.linear_schedule(0.0, 1.0, warmup), optax.linear_schedule(1.0, 0.0, rest)],
+            [optax.linear_schedule(0.0, 1.0, warmup), optax.linear_schedule(1.0, 0.0, decay)],
             [warmup],
         )
 
     def tri_stage(step):
         up = 0.01 + 0.99 * step / warmup  # fairseq: from 0.01 of the peak
-        down = 0.05 ** (jnp.clip(step - warmup - hold, 0, rest) / rest)
+        down = 0.05 ** (jnp.clip(step - warmup - hold, 0, decay) / decay)
         return jnp.where(step < warmup, up, jnp.where(step < warmup + hold, 1.0, down))
 
     return tri_stage

@@ -121,7 +121,7 @@ def alignment_of(alignments: Mapping[str, Alignment], utterance_id: str) -> Alig
 
 
 def phones_at_frames(alignment: Alignment, frames: int, rate: int) -> np.ndarray:
-    """The phone at the centre of every frame.
+    """The phone at the centre of every frame; the first phone where the alignment starts later.
 
     Args:
       alignment: of the utterance.
@@ -141,7 +141,8 @@ def phones_at_frames(alignment: Alignment, frames: int, rate: int) -> np.ndarray
             f"{times[-1]:.3f} s for {frames} frames at {rate} Hz; is it the alignment of "
             "this audio?"
         )
-    return alignment.phones[np.searchsorted(alignment.starts, times, side="right") - 1]
+    index = np.searchsorted(alignment.starts, times, side="right") - 1
+    return alignment.phones[np.maximum(index, 0)]
 
 
 def units_at_frames(labels: np.ndarray, label_rate: int, frames: int, rate: int) -> np.ndarray:

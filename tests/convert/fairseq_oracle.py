@@ -106,7 +106,11 @@ def compare_loss(fairseq, task, model, params, config: HubertConfig, alpha: floa
     mask = np.array(span_mask(jax.random.key(SEED), rows, frames, 0.8, 10, rows))
 
     fairseq.hubert.compute_mask_indices = lambda *args, **more: mask
-    criterion = fairseq.criterion(task, alpha, 1 - alpha, loss_weights=[10.0])
+    # fairseq divides by all frames that have a weight; as weights of a mean they are ours.
+    masked, unmasked = mask.sum(), (~mask).sum()
+    weighted = masked * (alpha > 0) + unmasked * (alpha < 1)
+    scale = float(weighted / (alpha * masked + (1 - alpha) * unmasked))
+    criterion = fairseq.criterion(task, alpha * scale, (1 - alpha) * scale, loss_weights=[10.0])
     sample = {
         "id": torch.arange(rows),
         "net_input": {
@@ -156,11 +160,11 @@ def compare_loss(fairseq, task, model, params, config: HubertConfig, alpha: floa
             f"{part} cross-entropy, relative",
             relative_difference(metrics[f"{part}_loss"], theirs),
         )
-        correct = round(float(metrics[f"{part}_accuracy"]) * chosen.sum())
+        correct = round(float(metrics[f"{part}_accuracy"]) * chosen.sum() * len(labels))
         yield (
             f"{part} frames and correct ones ({chosen.sum()}, {correct}), difference of counts",
             abs(chosen.sum() - logged[f"count_{side}_0"])
-            + abs(correct - logged[f"correct_{side}_0"]),
+            + abs(correct - sum(logged[f"correct_{side}_{i}"] for i in range(len(labels)))),
         )
     penalty = logged["loss_features_pen"] / size / 10.0
     yield "feature penalty, relative", relative_difference(metrics["feature_penalty"], penalty)

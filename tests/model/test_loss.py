@@ -31,11 +31,10 @@ def reference(batch, alpha, penalty):
             values = logits[row, frame].astype(np.float64)
             probability = np.exp(values[labels[row, frame]]) / np.exp(values).sum()
             sums[masked] -= np.log(probability)
-        first = batch["logits"][0][row, frame].argmax() == batch["labels"][0][row, frame]
-        correct[masked] += first
-    counted = {1.0: counts[True], 0.0: counts[False]}.get(alpha, sum(counts.values()))
+            correct[masked] += (values.argmax() == labels[row, frame]) / len(batch["logits"])
+    count = alpha * counts[True] + (1 - alpha) * counts[False]
     square = np.mean(batch["features"].astype(np.float64) ** 2)
-    loss = (alpha * sums[True] + (1 - alpha) * sums[False]) / counted + penalty * square
+    loss = (alpha * sums[True] + (1 - alpha) * sums[False]) / count + penalty * square
     metrics = {
         "masked_loss": sums[True] / counts[True],
         "unmasked_loss": sums[False] / counts[False],
@@ -47,7 +46,7 @@ def reference(batch, alpha, penalty):
     return loss, metrics
 
 
-@pytest.mark.parametrize("alpha", [1.0, 0.5, 0.0])
+@pytest.mark.parametrize("alpha", [1.0, 0.75, 0.5, 0.0])
 @pytest.mark.parametrize("penalty", [0.0, 10.0])
 def test_loss_and_metrics(batch, alpha, penalty):
     loss, metrics = jax.jit(masked_prediction_loss)(
@@ -58,6 +57,31 @@ def test_loss_and_metrics(batch, alpha, penalty):
     assert set(metrics) == set(expected_metrics)
     for name, value in expected_metrics.items():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("end", [0.0, 1.0])
+def test_loss_and_gradient_are_continuous_where_alpha_ends(batch, end):
+    @jax.jit
+    def compute(logits, alpha):
+        return masked_prediction_loss(
+            **{**batch, "logits": logits}, alpha=alpha, feature_penalty=0.0
+        )[0]
+
+    at, near = (
+        jax.value_and_grad(compute)(batch["logits"], jnp.float32(alpha))
+        for alpha in (end, abs(end - 1e-4))
+    )
+    np.testing.assert_allclose(near[0], at[0], rtol=1e-3)
+    for ours, theirs in zip(near[1], at[1], strict=True):
+        assert np.linalg.norm(ours - theirs) < 1e-3 * np.linalg.norm(theirs)
+
+
+def test_half_of_alpha_is_the_plain_mean_over_frames(batch):
+    half = masked_prediction_loss(**batch, alpha=0.5, feature_penalty=0.0)[0]
+    share = batch["mask"].mean()
+    _, metrics = masked_prediction_loss(**batch, alpha=1.0, feature_penalty=0.0)
+    expected = share * metrics["masked_loss"] + (1 - share) * metrics["unmasked_loss"]
+    np.testing.assert_allclose(half, expected, rtol=1e-5)
 
 
 def test_gradient_reaches_masked_frames_alone_by_default(batch):

@@ -1,6 +1,7 @@
 """Learning-rate schedules against closed forms; who is updated by what."""
 
 import dataclasses
+import importlib
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import optax
 import pytest
 from splits import TINY_BASE
 
+from hubert_jax import config as config_lib
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.training import optimizer as optimizer_lib
@@ -38,9 +40,54 @@ def test_tri_stage_schedule():
         assert float(factor(step)) == pytest.approx(expected, rel=1e-5)
 
 
+# Of the published recipes: steps, then steps of warm-up, hold and decay.
+STAGES = {
+    ("base", "10min"): (13_000, 1_300, 5_200, 6_500),
+    ("base", "1h"): (13_000, 1_300, 5_200, 6_500),
+    ("base", "10h"): (25_000, 8_000, 0, 72_000),
+    ("base", "100h"): (80_000, 8_000, 32_000, 40_000),
+    ("base", "960h"): (320_000, 32_000, 128_000, 160_000),
+    ("large", "10min"): (13_000, 1_300, 5_200, 6_500),
+    ("large", "1h"): (13_000, 1_300, 5_200, 6_500),
+    ("large", "10h"): (20_000, 2_000, 8_000, 10_000),
+    ("large", "100h"): (80_000, 8_000, 32_000, 40_000),
+    ("large", "960h"): (320_000, 32_000, 128_000, 160_000),
+}
+
+
+@pytest.mark.parametrize(("network", "part"), STAGES)
+def test_finetuning_configurations_have_the_published_schedules(network, part):
+    steps, warmup, hold, decay = STAGES[network, part]
+    config = importlib.import_module(f"configs.finetune.{network}").get_config(part)
+    assert config.loop.steps == steps
+    settings = config_lib.build(OptimizerConfig, config.optimizer, "config.optimizer")
+    factor = optimizer_lib.schedule(settings, steps)
+    for step in np.linspace(0, steps - 1, 20).astype(int):
+        if step < warmup:
+            expected = (1 * (warmup - step) + 100 * step) / (100 * warmup)
+        elif step < warmup + hold:
+            expected = 1.0
+        else:
+            expected = 20 ** (-(step - warmup - hold) / decay)
+        assert float(factor(step)) == pytest.approx(expected, rel=1e-5), step
+    if (network, part) == ("base", "10h"):
+        assert float(factor(steps - 1)) == pytest.approx(0.493, abs=0.001)
+
+
+def test_a_linear_decay_may_be_longer_than_the_run():
+    factor = optimizer_lib.schedule(OptimizerConfig(warmup_share=0.1, decay_share=1.8), 100)
+    for step in (10, 55, 100):
+        assert float(factor(step)) == pytest.approx(1 - (step - 10) / 180, rel=1e-6)
+
+
 @pytest.mark.parametrize(
     "values",
-    [{"name": "adamw"}, {"schedule": "cosine"}, {"warmup_share": 0.7, "hold_share": 0.3}],
+    [
+        {"name": "adamw"},
+        {"schedule": "cosine"},
+        {"warmup_share": 0.7, "hold_share": 0.3},
+        {"decay_share": 0.0},
+    ],
 )
 def test_unknown_values_are_named(values):
     with pytest.raises(InputError, match=f"config.optimizer.*{next(iter(values))}"):

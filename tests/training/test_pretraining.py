@@ -181,8 +181,8 @@ def test_alpha_is_interpolated(read):
         found, metrics = compute(params, batch, jax.random.key(1), step)
         masked, total = float(metrics["masked_frames"]), batch["labels_0"].size
         sums = masked * metrics["masked_loss"], (total - masked) * metrics["unmasked_loss"]
-        counted = masked if alpha == 1 else total
-        expected = (alpha * sums[0] + (1 - alpha) * sums[1]) / counted
+        count = alpha * masked + (1 - alpha) * (total - masked)
+        expected = (alpha * sums[0] + (1 - alpha) * sums[1]) / count
         assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 

@@ -65,6 +65,13 @@ def test_phone_at_the_centre_of_a_frame(tmp_path):
         phones_at_frames(alignment, 6, 50)
 
 
+@pytest.mark.parametrize("rate", [50, 100])
+def test_an_alignment_that_starts_late_begins_with_its_first_phone(tmp_path, rate):
+    # The first centre is at 12.5 ms.
+    path = write(tmp_path, "u 0.015 0.040 AH0\nu 0.040 0.090 ZZ\n")
+    assert phones_at_frames(read_alignments(path)["u"], 1, rate).tolist() == ["AH"]
+
+
 def test_labels_of_the_other_rate():
     labels = np.array([5, 6, 7, 8, 9], np.uint16)
     assert units_at_frames(labels, 100, 3, 50).tolist() == [5, 7, 9]
