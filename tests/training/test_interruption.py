@@ -1,0 +1,82 @@
+"""A run killed on eight devices goes on with four, on the same batches."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+STEPS, SAVED = 30, 13
+ARCHITECTURE = dict(
+    conv_channels="8,8,8,8,8,8,8",
+    dim=16,
+    num_layers=2,
+    ffn_dim=32,
+    num_heads=2,
+    positional_kernel=16,
+    positional_groups=4,
+)
+
+
+def _start(workdir, audio, labels, devices: int) -> subprocess.Popen:
+    values = {
+        "workdir": workdir,
+        "audio": audio,
+        "labels": labels,
+        **{f"architecture.{name}": value for name, value in ARCHITECTURE.items()},
+        "head.codebook_sizes": 12,
+        "head.projection_dim": 8,
+        "loss.mask_group_rows": 4,
+        "optimizer.name": "adam",
+        "loop.steps": STEPS,
+        "loop.log_every": 1,
+        "loop.save_every": SAVED,
+        "frames_per_step": 2048,
+        "max_frames": 64,
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "hubert_jax.train", "--config=configs/small.py"]
+        + [f"--config.{name}={value}" for name, value in values.items()],
+        cwd=REPOSITORY,
+        env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _losses(workdir) -> dict[int, float]:
+    lines = (workdir / "train/metrics.jsonl").read_text().splitlines()
+    return {entry["step"]: entry["loss"] for entry in map(json.loads, lines)}
+
+
+def test_killed_on_eight_devices_and_continued_on_four(speech_split, speech_labels, tmp_path):
+    whole = _start(tmp_path / "whole", speech_split, speech_labels, devices=8)
+    cut = _start(tmp_path / "cut", speech_split, speech_labels, devices=8)
+    log = tmp_path / "cut/train/metrics.jsonl"
+    saved = tmp_path / "cut/train/checkpoints" / str(SAVED)
+    deadline = time.monotonic() + 300
+    while not (saved.exists() and log.exists() and len(log.read_text().splitlines()) > SAVED + 1):
+        assert cut.poll() is None and time.monotonic() < deadline, cut.communicate()[0]
+        time.sleep(0.05)
+    cut.send_signal(signal.SIGKILL)
+    cut.communicate()
+    assert len(_losses(tmp_path / "cut")) < STEPS
+    continued = _start(tmp_path / "cut", speech_split, speech_labels, devices=4)
+    output = continued.communicate()[0]
+    assert continued.returncode == 0, output
+    assert f"resumed from the checkpoint of step {SAVED}" in output and "4 cpu device(s)" in output
+    whole.communicate()
+    ours, theirs = _losses(tmp_path / "cut"), _losses(tmp_path / "whole")
+    assert list(ours) == list(theirs) == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
+    fingerprints = {
+        json.loads((tmp_path / name / "train/result.json").read_text())["fingerprint"]
+        for name in ("whole", "cut")
+    }
+    assert len(fingerprints) == 1
