@@ -19,7 +19,7 @@ def label() -> ConfigDict:
             workdir="runs/base_it2",
             audio=("runs/base_it1/prepare/train",),
             feature="layer",
-            checkpoint="runs/base_it1/train/checkpoints",
+            checkpoint="orbax:runs/base_it1/train/checkpoints",
             layer=6,
             num_clusters=500,
             fit_share=0.1,

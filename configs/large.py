@@ -26,7 +26,7 @@ def label() -> ConfigDict:
             workdir="runs/large",
             audio=("runs/large/prepare/train",),
             feature="layer",
-            checkpoint="runs/base_it2/train/checkpoints",
+            checkpoint="orbax:runs/base_it2/train/checkpoints",
             layer=9,
             num_clusters=500,
             fit_share=0.1,

@@ -29,7 +29,8 @@ def get_config(part: str = "train") -> ConfigDict:
         "finetune": f"{WORKDIR}/prepare/{run.finetune_split}",
         "dev": f"{WORKDIR}/prepare/{run.dev_split}",
     }
-    pretrained, finetuned = f"{WORKDIR}/train/checkpoints", f"{WORKDIR}/finetune/checkpoints"
+    pretrained = f"orbax:{WORKDIR}/train/checkpoints"
+    finetuned = f"orbax:{WORKDIR}/finetune/checkpoints"
     iteration = run.iterations.it1
     parts = {
         "prepare": dict(run.prepare),
@@ -47,7 +48,7 @@ def get_config(part: str = "train") -> ConfigDict:
             labels=(f"{WORKDIR}/label/{run.dev_split}",),
             checkpoint=pretrained,
         ),
-        "finetune": dict(run.finetune, audio=audio["finetune"], init_from=f"orbax:{pretrained}"),
+        "finetune": dict(run.finetune, audio=audio["finetune"], init_from=pretrained),
         "decode": dict(run.decode, audio=audio["dev"], checkpoint=finetuned),
         "export": dict(checkpoint=finetuned, audio=audio["dev"]),
     }

@@ -14,7 +14,9 @@ import time
 import numpy as np
 
 from hubert_jax import files, job
+from hubert_jax.config import may_change
 from hubert_jax.errors import InputError
+from hubert_jax.model.architecture import Execution
 
 _PAIRS_SHOWN = 5
 
@@ -27,13 +29,14 @@ class DecodeConfig:
     added for every word.
     """
 
-    workdir: str
-    checkpoint: str  # directory of a fine-tuned checkpoint
+    workdir: str = may_change()
+    checkpoint: str  # network with a CTC head: orbax:DIR, orbax:DIR@STEP, hf:DIR, fairseq:FILE, ...
     audio: str  # directory of a prepared split
     greedy: bool = False  # greedy only, no beam search
     beam_size: int = 20
     beam_threshold: float = 20.0  # nats
     word_score: float = 0.0
+    execution: Execution = may_change(Execution())  # how the network runs
 
     def __post_init__(self):
         if self.beam_size < 1:
@@ -61,20 +64,22 @@ def run(config: DecodeConfig) -> dict:
     if not manifest.transcribed:
         raise InputError(_no_transcript(config.audio, "none of its utterances has a transcript"))
     # Later than the cheap checks: it imports JAX, orbax and TensorFlow.
-    from hubert_jax.asr.inference import checkpoint_vocabulary, ctc_log_probabilities
-    from hubert_jax.training.checkpoint import identity, read_metadata
+    from hubert_jax.asr.emissions import emissions
+    from hubert_jax.networks import trained as trained_lib
 
-    vocabulary = checkpoint_vocabulary(config.checkpoint)
+    trained = trained_lib.load(config.checkpoint, config.execution)
+    vocabulary = trained_lib.require_ctc(trained)
 
     rows = []
     seconds = {"greedy": 0.0} if config.greedy else {"greedy": 0.0, "beam": 0.0}
-    for utterance, reference, log_probs in ctc_log_probabilities(config.checkpoint, config.audio):
+    for utterance, reference, log_probs in emissions(trained, config.audio):
         if not reference.strip():
             raise InputError(_no_transcript(config.audio, f"{utterance} has no transcript"))
         if not np.isfinite(log_probs).all():
             raise InputError(
                 f"{config.checkpoint}: gives NaN or infinite log probabilities for {utterance}; "
-                "fine-tuning diverged, decode an earlier step or lower its learning rate"
+                "fine-tuning diverged: decode an earlier step (orbax:DIR@STEP), or lower its "
+                "learning rate"
             )
         row = {"id": utterance, "reference": reference}
 
@@ -113,7 +118,7 @@ def run(config: DecodeConfig) -> dict:
         "character_errors": {way: dataclasses.asdict(rate) for way, rate in characters.items()},
         "decode_seconds": {way: round(spent, 3) for way, spent in seconds.items()},
         "audio_digest": manifest.digest,
-        "checkpoint_identity": identity(read_metadata(config.checkpoint)),
+        "fingerprint": trained.fingerprint,
         "hypotheses_digest": files.sha256_file(hypotheses),
     }
     result = job.finish(config.workdir, "decode", result, started)

@@ -12,7 +12,9 @@ import pathlib
 import time
 
 from hubert_jax import files, job
+from hubert_jax.config import may_change
 from hubert_jax.errors import InputError
+from hubert_jax.model.architecture import Execution
 from hubert_jax.units.kmeans import KMeansConfig
 
 
@@ -25,7 +27,8 @@ class EvaluateConfig:
       audio: directory of the prepared split that is scored.
       alignments: its phones, lines `UTT-ID START END PHONE`.
       labels: label directories of `audio`, if any are to be scored.
-      checkpoint: checkpoint directory of a run, if its layers are to be scored.
+      checkpoint: network whose layers are to be scored, if any: orbax:DIR, orbax:DIR@STEP,
+        hf:DIR, fairseq:FILE or torchaudio:FILE.
       layers: which of them; empty: the output of every block. 0 is the input of block 1.
       untrained: also scores the same layers of the network as initialised.
       fit_audio: the prepared split that k-means is fitted on: needed with `checkpoint`; without
@@ -35,9 +38,10 @@ class EvaluateConfig:
       fit_max_frames: frames to fit on, at most. Those of all layers are in memory at once.
       frame_rate: 50 or 100 frames a second; labels of the other rate are read at these frames.
       kmeans: how k-means runs; fewer starts than for training targets, as a dozen are fitted.
+      execution: how the network runs.
     """
 
-    workdir: str
+    workdir: str = may_change()
     audio: str
     alignments: str
     labels: tuple[str, ...] = ()
@@ -50,6 +54,7 @@ class EvaluateConfig:
     fit_max_frames: int = 100_000
     frame_rate: int = 50
     kmeans: KMeansConfig = KMeansConfig(n_init=3, max_no_improvement=20)
+    execution: Execution = may_change(Execution())
 
 
 def run(config: EvaluateConfig) -> dict:
@@ -64,13 +69,15 @@ def run(config: EvaluateConfig) -> dict:
     directory = pathlib.Path(files.require_writable(config.workdir), "evaluate")
     (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
     from hubert_jax.data import manifests
+    from hubert_jax.networks import trained as trained_lib
     from hubert_jax.units import evaluation, quality
-    from hubert_jax.units.extraction import Feature
+    from hubert_jax.units.features import require_layers
+    from hubert_jax.units.fitting import Fitting
 
     alignments = quality.read_alignments(config.alignments)
-    scorer = evaluation.Scorer(config.audio, alignments, config.frame_rate)
+    scorer = evaluation.SplitScorer(config.audio, alignments, config.frame_rate)
     manifest = manifests.read_manifest(config.audio)
-    fitting = evaluation.Fitting(
+    fitting = Fitting(
         config.fit_audio, config.num_clusters, config.seed, config.fit_max_frames, config.kmeans
     )
     result = {
@@ -85,19 +92,22 @@ def run(config: EvaluateConfig) -> dict:
             {"directory": path, **entry} for path, entry in zip(config.labels, scored, strict=True)
         ]
     if config.checkpoint:
-        layers = config.layers or evaluation.all_layers(config.checkpoint)
-        by_layer = scorer.score_layers(config.checkpoint, layers, fitting)
+        trained = trained_lib.load(config.checkpoint, config.execution)
+        layers = config.layers or tuple(range(1, trained.architecture.num_layers + 1))
+        require_layers(trained, layers)
+        by_layer = scorer.score_layers(trained, layers, fitting)
         pnmi = _pnmi(by_layer)
         best = max(layers, key=lambda layer: pnmi[str(layer)])
         result |= {
             "k": config.num_clusters,
-            "checkpoint": Feature("layer", config.checkpoint, best).describe()["checkpoint"],
+            "checkpoint": trained.fingerprint,
             "layers": _listed(by_layer),
             "best_layer": best,
             "pnmi_by_layer": pnmi,
         }
         if config.untrained:
-            by_layer = scorer.score_layers(config.checkpoint, layers, fitting, untrained=True)
+            fresh = trained_lib.as_initialised(trained)
+            by_layer = scorer.score_layers(fresh, layers, fitting, "untrained")
             result |= {
                 "untrained": _listed(by_layer),
                 "untrained_pnmi_by_layer": _pnmi(by_layer),

@@ -13,6 +13,7 @@ import itertools
 import time
 
 from hubert_jax import files, job
+from hubert_jax.config import may_change
 
 _COMPARED_UTTERANCES = 10
 
@@ -23,12 +24,12 @@ class ExportConfig:
 
     Attributes:
       workdir: where the result is written.
-      checkpoint: checkpoint directory of a train or finetune run.
+      checkpoint: network: orbax:DIR, orbax:DIR@STEP, fairseq:FILE, torchaudio:FILE or hf:DIR.
       out: the model directory; empty: WORKDIR/export/model.
       audio: directory of a prepared audio split to compare on; empty: nothing is compared.
     """
 
-    workdir: str
+    workdir: str = may_change()
     checkpoint: str
     out: str = ""
     audio: str = ""
@@ -48,7 +49,7 @@ def run(config: ExportConfig) -> dict:
         from hubert_jax.data import manifests, records
 
         manifest = manifests.read_manifest(config.audio)
-    network = formats.read(f"orbax:{config.checkpoint}", "config.checkpoint")
+    network = formats.read(config.checkpoint, "config.checkpoint")
     out = config.out or str(workdir / "export" / "model")
     written = formats.write(f"hf:{out}", network, "config.out")
 
@@ -60,7 +61,7 @@ def run(config: ExportConfig) -> dict:
             compared = min(_COMPARED_UTTERANCES, manifest.utterances)
             first = itertools.islice(records.read_audio(config.audio), compared)
             audio = (utterance.audio for utterance in first)
-            difference = largest_difference(out, network.params, network.config, audio)
+            difference = largest_difference(out, network.params, network.architecture, audio)
             print(
                 f"largest absolute difference to transformers over {compared} utterances, all "
                 f"layers: {difference:.2e}",

@@ -5,13 +5,22 @@ codebook on the first split, or takes an existing one, and writes WORKDIR/label/
 codebook.json, one directory of label shards a split, and at the end WORKDIR/label/result.json.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import pathlib
 import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from hubert_jax import files, job
+from hubert_jax.config import may_change
 from hubert_jax.errors import InputError
-from hubert_jax.units.kmeans import KMeansConfig
+from hubert_jax.model.architecture import Execution
+from hubert_jax.units.kmeans import Codebook, KMeansConfig
+
+if TYPE_CHECKING:
+    from hubert_jax.units.features import Feature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +31,8 @@ class LabelConfig:
       workdir: where the results are written.
       audio: directories of prepared splits; the codebook is fitted on the first.
       feature: "mfcc" (Kaldi's), "mfcc_librosa" or "layer".
-      checkpoint: for "layer": checkpoint directory of a run.
+      checkpoint: for "layer": network, orbax:DIR, orbax:DIR@STEP, hf:DIR, fairseq:FILE or
+        torchaudio:FILE.
       layer: for "layer": 0 is the input of block 1, l the output of block l.
       num_clusters: codewords; ignored with `codebook`.
       seed: of the sample and the k-means.
@@ -31,9 +41,10 @@ class LabelConfig:
       codebook: directory of an earlier label job whose codebook is used; empty: fit one. Splits
         that are compared or trained on together must share one codebook.
       kmeans: how k-means runs.
+      execution: how the network runs.
     """
 
-    workdir: str
+    workdir: str = may_change()
     audio: tuple[str, ...]
     feature: str = "mfcc"
     checkpoint: str = ""
@@ -44,6 +55,7 @@ class LabelConfig:
     fit_max_frames: int = 10_000_000
     codebook: str = ""
     kmeans: KMeansConfig = KMeansConfig()
+    execution: Execution = may_change(Execution())
 
 
 def run(config: LabelConfig) -> dict:
@@ -58,9 +70,9 @@ def run(config: LabelConfig) -> dict:
         raise InputError("config.audio: found no split, expected directories written by prepare")
     from hubert_jax.data import manifests
     from hubert_jax.units import kmeans, labels
-    from hubert_jax.units.extraction import Feature
+    from hubert_jax.units.fitting import Fitting
 
-    feature = Feature(config.feature, config.checkpoint, config.layer)
+    feature = _feature(config)
     audio = {}
     for path in config.audio:
         split = manifests.read_manifest(path).split
@@ -73,14 +85,26 @@ def run(config: LabelConfig) -> dict:
     # Only a finished job has a result.
     (directory / "result.json").unlink(missing_ok=True)
 
-    codebook = _reused(config.codebook, feature) if config.codebook else _fitted(config, feature)
+    if config.codebook:
+        codebook = _reused(config.codebook, feature)
+    else:
+        fitting = Fitting(
+            config.audio[0],
+            config.num_clusters,
+            config.seed,
+            config.fit_max_frames,
+            config.kmeans,
+            config.fit_share,
+        )
+        codebook = fitting.fit_feature(feature)
     codebook.save(directory)
     splits = {}
     for split, path in audio.items():
-        assigned = (
-            (utterance_id, kmeans.assign(codebook, features))
-            for utterance_id, features in feature.extract(path)
-        )
+
+        def assigned(shards: Callable[[int], bool], path: str = path) -> Iterator:
+            for number, utterance_id, features in feature.extract(path, shards=shards):
+                yield number, utterance_id, kmeans.assign(codebook, features)
+
         written = labels.write_labels(path, directory / split, assigned, codebook, feature.rate)
         splits[split] = {
             "directory": str(directory / split),
@@ -108,26 +132,24 @@ def run(config: LabelConfig) -> dict:
     return job.finish(config.workdir, "label", result, started)
 
 
-def _fitted(config: LabelConfig, feature):
-    """A codebook fitted on a sample of the first split."""
-    from hubert_jax.data import manifests
-    from hubert_jax.units import kmeans
-    from hubert_jax.units.extraction import sample_of
+def _feature(config: LabelConfig) -> Feature:
+    from hubert_jax.units.features import LAYER, Feature
 
-    manifest = manifests.read_manifest(config.audio[0])
-    wanted = sample_of(manifest, feature.rate, config.fit_share, config.fit_max_frames, config.seed)
-    sample = kmeans.FrameSample(config.fit_max_frames, config.seed)
-    for _, features in feature.extract(config.audio[0], wanted):
-        sample.add(features)
-    return kmeans.fit(
-        sample.frames(), config.num_clusters, config.seed, feature.describe(), config.kmeans
-    )
+    trained = None
+    if config.feature == LAYER and config.checkpoint:
+        from hubert_jax.networks import trained as trained_lib
+
+        trained = trained_lib.load(config.checkpoint, config.execution)
+    elif config.checkpoint:
+        raise InputError(
+            f"config.feature={config.feature!r} with config.checkpoint={config.checkpoint}: "
+            "expected feature='layer' with a network, or none"
+        )
+    return Feature(config.feature, trained, config.layer)
 
 
-def _reused(path: str, feature):
+def _reused(path: str, feature: Feature) -> Codebook:
     """An earlier codebook, if it is of this feature."""
-    from hubert_jax.units.kmeans import Codebook
-
     codebook = Codebook.load(path)
     expected = feature.describe()
     for key in sorted(expected | codebook.feature):

@@ -68,7 +68,7 @@ def plan(config) -> list[Stage]:
         path = f"config.iterations.{name}"
         iteration = dict(iteration.items())
         continues = previous is not None and iteration.pop("continue_previous", False)
-        checkpoint = f"{work}/{previous}/train/checkpoints" if previous else ""
+        checkpoint = f"orbax:{work}/{previous}/train/checkpoints" if previous else ""
         audio = (train_audio, dev_audio)
         stages.append(
             Stage(
@@ -97,7 +97,7 @@ def plan(config) -> list[Stage]:
                     workdir=here,
                     audio=train_audio,
                     labels=(f"{here}/label/{config.train_split}",),
-                    init_from=f"orbax:{checkpoint}" if continues else "",
+                    init_from=checkpoint if continues else "",
                 ),
                 train,
                 after=(f"{name}-label",),
@@ -115,7 +115,7 @@ def plan(config) -> list[Stage]:
                     audio=dev_audio,
                     fit_audio=train_audio,
                     alignments=config.alignments,
-                    checkpoint=f"{here}/train/checkpoints",
+                    checkpoint=f"orbax:{here}/train/checkpoints",
                     labels=(f"{here}/label/{config.dev_split}",),
                     untrained=previous is None,
                 ),
@@ -156,7 +156,7 @@ def plan(config) -> list[Stage]:
                     "config.decode",
                     workdir=here,
                     audio=dev_audio,
-                    checkpoint=f"{here}/finetune/checkpoints",
+                    checkpoint=f"orbax:{here}/finetune/checkpoints",
                 ),
                 decode,
                 after=(f"{name}-finetune",),
@@ -170,7 +170,7 @@ def plan(config) -> list[Stage]:
                 f"{name}/export",
                 ExportConfig(
                     workdir=f"{work}/{name}",
-                    checkpoint=f"{work}/{name}/{kind}/checkpoints",
+                    checkpoint=f"orbax:{work}/{name}/{kind}/checkpoints",
                     audio=dev_audio,
                 ),
                 export,

@@ -1,12 +1,11 @@
-"""Whole utterances in padded batches of few shapes, once through a split."""
+"""Whole utterances in padded batches of few shapes."""
 
 import dataclasses
-import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-from hubert_jax.data import records
+from hubert_jax.data.records import Utterance
 from hubert_jax.data.waveform import normalize, to_float
 from hubert_jax.frames import HOP, WINDOW, num_frames
 
@@ -30,42 +29,41 @@ class PaddedBatch:
 
 
 def padded_batches(
-    split_dir: str | pathlib.Path,
+    utterances: Iterable[Utterance],
     frames_per_batch: int,
     normalize_waveform: bool,
+    row_multiple: int = 1,
     wanted: Callable[[str], bool] | None = None,
 ) -> Iterator[PaddedBatch]:
-    """Every utterance of a split once.
+    """Every utterance once, grouped by padded length.
 
     Args:
-      split_dir: an audio split.
-      frames_per_batch: padded frames of a batch; a longer utterance comes alone.
+      utterances: what to batch; some batches' worth is held in memory.
+      frames_per_batch: padded frames of a batch, at least one row for each device.
       normalize_waveform: zero mean, unit variance over each utterance.
+      row_multiple: rows are a multiple of it.
       wanted: tells by its id whether an utterance takes part; None: all do.
 
     Yields:
-      Batches of one padded length each, a multiple of 256 frames; the order is that of the shards
-      but for the grouping by length.
-
-    Raises:
-      InputError: a damaged shard.
+      Batches of one padded length each, a multiple of 256 frames.
     """
-    waiting: dict[int, list[records.Utterance]] = {}
-    for utterance in records.read_audio(split_dir):
+    waiting: dict[int, list[Utterance]] = {}
+    for utterance in utterances:
         if wanted is not None and not wanted(utterance.id):
             continue
         frames = max(1, num_frames(len(utterance.audio)))
         padded = -(-frames // _STEP_FRAMES) * _STEP_FRAMES
+        rows = max(1, frames_per_batch // padded // row_multiple) * row_multiple
         group = waiting.setdefault(padded, [])
         group.append(utterance)
-        if len(group) == max(1, frames_per_batch // padded):
-            yield _pad(waiting.pop(padded), padded, frames_per_batch, normalize_waveform)
+        if len(group) == rows:
+            yield _pad(waiting.pop(padded), padded, rows, normalize_waveform)
     for padded, group in sorted(waiting.items()):
-        yield _pad(group, padded, frames_per_batch, normalize_waveform)
+        rows = max(1, frames_per_batch // padded // row_multiple) * row_multiple
+        yield _pad(group, padded, rows, normalize_waveform)
 
 
-def _pad(group, padded: int, frames_per_batch: int, normalize_waveform: bool) -> PaddedBatch:
-    rows = max(1, frames_per_batch // padded)
+def _pad(group: list[Utterance], padded: int, rows: int, normalize_waveform: bool) -> PaddedBatch:
     # The last frame of the padded length may begin before the utterance's odd samples end.
     waveform = np.zeros((rows, HOP * padded + WINDOW), np.float32)
     num_samples = np.full((rows,), WINDOW, np.int32)

@@ -61,62 +61,66 @@ class Checkpoints:
 
 
 def restore_parameters(directory: str | os.PathLike) -> tuple[dict, dict]:
-    """The newest checkpoint's parameters and metadata, whatever mesh wrote them.
+    """A checkpoint's parameters and metadata, whatever mesh wrote them.
 
     Args:
-      directory: a run's checkpoint directory (`WORKDIR/train/checkpoints`).
+      directory: a run's checkpoint directory (`WORKDIR/train/checkpoints`): its newest good
+        checkpoint, any newer one that cannot be read being named on the way; or DIR@STEP.
 
     Returns:
       The parameters as nested dictionaries of NumPy arrays, and the metadata with `step`.
 
     Raises:
-      InputError: there is no complete checkpoint.
+      InputError: there is no such checkpoint, or none that can be read.
     """
-    metadata = read_metadata(directory)
-    folder = pathlib.Path(directory).absolute() / str(metadata["step"])
-    with _reader() as reader:
+    folder, _, step = str(directory).rpartition("@")
+    if not (folder and step.isdigit()):
+        folder, step = str(directory), ""
+    steps = _steps(pathlib.Path(folder))
+    if step:
+        if int(step) not in steps:
+            raise InputError(
+                f"{directory}: no such checkpoint; there are steps {', '.join(map(str, steps))}"
+            )
+        steps = [int(step)]
+    problem = ""
+    for number in reversed(steps):
+        try:
+            return _restore(pathlib.Path(folder).absolute() / str(number), number)
+        except Exception as error:  # orbax and tensorstore have dozens
+            reason = " ".join(str(error).split())[:200]
+            problem = f"{folder}: checkpoint {number} cannot be read ({reason})"
+            if number != steps[0]:
+                print(f"warning: {problem}; taking the one before", flush=True)
+    raise InputError(f"{problem}; expected a complete checkpoint: name another step or run")
+
+
+def _steps(directory: pathlib.Path) -> list[int]:
+    """The steps of a checkpoint directory, ascending; raises InputError where there are none."""
+    steps: list[int] = []
+    if directory.is_dir():
+        steps = sorted(int(child.name) for child in directory.iterdir() if child.name.isdigit())
+    if not steps:
+        raise InputError(
+            f"{directory}: no checkpoint found; expected the checkpoint directory of a run, "
+            "for example WORKDIR/train/checkpoints"
+        )
+    return steps
+
+
+def _restore(folder: pathlib.Path, step: int) -> tuple[dict, dict]:
+    handlers = ocp.CompositeCheckpointHandler(
+        state=ocp.PyTreeCheckpointHandler(), metadata=ocp.JsonCheckpointHandler()
+    )
+    with ocp.Checkpointer(handlers) as reader:
         tree = reader.metadata(folder).item_metadata.state.tree["params"]
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         state = ocp.args.PyTreeRestore(
             item={"params": tree}, restore_args={"params": restore_args}, partial_restore=True
         )
-        restored = reader.restore(folder, args=ocp.args.Composite(state=state))
-    return restored.state["params"], metadata
-
-
-def _reader() -> ocp.Checkpointer:
-    """Reads parts of a checkpoint without knowing its structure or the mesh that wrote it."""
-    return ocp.Checkpointer(
-        ocp.CompositeCheckpointHandler(
-            state=ocp.PyTreeCheckpointHandler(), metadata=ocp.JsonCheckpointHandler()
-        )
-    )
-
-
-def latest_step(directory: str | os.PathLike) -> int:
-    """The newest complete checkpoint's step.
-
-    Raises:
-      InputError: the directory is missing or holds no complete checkpoint.
-    """
-    directory = pathlib.Path(directory)
-    if directory.is_dir():
-        steps = [int(child.name) for child in directory.iterdir() if child.name.isdigit()]
-        if steps:
-            return max(steps)
-    raise InputError(
-        f"{directory}: no checkpoint found; expected the checkpoint directory of a run, "
-        "for example WORKDIR/train/checkpoints"
-    )
-
-
-def read_metadata(directory: str | os.PathLike) -> dict:
-    """The newest checkpoint's metadata, without its arrays; raises as `restore_parameters`."""
-    step = latest_step(directory)
-    folder = pathlib.Path(directory).absolute() / str(step)
-    with _reader() as reader:
-        restored = reader.restore(folder, args=ocp.args.Composite(metadata=ocp.args.JsonRestore()))
-    return {**restored.metadata, "step": step}
+        metadata = ocp.args.JsonRestore()
+        restored = reader.restore(folder, args=ocp.args.Composite(state=state, metadata=metadata))
+    return restored.state["params"], {**restored.metadata, "step": step}
 
 
 # What decides a checkpoint's weights; a converted network has some of these only.

@@ -9,44 +9,14 @@ import numpy as np
 
 from hubert_jax.data import manifests, records
 from hubert_jax.data.label_sets import check_labels
+from hubert_jax.networks.trained import Trained
 from hubert_jax.units import kmeans
-from hubert_jax.units.extraction import Feature, extract_layers, sample_of
+from hubert_jax.units.features import Feature, hidden_states
+from hubert_jax.units.fitting import Fitting
 from hubert_jax.units.quality import Alignment, JointCounts, alignment_of
 
 
-@dataclasses.dataclass(frozen=True)
-class Fitting:
-    """What codebooks are fitted on, and how.
-
-    Attributes:
-      audio: directory of a prepared split.
-      num_clusters: codewords.
-      seed: of the sample and the k-means.
-      max_frames: frames to fit on, at most.
-      settings: how k-means runs.
-    """
-
-    audio: str
-    num_clusters: int
-    seed: int
-    max_frames: int
-    settings: kmeans.KMeansConfig
-
-    def wanted(self, rate: int):
-        """Tells which utterances are read, for features of `rate` Hz."""
-        manifest = manifests.read_manifest(self.audio)
-        return sample_of(manifest, rate, 1.0, self.max_frames, self.seed)
-
-    def sample(self) -> kmeans.FrameSample:
-        """An empty sample."""
-        return kmeans.FrameSample(self.max_frames, self.seed)
-
-    def fit(self, sample: kmeans.FrameSample, feature: dict[str, Any]) -> kmeans.Codebook:
-        """The codebook of a sample."""
-        return kmeans.fit(sample.frames(), self.num_clusters, self.seed, feature, self.settings)
-
-
-class Scorer:
+class SplitScorer:
     """Scores units on one split; keeps the joint counts of every set scored.
 
     Attributes:
@@ -95,50 +65,42 @@ class Scorer:
         return scores
 
     def score_layers(
-        self, checkpoint: str, layers: tuple[int, ...], fitting: Fitting, untrained: bool = False
+        self, trained: Trained, layers: tuple[int, ...], fitting: Fitting, name: str = "layer"
     ) -> dict[int, dict[str, Any]]:
-        """Scores of a checkpoint's layers, each with a codebook of its own.
+        """Scores of a network's layers, each with a codebook of its own.
 
         Args:
-          checkpoint: checkpoint directory of a run.
+          trained: the network.
           layers: which.
           fitting: of the codebooks.
-          untrained: of the same network as initialised.
+          name: of the joint counts, `NAME_LAYER`.
 
         Raises:
-          InputError: no checkpoint, or a layer that it does not have.
+          InputError: a layer that the network does not have.
         """
-        samples = {layer: fitting.sample() for layer in layers}
-        wanted = fitting.wanted(50)
-        for _, features in extract_layers(checkpoint, fitting.audio, layers, untrained, wanted):
-            for layer, sample in samples.items():
-                sample.add(features[layer])
-        codebooks = {}
-        for layer in layers:
-            # Popped: a layer's frames are freed as soon as they are clustered.
-            codebooks[layer] = fitting.fit(samples.pop(layer), {"kind": "layer", "layer": layer})
+        fitted_on = hidden_states(trained, fitting.audio, layers, fitting.wanted(50))
+        codebooks = fitting.fit(
+            ((utterance_id, features) for _, utterance_id, features in fitted_on),
+            {layer: {"kind": "layer", "layer": layer} for layer in layers},
+        )
         joints = {layer: self._joint(fitting.num_clusters) for layer in layers}
-        for name, features in extract_layers(checkpoint, self._audio_dir, layers, untrained):
+        for _, utterance_id, features in hidden_states(trained, self._audio_dir, layers):
             for layer, joint in joints.items():
                 labels = kmeans.assign(codebooks[layer], features[layer])
-                joint.add(name, self._samples[name], labels, 50)
-        kind = "untrained" if untrained else "layer"
+                joint.add(utterance_id, self._samples[utterance_id], labels, 50)
         return {
-            layer: self._scores(f"{kind}_{layer}", joint) | _of_fit(codebooks[layer])
+            layer: self._scores(f"{name}_{layer}", joint) | _of_fit(codebooks[layer])
             for layer, joint in joints.items()
         }
 
     def score_mfcc(self, fitting: Fitting) -> dict[str, Any]:
         """Scores of Kaldi's MFCC: what units have to beat."""
         feature = Feature("mfcc")
-        sample = fitting.sample()
-        for _, features in feature.extract(fitting.audio, fitting.wanted(feature.rate)):
-            sample.add(features)
-        codebook = fitting.fit(sample, feature.describe())
+        codebook = fitting.fit_feature(feature)
         joint = self._joint(fitting.num_clusters)
-        for name, features in feature.extract(self._audio_dir):
+        for _, utterance_id, features in feature.extract(self._audio_dir):
             labels = kmeans.assign(codebook, features)
-            joint.add(name, self._samples[name], labels, feature.rate)
+            joint.add(utterance_id, self._samples[utterance_id], labels, feature.rate)
         return self._scores("mfcc", joint) | _of_fit(codebook)
 
     def _joint(self, num_units: int) -> JointCounts:
@@ -147,17 +109,6 @@ class Scorer:
     def _scores(self, name: str, joint: JointCounts) -> dict[str, Any]:
         self.counts[name] = joint.counts
         return dataclasses.asdict(joint.quality()) | {"joint_counts": name}
-
-
-def all_layers(checkpoint: str) -> tuple[int, ...]:
-    """The outputs of all blocks of a checkpoint's network: 1 ... num_layers.
-
-    Raises:
-      InputError: there is no checkpoint.
-    """
-    from hubert_jax.training.checkpoint import read_metadata
-
-    return tuple(range(1, read_metadata(checkpoint)["model"]["num_layers"] + 1))
 
 
 def _of_fit(codebook: kmeans.Codebook) -> dict[str, Any]:

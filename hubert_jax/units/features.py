@@ -1,76 +1,150 @@
-"""Hidden states of a checkpoint's layers: what later iterations cluster."""
+"""What units are made from: features of every utterance of a split."""
 
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hubert_jax import config as config_lib
-from hubert_jax.data.padded import padded_batches
+from hubert_jax.data import manifests, records
+from hubert_jax.data.waveform import to_float
 from hubert_jax.errors import InputError
-from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.frames import num_frames
 from hubert_jax.model.hubert import Hubert
 from hubert_jax.model.transformer import first_layers
-from hubert_jax.training.checkpoint import restore_parameters
-from hubert_jax.training.pretraining import init_pretraining
+from hubert_jax.networks import forward
+from hubert_jax.networks.trained import Trained
+from hubert_jax.units import mfcc
 
-_FRAMES_PER_BATCH = 4096
+LAYER = "layer"
+
+Wanted = Callable[[str], bool]
 
 
-def layer_features(
-    checkpoint: str | os.PathLike,
-    split_dir: str | os.PathLike,
-    layers: tuple[int, ...],
-    untrained: bool = False,
-    wanted: Callable[[str], bool] | None = None,
-) -> Iterator[tuple[str, dict[int, np.ndarray]]]:
-    """Hidden states at 50 Hz of every utterance of a split, whole, without dropout or masks.
+def everything(utterance_id: str) -> bool:
+    """Wants every utterance."""
+    return True
 
-    An utterance is never cut into chunks, so its labels cannot drift, and its features are the
-    same whatever batch it is in.
 
-    Args:
-      checkpoint: checkpoint directory of a pre-training or fine-tuning run.
-      split_dir: an audio split.
-      layers: which layers: 0 is the input of block 1, l the output of block l after its residual.
-      untrained: of the same network as initialised with seed 0, instead of its weights.
-      wanted: tells by its id whether an utterance takes part; None: all do.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Feature:
+    """One feature.
 
-    Yields:
-      (utterance id, {layer: (T, dim) float32}), T = (n - 400) // 320 + 1.
+    Attributes:
+      kind: "mfcc" (Kaldi's), "mfcc_librosa", both at 100 Hz, or "layer", at 50 Hz.
+      trained: for "layer": the network.
+      layer: for "layer": 0 is the input of block 1, l the output of block l.
 
-    Raises:
-      InputError: no checkpoint, or a layer that it does not have.
+    Raises InputError for an unknown kind, or a network where none belongs or is missing.
     """
-    params, metadata = restore_parameters(checkpoint)
-    config = config_lib.build(HubertConfig, metadata["model"], "checkpoint.model")
-    wrong = [layer for layer in layers if not 0 <= layer <= config.num_layers]
+
+    kind: str
+    trained: Trained | None = None
+    layer: int = 0
+
+    def __post_init__(self) -> None:
+        kinds = (*mfcc.KINDS, LAYER)
+        if self.kind not in kinds:
+            raise InputError(f"feature={self.kind!r}: no such feature; known: {', '.join(kinds)}")
+        if (self.kind == LAYER) != (self.trained is not None):
+            found = "no" if self.trained is None else "a"
+            raise InputError(
+                f"config.feature={self.kind!r} with {found} config.checkpoint: expected a network "
+                "for 'layer' and none for the others"
+            )
+        if self.trained is not None:
+            require_layers(self.trained, (self.layer,))
+
+    @property
+    def rate(self) -> int:
+        """Frames per second."""
+        return 50 if self.kind == LAYER else mfcc.RATE
+
+    def describe(self) -> dict[str, Any]:
+        """What codebooks and labels of this feature are bound to."""
+        if self.trained is None:
+            return {"kind": self.kind}
+        return {"kind": LAYER, "layer": self.layer, "checkpoint": self.trained.fingerprint}
+
+    def extract(
+        self,
+        split_dir: str | os.PathLike,
+        wanted: Wanted = everything,
+        shards: Callable[[int], bool] = lambda number: True,
+    ) -> Iterator[tuple[int, str, np.ndarray]]:
+        """The features of a split, audio shard by audio shard.
+
+        Args:
+          split_dir: an audio split.
+          wanted: tells by its id whether an utterance takes part.
+          shards: tells by its number whether an audio shard does.
+
+        Yields:
+          (shard number, utterance id, float32 (T, D)); within a shard in any order.
+        """
+        if self.trained is not None:
+            for number, name, features in hidden_states(
+                self.trained, split_dir, (self.layer,), wanted, shards
+            ):
+                yield number, name, features[self.layer]
+            return
+        compute = mfcc.KINDS[self.kind]
+        for number, shard in enumerate(manifests.read_manifest(split_dir).shards):
+            if not shards(number):
+                continue
+            path = os.path.join(split_dir, shard.file)
+            for utterance in records.read_shard(path, shard.utterances):
+                if wanted(utterance.id):
+                    yield number, utterance.id, compute(to_float(utterance.audio))
+
+
+def require_layers(trained: Trained, layers: tuple[int, ...]) -> None:
+    """Raises InputError where the network does not have all of these layers."""
+    most = trained.architecture.num_layers
+    wrong = [layer for layer in layers if not 0 <= layer <= most]
     if wrong or not layers:
         raise InputError(
-            f"layer {wrong or layers}: {checkpoint} has layers 0 (input of block 1) to "
-            f"{config.num_layers}"
+            f"layer {wrong or layers}: {trained.where} has layers 0 (input of block 1) to {most}"
         )
-    if untrained:
-        params = jax.jit(init_pretraining(config))(jax.random.key(0))
-    # Nothing above the topmost wanted layer is computed.
+
+
+def hidden_states(
+    trained: Trained,
+    split_dir: str | os.PathLike,
+    layers: tuple[int, ...],
+    wanted: Wanted | None = None,
+    shards: Callable[[int], bool] = lambda number: True,
+) -> Iterator[tuple[int, str, dict[int, np.ndarray]]]:
+    """Hidden states of several layers in one pass, without dropout or masks.
+
+    Arguments as of `Feature.extract`; nothing above the topmost layer is computed.
+
+    Yields:
+      (shard number, utterance id, {layer: (T, dim) float32}), T at 50 Hz.
+
+    Raises:
+      InputError: a layer that the network does not have, or a damaged shard.
+    """
+    require_layers(trained, layers)
     top = max(max(layers), 1)
-    params = first_layers(params, top)["hubert"]
-    config = dataclasses.replace(config, num_layers=top)
-    model = Hubert(config)
+    params = first_layers(trained.params, top)["hubert"]
+    architecture = dataclasses.replace(trained.architecture, num_layers=top)
+    model = Hubert(architecture, trained.kernels)
 
-    @jax.jit
-    def states(params, waveform, num_samples):
+    def states(params: dict, waveform: jax.Array, num_samples: jax.Array) -> jax.Array:
         hidden = model.apply({"params": params}, waveform, num_samples, collect=True)["layers"]
-        return hidden[jnp.array(layers)].astype(jnp.float32)
+        return hidden[jnp.array(layers)].swapaxes(0, 1).astype(jnp.float32)
 
-    for batch in padded_batches(split_dir, _FRAMES_PER_BATCH, config.normalize_waveform, wanted):
-        hidden = np.asarray(states(params, batch.waveform, batch.num_samples))
-        for row, utterance in enumerate(batch.ids):
-            frames = config.num_frames(int(batch.num_samples[row]))
-            yield (
-                utterance,
-                {layer: hidden[i, row, :frames] for i, layer in enumerate(layers)},
-            )
+    trained = dataclasses.replace(trained, params=params, architecture=architecture)
+    manifest = manifests.read_manifest(split_dir)
+    for batch in forward.over_split(
+        states, trained, split_dir, manifest, wanted=wanted, shards=shards
+    ):
+        hidden = np.asarray(batch.values)
+        for row, name in enumerate(batch.ids):
+            frames = num_frames(int(batch.num_samples[row]))
+            of_layer = {layer: hidden[row, i, :frames] for i, layer in enumerate(layers)}
+            yield batch.shard, name, of_layer

@@ -18,6 +18,7 @@ import numpy as np
 from hubert_jax import files
 from hubert_jax.errors import InputError
 
+_COLUMNS = 16  # of a sample, that are put in order at a time
 _CHUNK = 8192  # frames whose distances to all codewords are in memory at once
 
 
@@ -127,47 +128,90 @@ def sufficient_share(share: float, max_frames: int, frames: int, utterances: int
 
 
 class FrameSample:
-    """At most `max_frames` of the frames added, drawn uniformly; holds twice as many at most.
+    """The `max_frames` frames with the smallest hash of (seed, utterance, frame).
 
-    Samples with the same seed and the same numbers of frames draw the same frames.
+    The same frames whatever the order of adding, and in the same order: so hosts and orders of
+    shards do not matter. Frames are kept in place; memory is that of the sample and a few percent.
     """
 
     def __init__(self, max_frames: int, seed: int):
         if max_frames < 1:
             raise InputError(f"fit_max_frames={max_frames}: expected a positive number of frames")
         self._max_frames = max_frames
-        self._rng = np.random.default_rng(seed)
-        self._frames: list[np.ndarray] = []
-        self._keys: list[np.ndarray] = []
-        self._held = 0
+        self._seed = seed
+        self._frames = np.zeros((0, 0), np.float32)
+        self._keys = np.zeros(0, np.uint64)
+        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
+        self._held = self._waiting = self.seen = 0
+        self._largest = np.uint64(2**64 - 1)
 
-    def add(self, features: np.ndarray) -> None:
+    def add(self, utterance_id: str, features: np.ndarray) -> None:
         """Adds an utterance's frames: float32, shape (T, D)."""
-        self._frames.append(np.asarray(features, np.float32))
-        self._keys.append(self._rng.random(len(features)))
-        self._held += len(features)
-        if self._held > 2 * self._max_frames:
-            self._reduce()
+        keys = _frame_keys(utterance_id, len(features), self._seed)
+        self.seen += len(features)
+        kept = keys <= self._largest
+        self._pending.append((np.asarray(features, np.float32)[kept], keys[kept]))
+        self._waiting += int(kept.sum())
+        if self._waiting >= max(1024, self._max_frames // 50):
+            self._merge()
 
     def frames(self) -> np.ndarray:
-        """The sample in the order of adding: float32, shape (N, D), N <= max_frames.
+        """The sample by hash: float32, shape (N, D), N <= max_frames.
 
         Raises:
           InputError: nothing was added.
         """
+        self._merge()
         if not self._held:
             raise InputError(
-                "k-means: no utterance to fit on; raise the share of utterances or check the split"
+                "k-means: no utterance to fit on; raise the fraction of utterances or check the "
+                "split"
             )
-        if self._held > self._max_frames:
-            self._reduce()
-        return np.concatenate(self._frames)
+        order = np.argsort(self._keys[: self._held])
+        frames = self._frames[: self._held]
+        for first in range(0, frames.shape[1], _COLUMNS):  # a copy of some columns, not of all
+            columns = slice(first, first + _COLUMNS)
+            frames[:, columns] = frames[order, columns]
+        self._keys[: self._held] = self._keys[: self._held][order]
+        return frames
 
-    def _reduce(self) -> None:
-        """Keeps the frames with the smallest random keys."""
-        frames, keys = np.concatenate(self._frames), np.concatenate(self._keys)
-        chosen = np.sort(np.argpartition(keys, self._max_frames - 1)[: self._max_frames])
-        self._frames, self._keys, self._held = [frames[chosen]], [keys[chosen]], len(chosen)
+    def _merge(self) -> None:
+        """Puts waiting frames into the sample, in place of those with the largest keys."""
+        if not self._pending:
+            return
+        frames = np.concatenate([frames for frames, _ in self._pending])
+        keys = np.concatenate([keys for _, keys in self._pending])
+        self._pending, self._waiting = [], 0
+        if not self._held:
+            # All at once: pages that are not written yet cost no memory.
+            self._frames = np.empty((self._max_frames, frames.shape[1]), np.float32)
+            self._keys = np.empty(self._max_frames, np.uint64)
+        room = min(self._max_frames - self._held, len(keys))
+        if room:
+            self._frames[self._held : self._held + room] = frames[:room]
+            self._keys[self._held : self._held + room] = keys[:room]
+            self._held += room
+            frames, keys = frames[room:], keys[room:]
+        if len(keys):
+            everyone = np.concatenate([self._keys[: self._held], keys])
+            chosen = np.argpartition(everyone, self._held - 1)[: self._held]
+            inside = np.zeros(len(everyone), bool)
+            inside[chosen] = True
+            free = np.flatnonzero(~inside[: self._held])
+            coming = np.flatnonzero(inside[self._held :])
+            self._frames[free], self._keys[free] = frames[coming], keys[coming]
+        if self._held == self._max_frames:
+            self._largest = self._keys[: self._held].max()
+
+
+def _frame_keys(utterance_id: str, frames: int, seed: int) -> np.ndarray:
+    """64 random-looking bits for every frame, uint64 (frames,): SplitMix64 of its place."""
+    start = hashlib.sha256(f"{seed}:{utterance_id}".encode()).digest()[8:16]
+    place = np.arange(frames, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = place + np.uint64(int.from_bytes(start, "big"))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return mixed ^ (mixed >> np.uint64(31))
 
 
 def fit(

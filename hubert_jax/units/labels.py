@@ -2,31 +2,37 @@
 
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+from hubert_jax import config as config_lib
 from hubert_jax import files
 from hubert_jax.data import manifests, records
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_frames
 from hubert_jax.units.kmeans import Codebook
 
+Labels = Callable[[Callable[[int], bool]], Iterable[tuple[int, str, np.ndarray]]]
+
 
 def write_labels(
     audio_dir: str | os.PathLike,
     label_dir: str | os.PathLike,
-    labels: Iterable[tuple[str, np.ndarray]],
+    labels: Labels,
     codebook: Codebook,
     rate: int,
 ) -> manifests.LabelManifest:
     """Writes the label shards of an audio split; the directory appears when it is complete.
 
+    Shards that an interrupted call finished for the same audio and codebook are kept.
+
     Args:
       audio_dir: the split.
       label_dir: where to write; an older directory is replaced.
-      labels: (id, uint16 of shape (T,)) of every utterance of the split. Labels that come before
-        their turn wait in memory (2 bytes a frame).
+      labels: given a predicate on numbers of audio shards, yields (shard number, utterance id,
+        uint16 (T,)) of every utterance of those shards, shard by shard.
       codebook: what the labels were assigned with.
       rate: frames per second.
 
@@ -36,65 +42,77 @@ def write_labels(
     Raises:
       InputError: labels are missing for an utterance, or their number is not that of its frames.
     """
-    audio_dir = pathlib.Path(audio_dir)
-    manifest = manifests.read_manifest(audio_dir)
-    num_classes = len(codebook.centroids)
-    class_counts = np.zeros(num_classes, np.int64)
-    in_turn = _InTurn(labels)
+    audio_dir, label_dir = pathlib.Path(audio_dir), pathlib.Path(label_dir)
+    audio = manifests.read_manifest(audio_dir)
+    key = config_lib.digest([audio.digest, codebook.digest, rate])[:16]
+    parts = label_dir.with_name(f".{label_dir.name}.parts-{key}")
+    for leftover in label_dir.parent.glob(f".{label_dir.name}.parts-*"):
+        if leftover != parts:
+            shutil.rmtree(leftover)
+    parts.mkdir(parents=True, exist_ok=True)
+    paths = [parts / manifests.label_file(shard.file) for shard in audio.shards]
+    waiting: dict[int, dict[str, np.ndarray]] = {}
+    for number, name, values in labels(lambda number: not paths[number].exists()):
+        of_shard = waiting.setdefault(number, {})
+        of_shard[name] = values
+        if len(of_shard) == audio.shards[number].utterances:
+            source = audio_dir / audio.shards[number].file
+            _write_shard(paths[number], source, waiting.pop(number), rate)
+    for number, shard in enumerate(audio.shards):
+        if not paths[number].exists():
+            _write_shard(paths[number], audio_dir / shard.file, waiting.get(number, {}), rate)
+    class_counts = np.zeros(len(codebook.centroids), np.int64)
     shards = []
+    for path, shard in zip(paths, audio.shards, strict=True):
+        frames = 0
+        for _, values in records.read_label_shard(path, shard.utterances):
+            class_counts += np.bincount(values, minlength=len(class_counts))
+            frames += len(values)
+        digest = files.sha256_file(path)
+        shards.append(manifests.LabelShardInfo(path.name, shard.utterances, frames, digest))
+    written = manifests.LabelManifest(
+        split=audio.split,
+        audio_digest=audio.digest,
+        rate_hz=rate,
+        num_classes=len(class_counts),
+        feature=codebook.feature,
+        codebook_digest=codebook.digest,
+        utterances=sum(shard.utterances for shard in shards),
+        frames=sum(shard.frames for shard in shards),
+        class_counts=tuple(class_counts.tolist()),
+        digest=manifests.shards_digest(tuple(shards)),
+        shards=tuple(shards),
+    )
+    manifests.write_manifest(parts, written)
+    if label_dir.exists():
+        shutil.rmtree(label_dir)
+    parts.rename(label_dir)
+    return written
 
-    def rows(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
-        nonlocal class_counts
-        for utterance in records.read_shard(path):
-            values = in_turn.of(utterance.id)
+
+def _write_shard(
+    path: pathlib.Path, audio: pathlib.Path, labels: dict[str, np.ndarray], rate: int
+) -> None:
+    """Writes the labels of an audio shard in its order."""
+
+    def rows() -> Iterator[tuple[str, np.ndarray]]:
+        for utterance in records.read_shard(audio):
+            values = labels.get(utterance.id)
+            if values is None:
+                raise InputError(
+                    f"utterance {utterance.id}: found no labels, expected one label a frame; the "
+                    "audio split changed while it was read: run the label job again"
+                )
             expected = num_frames(len(utterance.audio), rate)
             if len(values) != expected:
                 raise InputError(
                     f"utterance {utterance.id}: found {len(values)} labels, expected {expected} at "
                     f"{rate} Hz for {len(utterance.audio)} samples; check the feature's rate"
                 )
-            class_counts += np.bincount(values, minlength=num_classes)
             yield utterance.id, values
 
-    with files.writing_directory(label_dir) as directory:
-        for shard in manifest.shards:
-            path = directory / manifests.label_file(shard.file)
-            shards.append(records.write_label_shard(path, rows(audio_dir / shard.file)))
-        written = manifests.LabelManifest(
-            split=manifest.split,
-            audio_digest=manifest.digest,
-            rate_hz=rate,
-            num_classes=num_classes,
-            feature=codebook.feature,
-            codebook_digest=codebook.digest,
-            utterances=sum(shard.utterances for shard in shards),
-            frames=sum(shard.frames for shard in shards),
-            class_counts=tuple(class_counts.tolist()),
-            digest=manifests.shards_digest(tuple(shards)),
-            shards=tuple(shards),
-        )
-        manifests.write_manifest(directory, written)
-    return written
-
-
-class _InTurn:
-    """Labels of a stream, by id; those passed on the way are kept."""
-
-    def __init__(self, labels: Iterable[tuple[str, np.ndarray]]):
-        self._labels = iter(labels)
-        self._waiting: dict[str, np.ndarray] = {}
-
-    def of(self, utterance_id: str) -> np.ndarray:
-        while utterance_id not in self._waiting:
-            try:
-                found, values = next(self._labels)
-            except StopIteration:
-                raise InputError(
-                    f"utterance {utterance_id}: found no labels, expected one label a frame; the "
-                    "audio split changed while it was read: run the label job again"
-                ) from None
-            self._waiting[found] = values
-        return self._waiting.pop(utterance_id)
+    with files.writing_file(path) as aside:
+        records.write_label_shard(aside, rows())
 
 
 def commonest_share(labels: manifests.LabelManifest) -> float:

@@ -1,0 +1,37 @@
+"""Emissions: the character log probabilities of a fine-tuned network."""
+
+import os
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from hubert_jax.data import manifests
+from hubert_jax.frames import num_frames
+from hubert_jax.model.hubert import HubertForCTC
+from hubert_jax.networks import forward
+from hubert_jax.networks.trained import Trained, require_ctc
+
+
+def emissions(
+    trained: Trained, split_dir: str | os.PathLike
+) -> Iterator[tuple[str, str, np.ndarray]]:
+    """Log probabilities of every utterance of a split, without dropout or masks.
+
+    Yields:
+      (utterance id, its transcript or "", (T, V) float32), T at 50 Hz; class 0 is the blank.
+
+    Raises:
+      InputError: a network without a CTC head, or a damaged shard.
+    """
+    vocabulary = require_ctc(trained)
+    model = HubertForCTC(trained.architecture, vocabulary.size, trained.kernels)
+
+    def log_probabilities(params: dict, waveform: jax.Array, num_samples: jax.Array) -> jax.Array:
+        return jax.nn.log_softmax(model.apply({"params": params}, waveform, num_samples))
+
+    manifest = manifests.read_manifest(split_dir)
+    for batch in forward.over_split(log_probabilities, trained, split_dir, manifest):
+        values = np.asarray(batch.values)
+        for row, name in enumerate(batch.ids):
+            yield name, batch.texts[row], values[row, : num_frames(int(batch.num_samples[row]))]

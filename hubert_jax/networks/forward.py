@@ -1,0 +1,88 @@
+"""Running a function of a trained network over a split: one way for all jobs."""
+
+import collections
+import dataclasses
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+
+from hubert_jax.data import inference_batches, records
+from hubert_jax.data.manifests import AudioManifest
+from hubert_jax.networks.trained import Trained
+from hubert_jax.training import sharding
+
+_FRAMES_PER_BATCH = 4096
+_UNDER_WAY = 2  # batches: one runs, one waits
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What came out for some utterances of one audio shard.
+
+    Attributes:
+      shard: number of the audio shard in the split's manifest.
+      ids, texts: of the utterances; there may be fewer of them than rows.
+      num_samples: (B,) of the rows.
+      values: what the function returned, on the device.
+    """
+
+    shard: int
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    num_samples: Any
+    values: Any
+
+
+def over_split(
+    function: Callable[[dict, jax.Array, jax.Array], Any],
+    trained: Trained,
+    split_dir: str | pathlib.Path,
+    manifest: AudioManifest,
+    *,
+    wanted: Callable[[str], bool] | None = None,
+    shards: Callable[[int], bool] = lambda number: True,
+) -> Iterator[Outputs]:
+    """Runs `function` over the utterances of a split, audio shard by audio shard.
+
+    Of several processes each takes every `process_count`-th shard. An utterance is never cut, and
+    what comes out for it does not depend on the batch that it is in. Batches are divided over the
+    mesh; nothing but batches goes to the devices, and nothing comes back until the caller asks
+    for it.
+
+    Args:
+      function: (params, waveform (B, N) float32, num_samples (B,) int32) -> arrays; compiled
+        here, once for each padded length.
+      trained: the network.
+      split_dir, manifest: an audio split.
+      wanted: tells by its id whether an utterance takes part; None: all do.
+      shards: tells by its number whether an audio shard does.
+
+    Raises:
+      InputError: a damaged shard.
+    """
+    rows = NamedSharding(trained.mesh, sharding.BATCH)
+    parameters = jax.tree.map(lambda leaf: leaf.sharding, trained.params)
+    compiled = jax.jit(function, in_shardings=(parameters, rows, rows))
+    under_way: collections.deque[Outputs] = collections.deque()
+    for number, shard in enumerate(manifest.shards):
+        mine = number % jax.process_count() == jax.process_index()
+        if not mine or not shards(number):
+            continue
+        batches = inference_batches.padded_batches(
+            records.read_shard(pathlib.Path(split_dir, shard.file), shard.utterances),
+            _FRAMES_PER_BATCH,
+            trained.architecture.normalize_waveform,
+            sharding.batch_shards(trained.mesh),
+            wanted,
+        )
+        for batch in batches:
+            waveform, num_samples = jax.device_put((batch.waveform, batch.num_samples), rows)
+            with jax.transfer_guard("disallow"):
+                values = compiled(trained.params, waveform, num_samples)
+            under_way.append(Outputs(number, batch.ids, batch.texts, batch.num_samples, values))
+            if len(under_way) == _UNDER_WAY:
+                yield under_way.popleft()
+    yield from under_way

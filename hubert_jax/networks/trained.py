@@ -1,0 +1,113 @@
+"""Loading a trained network, whatever wrote it, onto the devices."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from hubert_jax.convert import formats
+from hubert_jax.convert.network import Units
+from hubert_jax.errors import InputError
+from hubert_jax.frames import num_samples
+from hubert_jax.model.architecture import Architecture, Execution, Head
+from hubert_jax.model.hubert import HubertForCTC
+from hubert_jax.model.kernels import choice
+from hubert_jax.model.kernels.choice import Kernels
+from hubert_jax.training import sharding
+from hubert_jax.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """A network that is used and no longer trained; its parameters lie on the mesh.
+
+    Attributes:
+      where: `SCHEME:PATH` that it was loaded from.
+      params: `hubert`, and heads where there are any; float32.
+      architecture: of the encoder.
+      head, units: of the pre-training head, and what its classes stand for; None without one.
+      vocabulary: of the CTC head; None without one.
+      fingerprint: stands for the weights in codebooks and results.
+      kernels: how it runs, without dropout.
+      mesh: where it runs, devices of this process.
+    """
+
+    where: str
+    params: dict[str, Any]
+    architecture: Architecture
+    head: Head | None
+    vocabulary: Vocabulary | None
+    units: Units | None
+    fingerprint: str
+    kernels: Kernels
+    mesh: Mesh
+
+
+def load(
+    where: str,
+    execution: Execution | None = None,
+    mesh: Mesh | None = None,
+    key: str = "config.checkpoint",
+) -> Trained:
+    """Loads a network; its weights go to the devices here, once.
+
+    Args:
+      where: hf:DIR, fairseq:FILE, torchaudio:FILE, orbax:DIR (the newest good checkpoint) or
+        orbax:DIR@STEP.
+      execution: how it is to run, whatever it was trained with; None: in float32.
+      mesh: devices to divide batches over; None: all of this process.
+      key: the configuration key that `where` is from, for messages.
+
+    Raises:
+      InputError: nothing there, a damaged file, or a network that is not HuBERT as defined here.
+    """
+    network = formats.read(where, key)
+    if mesh is None:
+        mesh = sharding.make_mesh(sharding.MeshConfig(), jax.local_devices())
+    params = dict(network.params)
+    shardings = sharding.parameter_shardings(mesh, params)
+    kernels = choice.choose(
+        execution or Execution(),
+        network.architecture,
+        activations=sharding.attention_sharding(mesh),
+    )
+    for note in network.notes:
+        print(f"{where}: {note}", flush=True)
+    return Trained(
+        where,
+        jax.device_put(params, shardings),
+        network.architecture,
+        network.head,
+        network.vocabulary,
+        network.units,
+        network.fingerprint,
+        kernels,
+        mesh,
+    )
+
+
+def as_initialised(trained: Trained, seed: int = 0) -> Trained:
+    """The same network with fresh weights instead of its own: what training has to beat."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, trained.params["hubert"])
+    # One CTC class: only the encoder is kept.
+    plain = choice.choose(Execution(), trained.architecture)
+    model = HubertForCTC(trained.architecture, 1, plain)
+    silence = jnp.zeros((1, num_samples(2)))
+    create = jax.jit(
+        lambda key: model.init(key, silence)["params"]["hubert"], out_shardings=shardings
+    )
+    return dataclasses.replace(
+        trained, params={"hubert": create(jax.random.key(seed))}, head=None, vocabulary=None
+    )
+
+
+def require_ctc(trained: Trained) -> Vocabulary:
+    """The vocabulary of its CTC head; raises InputError where there is none."""
+    if trained.vocabulary is None:
+        raise InputError(
+            f"{trained.where}: has no CTC head; expected a network of fine-tuning, for example "
+            "orbax:WORKDIR/finetune/checkpoints"
+        )
+    return trained.vocabulary
