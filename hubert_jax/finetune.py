@@ -52,7 +52,6 @@ def run(config: FinetuneConfig) -> dict:
         "from_scratch": not config.init_from,
         "audio_seconds": audio.seconds,
         **dataclasses.asdict(outcome),
-        "inputs": task.facts["inputs"],
     }
     return job.finish(config.workdir, "finetune", result, started, write=distributed.is_first())
 

@@ -48,7 +48,6 @@ def run(config: TrainConfig) -> dict:
         "commonest_unit_share": max(counts) / sum(counts),
         "audio_seconds": data.audio.seconds,
         **dataclasses.asdict(outcome),
-        "inputs": task.facts["inputs"],
     }
     return job.finish(config.workdir, "train", result, started, write=distributed.is_first())
 

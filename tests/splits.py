@@ -40,6 +40,23 @@ TINY_LARGE = dict(
 )
 
 
+def write_labels(audio_dir, label_dir, pairs, codebook, rate):
+    """`units.labels.write_labels` of (id, labels) pairs in the order of the split."""
+    from hubert_jax.data import manifests, records
+    from hubert_jax.units import labels
+
+    by_id = dict(pairs)
+
+    def assigned(shards):
+        for number, shard in enumerate(manifests.read_manifest(audio_dir).shards):
+            if shards(number):
+                for utterance in records.read_shard(pathlib.Path(audio_dir, shard.file)):
+                    if utterance.id in by_id:
+                        yield number, utterance.id, by_id[utterance.id]
+
+    return labels.write_labels(audio_dir, label_dir, assigned, codebook, rate)
+
+
 def random_parameters(
     architecture: Architecture, head: Head | None = None, vocabulary_size: int | None = None
 ) -> dict:

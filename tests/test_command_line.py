@@ -41,14 +41,14 @@ def test_overrides_take_the_type_of_their_key():
         "--config.loop.steps=7",
         "--config.workdir",
         "runs/other",
-        "--config.model.dropout=1e-1",
-        "--config.model.pre_norm=false",
-        "--config.model.codebooks=504,",
+        "--config.regularization.dropout=1e-1",
+        "--config.architecture.pre_norm=false",
+        "--config.head.codebook_sizes=504,",
         "--config.labels=runs/a-1/x, runs/b+2/x",
     )
     assert (config.loop.steps, config.workdir) == (7, "runs/other")
-    assert (config.model.dropout, config.model.pre_norm) == (0.1, False)
-    assert config.model.codebooks == (504,)
+    assert (config.regularization.dropout, config.architecture.pre_norm) == (0.1, False)
+    assert config.head.codebook_sizes == (504,)
     assert config.labels == ("runs/a-1/x", "runs/b+2/x")
 
 

@@ -18,8 +18,8 @@ from hubert_jax.label import LabelConfig
 from hubert_jax.pipeline import PipelineConfig
 from hubert_jax.prepare import PrepareConfig
 from hubert_jax.stages import plan
+from hubert_jax.tasks.pretraining import init
 from hubert_jax.train import TrainConfig
-from hubert_jax.training.pretraining import init_pretraining
 
 SCHEMAS = {
     "prepare": PrepareConfig,
@@ -144,9 +144,9 @@ def test_the_demonstration_plans(repository, monkeypatch):
 def test_networks_have_the_published_sizes(name, encoder, total):
     values = importlib.import_module(f"configs.{name}").get_config("train")
     config = config_lib.build(TrainConfig, values)
-    assert config.model.codebooks == (500,)
+    assert config.head.codebook_sizes == (500,)
     # Released heads have 4 classes more, for the special symbols of their label dictionaries.
-    released = dataclasses.replace(config.model, codebooks=(504,))
-    shapes = jax.eval_shape(init_pretraining(released), jax.random.key(0))
+    released = dataclasses.replace(config.head, codebook_sizes=(504,))
+    shapes = jax.eval_shape(init(config.architecture, released), jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes["hubert"])) == encoder
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == total

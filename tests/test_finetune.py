@@ -8,14 +8,15 @@ from splits import TINY_BASE, TINY_LARGE, random_parameters
 
 from hubert_jax import config as config_lib
 from hubert_jax import decode, finetune, train
-from hubert_jax.asr.inference import ctc_log_probabilities
-from hubert_jax.convert import continuing, formats
+from hubert_jax.asr.emissions import emissions
+from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
 from hubert_jax.data import records
 from hubert_jax.data.manifests import read_manifest
 from hubert_jax.errors import InputError
-from hubert_jax.model.architecture import HubertConfig
-from hubert_jax.training.checkpoint import identity, read_metadata, restore_parameters
+from hubert_jax.model.architecture import Architecture
+from hubert_jax.networks import trained, warm_start
+from hubert_jax.training.checkpoint import fingerprint, restore_parameters
 from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
 
@@ -28,7 +29,7 @@ def pretrained(request, speech_split, speech_labels, tmp_path_factory):
         workdir=str(workdir),
         audio=str(speech_split),
         labels=(str(speech_labels),),
-        model=model,
+        **model,
         loop=dict(steps=2),
         frames_per_step=512,
         max_frames=64,
@@ -44,7 +45,8 @@ def _finetune(workdir, split, model, checkpoints="", steps=4, freeze_steps=2, **
             workdir=str(workdir),
             audio=str(split),
             init_from=f"orbax:{checkpoints}" if checkpoints else "",
-            model=model,
+            architecture=model["architecture"],
+            regularization=model["regularization"],
             loop=dict(steps=steps, log_every=1, save_every=1, keep=10),
             ctc=dict(freeze_steps=freeze_steps, channel_mask_probability=0.1, channel_mask_span=4),
             # Decay would move a frozen parameter that has no gradient.
@@ -84,15 +86,15 @@ def test_frozen_steps_and_the_frontend_leave_the_network_untouched(
     model, checkpoints = pretrained
     before, source = restore_parameters(checkpoints)
     frozen = _finetune(tmp_path / "frozen", speech_split, model, checkpoints, freeze_steps=9)
-    assert frozen["inputs"]["init_from"] == identity(source)
+    assert frozen["inputs"]["init_from"] == fingerprint(source)
     after, _ = restore_parameters(frozen["checkpoint"])
     assert all(_same(after["hubert"], before["hubert"]))
 
     learnt, _ = restore_parameters(finetuned["checkpoint"])
     assert all(_same(learnt["hubert"]["frontend"], before["hubert"]["frontend"]))
     assert not any(_same(learnt["hubert"]["transformer"], before["hubert"]["transformer"]))
-    assert not any(_same(learnt["characters"], after["characters"]))
-    assert finetuned["last"]["infeasible_share"] == 0
+    assert not any(_same(learnt["ctc_head"], after["ctc_head"]))
+    assert finetuned["last"]["infeasible_fraction"] == 0
 
 
 def test_from_scratch_everything_learns_and_is_decoded(pretrained, speech_split, tmp_path):
@@ -102,21 +104,22 @@ def test_from_scratch_everything_learns_and_is_decoded(pretrained, speech_split,
     params, metadata = restore_parameters(result["checkpoint"])
     assert metadata["kind"] == "ctc"
 
-    values = dict(workdir=str(tmp_path), checkpoint=result["checkpoint"], audio=str(speech_split))
+    values = dict(workdir=str(tmp_path), audio=str(speech_split))
+    values["checkpoint"] = f"orbax:{result['checkpoint']}"
     decoded = decode.run(config_lib.build(decode.DecodeConfig, values | dict(beam_size=4)))
     assert decoded["utterances"] == read_manifest(speech_split).utterances
-    assert decoded["checkpoint_identity"] == result["checkpoint_identity"] == identity(metadata)
+    assert decoded["fingerprint"] == result["fingerprint"] == fingerprint(metadata)
 
     utterances = {utterance.id: utterance for utterance in records.read_audio(speech_split)}
-    for name, text, log_probs in ctc_log_probabilities(result["checkpoint"], speech_split):
+    for name, text, log_probs in emissions(trained.load(values["checkpoint"]), speech_split):
         utterance = utterances.pop(name)
         frames = (len(utterance.audio) - 400) // 320 + 1
         assert text == utterance.text and log_probs.shape == (frames, LIBRISPEECH.size)
         np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1.0, rtol=1e-5)
     assert not utterances
 
-    values["checkpoint"] = str(checkpoints)
-    with pytest.raises(InputError, match="a checkpoint of pretraining, expected one of fine-tun"):
+    values["checkpoint"] = f"orbax:{checkpoints}"
+    with pytest.raises(InputError, match="has no CTC head; expected a network of fine-tuning"):
         decode.run(config_lib.build(decode.DecodeConfig, values))
 
 
@@ -150,19 +153,19 @@ def test_public_weights_are_fine_tuned_and_a_head_of_the_same_vocabulary_is_kept
     pretrained, speech_split, tmp_path, capsys
 ):
     model, _ = pretrained
-    config = config_lib.build(HubertConfig, model)
-    params = {size: random_parameters(config, size) for size in (29, 32)}
+    architecture = Architecture(**model["architecture"])
+    params = {size: random_parameters(architecture, vocabulary_size=size) for size in (29, 32)}
     theirs = Vocabulary.from_symbols(("<s>", "</s>", "<unk>", *LIBRISPEECH.characters))
-    params[29]["characters"]["bias"] = np.full(29, 5.0, np.float32)
+    params[29]["ctc_head"]["bias"] = np.full(29, 5.0, np.float32)
     same, other = f"hf:{tmp_path}/same", f"hf:{tmp_path}/other"
-    formats.write(same, Network(params[29], config, LIBRISPEECH))
-    formats.write(other, Network(params[32], config, theirs))
+    formats.write(same, Network(params[29], architecture, vocabulary=LIBRISPEECH))
+    formats.write(other, Network(params[32], architecture, vocabulary=theirs))
     kept = _finetune(tmp_path, speech_split, model, init_from=same)
     assert f"network from {same}, with its head\n" in capsys.readouterr().out
     found = restore_parameters(kept["checkpoint"])[0]
     assert all(_same(found["hubert"]["frontend"], params[29]["hubert"]["frontend"]))
-    np.testing.assert_allclose(found["characters"]["bias"], 5.0, atol=0.1)  # after four updates
-    start = continuing.for_finetuning(other, config, LIBRISPEECH)
+    np.testing.assert_allclose(found["ctc_head"]["bias"], 5.0, atol=0.1)  # after four updates
+    start = warm_start.for_finetuning(other, architecture, LIBRISPEECH)
     assert start.description == (
         f"network from {other}, with a fresh head: its CTC head has 32 classes, the run's 29"
     )
@@ -172,9 +175,11 @@ def test_public_weights_are_fine_tuned_and_a_head_of_the_same_vocabulary_is_kept
 @on_base
 def test_another_architecture_is_refused(pretrained, speech_split, tmp_path):
     model, checkpoints = pretrained
-    with pytest.raises(InputError, match="architecture: num_layers is 2, config.model.num_layers"):
-        _finetune(tmp_path, speech_split, {**model, "num_layers": 3}, checkpoints)
-    assert read_metadata(checkpoints)["step"] == 2
+    another = {**model, "architecture": {**model["architecture"], "num_layers": 3}}
+    with pytest.raises(
+        InputError, match="architecture: num_layers is 2, config.architecture.num_layers"
+    ):
+        _finetune(tmp_path, speech_split, another, checkpoints)
 
 
 def test_a_transcript_outside_the_vocabulary_names_its_utterance(speech_split, tmp_path):

@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 import numpy as np
+import splits
 
-from hubert_jax.data import records
+from hubert_jax.data import manifests, records
 from hubert_jax.units.kmeans import Codebook
-from hubert_jax.units.labels import write_labels
 
 CLASSES = 500
 
@@ -17,8 +17,8 @@ CLASSES = 500
 def _labels(speech_split, speech_labels, directory):
     """The units of `speech_labels` as labels of the second iteration's codebook size."""
     codebook = Codebook(np.eye(CLASSES, dtype=np.float32), {"kind": "mfcc"}, 0.0, 0, 0, CLASSES)
-    rate = records.read_label_manifest(speech_labels).rate_hz
-    write_labels(speech_split, directory, records.read_labels(speech_labels), codebook, rate)
+    rate = manifests.read_label_manifest(speech_labels).rate_hz
+    splits.write_labels(speech_split, directory, records.read_labels(speech_labels), codebook, rate)
     return directory
 
 
@@ -32,7 +32,7 @@ def _train(repository, workdir, audio, labels):
             f"--config.workdir={workdir}",
             f"--config.audio={audio}",
             f"--config.labels=('{labels}',)",
-            f"--config.model.codebooks=({CLASSES},)",
+            f"--config.head.codebook_sizes=({CLASSES},)",
             "--config.loop.steps=2",
             "--config.loop.log_every=1",
             "--config.loop.save_every=1",

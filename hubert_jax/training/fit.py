@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -52,6 +53,7 @@ class Outcome:
       last: means of the metrics over the last logged interval.
       parameters: how many numbers were trained.
       fingerprint: of the last checkpoint.
+      inputs: digests of what it was trained on, and of the network that it started from.
       resumed_from: first step of this process, 0 without a checkpoint.
       data_wait_fraction: fraction of this process's time in which its devices waited for data.
     """
@@ -59,6 +61,7 @@ class Outcome:
     last: dict[str, float]
     parameters: int
     fingerprint: str
+    inputs: dict[str, Any]
     resumed_from: int
     data_wait_fraction: float
 
@@ -89,6 +92,8 @@ def fit(
     checkpoints = Checkpoints(directory / "checkpoints", loop.keep)
     abstract = abstract_state(task, mesh)
     metadata = {"kind": task.kind, **task.facts}
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
+    distributed.announce(f"{parameters:,} parameters")
     # The order of resume: the run's own checkpoint, another network's weights, scratch.
     first_step = checkpoints.latest_step or 0
     if checkpoints.latest_step is not None:
@@ -131,8 +136,9 @@ def fit(
         log.close()
     return Outcome(
         last=log.means,
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(abstract.params)),
+        parameters=parameters,
         fingerprint=fingerprint({**metadata, "step": loop.steps}),
+        inputs=metadata["inputs"],
         resumed_from=first_step,
         data_wait_fraction=prefetch.waited / (time.monotonic() - started),
     )

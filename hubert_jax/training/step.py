@@ -33,7 +33,7 @@ def train_step(task: Task, seed: int) -> Step:
         params = optax.apply_updates(state.params, updates)
         metrics = {
             "loss": loss,
-            "gradient_norm": optax.global_norm(gradients),
+            "gradient_norm": optax.tree.norm(gradients),
             "learning_rate": task.learning_rate(state.step),
             **metrics,
             **_rms("gradient_rms", gradients),

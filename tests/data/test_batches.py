@@ -8,18 +8,17 @@ import jax
 import numpy as np
 import pytest
 import splits
+from hubert_jax.data.padded import padded_batches
+from hubert_jax.training.pretraining import init_pretraining
 from splits import TINY_BASE, TINY_LARGE
 
 from hubert_jax.data import batches, buckets, manifests, records, schedule
-from hubert_jax.data.padded import padded_batches
 from hubert_jax.data.waveform import normalize, to_float
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_frames
 from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.model.hubert import Hubert
-from hubert_jax.training.pretraining import init_pretraining
 from hubert_jax.units.kmeans import Codebook
-from hubert_jax.units.labels import write_labels
 
 SEED = 5
 ALONE = batches.Host()
@@ -49,7 +48,7 @@ def _label_set(split: pathlib.Path, directory: pathlib.Path, rate: int, values):
         for number, utterance in enumerate(records.read_audio(split))
     )
     codebook = Codebook(np.zeros((1000, 1), np.float32), {}, 0.0, 0, 0, 0)
-    manifest = write_labels(split, directory, rows, codebook, rate)
+    manifest = splits.write_labels(split, directory, rows, codebook, rate)
     return batches.LabelSet(directory, manifest)
 
 

@@ -18,7 +18,6 @@ from hubert_jax.errors import InputError
 from hubert_jax.frames import num_frames
 from hubert_jax.train import TrainConfig
 from hubert_jax.units.kmeans import Codebook
-from hubert_jax.units.labels import write_labels
 
 CODEBOOK = Codebook(np.eye(6, dtype=np.float32), {"kind": "mfcc"}, 0.0, 0, 0, 10)
 
@@ -50,7 +49,7 @@ def prepared(utterances, tmp_path_factory) -> pathlib.Path:
     (root / "audio").mkdir()
     splits.write_split(root / "audio", "dev", utterances, [], 0.2)
     labels = some_labels(records.read_audio(root / "audio"))
-    write_labels(root / "audio", root / "labels", labels, CODEBOOK, 100)
+    splits.write_labels(root / "audio", root / "labels", labels, CODEBOOK, 100)
     return root
 
 

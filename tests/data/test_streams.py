@@ -16,7 +16,6 @@ from hubert_jax.data.corpus_sampler import CorpusSampler
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_frames
 from hubert_jax.units.kmeans import Codebook
-from hubert_jax.units.labels import write_labels
 
 SEED, STEPS = 11, 200
 FRAMES_PER_STEP = 800
@@ -48,7 +47,7 @@ def label_set(split, tmp_path_factory) -> batches.LabelSet:
         for utterance in records.read_audio(split)
     )
     codebook = Codebook(np.zeros((80, 1), np.float32), {}, 0.0, 0, 0, 0)
-    return batches.LabelSet(directory, write_labels(split, directory, rows, codebook, 50))
+    return batches.LabelSet(directory, splits.write_labels(split, directory, rows, codebook, 50))
 
 
 def _number(name: str) -> int:

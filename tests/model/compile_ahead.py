@@ -17,12 +17,12 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from hubert_jax.model.platform import compiling_for
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from hubert_jax.model.architecture import HubertConfig
 from hubert_jax.model.hubert import HubertForPretraining
-from hubert_jax.model.platform import compiling_for
 from hubert_jax.model.transformer import attention_backend
 from hubert_jax.training import optimizer, pretraining, sharding, state
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -10,13 +11,13 @@ from splits import CLUSTERS, TINY_BASE, random_parameters
 
 from hubert_jax import config as config_lib
 from hubert_jax import train
-from hubert_jax.convert import continuing, formats
+from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
 from hubert_jax.data import batches
-from hubert_jax.errors import InputError
-from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.errors import Diverged, InputError
+from hubert_jax.model.architecture import Architecture, Head
+from hubert_jax.networks import warm_start
 from hubert_jax.training import checkpoint, metrics
-from hubert_jax.training.loop import LoopConfig
 
 
 @pytest.fixture
@@ -34,7 +35,8 @@ def run(speech_split, speech_labels):
             )
             | values
         )
-        values["model"] = {**TINY_BASE, **values.get("model", {})}
+        for group, defaults in TINY_BASE.items():
+            values[group] = {**defaults, **values.get(group, {})}
         return train.run(config_lib.build(train.TrainConfig, values))
 
     return run
@@ -44,7 +46,7 @@ def _lines(workdir) -> list[dict]:
     lines = [json.loads(line) for line in open(workdir / "train" / "metrics.jsonl")]
     for line in lines:
         assert line.pop("audio_seconds_per_second") > 0
-        assert 0 <= line.pop("data_wait_share") <= 1
+        assert 0 <= line.pop("data_wait_fraction") <= 1
     return lines
 
 
@@ -61,7 +63,7 @@ def _assert_same(ours: dict, theirs: dict):
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(run, tmp_path, monkeypatch, capfd):
     whole = run(tmp_path / "whole")
     assert [line["step"] for line in _lines(tmp_path / "whole")] == [2, 4, 6]
-    assert 0 <= whole["data_wait_share"] <= 1
+    assert 0 <= whole["data_wait_fraction"] <= 1
 
     write = metrics.ProgressLog.write
 
@@ -75,7 +77,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(run, tmp_path, monkeypa
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "cut")
     checkpoints = tmp_path / "cut" / "train" / "checkpoints"
-    assert checkpoint.latest_step(checkpoints) == 4
+    assert checkpoint.restore_parameters(checkpoints)[1]["step"] == 4
     assert not (tmp_path / "cut" / "train" / "result.json").exists()
     # A process that is killed may leave half a line.
     with open(tmp_path / "cut" / "train" / "metrics.jsonl", "a") as log:
@@ -83,7 +85,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(run, tmp_path, monkeypa
     resumed = run(tmp_path / "cut")
     assert resumed["resumed_from"] == 4 and whole["resumed_from"] == 0
     assert resumed["last"] == whole["last"]
-    assert resumed["checkpoint_identity"] == whole["checkpoint_identity"]
+    assert resumed["fingerprint"] == whole["fingerprint"]
     assert _lines(tmp_path / "cut") == _lines(tmp_path / "whole")
     _assert_same(_restored(tmp_path / "cut")[0], _restored(tmp_path / "whole")[0])
 
@@ -149,7 +151,7 @@ def test_a_mesh_may_change_between_two_processes(run, tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (dict(model=dict(dim=32)), "config.model.dim was 16, is 32"),
+        (dict(architecture=dict(dim=32)), "config.architecture.dim was 16, is 32"),
         (dict(seed=1), "config.seed was 1337, is 1"),
         (dict(optimizer=dict(clip_norm=1.0)), "config.optimizer.clip_norm was 10.0, is 1.0"),
     ],
@@ -166,7 +168,7 @@ def test_a_checkpoint_of_another_run_is_refused(run, tmp_path_factory, values, m
 def test_nan_stops_before_it_is_saved(run, tmp_path):
     # The schedule's first learning rate is 0, the second is the peak.
     optimizer = dict(peak_learning_rate=1e38, warmup_share=0.0, clip_norm=0.0)
-    with pytest.raises(InputError, match="step 4: .* is (nan|inf).*peak_learning_rate"):
+    with pytest.raises(Diverged, match="step 3: .* is (nan|inf).*peak_learning_rate"):
         run(tmp_path, optimizer=optimizer)
     params, metadata = _restored(tmp_path)
     assert metadata["step"] == 2
@@ -174,10 +176,18 @@ def test_nan_stops_before_it_is_saved(run, tmp_path):
     assert [line["step"] for line in _lines(tmp_path)] == [2]
 
 
-def test_checkpoints_fall_on_logged_steps():
-    with pytest.raises(InputError, match="config.loop.save_every=15.*config.loop.log_every=10"):
-        LoopConfig(steps=100, log_every=10, save_every=15)
-    LoopConfig(steps=15, log_every=10, save_every=1000)
+def test_saving_and_logging_have_intervals_of_their_own(run, tmp_path):
+    loop = dict(steps=6, log_every=4, save_every=3, keep=3)
+    whole = run(tmp_path / "whole", loop=loop)
+    assert [line["step"] for line in _lines(tmp_path / "whole")] == [4, 6]
+    checkpoints = tmp_path / "whole" / "train" / "checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["3", "6"]
+    shutil.rmtree(checkpoints / "6")
+    (tmp_path / "whole" / "train" / "result.json").unlink()
+    again = run(tmp_path / "whole", loop=loop)
+    # The first interval after a restart begins at the checkpoint; the last one is whole again.
+    assert again["resumed_from"] == 3 and again["last"] == whole["last"]
+    assert [line["step"] for line in _lines(tmp_path / "whole")] == [4, 6]
 
 
 def test_init_from_keeps_the_head_of_the_same_codebook_only(run, speech_labels, tmp_path, capsys):
@@ -190,25 +200,28 @@ def test_init_from_keeps_the_head_of_the_same_codebook_only(run, speech_labels, 
     ours, theirs = (_restored(tmp_path / name)[0] for name in ("second", "first"))
     _assert_same(ours, theirs)
 
-    config = config_lib.build(HubertConfig, TINY_BASE)
-    start = continuing.for_pretraining(first, config, ("0" * 64,))
+    architecture, head = Architecture(**TINY_BASE["architecture"]), Head(**TINY_BASE["head"])
+    start = warm_start.for_pretraining(first, architecture, head, ("0" * 64,))
     assert start.description.endswith("with a fresh head: its head predicts another codebook")
     _assert_same(start.params, {"hubert": theirs["hubert"]})
-    with pytest.raises(InputError, match="another architecture: dim is 16, config.model.dim is 32"):
-        run(tmp_path / "fourth", steps=1, init_from=first, model=dict(dim=32))
+    with pytest.raises(
+        InputError, match="another architecture: dim is 16, config.architecture.dim is 32"
+    ):
+        run(tmp_path / "fourth", steps=1, init_from=first, architecture=dict(dim=32))
 
 
 def test_init_from_reads_the_files_of_other_libraries(run, tmp_path, capsys):
     """A head of 504 classes, as released; it does not say what its classes are."""
-    config = config_lib.build(HubertConfig, {**TINY_BASE, "codebooks": (CLUSTERS + 4,)})
-    params = random_parameters(config)
+    architecture = Architecture(**TINY_BASE["architecture"])
+    head = Head((CLUSTERS + 4,), projection_dim=8)
+    params = random_parameters(architecture, head)
     where = f"hf:{tmp_path}/public"
-    formats.write(where, Network(params, config))
+    formats.write(where, Network(params, architecture, head))
     result = run(tmp_path / "run", steps=1, init_from=where)
-    assert result["inputs"]["init_from"] == formats.read(where).identity
+    assert result["inputs"]["init_from"] == formats.read(where).fingerprint
     assert (
-        f"network from {where}, with a fresh head: its head has codebooks ({CLUSTERS + 4},), "
-        f"config.model.codebooks is ({CLUSTERS},)\n"
+        f"network from {where}, with a fresh head: its head has codebook_sizes ({CLUSTERS + 4},), "
+        f"config.head.codebook_sizes is ({CLUSTERS},)\n"
     ) in capsys.readouterr().out
     _assert_same(_restored(tmp_path / "run")[0]["hubert"], params["hubert"])
 

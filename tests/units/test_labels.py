@@ -5,13 +5,14 @@ import importlib
 
 import numpy as np
 import pytest
+import splits
 
 from hubert_jax.data import manifests, records
 from hubert_jax.data.label_sets import check_labels, read_label_sets
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_frames
 from hubert_jax.units.kmeans import Codebook
-from hubert_jax.units.labels import commonest_share, write_labels
+from hubert_jax.units.labels import commonest_share
 
 CODEBOOK = Codebook(np.eye(5, dtype=np.float32), {"kind": "mfcc"}, 0.0, 0, 0, 10)
 
@@ -26,7 +27,7 @@ def label_dir(split, speech, tmp_path_factory):
     directory = tmp_path_factory.mktemp("label") / "dev"
     # In another order than the shards': layers' features come grouped by length.
     stream = sorted(some_labels(speech), reverse=True)
-    write_labels(split, directory, stream, CODEBOOK, 100)
+    splits.write_labels(split, directory, stream, CODEBOOK, 100)
     return directory
 
 
@@ -48,13 +49,13 @@ def test_labels_mirror_the_audio(split, speech, label_dir):
 
 def test_wrong_number_of_labels_writes_nothing(split, speech, tmp_path):
     with pytest.raises(InputError, match="found .* labels, expected .* at 100 Hz for"):
-        write_labels(split, tmp_path / "dev", some_labels(speech, 50), CODEBOOK, 100)
+        splits.write_labels(split, tmp_path / "dev", some_labels(speech, 50), CODEBOOK, 100)
     assert not list(tmp_path.iterdir())
 
 
 def test_missing_utterance_writes_nothing(split, speech, tmp_path):
     with pytest.raises(InputError, match="found no labels"):
-        write_labels(split, tmp_path / "dev", list(some_labels(speech))[:-1], CODEBOOK, 100)
+        splits.write_labels(split, tmp_path / "dev", list(some_labels(speech))[:-1], CODEBOOK, 100)
     assert not list(tmp_path.iterdir())
 
 
@@ -117,7 +118,7 @@ def configured_pairs():
 @pytest.mark.parametrize(("label", "train"), list(configured_pairs()))
 def test_every_configuration_trains_on_the_labels_it_makes(label, train, split, speech, tmp_path):
     codebook = dataclasses.replace(CODEBOOK, centroids=np.eye(label.num_clusters, dtype=np.float32))
-    write_labels(split, tmp_path / "labels", some_labels(speech), codebook, 100)
+    splits.write_labels(split, tmp_path / "labels", some_labels(speech), codebook, 100)
     (manifest,) = read_label_sets(
         records.read_manifest(split), (str(tmp_path / "labels"),), train.model.codebooks
     )

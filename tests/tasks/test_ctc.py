@@ -6,38 +6,40 @@ import numpy as np
 import pytest
 from splits import TINY_BASE
 
-from hubert_jax.model.architecture import HubertConfig
-from hubert_jax.training import finetuning
+from hubert_jax.frames import num_samples
+from hubert_jax.model.architecture import Architecture
+from hubert_jax.tasks import ctc
 
 ROWS, PADDED_FRAMES = 160, 256
-CONFIG = HubertConfig(**{**TINY_BASE, "dim": 512})
+ARCHITECTURE = Architecture(**{**TINY_BASE["architecture"], "dim": 512})
 
 
 @pytest.fixture
-def masks_of(monkeypatch):
+def masks_of():
     """lengths (B,) -> the masks (B, T) of time and (B, C) of channels that the network is given."""
 
     class Network:
-        def __init__(self, *settings):
-            pass
+        architecture = ARCHITECTURE
 
-        def apply(self, params, waveform, num_samples, mask, channel_mask, *flags, rngs):
+        def apply(self, params, *inputs, rngs, method):
+            if method == "classify":
+                return jnp.zeros((*inputs[0].shape, 29))
+            mask, channel_mask = inputs[2:4]
             given.append((np.asarray(mask), np.asarray(channel_mask)))
-            return jnp.zeros((*mask.shape, 29))
+            return mask
 
     given = []
-    monkeypatch.setattr(finetuning, "HubertForCTC", Network)
-    ctc = finetuning.CTCConfig(time_mask_probability=0.75, channel_mask_probability=0.5)
-    objective = finetuning.ctc_objective(CONFIG, ctc, 29)
+    config = ctc.CTCConfig(time_mask_probability=0.75, channel_mask_probability=0.5)
+    loss = ctc.loss_function(Network(), config, freeze_steps=0, train_frontend=False)
 
     def masks_of(lengths):
         batch = {
-            "waveform": jnp.zeros((len(lengths), CONFIG.num_samples(PADDED_FRAMES))),
-            "num_samples": CONFIG.num_samples(jnp.asarray(lengths)),
+            "waveform": jnp.zeros((len(lengths), num_samples(PADDED_FRAMES))),
+            "num_samples": num_samples(jnp.asarray(lengths)),
             "labels": jnp.ones((len(lengths), 8), jnp.int32),
             "label_lengths": jnp.full((len(lengths),), 8),
         }
-        objective({}, batch, jax.random.key(0), False)
+        loss({}, batch, jax.random.key(0), 0)
         return given.pop()
 
     return masks_of

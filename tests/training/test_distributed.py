@@ -11,16 +11,15 @@ import numpy as np
 import pytest
 import splits
 from jax.sharding import AxisType, Mesh
-from splits import CLUSTERS, TINY_LARGE
+from splits import TINY_LARGE
 
 from hubert_jax import config as config_lib
 from hubert_jax import train
 from hubert_jax.data import batches, records
 from hubert_jax.errors import InputError
 from hubert_jax.training import checkpoint, sharding
-from hubert_jax.training.processes import ProcessesConfig
+from hubert_jax.training.distributed import DistributedConfig
 from hubert_jax.units.kmeans import Codebook
-from hubert_jax.units.labels import write_labels
 
 STEPS = 4
 
@@ -32,12 +31,14 @@ def values(speech_split, speech_labels, tmp_path_factory) -> dict:
     (root / "audio").mkdir()
     splits.write_split(root / "audio", "speech", list(records.read_audio(speech_split)), [], 0.3)
     codebook = Codebook.load(speech_labels.parent)
-    write_labels(root / "audio", root / "labels", records.read_labels(speech_labels), codebook, 100)
+    splits.write_labels(
+        root / "audio", root / "labels", records.read_labels(speech_labels), codebook, 100
+    )
     return dict(
         audio=str(root / "audio"),
         labels=(str(root / "labels"),),
         loop=dict(steps=STEPS, log_every=1, save_every=2, keep=2),
-        model={**TINY_LARGE, "codebooks": (CLUSTERS,)},
+        **TINY_LARGE,
         frames_per_step=256,
         max_frames=32,
         loss=dict(mask_group_rows=4),
@@ -57,13 +58,13 @@ def _together(repository, directory, values, count=2) -> list[subprocess.Complet
     command = [
         *(sys.executable, "-m", "hubert_jax.train", f"--config={file}"),
         f"--config.workdir={directory}",
-        f"--config.processes.coordinator=127.0.0.1:{_free_port()}",
-        f"--config.processes.count={count}",
+        f"--config.distributed.coordinator=127.0.0.1:{_free_port()}",
+        f"--config.distributed.count={count}",
     ]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
     started = [
         subprocess.Popen(
-            [*command, f"--config.processes.index={index}"],
+            [*command, f"--config.distributed.index={index}"],
             cwd=repository,
             env=environment,
             stdout=subprocess.PIPE,
@@ -97,7 +98,7 @@ def _alone(monkeypatch, directory, values) -> dict:
             for stream in hosts:
                 stream.close()
 
-    def two_devices(**axes):
+    def two_devices(config):
         devices = np.array(jax.devices()[:2]).reshape(2, 1, 1)
         return Mesh(devices, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
 
@@ -128,7 +129,7 @@ def test_two_processes_train_as_one(repository, values, tmp_path, monkeypatch, c
         for name in ("loss", "masked_loss", "masked_accuracy", "masked_frames"):
             assert mine[name] == pytest.approx(its[name], rel=1e-5), name
     written = json.loads((together / "train/result.json").read_text())
-    assert written["checkpoint_identity"] == result["checkpoint_identity"]
+    assert written["fingerprint"] == result["fingerprint"]
 
     # What two processes saved, one reads: the parameters alone, and the run to its end.
     saved, one = (checkpoint.restore_parameters(d / "train/checkpoints") for d in (together, alone))
@@ -154,8 +155,8 @@ def test_two_processes_train_as_one(repository, values, tmp_path, monkeypatch, c
     ],
 )
 def test_processes_that_cannot_be_meant_are_refused(values, message):
-    with pytest.raises(InputError, match=f"^config.processes.*{message}"):
-        ProcessesConfig(**values)
+    with pytest.raises(InputError, match=f"^config.distributed.*{message}"):
+        DistributedConfig(**values)
 
 
 def test_rows_of_a_batch_stay_on_one_process(monkeypatch):
@@ -170,6 +171,6 @@ def test_rows_of_a_batch_stay_on_one_process(monkeypatch):
             self.devices = devices.reshape(shape)
 
     monkeypatch.setattr(jax, "make_mesh", Grid)
-    sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    sharding.make_mesh(sharding.MeshConfig(2, 2, 2))
     with pytest.raises(InputError, match="config.mesh.tensor=4: lies across processes"):
-        sharding.make_mesh(tensor=4)
+        sharding.make_mesh(sharding.MeshConfig(tensor=4))

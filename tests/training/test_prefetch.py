@@ -8,7 +8,7 @@ import pytest
 
 from hubert_jax.errors import InputError
 from hubert_jax.training import sharding
-from hubert_jax.training.feed import Feed
+from hubert_jax.training.prefetch import Prefetch
 
 
 class Running:
@@ -26,7 +26,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def mesh():
-    return sharding.make_mesh()
+    return sharding.make_mesh(sharding.MeshConfig())
 
 
 def _batches(seconds, closed, fail_at=None):
@@ -46,18 +46,18 @@ def _batches(seconds, closed, fail_at=None):
 )
 def test_only_time_without_a_step_counts_as_waiting(mesh, reading, step, waiting):
     closed, steps = [], 6
-    feed = Feed(mesh, _batches(reading, closed))
+    prefetch = Prefetch(mesh, _batches(reading, closed))
     running = None
     for number in range(steps):
-        batch, seconds = feed.take(running)
+        batch, seconds = prefetch.take(running)
         if number == 0:
-            feed.waited = 0.0  # nothing can run before the first batch
+            prefetch.waited = 0.0  # nothing can run before the first batch
         assert float(batch["waveform"][7, 0]) == number and seconds == 1.0
         assert len(batch["waveform"].sharding.device_set) == jax.device_count()
         running = Running(step)
-    feed.close()
+    prefetch.close()
     assert closed
-    assert feed.waited / (steps - 1) == pytest.approx(waiting, abs=0.025)
+    assert prefetch.waited / (steps - 1) == pytest.approx(waiting, abs=0.025)
 
 
 def test_one_batch_is_read_ahead(mesh):
@@ -68,30 +68,30 @@ def test_one_batch_is_read_ahead(mesh):
             read.append(number)
             yield {"waveform": np.zeros((8, 1), np.float32)}
 
-    feed = Feed(mesh, batches())
+    prefetch = Prefetch(mesh, batches())
     assert not read
-    feed.take(None)
+    prefetch.take(None)
     time.sleep(0.1)
     assert read == [0, 1]
-    feed.close()
+    prefetch.close()
 
 
 @pytest.mark.parametrize("reading", [0.0, 0.05])
 def test_what_reading_raises_comes_with_its_step(mesh, reading):
     closed = []
-    feed = Feed(mesh, _batches(reading, closed, fail_at=2))
+    prefetch = Prefetch(mesh, _batches(reading, closed, fail_at=2))
     for _ in range(2):
-        feed.take(None)
+        prefetch.take(None)
     with pytest.raises(InputError, match="^shard 7, record 3: damaged$"):
-        feed.take(None)
-    feed.close()
+        prefetch.take(None)
+    prefetch.close()
     assert closed
 
 
 def test_closing_waits_for_the_batch_that_is_read(mesh):
     """A generator cannot be closed while another thread runs it."""
     closed = []
-    feed = Feed(mesh, _batches(0.1, closed))
-    feed.take(None)
-    feed.close()
+    prefetch = Prefetch(mesh, _batches(0.1, closed))
+    prefetch.take(None)
+    prefetch.close()
     assert closed
