@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from hubert_jax import config, decode, files
-from hubert_jax.asr import inference
+from hubert_jax.asr import emissions
 from hubert_jax.data import manifests
 from hubert_jax.errors import InputError
-from hubert_jax.training import checkpoint
+from hubert_jax.networks import trained
 from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
 SPOKEN = {"HELLO ALL": "HELLO ALL", "THE CAT SAT": "THE CAD SAT"}
@@ -24,21 +24,14 @@ def _log_probs(text, vocabulary=LIBRISPEECH):
 
 @pytest.fixture
 def outputs(monkeypatch):
-    """What the model is to give for the split, `rows` of (id, text, log_probs), and metadata."""
+    """What the model is to give for the split, `rows` of (id, text, log_probs), and itself."""
     rows = [(f"utt-{i}", text, _log_probs(heard)) for i, (text, heard) in enumerate(SPOKEN.items())]
-    metadata = {
-        "kind": "ctc",
-        "vocabulary": LIBRISPEECH.to_dict(),
-        "model": {},
-        "inputs": {},
-        "step": 7,
-    }
+    network = types.SimpleNamespace(where="orbax:run", vocabulary=LIBRISPEECH, fingerprint="f")
     manifest = types.SimpleNamespace(transcribed=len(rows), seconds=4.5, digest="abc")
-    monkeypatch.setattr(inference, "ctc_log_probabilities", lambda checkpoint, split: iter(rows))
-    monkeypatch.setattr(inference, "read_metadata", lambda checkpoint: metadata)
-    monkeypatch.setattr(checkpoint, "read_metadata", lambda checkpoint: metadata)
+    monkeypatch.setattr(emissions, "emissions", lambda trained, split: iter(rows))
+    monkeypatch.setattr(trained, "load", lambda where, execution: network)
     monkeypatch.setattr(manifests, "read_manifest", lambda split: manifest)
-    return types.SimpleNamespace(rows=rows, metadata=metadata, manifest=manifest)
+    return types.SimpleNamespace(rows=rows, network=network, manifest=manifest)
 
 
 def _config(tmp_path, **values):
@@ -50,7 +43,7 @@ def test_writes_hypotheses_and_rates(tmp_path, outputs, capsys):
     result = decode.run(_config(tmp_path))
     assert result["wer"] == {"greedy": 1 / 5, "beam": 1 / 5}
     assert result["cer"] == {"greedy": 1 / 20, "beam": 1 / 20}
-    assert result["checkpoint_identity"] == checkpoint.identity(outputs.metadata)
+    assert result["fingerprint"] == "f"
     assert (result["utterances"], result["words"], result["audio_seconds"]) == (2, 5, 4.5)
     assert result["word_errors"]["beam"]["substitutions"] == 1
 
@@ -94,14 +87,16 @@ def test_word_score_reaches_the_search(tmp_path, outputs):
 
 def test_vocabulary_of_another_language(tmp_path, outputs):
     vocabulary = Vocabulary.from_transcripts(["ñandú"])
-    outputs.metadata["vocabulary"] = vocabulary.to_dict()
+    outputs.network.vocabulary = vocabulary
     outputs.rows[:] = [("utt", "dún", _log_probs("dún", vocabulary))]
     assert decode.run(_config(tmp_path))["wer"] == {"greedy": 0.0, "beam": 0.0}
 
 
 def test_pretraining_checkpoint_is_refused(tmp_path, outputs):
-    outputs.metadata["kind"] = "pretraining"
-    with pytest.raises(InputError, match="checkpoint: a checkpoint of pretraining, expected one"):
+    outputs.network.vocabulary = None
+    with pytest.raises(
+        InputError, match="orbax:run: has no CTC head; expected a network of fine-t"
+    ):
         decode.run(_config(tmp_path))
 
 

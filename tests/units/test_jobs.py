@@ -2,15 +2,20 @@
 
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
+from splits import TINY_LARGE, random_parameters
 
 from hubert_jax import evaluate, label
+from hubert_jax.convert import formats
+from hubert_jax.convert.network import Network
 from hubert_jax.data import manifests, records
 from hubert_jax.data.label_sets import check_labels
 from hubert_jax.data.waveform import to_float
 from hubert_jax.errors import InputError
+from hubert_jax.model.architecture import Architecture
 from hubert_jax.units import kmeans
 from hubert_jax.units.kmeans import KMeansConfig
 from hubert_jax.units.mfcc import mfcc
@@ -70,23 +75,95 @@ def test_label_job_reuses_a_codebook(labelled, splits, tmp_path):
         label.run(dataclasses.replace(reusing, feature="mfcc_librosa"))
 
 
-def test_label_job_refuses_a_codebook_of_another_layer(tmp_path, splits, monkeypatch):
-    described = {"kind": "layer", "layer": 6, "checkpoint": "b" * 64}
-    codebook = kmeans.Codebook(np.eye(3, dtype=np.float32), described, 0.0, 0, 0, 9)
-    codebook.save(tmp_path)
-    from hubert_jax.units.extraction import Feature
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """A network of random weights as a checkpoint: architecture, parameters, `orbax:DIR`."""
+    architecture = Architecture(**TINY_LARGE["architecture"])
+    params = random_parameters(architecture)
+    where = f"orbax:{tmp_path_factory.mktemp('network')}/checkpoints"
+    formats.write(where, Network(params, architecture))
+    return architecture, params, where
 
-    for key, value in (("layer", 9), ("checkpoint", "c" * 64)):
-        monkeypatch.setattr(Feature, "describe", lambda self, c={key: value}: described | c)
+
+def test_label_job_refuses_a_codebook_of_another_layer(tmp_path, splits, network):
+    where = network[2]
+    found = formats.read(where).fingerprint
+    for key, value in (("layer", 2), ("checkpoint", "c" * 64)):
+        described = {"kind": "layer", "layer": 1, "checkpoint": found} | {key: value}
+        kmeans.Codebook(np.eye(3, dtype=np.float32), described, 0.0, 0, 0, 9).save(tmp_path)
         config = label.LabelConfig(
             str(tmp_path / "run"),
             splits[:1],
             feature="layer",
-            checkpoint="elsewhere",
+            checkpoint=where,
+            layer=1,
             codebook=str(tmp_path),
         )
         with pytest.raises(InputError, match=f"fitted on features with {key} .*, expected {key}"):
             label.run(config)
+
+
+def test_labels_of_a_layer_are_the_same_from_another_librarys_weights(
+    tmp_path, splits, network, evaluation
+):
+    """From transformers' files and from a checkpoint: units and PNMI, apart from the name."""
+    architecture, params, where = network
+    formats.write(f"hf:{tmp_path}/model", Network(params, architecture))
+    results, labels = [], []
+    for number, source in enumerate((where, f"hf:{tmp_path}/model")):
+        config = label.LabelConfig(
+            str(tmp_path / str(number)),
+            splits,
+            feature="layer",
+            checkpoint=source,
+            layer=1,
+            num_clusters=6,
+            fit_max_frames=300,
+            kmeans=QUICK,
+        )
+        label.run(config)
+        labels.append(dict(records.read_labels(f"{config.workdir}/label/dev")))
+        scored = dataclasses.replace(
+            evaluation,
+            workdir=config.workdir,
+            labels=(f"{config.workdir}/label/dev",),
+            checkpoint=source,
+            layers=(1, 2),
+            num_clusters=6,
+            fit_max_frames=300,
+        )
+        results.append(evaluate.run(scored))
+    assert list(labels[0]) == list(labels[1])
+    for name, units in labels[0].items():
+        np.testing.assert_array_equal(units, labels[1][name])
+    assert results[0]["pnmi_by_layer"] == results[1]["pnmi_by_layer"]
+    assert results[0]["labels"][0]["pnmi"] == results[1]["labels"][0]["pnmi"]
+
+
+def test_an_interrupted_labelling_keeps_its_shards(tmp_path, splits, monkeypatch):
+    config = label.LabelConfig(str(tmp_path), splits, num_clusters=12, kmeans=QUICK)
+    computed, assign = [], kmeans.assign
+
+    def counted(codebook, features):
+        if len(computed) == 5:
+            raise KeyboardInterrupt
+        computed.append(len(features))
+        return assign(codebook, features)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kmeans, "assign", counted)
+        with pytest.raises(KeyboardInterrupt):
+            label.run(config)
+    assert not (tmp_path / "label" / "result.json").exists()
+    finished = (tmp_path / "label" / "train").is_dir()
+    computed.clear()
+    reusing = dataclasses.replace(config, codebook=f"{tmp_path}/label")
+    result = label.run(reusing)
+    whole = label.run(dataclasses.replace(config, workdir=str(tmp_path / "whole")))
+    assert result["splits"]["dev"]["digest"] == whole["splits"]["dev"]["digest"]
+    assert result["splits"]["train"]["digest"] == whole["splits"]["train"]["digest"]
+    assert finished
+    assert not list((tmp_path / "label").glob(".*parts*"))
 
 
 @pytest.mark.parametrize(
@@ -94,8 +171,9 @@ def test_label_job_refuses_a_codebook_of_another_layer(tmp_path, splits, monkeyp
     [
         ({"audio": ()}, "config.audio: found no split"),
         ({"feature": "mel"}, "feature='mel': no such feature"),
-        ({"feature": "layer"}, "expected a checkpoint"),
-        ({"feature": "layer", "checkpoint": "none/here"}, "none/here: no checkpoint found"),
+        ({"feature": "layer"}, "expected a network for"),
+        ({"feature": "layer", "checkpoint": "none/here"}, "none/here: expected hf:DIR"),
+        ({"feature": "layer", "checkpoint": "orbax:none/here"}, "none/here: no checkpoint found"),
         ({"fit_share": 0.0}, "fit_share=0.0"),
         ({"fit_max_frames": 0}, "fit_max_frames=0"),
         ({"num_clusters": 1_000}, "found 900 frames to fit on"),
@@ -148,21 +226,23 @@ def test_evaluate_job_scores_labels_beside_mfcc(evaluation):
 
 def test_evaluate_job_scores_layers(evaluation, monkeypatch):
     """Layer 1 tells phones apart as MFCC do, layer 2 is noise."""
+    from hubert_jax.networks import trained as trained_lib
     from hubert_jax.units import evaluation as evaluation_lib
-    from hubert_jax.units.extraction import Feature
 
-    def layers_of(checkpoint, split_dir, layers, untrained=False, wanted=lambda name: True):
+    def layers_of(trained, split_dir, layers, wanted=lambda name: True):
         rng = np.random.default_rng(0)
         for utterance in records.read_audio(split_dir):
             if wanted(utterance.id):
                 speech = mfcc(to_float(utterance.audio))[::2]
                 noise = rng.normal(size=speech.shape).astype(np.float32)
-                of = {1: noise if untrained else speech, 2: noise}
-                yield utterance.id, {layer: of[layer] for layer in layers}
+                of = {1: noise if trained == "untrained" else speech, 2: noise}
+                yield 0, utterance.id, {layer: of[layer] for layer in layers}
 
-    monkeypatch.setattr(evaluation_lib, "extract_layers", layers_of)
-    monkeypatch.setattr(evaluation_lib, "all_layers", lambda checkpoint: (1, 2))
-    monkeypatch.setattr(Feature, "describe", lambda self: {"kind": "layer", "checkpoint": "c"})
+    architecture = types.SimpleNamespace(num_layers=2)
+    network = types.SimpleNamespace(architecture=architecture, fingerprint="c", where="c")
+    monkeypatch.setattr(evaluation_lib, "hidden_states", layers_of)
+    monkeypatch.setattr(trained_lib, "load", lambda where, execution: network)
+    monkeypatch.setattr(trained_lib, "as_initialised", lambda trained: "untrained")
     config = dataclasses.replace(evaluation, checkpoint="c", untrained=True, frame_rate=50)
     result = evaluate.run(config)
     assert result["best_layer"] == 1

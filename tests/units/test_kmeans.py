@@ -1,6 +1,7 @@
 """Codebooks: exact assignment, what scikit-learn fits, determinism, files, sampling."""
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -134,25 +135,54 @@ def test_damaged_codebooks_are_refused(tmp_path):
         Codebook.load(tmp_path)
 
 
-def test_frame_sample_is_uniform_and_keeps_the_order():
+def _sampled(seed, order, max_frames=60):
+    """The frames, numbered 0 to 299, that are drawn from ten utterances added in some order."""
+    sample = FrameSample(max_frames, seed)
+    for utterance in order:
+        frames = np.arange(utterance * 30, utterance * 30 + 30, dtype=np.float32)
+        sample.add(f"utterance-{utterance}", frames[:, None])
+    return sample.frames()[:, 0].astype(int)
+
+
+def test_frame_sample_is_uniform():
     counts = np.zeros(300)
     for seed in range(200):
-        sample = FrameSample(60, seed)
-        for start in range(0, 300, 30):
-            sample.add(np.arange(start, start + 30, dtype=np.float32)[:, None])
-        frames = sample.frames()[:, 0].astype(int)
-        assert len(frames) == 60 and (np.diff(frames) > 0).all()
+        frames = _sampled(seed, range(10))
+        assert len(set(frames)) == 60
         counts[frames] += 1
     # 200 draws of 60 from 300: 40 a frame, standard deviation 5.7.
     assert abs(counts[:100].mean() - 40) < 3 and abs(counts[200:].mean() - 40) < 3
     assert counts.min() > 15 and counts.max() < 65
 
 
+def test_frame_sample_does_not_depend_on_the_order_of_adding():
+    expected = _sampled(3, range(10))
+    for order in ([9, 8, 7, 6, 5, 4, 3, 2, 1, 0], [5, 0, 9, 1, 8, 2, 7, 3, 6, 4]):
+        np.testing.assert_array_equal(_sampled(3, order), expected)
+    # A larger sample begins with the smaller one.
+    np.testing.assert_array_equal(_sampled(3, range(10), max_frames=100)[:60], expected)
+
+
+def test_frame_sample_takes_little_more_memory_than_its_frames():
+    rows, width = 20_000, 64
+    features = np.random.default_rng(0).normal(size=(1_000, width)).astype(np.float32)
+    tracemalloc.start()
+    sample = FrameSample(rows, 0)
+    for utterance in range(200):
+        sample.add(f"utterance-{utterance}", features)
+    frames = sample.frames()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert frames.shape == (rows, width)
+    # The waiting frames and the columns being put in order weigh more in a sample this small.
+    assert peak < 1.6 * frames.nbytes
+
+
 def test_small_samples_are_kept_whole():
     sample = FrameSample(1_000, 0)
     with pytest.raises(InputError, match="no utterance to fit on"):
         sample.frames()
-    sample.add(np.ones((3, 2), np.float32))
+    sample.add("utterance", np.ones((3, 2), np.float32))
     assert sample.frames().shape == (3, 2)
 
 
