@@ -2,7 +2,7 @@
 
     python -m hubert_jax.prepare  --config=configs/small.py
     python -m hubert_jax.label    --config=configs/small.py
-    python -m hubert_jax.data check --config=configs/small.py   (may be left out)
+    python -m hubert_jax.check    --config=configs/small.py   (may be left out)
     python -m hubert_jax.train    --config=configs/small.py
     python -m hubert_jax.evaluate --config=configs/small.py
     python -m hubert_jax.finetune --config=configs/small.py

@@ -1,6 +1,8 @@
 """Host memory that the process keeps between steps."""
 
 import ctypes
+import importlib.util
+import os
 import platform
 
 # Parameters of glibc's mallopt (malloc.h).
@@ -15,11 +17,21 @@ def keep_freed_memory() -> None:
     and zeroes each large block anew: a fifth of a training step's time on CPU, and more where a
     virtual machine has to get its pages from the host. The process then keeps the most memory that
     it ever had: two or three workspaces where a step is dispatched before the last one's workspace
-    is freed. Call it before other threads start; does nothing where the C library is another one.
+    is freed. Call it before other threads start. Does nothing where the C library is another one or
+    where JAX computes on an accelerator.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if platform.libc_ver()[0] != "glibc" or not _computes_on_cpu():
         return
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(_ARENA_MAX, 1)  # a thread's own arena cannot grow beyond 64 MB
     mallopt(_MMAP_MAX, 0)
     mallopt(_TRIM_THRESHOLD, _NEVER)
+
+
+def _computes_on_cpu() -> bool:
+    """Without asking JAX, whose back-ends must not start before processes join."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if platforms:
+        return platforms.split(",")[0] == "cpu"
+    # What brings a GPU or a TPU to JAX.
+    return not any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))

@@ -17,7 +17,13 @@ from hubert_jax.errors import Diverged, InputError
 _started = time.monotonic()
 
 
-def main(name: str, schema: type, run: Callable[[Any], dict]) -> None:
+def main(
+    name: str,
+    schema: type,
+    run: Callable[[Any], dict],
+    part: str = "",
+    computes: bool = True,
+) -> None:
     """Runs a job from the command line.
 
     Args:
@@ -26,20 +32,23 @@ def main(name: str, schema: type, run: Callable[[Any], dict]) -> None:
       schema: the frozen dataclass of the job's configuration.
       run: does the work; it takes a `schema` and returns the result. Its module's docstring
         is the job's description.
+      part: of the configuration file that it takes, if it is not its name.
+      computes: whether it runs networks; on the CPU back-end such a job keeps freed memory.
 
     Exit status: 0 when finished, 1 for bad input (one line on standard error) and for a crash
     (with its traceback), 3 when training diverged, 130 when interrupted from the keyboard.
     """
     arguments = sys.argv[1:]
     if command_line.wants_help(arguments):
-        print(command_line.usage(name, schema, sys.modules[run.__module__].__doc__))
+        print(command_line.usage(name, schema, sys.modules[run.__module__].__doc__ or "", part))
         return
-    guarded(lambda: run(command_line.read(arguments, name, schema)))
+    if computes:
+        host_memory.keep_freed_memory()
+    guarded(lambda: run(command_line.read(arguments, part or name, schema)))
 
 
 def guarded(work: Callable[[], Any]) -> None:
     """Does a job's work; bad input and interruption end the process as `main` says."""
-    host_memory.keep_freed_memory()
     # Orbax warns of files that parts of its own checkpoints do not have.
     logging.set_verbosity(logging.ERROR)
     try:

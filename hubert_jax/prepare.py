@@ -254,4 +254,4 @@ def _refuse_too_many(config: PrepareConfig, split: str, notes: list, total: int)
 
 
 if __name__ == "__main__":
-    job.main("prepare", PrepareConfig, run)
+    job.main("prepare", PrepareConfig, run, computes=False)

@@ -4,6 +4,7 @@ A difference of hidden states is the largest absolute one. A difference of gradi
 tensor by tensor: the Euclidean norm of (ours - theirs) over that of theirs.
 """
 
+import dataclasses
 import pathlib
 import re
 from collections.abc import Mapping
@@ -11,24 +12,31 @@ from collections.abc import Mapping
 import numpy as np
 import soundfile
 
-from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.convert.network import Network
+from hubert_jax.model.architecture import Architecture, Head, Regularization
 
-_SMALL = dict(
-    conv_channels=(32,) * 7,
-    dim=48,
-    num_layers=3,
-    ffn_dim=96,
-    num_heads=4,
-    projection_dim=16,
-    codebooks=(10, 7),
-)
-BASE_LIKE = HubertConfig(**_SMALL)
-LARGE_LIKE = HubertConfig(
-    **_SMALL,
-    frontend_norm="layer",
-    normalize_waveform=True,
-    frontend_gradient_scale=1.0,
-    pre_norm=True,
+
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """What a network is and what it is trained with, as far as files tell."""
+
+    architecture: Architecture = Architecture()
+    head: Head = Head((504,))
+    regularization: Regularization = Regularization()
+
+    def network(self, params, vocabulary=None, units=None) -> Network:
+        """With its head where the parameters have one."""
+        head = self.head if "label_embeddings_0" in params else None
+        return Network(params, self.architecture, head, self.regularization, vocabulary, units)
+
+
+_SMALL = dict(conv_channels=(32,) * 7, dim=48, num_layers=3, ffn_dim=96, num_heads=4)
+_HEAD = Head((10, 7), projection_dim=16)
+BASE_LIKE = Described(Architecture(**_SMALL), _HEAD)
+LARGE_LIKE = Described(
+    Architecture(**_SMALL, frontend_norm="layer", normalize_waveform=True, pre_norm=True),
+    _HEAD,
+    Regularization(frontend_gradient_scale=1.0),
 )
 
 

@@ -7,19 +7,18 @@ import numpy as np
 import pytest
 import splits
 from flax import traverse_util
-from oracles import BASE_LIKE, LARGE_LIKE, read_speech
+from oracles import BASE_LIKE, LARGE_LIKE, Described, read_speech
 
 from hubert_jax.convert import encoders
-from hubert_jax.model.architecture import HubertConfig
 
 
 @pytest.fixture
 def figure(request):
     """Notes a difference from an oracle, for the lines that are printed after the tests."""
 
-    def note(oracle: str, config: HubertConfig, what: str, value: float) -> None:
-        kind = "LARGE" if config.pre_norm else "BASE"
-        network = kind if config.dim >= 768 else f"{kind}-like"
+    def note(oracle: str, config: Described, what: str, value: float) -> None:
+        kind = "LARGE" if config.architecture.pre_norm else "BASE"
+        network = kind if config.architecture.dim >= 768 else f"{kind}-like"
         # Workers send it to the main process, which takes plain numbers.
         noted = ("difference", (oracle, network, what, float(value)))
         request.node.user_properties.append(noted)
@@ -28,7 +27,7 @@ def figure(request):
 
 
 @pytest.fixture(params=[BASE_LIKE, LARGE_LIKE], ids=["base", "large"])
-def config(request) -> HubertConfig:
+def config(request) -> Described:
     """A small network, as BASE and as LARGE."""
     return request.param
 
@@ -37,10 +36,12 @@ def config(request) -> HubertConfig:
 def make_params():
     """Random parameters, every one of them different from its neutral value."""
 
-    def make(config: HubertConfig, vocabulary_size: int | None = None, seed: int = 0) -> dict:
+    def make(config: Described, vocabulary_size: int | None = None, seed: int = 0) -> dict:
         random = np.random.default_rng(seed)
+        head = config.head if vocabulary_size is None else None
+        shapes = encoders.shapes(config.architecture, head, vocabulary_size)
         flat = {}
-        for path, shape in encoders.shapes(config, vocabulary_size).items():
+        for path, shape in shapes.items():
             values = random.normal(size=shape)
             if path.endswith("kernel"):
                 values *= np.prod(shape[:-1] if "layers" not in path else shape[1:-1]) ** -0.5

@@ -6,9 +6,8 @@ import transformers
 
 from hubert_jax import config as config_lib
 from hubert_jax import export, files
-from hubert_jax.convert import compare, hugging_face
+from hubert_jax.convert import compare, formats, hugging_face
 from hubert_jax.errors import InputError
-from hubert_jax.training.checkpoint import Checkpoints
 from hubert_jax.vocabulary import LIBRISPEECH
 
 pytestmark = pytest.mark.parity
@@ -16,16 +15,12 @@ pytestmark = pytest.mark.parity
 
 @pytest.fixture(params=["pretraining", "ctc"])
 def checkpoint(request, tmp_path, config, make_params):
-    """A checkpoint directory and the parameters in it."""
+    """A checkpoint and the parameters in it."""
     vocabulary = LIBRISPEECH if request.param == "ctc" else None
     params = make_params(config, vocabulary and vocabulary.size)
-    metadata = {"kind": request.param, "model": config_lib.to_dict(config), "inputs": {}}
-    if vocabulary:
-        metadata["vocabulary"] = vocabulary.to_dict()
-    checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
-    checkpoints.save(3, {"params": jax.tree.map(jax.numpy.asarray, params)}, metadata)
-    checkpoints.close()
-    return str(tmp_path / "run" / "checkpoints"), params
+    where = f"orbax:{tmp_path}/run/checkpoints"
+    formats.write(where, config.network(params, vocabulary))
+    return where, params
 
 
 def test_checkpoint_to_directory(
@@ -44,7 +39,7 @@ def test_checkpoint_to_directory(
     for name, digest in result["digests"].items():
         assert files.sha256_file(out / name) == digest
     assert_identical(hugging_face.read_directory(out).params, params)
-    load = transformers.AutoModelForCTC if "characters" in params else transformers.AutoModel
+    load = transformers.AutoModelForCTC if "ctc_head" in params else transformers.AutoModel
     _, report = load.from_pretrained(out, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
 
@@ -63,7 +58,7 @@ def test_without_transformers_nothing_is_compared_and_the_job_says_so(
 
 
 def test_missing_checkpoint_is_one_clear_line(tmp_path):
-    values = dict(workdir=str(tmp_path), checkpoint=str(tmp_path / "nothing"))
+    values = dict(workdir=str(tmp_path), checkpoint=f"orbax:{tmp_path}/nothing")
     with pytest.raises(InputError, match="nothing: no checkpoint found"):
         export.run(config_lib.build(export.ExportConfig, values))
     assert not list(tmp_path.glob("export/*"))

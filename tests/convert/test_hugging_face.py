@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
+from oracles import Described
 
 from hubert_jax.convert import hugging_face
 from hubert_jax.convert.network import FAIRSEQ_SPECIALS, Units
@@ -14,15 +15,24 @@ from hubert_jax.errors import InputError
 from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
 
+def described(network) -> Described:
+    return Described(network.architecture, network.head, network.regularization)
+
+
 def test_pretrained_directory_round_trip(config, make_params, tmp_path, assert_identical):
     params = make_params(config)
-    config = dataclasses.replace(config, temperature=0.2, frontend_gradient_scale=0.5)
+    config = dataclasses.replace(
+        config,
+        head=dataclasses.replace(config.head, temperature=0.2),
+        regularization=dataclasses.replace(config.regularization, frontend_gradient_scale=0.5),
+    )
     symbols = (*FAIRSEQ_SPECIALS, *map(str, range(6)))
     units = Units((symbols, tuple(map(str, range(7)))), 100.0, ("one", "two"))
-    hugging_face.write_directory(tmp_path / "model", params, config, units=units)
+    hugging_face.write_directory(tmp_path / "model", config.network(params, units=units))
     found = hugging_face.read_directory(tmp_path / "model")
     assert_identical(found.params, params)
-    assert (found.config, found.vocabulary, found.units, found.notes) == (config, None, units, ())
+    assert described(found) == config
+    assert (found.vocabulary, found.units, found.notes) == (None, units, ())
     with safetensors.safe_open(tmp_path / "model" / hugging_face.HEAD, "numpy") as file:
         metadata = file.metadata()
     assert json.loads(metadata["class_counts"]) == [10, 7]
@@ -32,10 +42,11 @@ def test_pretrained_directory_round_trip(config, make_params, tmp_path, assert_i
 def test_ctc_directory_round_trip(config, make_params, tmp_path, assert_identical):
     vocabulary = Vocabulary(("|", "ñ", "a", "'"))
     params = make_params(config, vocabulary.size)
-    hugging_face.write_directory(tmp_path / "model", params, config, vocabulary)
+    hugging_face.write_directory(tmp_path / "model", config.network(params, vocabulary))
     found = hugging_face.read_directory(tmp_path / "model")
     assert_identical(found.params, params)
-    assert (found.config, found.vocabulary, found.units) == (config, vocabulary, None)
+    assert described(found) == dataclasses.replace(config, head=None)
+    assert (found.vocabulary, found.units) == (vocabulary, None)
 
 
 def test_head_of_32_classes_keeps_them_all(config, make_params, tmp_path, assert_identical):
@@ -44,7 +55,7 @@ def test_head_of_32_classes_keeps_them_all(config, make_params, tmp_path, assert
     vocabulary = Vocabulary.from_symbols(symbols)
     params = make_params(config, vocabulary.size)
     directory = tmp_path / "model"
-    hugging_face.write_directory(directory, params, config, vocabulary)
+    hugging_face.write_directory(directory, config.network(params, vocabulary))
     tokens = json.loads((directory / "vocab.json").read_text())
     assert tokens == {token: i for i, token in enumerate(("<pad>", *symbols))}
     tokenizer = json.loads((directory / "tokenizer_config.json").read_text())
@@ -57,8 +68,8 @@ def test_head_of_32_classes_keeps_them_all(config, make_params, tmp_path, assert
     tokens = {token: i for i, token in enumerate((*symbols, "<pad>"))}
     (directory / "vocab.json").write_text(json.dumps(tokens))
     found = hugging_face.read_directory(directory)
-    head = found.params["characters"]
-    np.testing.assert_array_equal(head["bias"], np.roll(params["characters"]["bias"], 1))
+    head = found.params["ctc_head"]
+    np.testing.assert_array_equal(head["bias"], np.roll(params["ctc_head"]["bias"], 1))
     assert found.vocabulary == vocabulary
     assert found.notes == ("moved: the blank, from class 31 to class 0",)
 
@@ -68,7 +79,7 @@ def test_other_precision_and_a_missing_mask_embedding_are_said(config, make_para
 
     params = make_params(config)
     directory = tmp_path / "model"
-    hugging_face.write_directory(directory, params, config)
+    hugging_face.write_directory(directory, config.network(params))
     tensors = safetensors.numpy.load_file(directory / hugging_face.MODEL)
     del tensors["masked_spec_embed"]  # transformers has none where a configuration masks nothing
     norm = "encoder.layer_norm.weight"
@@ -79,8 +90,8 @@ def test_other_precision_and_a_missing_mask_embedding_are_said(config, make_para
     assert widened == f"widened to float32: {len(halves)} tensors in float16"
     assert made == "new: the mask embedding, which the file does not have"
     np.testing.assert_array_equal(
-        found.params["hubert"]["projection"]["kernel"],
-        params["hubert"]["projection"]["kernel"].astype(np.float16).astype(np.float32),
+        found.params["hubert"]["feature_projection"]["kernel"],
+        params["hubert"]["feature_projection"]["kernel"].astype(np.float16).astype(np.float32),
     )
     assert 0 <= found.params["hubert"]["mask_embedding"].min() < 1
 
@@ -103,8 +114,8 @@ def test_digests_are_those_of_the_files_and_a_second_export_replaces_the_first(
     config, make_params, tmp_path
 ):
     directory = tmp_path / "model"
-    first = hugging_face.write_directory(directory, make_params(config, seed=1), config)
-    second = hugging_face.write_directory(directory, make_params(config, seed=2), config)
+    first = hugging_face.write_directory(directory, config.network(make_params(config, seed=1)))
+    second = hugging_face.write_directory(directory, config.network(make_params(config, seed=2)))
     assert set(first) == {path.name for path in directory.iterdir()}
     assert first["config.json"] == second["config.json"]
     assert first[hugging_face.MODEL] != second[hugging_face.MODEL]
@@ -114,33 +125,33 @@ def test_digests_are_those_of_the_files_and_a_second_export_replaces_the_first(
 def test_a_directory_that_is_no_model_is_never_replaced(config, make_params, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(InputError, match=f"holds no {hugging_face.MODEL}"):
-        hugging_face.write_directory(tmp_path, make_params(config), config)
+        hugging_face.write_directory(tmp_path, config.network(make_params(config)))
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 def test_head_and_vocabulary_must_fit(config, make_params, tmp_path):
     params = make_params(config, 29)
     with pytest.raises(InputError, match="needs the vocabulary"):
-        hugging_face.write_directory(tmp_path / "model", params, config)
+        config.network(params)
     with pytest.raises(InputError, match="has 29 classes, its vocabulary 3"):
-        hugging_face.write_directory(tmp_path / "model", params, config, Vocabulary(("|", "A")))
+        config.network(params, Vocabulary(("|", "A")))
     assert not list(tmp_path.iterdir())
 
 
 def test_other_networks_are_refused_by_field(config):
-    values = hugging_face.model_config(config)
+    values = hugging_face.model_config(config.network({}))
     names_of_others = {"hidden_act": "relu", "conv_pos_batch_norm": True, "model_type": "wavlm"}
     for key, value in names_of_others.items():
         with pytest.raises(InputError, match=f"config.json: {key} is {value!r}"):
-            hugging_face.architecture({**values, key: value}, "config.json")
+            hugging_face.described({**values, key: value}, "config.json", {})
     del values["num_attention_heads"]
     with pytest.raises(InputError, match="num_attention_heads is missing"):
-        hugging_face.architecture(values, "config.json")
+        hugging_face.described(values, "config.json", {})
 
 
 def test_fields_of_another_type_are_named(config, make_params, tmp_path):
     directory = tmp_path / "model"
-    hugging_face.write_directory(directory, make_params(config), config)
+    hugging_face.write_directory(directory, config.network(make_params(config)))
     values = json.loads((directory / "config.json").read_text())
     for key, value in (("hidden_size", "wide"), ("conv_dim", [1, "x"])):
         (directory / "config.json").write_text(json.dumps({**values, key: value}))
@@ -152,7 +163,7 @@ def test_fields_of_another_type_are_named(config, make_params, tmp_path):
 
 def test_truncated_weights_are_reported(config, make_params, tmp_path):
     directory = tmp_path / "model"
-    hugging_face.write_directory(directory, make_params(config), config)
+    hugging_face.write_directory(directory, config.network(make_params(config)))
     path = directory / hugging_face.MODEL
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(InputError, match=f"{hugging_face.MODEL}: cannot be read"):

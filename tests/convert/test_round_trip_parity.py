@@ -1,5 +1,6 @@
 """A network goes through every format and comes back bit for bit, its head included."""
 
+import dataclasses
 import tempfile
 
 import jax
@@ -9,12 +10,13 @@ import torch
 from flax import traverse_util
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from oracles import Described
 
 from hubert_jax import files
 from hubert_jax.convert import encoders, formats
 from hubert_jax.convert.__main__ import main
 from hubert_jax.convert.network import FAIRSEQ_SPECIALS, Network, Units
-from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.model.architecture import Architecture, Head, Regularization
 from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
 RELEASED = Vocabulary.from_symbols(("<s>", "</s>", "<unk>", *LIBRISPEECH.characters))
@@ -25,22 +27,23 @@ def assert_same(found: Network, expected: Network):
     for path, leaf in expected.flat.items():
         assert found.flat[path].dtype == leaf.dtype
         np.testing.assert_array_equal(found.flat[path], leaf, err_msg=path)
-    assert found.config == expected.config
+    for part in ("architecture", "head", "regularization"):
+        assert getattr(found, part) == getattr(expected, part)
     assert (found.vocabulary, found.units) == (expected.vocabulary, expected.units)
 
 
 @pytest.fixture(params=["pretraining", "ctc", "encoder"])
 def network(request, config, make_params) -> Network:
-    """With heads as released: 504 classes, or 32; a fine-tuned one keeps its code embeddings."""
-    config = HubertConfig(**{**vars(config), "codebooks": (504,)})
+    """With heads as released: 504 classes, or 32; a fine-tuned one keeps its label embeddings."""
+    config = dataclasses.replace(config, head=Head((504,), projection_dim=16))
     units = Units(((*FAIRSEQ_SPECIALS, *map(str, range(500))),), 50.0, ("a digest",))
     if request.param == "pretraining":
-        return Network(make_params(config), config, units=units)
+        return config.network(make_params(config), units=units)
     params = make_params(config, RELEASED.size)
     if request.param == "encoder":
-        return Network({"hubert": params["hubert"]}, config)
-    params["codes_0"] = make_params(config)["codes_0"]
-    return Network(params, config, RELEASED, units)
+        return config.network({"hubert": params["hubert"]})
+    params["label_embeddings_0"] = make_params(config)["label_embeddings_0"]
+    return config.network(params, RELEASED, units)
 
 
 def test_every_format_in_turn_is_the_identity(network, tmp_path):
@@ -73,16 +76,25 @@ def architectures():
         groups = draw(st.sampled_from([1, 2]))
         # fairseq has no input projection where the width is that of the front-end.
         dim = 2 * heads * draw(st.integers(1, 3))
-        layers = draw(st.integers(1, 3))
+        # All see 400 samples, 320 apart.
+        kernels, strides = draw(
+            st.sampled_from(
+                [
+                    ((400,), (320,)),
+                    ((32, 24), (16, 20)),
+                    ((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)),
+                ]
+            )
+        )
+        layers = len(kernels)
         sizes = st.lists(st.integers(1, 4), min_size=layers, max_size=layers)
-        share = st.sampled_from([0.0, 0.05, 0.1, 1 / 3])
-        return HubertConfig(
+        rate = st.sampled_from([0.0, 0.05, 0.1, 1 / 3])
+        architecture = Architecture(
             conv_channels=tuple(draw(sizes)[:-1]) + (5,),
-            conv_kernels=tuple(draw(sizes)),
-            conv_strides=tuple(draw(sizes)),
+            conv_kernels=kernels,
+            conv_strides=strides,
             frontend_norm=draw(st.sampled_from(["group", "layer"])),
             normalize_waveform=draw(st.booleans()),
-            frontend_gradient_scale=draw(st.sampled_from([0.0, 0.1, 1.0])),
             dim=dim,
             num_layers=draw(st.integers(1, 3)),
             ffn_dim=draw(st.integers(1, 9)),
@@ -90,15 +102,21 @@ def architectures():
             pre_norm=draw(st.booleans()),
             positional_kernel=draw(st.integers(1, 6)),
             positional_groups=groups,
-            projection_dim=draw(st.integers(1, 5)),
-            codebooks=tuple(draw(st.lists(st.integers(2, 9), min_size=1, max_size=3))),
-            temperature=draw(st.sampled_from([0.1, 0.07])),
-            dropout=draw(share),
-            attention_dropout=draw(share),
-            activation_dropout=draw(share),
-            input_dropout=draw(share),
-            layer_drop=draw(share),
         )
+        head = Head(
+            codebook_sizes=tuple(draw(st.lists(st.integers(2, 9), min_size=1, max_size=3))),
+            projection_dim=draw(st.integers(1, 5)),
+            temperature=draw(st.sampled_from([0.1, 0.07])),
+        )
+        regularization = Regularization(
+            dropout=draw(rate),
+            attention_dropout=draw(rate),
+            activation_dropout=draw(rate),
+            input_dropout=draw(rate),
+            layer_drop=draw(rate),
+            frontend_gradient_scale=draw(st.sampled_from([0.0, 0.1, 1.0])),
+        )
+        return Described(architecture, head, regularization)
 
     return draw()
 
@@ -118,9 +136,10 @@ def vocabularies():
 )
 def test_any_architecture_in_any_order(config, vocabulary, order, seed):
     random = np.random.default_rng(seed)
-    shapes = encoders.shapes(config, vocabulary and vocabulary.size)
+    head = None if vocabulary else config.head
+    shapes = encoders.shapes(config.architecture, head, vocabulary and vocabulary.size)
     params = {path: random.normal(size=shape).astype(np.float32) for path, shape in shapes.items()}
-    network = Network(traverse_util.unflatten_dict(params, sep="/"), config, vocabulary)
+    network = config.network(traverse_util.unflatten_dict(params, sep="/"), vocabulary)
     with tempfile.TemporaryDirectory() as directory:
         found = network
         for place in (*order, order[0]):

@@ -1,5 +1,6 @@
 """Files of torch: genuine layouts are read, damaged, foreign and malicious ones are refused."""
 
+import dataclasses
 import os
 import sys
 import types
@@ -7,20 +8,21 @@ import types
 import numpy as np
 import pytest
 import torch
+from oracles import Described
 
 from hubert_jax import files
 from hubert_jax.convert import encoders, fairseq, formats, names, state_dicts, torchaudio
 from hubert_jax.convert.fairseq_config import parse_conv_layers
 from hubert_jax.convert.network import FAIRSEQ_SPECIALS, Network
 from hubert_jax.errors import InputError
-from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.model.architecture import NO_REGULARIZATION, Architecture, Head
 from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
 
 @pytest.fixture
 def written(config, make_params, tmp_path):
     """A pre-training network, its fairseq checkpoint, and how to write a changed one."""
-    network = Network(make_params(config), config)
+    network = config.network(make_params(config))
     path = tmp_path / "theirs.pt"
     fairseq.write(path, network)
 
@@ -66,7 +68,7 @@ def test_a_checkpoint_with_the_pickled_objects_of_fairseq(
     """Dictionaries are objects, the configuration of the pre-trained model lies in omegaconf's
     containers or an argparse namespace, metrics hold NumPy's scalars."""
     vocabulary = Vocabulary.from_symbols(("<s>", "</s>", "<unk>", *LIBRISPEECH.characters))
-    network = Network(make_params(config, 32), config, vocabulary)
+    network = config.network(make_params(config, 32), vocabulary)
     fairseq.write(tmp_path / "ours.pt", network)
     content = torch.load(tmp_path / "ours.pt", weights_only=True)
 
@@ -104,8 +106,8 @@ def test_a_checkpoint_with_the_pickled_objects_of_fairseq(
         found = fairseq.read(tmp_path / "theirs.pt")
         assert_same_parameters(found, network)
         assert found.vocabulary == vocabulary
-        expected = {**vars(config), "codebooks": HubertConfig.codebooks}
-        assert vars(found.config) == expected
+        assert found.architecture == config.architecture and found.head is None
+        assert found.regularization == config.regularization
     torch.save(content, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     assert_same_parameters(fairseq.read(tmp_path / "old.pt"), network)
 
@@ -153,7 +155,12 @@ def test_other_precision_and_spelling_are_stated_conversions(written):
             model[f"feature_extractor.conv_layers.{i}.0.bias"] = torch.zeros(32)
 
     found = formats.read(change(halve))
-    count = len(state_dicts.to_state_dict(network.params, network.config, "fairseq")) - 1
+    count = (
+        len(
+            state_dicts.to_state_dict(network.params, network.architecture, network.head, "fairseq")
+        )
+        - 1
+    )
     assert found.notes == (
         f"widened to float32: {count} tensors in float16",
         "left out: 7 biases of the front-end's convolutions, all zero",
@@ -175,7 +182,7 @@ def test_one_projection_for_two_codebooks_is_copied_and_said(written):
     assert found.notes == ("copied: one projection for all 2 codebooks",)
     for i in (0, 1):
         np.testing.assert_array_equal(
-            found.params[f"projection_{i}"]["kernel"], network.params["projection_0"]["kernel"]
+            found.params[f"final_proj_{i}"]["kernel"], network.params["final_proj_0"]["kernel"]
         )
 
 
@@ -238,7 +245,7 @@ def test_damaged_and_missing_files_are_reported(written, tmp_path, monkeypatch):
 
 
 def test_fine_tuned_heads_and_their_dictionaries_must_fit(config, make_params, tmp_path):
-    network = Network(make_params(config, 29), config, LIBRISPEECH)
+    network = config.network(make_params(config, 29), LIBRISPEECH)
     fairseq.write(tmp_path / "ctc.pt", network)
     content = torch.load(tmp_path / "ctc.pt", weights_only=True)
     symbols = content["task_state"]["target_dictionary"]
@@ -252,9 +259,10 @@ def test_fine_tuned_heads_and_their_dictionaries_must_fit(config, make_params, t
         torch.save(content, tmp_path / "ctc.pt")
         with pytest.raises(InputError, match=message):
             fairseq.read(tmp_path / "ctc.pt")
-    narrow = HubertConfig(**{**vars(config), "conv_channels": (48,) * 7})
+    narrow = dataclasses.replace(config.architecture, conv_channels=(48,) * 7)
+    narrow = dataclasses.replace(config, architecture=narrow)
     with pytest.raises(InputError, match="no input projection where .* equal the width"):
-        fairseq.write(tmp_path / "x.pt", Network(make_params(narrow), narrow))
+        fairseq.write(tmp_path / "x.pt", narrow.network(make_params(narrow)))
     assert not (tmp_path / "x.pt").exists()
 
 
@@ -292,11 +300,11 @@ def test_the_list_of_convolutions_is_parsed_not_run(text, expected):
 
 def test_weights_that_transformers_saved_before_safetensors(config, make_params, tmp_path):
     """As most published directories hold them, with the older names of the weight norm."""
-    network = Network({"hubert": make_params(config)["hubert"]}, config)
+    network = config.network({"hubert": make_params(config)["hubert"]})
     directory = tmp_path / "model"
     formats.write(f"hf:{directory}", network)
     (directory / "model.safetensors").unlink()
-    tensors = encoders.to_hugging_face(network.params, config)
+    tensors = encoders.to_library(network.params, config.architecture, "hugging_face")
     stem = "encoder.pos_conv_embed.conv"
     for old, new in (("g", "0"), ("v", "1")):
         tensors[f"{stem}.weight_{old}"] = tensors.pop(
@@ -314,7 +322,7 @@ def test_weights_that_transformers_saved_before_safetensors(config, make_params,
 
 
 def test_torchaudio_without_its_companions(config, make_params, tmp_path):
-    network = Network({"hubert": make_params(config)["hubert"]}, config)
+    network = config.network({"hubert": make_params(config)["hubert"]})
     where = f"torchaudio:{tmp_path}/state.pt"
     written = formats.write(where, network)
     assert set(written.digests) == {"state.pt", "state.pt.json", "state.pt.rest.safetensors"}
@@ -336,35 +344,32 @@ def test_torchaudio_without_its_companions(config, make_params, tmp_path):
 @pytest.mark.parametrize("kind", ["pretraining", "encoder", "ctc"])
 def test_published_sizes_are_known_by_their_shapes(released, kind):
     """By shapes alone: nothing of the size is allocated."""
-    large = dict(
-        frontend_norm="layer",
-        normalize_waveform=True,
-        frontend_gradient_scale=1.0,
-        pre_norm=True,
-        dropout=0.0,
-        attention_dropout=0.0,
-        input_dropout=0.0,
-        layer_drop=0.0,
-    )
+    large = dict(frontend_norm="layer", normalize_waveform=True, pre_norm=True, num_heads=16)
     config = {
-        "base": HubertConfig(),
-        "large": HubertConfig(
-            dim=1024, num_layers=24, ffn_dim=4096, num_heads=16, projection_dim=768, **large
+        "base": Described(),
+        "large": Described(
+            Architecture(dim=1024, num_layers=24, ffn_dim=4096, **large),
+            Head((504,), projection_dim=768),
+            NO_REGULARIZATION,
         ),
-        "xlarge": HubertConfig(
-            dim=1280, num_layers=48, ffn_dim=5120, num_heads=16, projection_dim=1024, **large
+        "xlarge": Described(
+            Architecture(dim=1280, num_layers=48, ffn_dim=5120, **large),
+            Head((504,), projection_dim=1024),
+            NO_REGULARIZATION,
         ),
     }[released]
-    shapes = encoders.shapes(config)
+    shapes = encoders.shapes(config.architecture, config.head)
     tensors = {}
-    for entry in names.table(config):
+    for entry in names.table(config.architecture):
         shape = shapes[entry.ours][entry.row is not None :]
         shape = {"same": shape, "magnitude": (1, 1, *shape)}.get(entry.layout, shape[::-1])
         for name in names.spellings(entry, "torchaudio", kind)[:1]:
             tensors[name] = np.broadcast_to(np.float32(0), shape)
     if kind == "pretraining":
-        embeddings = np.broadcast_to(np.float32(0), (504, config.projection_dim))
+        embeddings = np.broadcast_to(np.float32(0), (504, config.head.projection_dim))
         tensors["logit_generator.label_embeddings"] = embeddings
-    assert torchaudio._architecture(tensors, kind, types.SimpleNamespace(name="x")) == config
+    found = Described(*torchaudio._published(tensors, kind, types.SimpleNamespace(name="x")))
+    expected = config if kind == "pretraining" else dataclasses.replace(config, head=None)
+    assert found == expected
     assert torchaudio._vocabulary(29, None) == LIBRISPEECH
     assert torchaudio._vocabulary(32, None).symbols[:4] == (*FAIRSEQ_SPECIALS[::2], "<unk>", "|")

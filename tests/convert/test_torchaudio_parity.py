@@ -10,6 +10,7 @@ import torchaudio
 from oracles import (
     BASE_LIKE,
     LARGE_LIKE,
+    Described,
     gradient_differences,
     largest_difference,
     relative_difference,
@@ -18,13 +19,14 @@ from torchaudio.models.wav2vec2 import components
 
 from hubert_jax import files
 from hubert_jax.convert import torchaudio as torchaudio_format
-from hubert_jax.convert.network import Network
 from hubert_jax.convert.state_dicts import from_state_dict, to_state_dict
 from hubert_jax.data.waveform import normalize, to_float
-from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.frames import num_samples
+from hubert_jax.model.architecture import NO_REGULARIZATION, Execution
 from hubert_jax.model.hubert import HubertForPretraining
+from hubert_jax.model.kernels import choice
 from hubert_jax.model.masking import span_mask
-from hubert_jax.training import pretraining
+from hubert_jax.tasks import pretraining
 
 pytestmark = pytest.mark.parity
 
@@ -32,15 +34,19 @@ TOLERANCE = 1e-4
 FRAMES = 54
 
 
-BASE = HubertConfig()
+BASE = Described()
 
 
 @pytest.fixture(params=[BASE_LIKE, LARGE_LIKE, BASE], ids=["base", "large", "base-full-size"])
 def config(request):
     """One codebook, as torchaudio has, and nothing random."""
-    still = dict(dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layer_drop=0.0)
+    scale = request.param.regularization.frontend_gradient_scale
     classes = 504 if request.param is BASE else 17
-    return dataclasses.replace(request.param, codebooks=(classes,), **still)
+    return Described(
+        request.param.architecture,
+        dataclasses.replace(request.param.head, codebook_sizes=(classes,)),
+        dataclasses.replace(NO_REGULARIZATION, frontend_gradient_scale=scale),
+    )
 
 
 @pytest.fixture
@@ -48,7 +54,7 @@ def theirs(config, make_params, tmp_path):
     """A network that torchaudio made at random, without any parameter left at its neutral value."""
     torch.manual_seed(4)
     # As our files tell torchaudio to build it.
-    torchaudio_format.write(tmp_path / "model.pt", Network(make_params(config), config))
+    torchaudio_format.write(tmp_path / "model.pt", config.network(make_params(config)))
     described = files.read_json(tmp_path / "model.pt.json", "architecture")
     model = getattr(torchaudio.models, described["model"])(**described["arguments"])
     with torch.no_grad():
@@ -63,10 +69,12 @@ def batch(config, speech):
     """Crops of equal length, labels and one mask."""
     random = np.random.default_rng(0)
     waveforms = [to_float(samples) for samples in speech]
-    if config.normalize_waveform:
+    if config.architecture.normalize_waveform:
         waveforms = [normalize(waveform) for waveform in waveforms]
-    waveform = np.stack([w[: config.num_samples(FRAMES)] for w in waveforms])
-    labels = random.integers(config.codebooks[0], size=(len(waveform), FRAMES), dtype=np.int32)
+    waveform = np.stack([w[: num_samples(FRAMES)] for w in waveforms])
+    labels = random.integers(
+        config.head.codebook_sizes[0], size=(len(waveform), FRAMES), dtype=np.int32
+    )
     mask = np.array(span_mask(jax.random.key(5), len(waveform), FRAMES, 0.8, 10, 1))
     assert 0 < mask.sum() < mask.size
     return waveform, labels, mask
@@ -102,11 +110,15 @@ def test_logits_loss_and_every_gradient(config, theirs, batch, monkeypatch, figu
 
     def imported(tensors):
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        return from_state_dict(arrays, config, "torchaudio", "torchaudio's network")
+        return from_state_dict(
+            arrays, config.architecture, config.head, "torchaudio", "torchaudio's network"
+        )
 
     params = imported(theirs.state_dict())
     monkeypatch.setattr(pretraining, "span_mask", lambda *args: mask)
-    loss = pretraining.pretraining_loss(config, pretraining.LossConfig())
+    kernels = choice.choose(Execution(), config.architecture)
+    network = HubertForPretraining(config.architecture, config.head, kernels, config.regularization)
+    loss = pretraining.loss_function(network, pretraining.LossConfig())
 
     @jax.jit
     def compute(params):
@@ -114,7 +126,7 @@ def test_logits_loss_and_every_gradient(config, theirs, batch, monkeypatch, figu
         value, gradients = jax.value_and_grad(loss, has_aux=True)(
             params, given, jax.random.key(0), 0
         )
-        outputs = HubertForPretraining(config).apply({"params": params}, waveform, mask)
+        outputs = network.apply({"params": params}, waveform, mask)
         return *value, gradients, outputs["logits"][0]
 
     our_loss, metrics, gradients, logits = compute(params)
@@ -135,8 +147,8 @@ def test_logits_loss_and_every_gradient(config, theirs, batch, monkeypatch, figu
 
     their_gradients = imported({name: p.grad for name, p in theirs.named_parameters()})
     differences = gradient_differences(
-        to_state_dict(gradients, config, "torchaudio"),
-        to_state_dict(their_gradients, config, "torchaudio"),
+        to_state_dict(gradients, config.architecture, config.head, "torchaudio"),
+        to_state_dict(their_gradients, config.architecture, config.head, "torchaudio"),
     )
     worst = max(differences, key=differences.get)
     what = f"gradients, relative, worst of {len(differences)} tensors ({worst})"

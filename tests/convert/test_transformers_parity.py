@@ -7,17 +7,18 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from oracles import largest_difference
+from oracles import Described, largest_difference
 from splits import TINY_BASE, TINY_LARGE
 
 from hubert_jax import config as config_lib
 from hubert_jax import decode
-from hubert_jax.convert import compare, encoders, hugging_face
+from hubert_jax.convert import compare, encoders, formats, hugging_face
 from hubert_jax.data import records
 from hubert_jax.data.waveform import normalize, to_float
-from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.frames import num_frames
+from hubert_jax.model.architecture import Architecture, Execution
 from hubert_jax.model.hubert import Hubert
-from hubert_jax.training.checkpoint import Checkpoints
+from hubert_jax.model.kernels import choice
 from hubert_jax.vocabulary import LIBRISPEECH
 
 pytestmark = pytest.mark.parity
@@ -30,7 +31,7 @@ def theirs(config):
     """A network that transformers made at random, without any parameter left at its neutral value
     (or two LayerNorms could be swapped unseen)."""
     torch.manual_seed(1)
-    return random_model(transformers.HubertConfig(**hugging_face.model_config(config)))
+    return random_model(transformers.HubertConfig(**hugging_face.model_config(config.network({}))))
 
 
 def random_model(values):
@@ -44,12 +45,12 @@ def random_model(values):
 
 def imported(model, config):
     tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
-    return encoders.from_hugging_face(tensors, config)
+    return encoders.from_library(tensors, config.architecture, "hugging_face", "tensors")
 
 
 def prepared(samples, config):
     waveform = to_float(samples)
-    return normalize(waveform) if config.normalize_waveform else waveform
+    return normalize(waveform) if config.architecture.normalize_waveform else waveform
 
 
 def their_states(model, waveform, attention_mask=None):
@@ -71,7 +72,9 @@ def their_states(model, waveform, attention_mask=None):
 
 
 def our_states(params, config, waveform, num_samples=None):
-    apply = jax.jit(lambda params, *args: Hubert(config).apply(params, *args, collect=True))
+    kernels = choice.choose(Execution(), config.architecture)
+    network = Hubert(config.architecture, kernels)
+    apply = jax.jit(lambda params, *args: network.apply(params, *args, collect=True))
     hidden = apply({"params": params["hubert"]}, waveform, num_samples)
     return [np.asarray(state) for state in (*hidden["layers"], hidden["output"])]
 
@@ -82,7 +85,7 @@ def difference_alone(model, params, config, speech):
     for samples in speech:
         waveform = prepared(samples, config)[None]
         ours, expected = our_states(params, config, waveform), their_states(model, waveform)
-        assert len(ours) == config.num_layers + 2
+        assert len(ours) == config.architecture.num_layers + 2
         differences += map(largest_difference, ours, expected)
     return max(differences)
 
@@ -101,7 +104,7 @@ def difference_padded(model, params, config, speech):
     ours = our_states(params, config, *padded(speech, config))
     differences = []
     for row, samples in enumerate(speech):
-        frames = config.num_frames(len(samples))
+        frames = num_frames(len(samples))
         expected = their_states(model, prepared(samples, config)[None])
         differences += [
             largest_difference(our_state[row, :frames], their_state[0])
@@ -117,7 +120,7 @@ def test_every_layer_of_an_imported_network(config, theirs, speech, figure):
 
 
 def test_import_and_export_give_back_the_same_tensors(config, theirs):
-    exported = encoders.to_hugging_face(imported(theirs, config), config)
+    exported = encoders.to_library(imported(theirs, config), config.architecture, "hugging_face")
     state = theirs.state_dict()
     assert set(exported) == set(state)
     for name, tensor in state.items():
@@ -138,12 +141,12 @@ def test_padded_batch_equals_each_utterance_alone(config, theirs, speech, figure
     together = their_states(theirs, batch * mask, torch.from_numpy(mask.astype(np.int64)))
     ours = our_states(params, config, batch, lengths)
     differences = []
-    for row, frames in enumerate(config.num_frames(lengths)):
+    for row, frames in enumerate(num_frames(lengths)):
         for our_state, their_state in zip(ours, together, strict=True):
             differences.append(
                 largest_difference(our_state[row, :frames], their_state[row, :frames])
             )
-    if config.frontend_norm == "group":
+    if config.architecture.frontend_norm == "group":
         assert max(differences) > 0.01
     else:
         figure("transformers", config, "hidden states, both padded", max(differences))
@@ -152,22 +155,27 @@ def test_padded_batch_equals_each_utterance_alone(config, theirs, speech, figure
 
 def test_exported_network_loads_and_agrees(config, make_params, speech, tmp_path):
     params = make_params(config)
-    hugging_face.write_directory(tmp_path / "model", params, config)
+    hugging_face.write_directory(tmp_path / "model", config.network(params))
     model, report = transformers.AutoModel.from_pretrained(
         tmp_path / "model", output_loading_info=True
     )
     assert isinstance(model, transformers.HubertModel)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     assert model.config.conv_bias is False
-    assert compare.largest_difference(tmp_path / "model", params, config, speech) < 1e-4
+    assert (
+        compare.largest_difference(tmp_path / "model", params, config.architecture, speech) < 1e-4
+    )
     # The comparison sees a difference where there is one.
     params["hubert"]["encoder_norm"]["bias"] += 0.01
-    assert compare.largest_difference(tmp_path / "model", params, config, speech[:1]) > 5e-3
+    assert (
+        compare.largest_difference(tmp_path / "model", params, config.architecture, speech[:1])
+        > 5e-3
+    )
 
 
 def test_exported_configuration_is_complete(config):
     """Every field of the network is written, so no default of another version can creep in."""
-    values = hugging_face.model_config(config)
+    values = hugging_face.model_config(config.network({}))
     architecture = transformers.HubertConfig(**values)
     for key, value in values.items():
         if key not in ("architectures", "dtype", "torch_dtype"):
@@ -179,7 +187,7 @@ def test_exported_configuration_is_complete(config):
 
 
 def test_waveform_preparation_is_that_of_the_exported_files(config, make_params, speech, tmp_path):
-    hugging_face.write_directory(tmp_path / "model", make_params(config), config)
+    hugging_face.write_directory(tmp_path / "model", config.network(make_params(config)))
     extract = transformers.AutoFeatureExtractor.from_pretrained(tmp_path / "model")
     for samples in speech:
         found = extract(to_float(samples), sampling_rate=16_000, return_tensors="np")
@@ -187,37 +195,34 @@ def test_waveform_preparation_is_that_of_the_exported_files(config, make_params,
             found.input_values[0], prepared(samples, config), rtol=0, atol=1e-5
         )
     together = extract([to_float(s) for s in speech], padding=True, sampling_rate=16_000)
-    assert ("attention_mask" in together) == (config.frontend_norm == "layer")
+    assert ("attention_mask" in together) == (config.architecture.frontend_norm == "layer")
 
 
 def with_lively_head(params, config, samples):
     """Parameters whose CTC head chooses all characters about equally often, word boundaries and
     blanks more often, and changes often: blanks, repeats and doubled boundaries all occur."""
-    kernel, boundary = params["characters"]["kernel"], LIBRISPEECH.boundary
+    kernel, boundary = params["ctc_head"]["kernel"], LIBRISPEECH.boundary
     output = our_states({"hubert": params["hubert"]}, config, prepared(samples, config)[None])[-1]
     logits = output[0] @ kernel
     bias = -logits.mean(0) / logits.std(0)
     bias[[0, boundary]] += 1.5
-    return {**params, "characters": {"kernel": kernel / logits.std(0), "bias": bias}}
+    return {**params, "ctc_head": {"kernel": kernel / logits.std(0), "bias": bias}}
 
 
 @pytest.mark.parametrize("tiny", [TINY_BASE, TINY_LARGE], ids=["base", "large"])
 def test_pipeline_gives_the_text_of_the_decode_job(tiny, make_params, speech, dev_mini, tmp_path):
     """Every utterance of dev-mini, in padded batches here and alone in transformers."""
-    config = HubertConfig(**tiny)
+    config = Described(Architecture(**tiny["architecture"]))
     params = with_lively_head(make_params(config, LIBRISPEECH.size), config, speech[0])
-    metadata = {"kind": "ctc", "model": config_lib.to_dict(config), "inputs": {}}
-    metadata["vocabulary"] = LIBRISPEECH.to_dict()
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
-    checkpoints.save(1, {"params": jax.tree.map(jax.numpy.asarray, params)}, metadata)
-    checkpoints.close()
-    values = dict(workdir=str(tmp_path), checkpoint=str(tmp_path / "checkpoints"))
+    checkpoint = f"orbax:{tmp_path}/checkpoints"
+    formats.write(checkpoint, config.network(params, LIBRISPEECH))
+    values = dict(workdir=str(tmp_path), checkpoint=checkpoint)
     values |= dict(audio=str(dev_mini), greedy=True)
     decode.run(config_lib.build(decode.DecodeConfig, values))
     lines = (tmp_path / "decode" / "hypotheses.jsonl").read_text().splitlines()
     expected = {row["id"]: row["greedy"] for row in map(json.loads, lines)}
 
-    hugging_face.write_directory(tmp_path / "model", params, config, LIBRISPEECH)
+    hugging_face.write_directory(tmp_path / "model", config.network(params, LIBRISPEECH))
     recognise = transformers.pipeline(
         "automatic-speech-recognition", model=str(tmp_path / "model"), device="cpu"
     )
@@ -237,7 +242,7 @@ def test_pipeline_gives_the_text_of_the_decode_job(tiny, make_params, speech, de
 
 def test_exported_tokenizer_spells_as_our_vocabulary(make_params, config, tmp_path):
     params = make_params(config, LIBRISPEECH.size)
-    hugging_face.write_directory(tmp_path / "model", params, config, LIBRISPEECH)
+    hugging_face.write_directory(tmp_path / "model", config.network(params, LIBRISPEECH))
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
     text = "IT'S A HELLO FROM QUIZ JAZZ"
     assert tokenizer(text).input_ids == LIBRISPEECH.encode(text).tolist()
@@ -251,9 +256,9 @@ def test_exported_tokenizer_spells_as_our_vocabulary(make_params, config, tmp_pa
 
 
 def test_base_at_full_size(speech, figure):
-    config = HubertConfig()
+    config = Described()
     torch.manual_seed(2)
-    model = random_model(transformers.HubertConfig(**hugging_face.model_config(config)))
+    model = random_model(transformers.HubertConfig(**hugging_face.model_config(config.network({}))))
     params = imported(model, config)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 94_371_712
     difference = difference_alone(model, params, config, speech[:1])

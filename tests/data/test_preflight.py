@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import splits
 
+from hubert_jax import check, files
 from hubert_jax import config as config_lib
-from hubert_jax import files
-from hubert_jax.data import __main__ as data_command
 from hubert_jax.data import manifests, preflight, records
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_frames
@@ -59,7 +58,7 @@ def _config(root: pathlib.Path, **values) -> TrainConfig:
         audio=str(root / "audio"),
         labels=(str(root / "labels"),),
         loop=dict(steps=1),
-        model=dict(codebooks=(6,)),
+        head=dict(codebook_sizes=(6,)),
         mesh=dict(data=2, fsdp=2),
         loss=dict(mask_group_rows=8),
         frames_per_step=1500,
@@ -69,7 +68,7 @@ def _config(root: pathlib.Path, **values) -> TrainConfig:
 
 
 def test_what_fits_is_described(prepared, utterances, capsys):
-    result = data_command.run(_config(prepared))
+    result = check.run(_config(prepared))
     assert json.loads((prepared / "work/check/result.json").read_text())["job"] == "check"
     long = [len(u.audio) for u in utterances if u.id != "short"]
     # All of them have between 2.56 and 5.12 s; of the 1500 // 120 rows
@@ -156,7 +155,7 @@ def test_labels_that_do_not_fit_are_named(prepared, tmp_path, name):
     change, message = LABEL_CHANGES[name]
     path = _rewritten(prepared, tmp_path, change)
     with pytest.raises(InputError, match=f"^{path}, {message}; run the label job") as refused:
-        data_command.run(_config(tmp_path))
+        check.run(_config(tmp_path))
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "work/check/result.json").exists()
 
@@ -164,7 +163,7 @@ def test_labels_that_do_not_fit_are_named(prepared, tmp_path, name):
 def test_classes_that_the_manifest_does_not_count_are_refused(prepared, tmp_path):
     _rewritten(prepared, tmp_path, lambda rows: _set(rows, 0, np.zeros_like(rows[0][1]) + 5))
     with pytest.raises(InputError, match=r"labels/manifest.json: class_counts\[0\]: found"):
-        data_command.run(_config(tmp_path))
+        check.run(_config(tmp_path))
 
 
 def test_audio_of_another_bucket_is_named(prepared, tmp_path):
@@ -191,7 +190,7 @@ def test_a_shard_that_was_exchanged_is_named(prepared, tmp_path):
         manifest = files.read_json(prepared / name / manifests.MANIFEST, "manifest")
         files.write_json(tmp_path / name / manifests.MANIFEST, manifest)
     with pytest.raises(InputError, match=f"^{path}: digest: found .*, expected .*; the file was"):
-        data_command.run(_config(tmp_path))
+        check.run(_config(tmp_path))
 
 
 def test_the_command_refuses_in_one_line(prepared, tmp_path, repository):
@@ -200,11 +199,11 @@ def test_the_command_refuses_in_one_line(prepared, tmp_path, repository):
     path.write_bytes(content[:-7])
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "hubert_jax.data", "check", "--config=configs/small.py"),
+            *(sys.executable, "-m", "hubert_jax.check", "--config=configs/small.py"),
             f"--config.workdir={tmp_path}/work",
             f"--config.audio={tmp_path}/audio",
             f"--config.labels={tmp_path}/labels",
-            "--config.model.codebooks=6",
+            "--config.head.codebook_sizes=6",
         ],
         cwd=repository,
         capture_output=True,

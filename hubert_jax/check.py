@@ -10,14 +10,12 @@ alone. Writes WORKDIR/check/result.json.
 import dataclasses
 import math
 import pathlib
-import sys
 import time
 
-from hubert_jax import command_line, files, job
-from hubert_jax.errors import InputError
-from hubert_jax.train import TrainConfig
+from hubert_jax import files, job
+from hubert_jax.data import label_sets, manifests, preflight, schedule
+from hubert_jax.tasks.pretraining import TrainConfig
 
-_COMMAND = "check"
 _PROGRESS_SECONDS = 5.0
 
 
@@ -29,13 +27,10 @@ def run(config: TrainConfig) -> dict:
     """
     started = time.monotonic()
     files.require_writable(config.workdir)
-    from hubert_jax.data import manifests, preflight, schedule
-    from hubert_jax.data.label_sets import read_label_sets
-
     directory = pathlib.Path(config.audio)
     audio = manifests.read_manifest(directory)
-    codebooks = config.model.codebooks if config.labels else ()
-    labels = read_label_sets(audio, config.labels, codebooks)
+    codebook_sizes = config.head.codebook_sizes if config.labels else ()
+    labels = label_sets.read_label_sets(audio, config.labels, codebook_sizes)
     cut = max(config.mesh.data, 1) * config.mesh.fsdp
     row_multiple = math.lcm(config.loss.mask_group_rows, cut)
     buckets = schedule.crop_buckets(audio, config.frames_per_step, config.max_frames, row_multiple)
@@ -45,9 +40,9 @@ def run(config: TrainConfig) -> dict:
         f"{len(audio.shards)} shards, {audio.encoding} at {audio.sample_rate} Hz",
         flush=True,
     )
-    label_sets = list(zip(map(pathlib.Path, config.labels), labels, strict=True))
+    with_labels = list(zip(map(pathlib.Path, config.labels), labels, strict=True))
     progress = _Progress(audio.seconds)
-    findings = preflight.inspect(directory, audio, label_sets, progress)
+    findings = preflight.inspect(directory, audio, with_labels, progress)
     left_out = preflight.crop_loss(uses)
     _print_buckets(uses)
     print(f"a pass leaves out {left_out:.1%} of the audio")
@@ -56,7 +51,7 @@ def run(config: TrainConfig) -> dict:
         more = ", ..." if odd.utterances > len(odd.examples) else ""
         print(f"{odd.utterances} {name} utterances, {odd.seconds / 3600:.2f} h{ids}{more}")
     sets = []
-    for (path, manifest), counts in zip(label_sets, findings.class_counts, strict=True):
+    for (path, manifest), counts in zip(with_labels, findings.class_counts, strict=True):
         dead = [index for index, count in enumerate(counts) if not count]
         sets.append(
             {
@@ -90,10 +85,10 @@ def run(config: TrainConfig) -> dict:
         "clipped": dataclasses.asdict(findings.clipped),
         "labels": sets,
     }
-    return job.finish(config.workdir, _COMMAND, result, started)
+    return job.finish(config.workdir, "check", result, started)
 
 
-def _print_buckets(uses) -> None:
+def _print_buckets(uses: dict[int, preflight.BucketUse]) -> None:
     print("bucket  utterances      hours  shards  crop loss  rows x frames    a step  of steps")
     for frames, use in uses.items():
         line = f"{frames:6}  {use.utterances:10}  {use.seconds / 3600:9.2f}  {use.shards:6}"
@@ -121,22 +116,5 @@ class _Progress:
             print(f"check: {self._done / 3600:.2f} of {self._total / 3600:.2f} h", flush=True)
 
 
-def main(arguments: list[str]) -> None:
-    """The command line; exit status as of every job's `main`."""
-    if command_line.wants_help(arguments):
-        print(command_line.usage(f"data {_COMMAND}", TrainConfig, __doc__, "train"))
-        return
-
-    def work() -> None:
-        if arguments[:1] != [_COMMAND]:
-            raise InputError(
-                f"expected python -m hubert_jax.data {_COMMAND} --config=FILE.py, found "
-                f"{arguments[0] if arguments else 'nothing'!r} in place of {_COMMAND}"
-            )
-        run(command_line.read(arguments[1:], "train", TrainConfig))
-
-    job.guarded(work)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    job.main("check", TrainConfig, run, part="train", computes=False)
