@@ -67,7 +67,7 @@ def run(config: DecodeConfig) -> dict:
     from hubert_jax.asr.emissions import emissions
     from hubert_jax.networks import trained as trained_lib
 
-    trained = trained_lib.load(config.checkpoint, config.execution)
+    trained = trained_lib.load(config.checkpoint, execution=config.execution)
     vocabulary = trained_lib.require_ctc(trained)
 
     rows = []

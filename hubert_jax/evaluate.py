@@ -74,6 +74,12 @@ def run(config: EvaluateConfig) -> dict:
     from hubert_jax.units.features import require_layers
     from hubert_jax.units.fitting import Fitting
 
+    # Before any audio is read: it refuses most of what can be wrong.
+    trained, layers = None, config.layers
+    if config.checkpoint:
+        trained = trained_lib.load(config.checkpoint, execution=config.execution)
+        layers = layers or tuple(range(1, trained.architecture.num_layers + 1))
+        require_layers(trained, layers)
     alignments = quality.read_alignments(config.alignments)
     scorer = evaluation.SplitScorer(config.audio, alignments, config.frame_rate)
     manifest = manifests.read_manifest(config.audio)
@@ -91,10 +97,7 @@ def run(config: EvaluateConfig) -> dict:
         result["labels"] = [
             {"directory": path, **entry} for path, entry in zip(config.labels, scored, strict=True)
         ]
-    if config.checkpoint:
-        trained = trained_lib.load(config.checkpoint, config.execution)
-        layers = config.layers or tuple(range(1, trained.architecture.num_layers + 1))
-        require_layers(trained, layers)
+    if trained is not None:
         by_layer = scorer.score_layers(trained, layers, fitting)
         pnmi = _pnmi(by_layer)
         best = max(layers, key=lambda layer: pnmi[str(layer)])

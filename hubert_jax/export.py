@@ -14,6 +14,7 @@ import time
 
 from hubert_jax import files, job
 from hubert_jax.config import may_change
+from hubert_jax.model.architecture import Execution
 
 _COMPARED_UTTERANCES = 10
 
@@ -27,12 +28,14 @@ class ExportConfig:
       checkpoint: network: orbax:DIR, orbax:DIR@STEP, fairseq:FILE, torchaudio:FILE or hf:DIR.
       out: the model directory; empty: WORKDIR/export/model.
       audio: directory of a prepared audio split to compare on; empty: nothing is compared.
+      execution: how our network runs in the comparison.
     """
 
     workdir: str = may_change()
     checkpoint: str
     out: str = ""
     audio: str = ""
+    execution: Execution = may_change(Execution())
 
 
 def run(config: ExportConfig) -> dict:
@@ -61,7 +64,9 @@ def run(config: ExportConfig) -> dict:
             compared = min(_COMPARED_UTTERANCES, manifest.utterances)
             first = itertools.islice(records.read_audio(config.audio), compared)
             audio = (utterance.audio for utterance in first)
-            difference = largest_difference(out, network.params, network.architecture, audio)
+            difference = largest_difference(
+                out, network.params, network.architecture, audio, config.execution
+            )
             print(
                 f"largest absolute difference to transformers over {compared} utterances, all "
                 f"layers: {difference:.2e}",

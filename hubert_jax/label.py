@@ -139,7 +139,7 @@ def _feature(config: LabelConfig) -> Feature:
     if config.feature == LAYER and config.checkpoint:
         from hubert_jax.networks import trained as trained_lib
 
-        trained = trained_lib.load(config.checkpoint, config.execution)
+        trained = trained_lib.load(config.checkpoint, execution=config.execution)
     elif config.checkpoint:
         raise InputError(
             f"config.feature={config.feature!r} with config.checkpoint={config.checkpoint}: "

@@ -18,8 +18,8 @@ from hubert_jax.vocabulary import BLANK, Vocabulary
 _ROOT = 0
 
 
-class Scorer(Protocol):
-    """A language model over words. Log probabilities are natural and finite; states are opaque
+class LanguageModel(Protocol):
+    """Scores words in their place. Log probabilities are natural and finite; states are opaque
     and never changed in place, since hypotheses share them."""
 
     def start(self) -> Any:
@@ -64,15 +64,19 @@ class _Prefixes:
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, scorer: Scorer | None, lm_weight: float, word_score: float
+        self,
+        vocabulary: Vocabulary,
+        language_model: LanguageModel | None,
+        lm_weight: float,
+        word_score: float,
     ):
         self._vocabulary = vocabulary
-        self._scorer = scorer
+        self._language_model = language_model
         self._lm_weight = lm_weight
         self._word_score = word_score
         self._children: dict[tuple[int, int], int] = {}
         self._closed: dict[int, _History] = {}
-        start = scorer.start() if scorer else None
+        start = language_model.start() if language_model else None
         self.parent = [-1]
         self.label = [BLANK]
         self.history = [_History(start, 0.0, 0, 0.0)]
@@ -107,10 +111,12 @@ class _Prefixes:
     def finished(self, node: int) -> _History:
         """As `closed`, with the end of the sentence scored too."""
         history = self.closed(node)
-        if self._scorer is None:
+        if self._language_model is None:
             return history
         return self._weighted(
-            history.state, history.log_lm + self._scorer.finish(history.state), history.words
+            history.state,
+            history.log_lm + self._language_model.finish(history.state),
+            history.words,
         )
 
     def labels(self, node: int) -> np.ndarray:
@@ -123,8 +129,8 @@ class _Prefixes:
 
     def _extended(self, history: _History, word: str) -> _History:
         state, log_lm = history.state, history.log_lm
-        if self._scorer is not None:
-            state, log_prob = self._scorer.score(state, word)
+        if self._language_model is not None:
+            state, log_prob = self._language_model.score(state, word)
             log_lm += log_prob
         return self._weighted(state, log_lm, history.words + 1)
 
@@ -139,7 +145,7 @@ def beam_search(
     *,
     beam_size: int = 20,
     beam_threshold: float = 20.0,
-    scorer: Scorer | None = None,
+    language_model: LanguageModel | None = None,
     lm_weight: float = 0.0,
     word_score: float = 0.0,
 ) -> list[Hypothesis]:
@@ -151,7 +157,7 @@ def beam_search(
       beam_size: prefixes kept after each frame, at least 1.
       beam_threshold: nats, not negative. Prefixes further than this below the frame's best are
         dropped, and labels further than this below the frame's most probable class are not tried.
-      scorer: language model over words, asked once for every word of every prefix.
+      language_model: language model over words, asked once for every word of every prefix.
       lm_weight: w1 of equation 4.
       word_score: w2 of equation 4, for each word.
 
@@ -170,8 +176,8 @@ def beam_search(
     if beam_size < 1 or not beam_threshold >= 0:
         raise ValueError(f"beam_size={beam_size}, beam_threshold={beam_threshold} keep nothing")
 
-    prefixes = _Prefixes(vocabulary, scorer, lm_weight, word_score)
-    bonuses_count = scorer is not None or word_score != 0
+    prefixes = _Prefixes(vocabulary, language_model, lm_weight, word_score)
+    bonuses_count = language_model is not None or word_score != 0
     nodes = np.array([_ROOT])
     # Log probability of each prefix over the alignments that end in a blank, and in its label.
     in_blank, in_label = np.zeros(1), np.full(1, -np.inf)

@@ -28,11 +28,12 @@ def largest_difference(
     params: Mapping[str, Any],
     architecture: Architecture,
     audio: Iterable[np.ndarray],
+    execution: Execution | None = None,
 ) -> float:
     """Largest absolute difference between transformers' hidden states and ours.
 
-    The input of block 1, the output of every block and what the heads read are compared, in
-    float32, each utterance alone. transformers prepares the waveform itself, as the exported files
+    The input of block 1, the output of every block and what the heads read are compared,
+    each utterance alone. transformers prepares the waveform itself, as the exported files
     tell it to. Layers are read where they are computed: transformers' `hidden_states` differ
     between its versions in whether the last one has passed the final LayerNorm.
 
@@ -41,6 +42,7 @@ def largest_difference(
       params: our parameters, of which `hubert` is used.
       architecture: of the encoder.
       audio: utterances, int16 (n,), at 16 kHz.
+      execution: how ours runs; None: in float32, as theirs.
     """
     transformers = _import_transformers()
     import torch
@@ -48,7 +50,7 @@ def largest_difference(
     with _quiet(transformers):  # about a CTC head, which is not compared
         theirs = transformers.AutoModel.from_pretrained(directory).eval()
         extract = transformers.AutoFeatureExtractor.from_pretrained(directory)
-    ours = Hubert(architecture, choice.choose(Execution(), architecture))
+    ours = Hubert(architecture, choice.choose(execution or Execution(), architecture))
 
     @jax.jit
     def hidden_states(params, waveform):

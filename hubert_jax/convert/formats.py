@@ -3,11 +3,14 @@
 hf:DIR            a directory that transformers loads
 fairseq:FILE      a checkpoint of fairseq (.pt)
 torchaudio:FILE   a state dict of torchaudio (.pt, .pth), with FILE.json beside it
-orbax:DIR         the checkpoint directory of a run of this package
+orbax:DIR         the checkpoint directory of a run of this package; its newest good checkpoint
+orbax:DIR@STEP    one of its checkpoints
 """
 
 import dataclasses
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 from hubert_jax import config as config_lib
 from hubert_jax import files
@@ -48,13 +51,19 @@ def parse(where: str, key: str) -> tuple[str, pathlib.Path]:
     if not separator or scheme not in SCHEMES or not path:
         remedy = "" if separator else f"; a checkpoint directory of a run is written orbax:{where}"
         raise InputError(
-            f"{key}={where}: expected hf:DIR, fairseq:FILE, torchaudio:FILE or orbax:DIR{remedy}"
+            f"{key}={where}: expected hf:DIR, fairseq:FILE, torchaudio:FILE or orbax:DIR[@STEP]"
+            f"{remedy}"
         )
     return scheme, pathlib.Path(path)
 
 
-def read(where: str, key: str = "--from") -> Network:
-    """Reads a network; arguments as of `parse`.
+def read(where: str, key: str = "--from", shardings: Callable[[Any], Any] | None = None) -> Network:
+    """Reads a network.
+
+    Args:
+      where, key: as of `parse`.
+      shardings: gives the sharding of every parameter, from the tree of their shapes: an orbax
+        checkpoint is read straight onto these devices. Other formats give host arrays.
 
     Raises:
       InputError: nothing there, a damaged file, or a network that is not HuBERT as defined here.
@@ -66,7 +75,7 @@ def read(where: str, key: str = "--from") -> Network:
         return fairseq.read(path)
     if scheme == "torchaudio":
         return torchaudio.read(path)
-    return _read_orbax(path)
+    return _read_orbax(path, shardings)
 
 
 def write(where: str, network: Network, key: str = "--to") -> Written:
@@ -99,10 +108,10 @@ def _companions(path: pathlib.Path) -> tuple[str, ...]:
     return (f"{path.name}.json", f"{path.name}.rest.safetensors")
 
 
-def _read_orbax(path: pathlib.Path) -> Network:
+def _read_orbax(path: pathlib.Path, shardings: Callable[[Any], Any] | None) -> Network:
     from hubert_jax.training.checkpoint import fingerprint, restore_parameters
 
-    params, metadata = restore_parameters(path)
+    params, metadata = restore_parameters(path, shardings)
     if metadata["kind"] not in ("pretraining", "ctc", "encoder"):
         raise InputError(
             f"{path}: a checkpoint of kind {metadata['kind']!r}, expected one of train or finetune"

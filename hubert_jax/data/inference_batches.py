@@ -37,6 +37,9 @@ def padded_batches(
 ) -> Iterator[PaddedBatch]:
     """Every utterance once, grouped by padded length.
 
+    What is left over at the end comes in batches of a quarter of the rows: empty rows cost as much
+    as full ones.
+
     Args:
       utterances: what to batch; some batches' worth is held in memory.
       frames_per_batch: padded frames of a batch, at least one row for each device.
@@ -45,22 +48,30 @@ def padded_batches(
       wanted: tells by its id whether an utterance takes part; None: all do.
 
     Yields:
-      Batches of one padded length each, a multiple of 256 frames.
+      Batches of one padded length each, a multiple of 256 frames; of each length there are two
+      shapes.
     """
+
+    def rows_of(frames: int, padded: int) -> int:
+        return max(1, frames // padded // row_multiple) * row_multiple
+
     waiting: dict[int, list[Utterance]] = {}
     for utterance in utterances:
         if wanted is not None and not wanted(utterance.id):
             continue
         frames = max(1, num_frames(len(utterance.audio)))
         padded = -(-frames // _STEP_FRAMES) * _STEP_FRAMES
-        rows = max(1, frames_per_batch // padded // row_multiple) * row_multiple
+        rows = rows_of(frames_per_batch, padded)
         group = waiting.setdefault(padded, [])
         group.append(utterance)
         if len(group) == rows:
             yield _pad(waiting.pop(padded), padded, rows, normalize_waveform)
     for padded, group in sorted(waiting.items()):
-        rows = max(1, frames_per_batch // padded // row_multiple) * row_multiple
-        yield _pad(group, padded, rows, normalize_waveform)
+        rows, quarter = (rows_of(n, padded) for n in (frames_per_batch, frames_per_batch // 4))
+        if len(group) <= rows - quarter:
+            rows = quarter
+        for first in range(0, len(group), rows):
+            yield _pad(group[first : first + rows], padded, rows, normalize_waveform)
 
 
 def _pad(group: list[Utterance], padded: int, rows: int, normalize_waveform: bool) -> PaddedBatch:

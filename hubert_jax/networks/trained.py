@@ -1,6 +1,7 @@
 """Loading a trained network, whatever wrote it, onto the devices."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -32,6 +33,7 @@ class Trained:
       fingerprint: stands for the weights in codebooks and results.
       kernels: how it runs, without dropout.
       mesh: where it runs, devices of this process.
+      notes: a sentence for everything that reading widened, left out or made anew.
     """
 
     where: str
@@ -43,12 +45,13 @@ class Trained:
     fingerprint: str
     kernels: Kernels
     mesh: Mesh
+    notes: tuple[str, ...] = ()
 
 
 def load(
     where: str,
-    execution: Execution | None = None,
     mesh: Mesh | None = None,
+    execution: Execution | None = None,
     key: str = "config.checkpoint",
 ) -> Trained:
     """Loads a network; its weights go to the devices here, once.
@@ -56,35 +59,35 @@ def load(
     Args:
       where: hf:DIR, fairseq:FILE, torchaudio:FILE, orbax:DIR (the newest good checkpoint) or
         orbax:DIR@STEP.
-      execution: how it is to run, whatever it was trained with; None: in float32.
       mesh: devices to divide batches over; None: all of this process.
+      execution: how it is to run, whatever it was trained with; None: in float32.
       key: the configuration key that `where` is from, for messages.
 
     Raises:
       InputError: nothing there, a damaged file, or a network that is not HuBERT as defined here.
     """
-    network = formats.read(where, key)
     if mesh is None:
         mesh = sharding.make_mesh(sharding.MeshConfig(), jax.local_devices())
+    shardings = functools.partial(sharding.parameter_shardings, mesh)
+    network = formats.read(where, key, shardings)
     params = dict(network.params)
-    shardings = sharding.parameter_shardings(mesh, params)
-    kernels = choice.choose(
-        execution or Execution(),
-        network.architecture,
-        activations=sharding.attention_sharding(mesh),
-    )
     for note in network.notes:
         print(f"{where}: {note}", flush=True)
     return Trained(
-        where,
-        jax.device_put(params, shardings),
-        network.architecture,
-        network.head,
-        network.vocabulary,
-        network.units,
-        network.fingerprint,
-        kernels,
-        mesh,
+        where=where,
+        params=jax.device_put(params, shardings(params)),
+        architecture=network.architecture,
+        head=network.head,
+        vocabulary=network.vocabulary,
+        units=network.units,
+        fingerprint=network.fingerprint,
+        kernels=choice.choose(
+            execution or Execution(),
+            network.architecture,
+            activations=sharding.attention_sharding(mesh),
+        ),
+        mesh=mesh,
+        notes=network.notes,
     )
 
 

@@ -6,6 +6,7 @@ document (`metadata`) says what the checkpoint is: kind, architecture, configura
 
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -60,46 +61,59 @@ class Checkpoints:
         self._manager.close()
 
 
-def restore_parameters(directory: str | os.PathLike) -> tuple[dict, dict]:
+Shardings = Callable[[Any], Any]
+
+
+def restore_parameters(
+    directory: str | os.PathLike, shardings: Shardings | None = None
+) -> tuple[dict, dict]:
     """A checkpoint's parameters and metadata, whatever mesh wrote them.
 
     Args:
-      directory: a run's checkpoint directory (`WORKDIR/train/checkpoints`): its newest good
-        checkpoint, any newer one that cannot be read being named on the way; or DIR@STEP.
+      directory: a run's checkpoint directory (`WORKDIR/train/checkpoints`): its newest checkpoint
+        that can be read, any newer one being named in a printed line; or DIR@STEP.
+      shardings: gives the sharding of every parameter, from the tree of their shapes; the arrays
+        are then read straight onto these devices.
 
     Returns:
-      The parameters as nested dictionaries of NumPy arrays, and the metadata with `step`.
+      The parameters as nested dictionaries of NumPy arrays, with `shardings` of JAX arrays, and
+      the metadata with `step`.
 
     Raises:
       InputError: there is no such checkpoint, or none that can be read.
     """
-    folder, _, step = str(directory).rpartition("@")
-    if not (folder and step.isdigit()):
-        folder, step = str(directory), ""
-    steps = _steps(pathlib.Path(folder))
-    if step:
-        if int(step) not in steps:
-            raise InputError(
-                f"{directory}: no such checkpoint; there are steps {', '.join(map(str, steps))}"
-            )
-        steps = [int(step)]
+    folder, named = _named_step(pathlib.Path(directory).absolute())
+    steps = _steps(folder)
+    there = f"there are steps {', '.join(map(str, steps))}"
+    if named is not None and named not in steps:
+        raise InputError(f"{directory}: no such checkpoint; {there}")
     problem = ""
-    for number in reversed(steps):
+    for step in [named] if named is not None else reversed(steps):
         try:
-            return _restore(pathlib.Path(folder).absolute() / str(number), number)
-        except Exception as error:  # orbax and tensorstore have dozens
+            return _restore(folder, step, shardings)
+        except InputError:
+            raise
+        except Exception as error:  # orbax and tensorstore raise dozens of types
             reason = " ".join(str(error).split())[:200]
-            problem = f"{folder}: checkpoint {number} cannot be read ({reason})"
-            if number != steps[0]:
-                print(f"warning: {problem}; taking the one before", flush=True)
-    raise InputError(f"{problem}; expected a complete checkpoint: name another step or run")
+            problem = f"{folder}: checkpoint {step} cannot be read ({reason})"
+            if named is None and step != steps[0]:
+                print(f"{problem}; the one before is used", flush=True)
+    raise InputError(f"{problem}; {there}: name another (orbax:DIR@STEP), or another run")
+
+
+def _named_step(directory: pathlib.Path) -> tuple[pathlib.Path, int | None]:
+    """DIR and STEP of DIR@STEP; a directory may also have such a name itself."""
+    name, at, step = directory.name.rpartition("@")
+    if at and name and step.isdecimal() and not directory.is_dir():
+        return directory.with_name(name), int(step)
+    return directory, None
 
 
 def _steps(directory: pathlib.Path) -> list[int]:
     """The steps of a checkpoint directory, ascending; raises InputError where there are none."""
     steps: list[int] = []
     if directory.is_dir():
-        steps = sorted(int(child.name) for child in directory.iterdir() if child.name.isdigit())
+        steps = sorted(int(child.name) for child in directory.iterdir() if child.name.isdecimal())
     if not steps:
         raise InputError(
             f"{directory}: no checkpoint found; expected the checkpoint directory of a run, "
@@ -108,18 +122,27 @@ def _steps(directory: pathlib.Path) -> list[int]:
     return steps
 
 
-def _restore(folder: pathlib.Path, step: int) -> tuple[dict, dict]:
+def _restore(folder: pathlib.Path, step: int, shardings: Shardings | None) -> tuple[dict, dict]:
+    path = folder / str(step)
+    for part in ("state", "metadata"):
+        if not (path / part).is_dir():
+            raise FileNotFoundError(f"its part {part} is missing")
     handlers = ocp.CompositeCheckpointHandler(
         state=ocp.PyTreeCheckpointHandler(), metadata=ocp.JsonCheckpointHandler()
     )
     with ocp.Checkpointer(handlers) as reader:
-        tree = reader.metadata(folder).item_metadata.state.tree["params"]
-        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        tree = reader.metadata(path).item_metadata.state.tree["params"]
+        if shardings is None:
+            restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        else:
+            restore_args = jax.tree.map(
+                lambda sharding: ocp.ArrayRestoreArgs(sharding=sharding), shardings(tree)
+            )
         state = ocp.args.PyTreeRestore(
             item={"params": tree}, restore_args={"params": restore_args}, partial_restore=True
         )
         metadata = ocp.args.JsonRestore()
-        restored = reader.restore(folder, args=ocp.args.Composite(state=state, metadata=metadata))
+        restored = reader.restore(path, args=ocp.args.Composite(state=state, metadata=metadata))
     return restored.state["params"], {**restored.metadata, "step": step}
 
 

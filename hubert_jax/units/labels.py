@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
+import hubert_jax
 from hubert_jax import config as config_lib
 from hubert_jax import files
 from hubert_jax.data import manifests, records
@@ -26,7 +27,8 @@ def write_labels(
 ) -> manifests.LabelManifest:
     """Writes the label shards of an audio split; the directory appears when it is complete.
 
-    Shards that an interrupted call finished for the same audio and codebook are kept.
+    Shards that an interrupted call finished for the same audio and codebook are kept, and so is
+    a whole label set of them.
 
     Args:
       audio_dir: the split.
@@ -44,15 +46,27 @@ def write_labels(
     """
     audio_dir, label_dir = pathlib.Path(audio_dir), pathlib.Path(label_dir)
     audio = manifests.read_manifest(audio_dir)
-    key = config_lib.digest([audio.digest, codebook.digest, rate])[:16]
+    finished = _finished(label_dir, audio, codebook, rate)
+    if finished is not None:
+        return finished
+    key = config_lib.digest([audio.digest, codebook.digest, rate, hubert_jax.__version__])[:16]
     parts = label_dir.with_name(f".{label_dir.name}.parts-{key}")
     for leftover in label_dir.parent.glob(f".{label_dir.name}.parts-*"):
         if leftover != parts:
             shutil.rmtree(leftover)
     parts.mkdir(parents=True, exist_ok=True)
     paths = [parts / manifests.label_file(shard.file) for shard in audio.shards]
+    counts: dict[int, np.ndarray] = {}
+    for number, (path, shard) in enumerate(zip(paths, audio.shards, strict=True)):
+        if path.exists():
+            try:
+                counts[number] = _class_counts(path, shard.utterances, codebook)
+            except InputError:
+                path.unlink()  # damaged since it was written
+    for leftover in set(parts.iterdir()) - set(paths):
+        leftover.unlink()  # begun by a process that was killed
     waiting: dict[int, dict[str, np.ndarray]] = {}
-    for number, name, values in labels(lambda number: not paths[number].exists()):
+    for number, name, values in labels(lambda number: number not in counts):
         of_shard = waiting.setdefault(number, {})
         of_shard[name] = values
         if len(of_shard) == audio.shards[number].utterances:
@@ -61,15 +75,15 @@ def write_labels(
     for number, shard in enumerate(audio.shards):
         if not paths[number].exists():
             _write_shard(paths[number], audio_dir / shard.file, waiting.get(number, {}), rate)
-    class_counts = np.zeros(len(codebook.centroids), np.int64)
-    shards = []
-    for path, shard in zip(paths, audio.shards, strict=True):
-        frames = 0
-        for _, values in records.read_label_shard(path, shard.utterances):
-            class_counts += np.bincount(values, minlength=len(class_counts))
-            frames += len(values)
-        digest = files.sha256_file(path)
-        shards.append(manifests.LabelShardInfo(path.name, shard.utterances, frames, digest))
+        if number not in counts:
+            counts[number] = _class_counts(paths[number], shard.utterances, codebook)
+    class_counts = np.sum(list(counts.values()), axis=0, dtype=np.int64)
+    shards = [
+        manifests.LabelShardInfo(
+            path.name, shard.utterances, int(counts[number].sum()), files.sha256_file(path)
+        )
+        for number, (path, shard) in enumerate(zip(paths, audio.shards, strict=True))
+    ]
     written = manifests.LabelManifest(
         split=audio.split,
         audio_digest=audio.digest,
@@ -88,6 +102,32 @@ def write_labels(
         shutil.rmtree(label_dir)
     parts.rename(label_dir)
     return written
+
+
+def _finished(
+    label_dir: pathlib.Path, audio: manifests.AudioManifest, codebook: Codebook, rate: int
+) -> manifests.LabelManifest | None:
+    """The label set that is there already, if it is the wanted one and whole."""
+    try:
+        found = manifests.read_label_manifest(label_dir)
+    except InputError:
+        return None
+    wanted = (audio.split, audio.digest, codebook.digest, rate)
+    if (found.split, found.audio_digest, found.codebook_digest, found.rate_hz) != wanted:
+        return None
+    for shard in found.shards:
+        if files.sha256_file(label_dir / shard.file) != shard.digest:
+            return None
+    return found
+
+
+def _class_counts(path: pathlib.Path, utterances: int, codebook: Codebook) -> np.ndarray:
+    """Labels of each class in a label shard, int64 (classes,)."""
+    classes = len(codebook.centroids)
+    counts = np.zeros(classes, np.int64)
+    for _, values in records.read_label_shard(path, utterances):
+        counts += np.bincount(values, minlength=classes)
+    return counts
 
 
 def _write_shard(

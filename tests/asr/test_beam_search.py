@@ -68,20 +68,25 @@ def test_unpruned_search_gives_every_labelling_its_exact_probability(seed, frame
 @pytest.mark.parametrize("seed", range(6))
 def test_language_model_and_word_score_follow_equation_4(seed):
     log_probs = _log_probs(seed, 5)
-    scorer = Bigram()
+    language_model = Bigram()
     expected = {
         labels: log_ctc
-        + 0.8 * scorer.sentence(SMALL.decode(labels))
+        + 0.8 * language_model.sentence(SMALL.decode(labels))
         - 0.6 * len(SMALL.decode(labels).split())
         for labels, log_ctc in _all_labellings(log_probs).items()
     }
     found = beam_search(
-        log_probs, SMALL, scorer=scorer, lm_weight=0.8, word_score=-0.6, **EVERYTHING
+        log_probs,
+        SMALL,
+        language_model=language_model,
+        lm_weight=0.8,
+        word_score=-0.6,
+        **EVERYTHING,
     )
     assert len(found) == len(expected)
     for h in found:
         assert h.score == pytest.approx(expected[tuple(h.labels.tolist())], abs=1e-9)
-        assert h.log_lm == pytest.approx(scorer.sentence(h.text), abs=1e-9)
+        assert h.log_lm == pytest.approx(language_model.sentence(h.text), abs=1e-9)
     assert tuple(found[0].labels.tolist()) == max(expected, key=expected.get)
 
 
@@ -89,8 +94,8 @@ def test_language_model_and_word_score_follow_equation_4(seed):
 def test_narrow_weighted_beam_finds_the_best_labelling(seed):
     log_probs = _log_probs(seed, 6, sharpness=3.0)
     weights = {"lm_weight": 0.5, "word_score": 0.4}
-    narrow = beam_search(log_probs, SMALL, beam_size=40, scorer=Bigram(), **weights)
-    wide = beam_search(log_probs, SMALL, scorer=Bigram(), **weights, **EVERYTHING)
+    narrow = beam_search(log_probs, SMALL, beam_size=40, language_model=Bigram(), **weights)
+    wide = beam_search(log_probs, SMALL, language_model=Bigram(), **weights, **EVERYTHING)
     assert len(narrow) <= 40 < len(wide)
     np.testing.assert_array_equal(narrow[0].labels, wide[0].labels)
 
@@ -105,9 +110,11 @@ def test_word_score_is_counted_in_words_not_in_boundaries():
 
 
 def test_a_word_is_asked_for_once_for_every_prefix():
-    scorer = Bigram()
-    beam_search(_log_probs(0, 6), SMALL, scorer=scorer, lm_weight=1.0, **EVERYTHING)
-    first_words = [word for state, word in scorer.asked if state == ("<s>",) and word == "AB"]
+    language_model = Bigram()
+    beam_search(_log_probs(0, 6), SMALL, language_model=language_model, lm_weight=1.0, **EVERYTHING)
+    first_words = [
+        word for state, word in language_model.asked if state == ("<s>",) and word == "AB"
+    ]
     # The prefixes "AB", "|AB" and "||AB"; with three boundaries it takes more than six frames.
     assert len(first_words) == 3
 

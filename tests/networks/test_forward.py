@@ -84,7 +84,7 @@ def test_execution_and_mesh_may_differ_from_those_of_training(network, speech_sp
 
 
 def _first_states(where, split, execution=None, mesh=None):
-    loaded = trained.load(where, execution, mesh)
+    loaded = trained.load(where, mesh, execution)
     states = hidden_states(loaded, split, (2,), shards=lambda number: number == 0)
     found = {name: features[2] for _, name, features in states}
     name = min(found)
