@@ -170,11 +170,11 @@ def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sour
 
         runner = beam_pipeline.Runner(config.beam_runner, config.beam_options)
         with files.writing_directory(output / split) as directory:
-            done, notes = beam_pipeline.write_shards(
+            done, indexed, notes = beam_pipeline.write_shards(
                 directory, sources, treatment, config.shard_megabytes, settings["mixture"], runner
             )
             _refuse_too_many(config, split, notes, len(sources))
-            manifest = assembly.write_tables(directory, split, done, notes, **settings)
+            manifest = assembly.write_tables(directory, split, done, indexed, notes, **settings)
     else:
         workers = config.workers or os.cpu_count() or 1
         # Kept where the job is refused or killed: the next run has only the rest to do.

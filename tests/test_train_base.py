@@ -9,6 +9,7 @@ import numpy as np
 from splits import CLUSTERS
 
 from hubert_jax.data import manifests, records
+from hubert_jax.data.index import write_label_index
 
 CLASSES = 504
 
@@ -17,7 +18,7 @@ def _labels_504(speech_labels, directory):
     """The same units as labels of a model with four special symbols first, as released."""
     directory.mkdir()
     manifest = manifests.read_label_manifest(speech_labels)
-    shards = [
+    written = [
         records.write_label_shard(
             directory / shard.file,
             [
@@ -27,13 +28,15 @@ def _labels_504(speech_labels, directory):
         )
         for shard in manifest.shards
     ]
+    shards, lengths = zip(*written, strict=True)
     counts = (0,) * 4 + manifest.class_counts + (0,) * (CLASSES - CLUSTERS - 4)
     values = {field: getattr(manifest, field) for field in manifest.__dataclass_fields__}
     values |= dict(
         num_classes=CLASSES,
         class_counts=counts,
-        shards=tuple(shards),
-        digest=manifests.shards_digest(tuple(shards)),
+        shards=shards,
+        digest=manifests.shards_digest(shards),
+        index=write_label_index(directory, lengths),
     )
     manifests.write_manifest(directory, manifests.LabelManifest(**values))
     return directory

@@ -16,14 +16,17 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+
 from hubert_jax import files
 from hubert_jax.corpus import assembly, parts, preparation
 from hubert_jax.corpus.mixing import Mixture
 from hubert_jax.corpus.parts import Notes
 from hubert_jax.corpus.preparation import Source, Treatment
 from hubert_jax.data import buckets
+from hubert_jax.data.index import ShardIndex
 from hubert_jax.data.manifests import ShardInfo
-from hubert_jax.data.records import RecordWriter, serialize
+from hubert_jax.data.records import RecordWriter, index_row, serialize
 from hubert_jax.errors import InputError
 
 try:
@@ -77,8 +80,8 @@ def write_shards(
     shard_megabytes: int,
     mixture: Mixture | None,
     runner: Runner,
-) -> tuple[tuple[ShardInfo, ...], list[Notes]]:
-    """Writes a split's shards; returns their descriptions in the manifest's order, and the notes.
+) -> tuple[tuple[ShardInfo, ...], list[ShardIndex], list[Notes]]:
+    """Writes a split's shards; returns what `assembly.write_tables` takes of them.
 
     Arguments are those of `preparation.write_parts` and `assembly.assemble`.
 
@@ -99,11 +102,15 @@ def write_shards(
         ShardInfo(**files.read_json(path, "a shard's description"))
         for path in sorted(directory.glob("*.tfrecord.json"))
     ]
+    indexed = []
+    for info in found:
+        with np.load(directory / f"{info.file}.npz") as stored:
+            indexed.append(ShardIndex(**stored))
     notes = [parts.read_notes(path) for path in directory.glob(f"{_NOTES}-*.json")]
-    for path in directory.glob("*.json"):
+    for path in [*directory.glob("*.json"), *directory.glob("*.npz")]:
         path.unlink()
     # Names sort by bucket and number, which is the manifest's order.
-    return tuple(found), notes
+    return tuple(found), indexed, notes
 
 
 def build(
@@ -212,6 +219,9 @@ def _write(
         for record in ordered:
             writer.write(record.content)
     os.replace(aside, directory / name)
+    indexed = ShardIndex.of(index_row(record.content) for record in ordered)
+    with files.writing_file(directory / f"{name}.npz") as table, open(table, "wb") as file:
+        np.savez(file, **vars(indexed))
     info = ShardInfo(
         file=name,
         bucket_frames=frames,

@@ -8,6 +8,7 @@ import numpy as np
 
 from hubert_jax import files
 from hubert_jax.data import manifests, records
+from hubert_jax.data.index import read_index, write_label_index
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_frames
 from hubert_jax.units.kmeans import Codebook
@@ -38,28 +39,32 @@ def write_labels(
     """
     audio_dir = pathlib.Path(audio_dir)
     manifest = manifests.read_manifest(audio_dir)
+    index = read_index(audio_dir, manifest)
     num_classes = len(codebook.centroids)
     class_counts = np.zeros(num_classes, np.int64)
     in_turn = _InTurn(labels)
-    shards = []
+    shards, lengths = [], []
 
-    def rows(path: pathlib.Path) -> Iterator[tuple[str, np.ndarray]]:
+    def rows(number: int) -> Iterator[tuple[str, np.ndarray]]:
         nonlocal class_counts
-        for utterance in records.read_shard(path):
-            values = in_turn.of(utterance.id)
-            expected = num_frames(len(utterance.audio), rate)
+        for record in index.shard(number):
+            name, samples = index.ids[record], int(index.samples[record])
+            values = in_turn.of(name)
+            expected = num_frames(samples, rate)
             if len(values) != expected:
                 raise InputError(
-                    f"utterance {utterance.id}: found {len(values)} labels, expected {expected} at "
-                    f"{rate} Hz for {len(utterance.audio)} samples; check the feature's rate"
+                    f"utterance {name}: found {len(values)} labels, expected {expected} at "
+                    f"{rate} Hz for {samples} samples; check the feature's rate"
                 )
             class_counts += np.bincount(values, minlength=num_classes)
-            yield utterance.id, values
+            yield name, values
 
     with files.writing_directory(label_dir) as directory:
-        for shard in manifest.shards:
+        for number, shard in enumerate(manifest.shards):
             path = directory / manifests.label_file(shard.file)
-            shards.append(records.write_label_shard(path, rows(audio_dir / shard.file)))
+            info, length = records.write_label_shard(path, rows(number))
+            shards.append(info)
+            lengths.append(length)
         written = manifests.LabelManifest(
             split=manifest.split,
             audio_digest=manifest.digest,
@@ -72,6 +77,7 @@ def write_labels(
             class_counts=tuple(class_counts.tolist()),
             digest=manifests.shards_digest(tuple(shards)),
             shards=tuple(shards),
+            index=write_label_index(directory, lengths),
         )
         manifests.write_manifest(directory, written)
     return written

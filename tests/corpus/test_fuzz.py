@@ -89,4 +89,4 @@ def test_a_corpus_of_them_is_prepared(corpus, tmp_path):
     written = preparation.write_parts(tmp_path / "parts", sources, treatment, workers=2)
     rejected = [os.path.basename(file) for part in written for file, _ in part.notes.rejected]
     assert len(rejected) == len(set(rejected))
-    assert sum(len(part.index) for part in written) + len(rejected) == FILES + len(FORMATS)
+    assert sum(len(part.read_index()) for part in written) + len(rejected) == FILES + len(FORMATS)
