@@ -22,7 +22,8 @@ from hubert_jax import files
 from hubert_jax.corpus import assembly, parts, preparation
 from hubert_jax.corpus.mixing import Mixture
 from hubert_jax.corpus.parts import Notes
-from hubert_jax.corpus.preparation import Source, Treatment
+from hubert_jax.corpus.preparation import Treatment
+from hubert_jax.corpus.sources import SourceUtterance
 from hubert_jax.data import buckets
 from hubert_jax.data.index import ShardIndex
 from hubert_jax.data.manifests import ShardInfo
@@ -75,7 +76,7 @@ class Runner:
 
 def write_shards(
     directory: pathlib.Path,
-    sources: Sequence[Source],
+    sources: Sequence[SourceUtterance],
     treatment: Treatment,
     shard_megabytes: int,
     mixture: Mixture | None,
@@ -116,7 +117,7 @@ def write_shards(
 def build(
     pipeline: beam.Pipeline,
     directory: pathlib.Path,
-    sources: Sequence[Source],
+    sources: Sequence[SourceUtterance],
     treatment: Treatment,
     shard_megabytes: int,
     mixture: Mixture | None,
@@ -157,25 +158,25 @@ class _Read(beam.DoFn):
     def __init__(self, directory: pathlib.Path, treatment: Treatment):
         self._directory, self._treatment = directory, treatment
 
-    def process(self, numbered: tuple[int, list[Source]]) -> Iterator[tuple[Key, _Record]]:
+    def process(self, numbered: tuple[int, list[SourceUtterance]]) -> Iterator[tuple[Key, _Record]]:
         number, sources = numbered
         taken = parts.NoteTaker()
         for source in sources:
             # All of a file or nothing, so it is held until its end is seen to be sound.
             kept = []
             try:
-                for utterance in preparation.utterances_of(source.utterance, self._treatment):
+                for utterance in preparation.utterances_of(source, self._treatment):
                     content = serialize(utterance, self._treatment.encoding)
                     order = assembly.shuffle_order(utterance.id)
                     place = b"".join(number.to_bytes(8) for number in order)
                     record = _Record(place, len(utterance.audio), content)
                     kept.append((parts.describe(utterance), record))
             except InputError as error:
-                taken.reject(source.utterance.name, str(error))
+                taken.reject(source.name, str(error))
                 continue
             taken.keep(described for described, _ in kept)
             for _, record in kept:
-                yield (source.group, buckets.bucket_of(record.samples)), record
+                yield (source.corpus, buckets.bucket_of(record.samples)), record
         path = self._directory / f"{_NOTES}-{number:06d}.json"
         files.write_json(path, dataclasses.asdict(taken.notes()))
 

@@ -30,7 +30,7 @@ INDEX = np.dtype(
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Notes:
     """What is known of a part beside its records; `transcribed` is a count.
 
@@ -43,7 +43,7 @@ class Notes:
     transcribed: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Part:
     """A complete part: its records' file, and its notes."""
 

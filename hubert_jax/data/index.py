@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import os
 import pathlib
+import zipfile
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -152,23 +153,29 @@ def write_index(directory: str | os.PathLike, shards: Sequence[ShardIndex]) -> s
     """Writes a split's index; returns its digest, for the manifest."""
     names = sorted({name for shard in shards for name in _names(shard.speakers)})
     number = {name: place for place, name in enumerate(names)}
-    speaker = (
-        np.array([number[name] for name in _names(shard.speakers)], np.int32) for shard in shards
-    )
+    records = sum(len(shard.lengths) for shard in shards)
+    joined = np.frombuffer(b"".join(name + b"\0" for name in names), np.uint8)
+    speakers = ([number[name] for name in _names(shard.speakers)] for shard in shards)
     return _save(
         directory,
-        lengths=_concatenated((shard.lengths for shard in shards), np.uint32),
-        samples=_concatenated((shard.samples for shard in shards), np.uint32),
-        transcribed=_concatenated((shard.transcribed for shard in shards), bool),
-        ids=_concatenated((shard.ids for shard in shards), np.uint8),
-        speaker=_concatenated(speaker, np.int32),
-        speakers=np.frombuffer(b"".join(name + b"\0" for name in names), np.uint8),
+        {
+            "lengths": (np.uint32, records, (shard.lengths for shard in shards)),
+            "samples": (np.uint32, records, (shard.samples for shard in shards)),
+            "transcribed": (bool, records, (shard.transcribed for shard in shards)),
+            "ids": (
+                np.uint8,
+                sum(len(shard.ids) for shard in shards),
+                (shard.ids for shard in shards),
+            ),
+            "speaker": (np.int32, records, speakers),
+            "speakers": (np.uint8, len(joined), [joined]),
+        },
     )
 
 
-def write_label_index(directory: str | os.PathLike, lengths: Iterable[np.ndarray]) -> str:
+def write_label_index(directory: str | os.PathLike, lengths: Sequence[np.ndarray]) -> str:
     """Writes a label set's index, of each shard's records' lengths; returns its digest."""
-    return _save(directory, lengths=_concatenated(lengths, np.uint32))
+    return _save(directory, {"lengths": (np.uint32, sum(map(len, lengths)), lengths)})
 
 
 def read_index(split_dir: str | os.PathLike, manifest: AudioManifest) -> Index:
@@ -204,17 +211,31 @@ def _checked(
     return path
 
 
-def _save(directory: str | os.PathLike, **columns: np.ndarray) -> str:
+def _save(
+    directory: str | os.PathLike, columns: dict[str, tuple[type, int, Iterable[Sequence]]]
+) -> str:
+    """Writes an index of (type, length, pieces) columns; returns its digest.
+
+    Piece by piece, where `np.savez` would need all of a column in one array.
+    """
     path = pathlib.Path(directory, INDEX)
     try:
-        np.savez(path, **columns)
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, (kind, length, pieces) in columns.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array_header_1_0(
+                        file,
+                        {
+                            "descr": np.lib.format.dtype_to_descr(np.dtype(kind)),
+                            "fortran_order": False,
+                            "shape": (length,),
+                        },
+                    )
+                    for piece in pieces:
+                        file.write(np.asarray(piece, kind).tobytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     return files.sha256_file(path)
-
-
-def _concatenated(parts: Iterable[np.ndarray], kind: type) -> np.ndarray:
-    return np.concatenate([np.zeros(0, kind), *parts])
 
 
 def _names(joined: np.ndarray) -> list[bytes]:
