@@ -6,10 +6,11 @@ Hosts only divide the rows among them. A batch is decoded as a whole, and of its
 crops keep.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -144,7 +145,7 @@ def pretraining_batches(
     told = set()
     orders = _bucket_orders(manifest, index, schedule, seed)
     steps = _step_batches(reader, orders, schedule, host, seed, first_step, last_step, decode)
-    with contextlib.closing(steps):
+    with _closing(steps):
         for batch in steps:
             for number in sorted({*batch.pop("stood_in").tolist()} - told - {-1}):
                 told.add(number)
@@ -193,7 +194,7 @@ def finetuning_batches(
     reader = RecordReader(audio_dir, manifest, index)
     orders = _bucket_orders(manifest, index, schedule, seed)
     steps = _step_batches(reader, orders, schedule, host, seed, first_step, last_step, decode)
-    with contextlib.closing(steps):
+    with _closing(steps):
         yield from steps
 
 
@@ -268,6 +269,26 @@ def _bucket_orders(
     return orders
 
 
+@contextlib.contextmanager
+def _closing(steps: Generator) -> Iterator[None]:
+    """Closes `steps` at the end of the block, or of the process if that comes first.
+
+    A thread of TensorFlow's that calls into Python would keep the interpreter from ending.
+    """
+
+    def close():
+        with contextlib.suppress(ValueError):  # a thread is in it
+            steps.close()
+
+    atexit.register(close)
+    unregister = atexit.unregister  # modules may be gone by then
+    try:
+        yield
+    finally:
+        unregister(close)
+        steps.close()
+
+
 def _step_batches(
     reader: RecordReader,
     orders: list[BucketOrder],
@@ -277,7 +298,7 @@ def _step_batches(
     first_step: int,
     last_step: int,
     decode: Callable[[tf.Tensor, dict[str, tf.Tensor]], dict[str, tf.Tensor]],
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray], None, None]:
     """This host's rows of the batches of steps `first_step` ... `last_step` - 1.
 
     `decode` gets the batch's frames, and a dictionary: `records`, of the audio and each label set
@@ -288,6 +309,8 @@ def _step_batches(
     first_rows = schedule.first_rows(last_step)
     of_host = [host.rows(bucket) for bucket in schedule.buckets]
     frames = np.array([bucket.batch_frames for bucket in schedule.buckets], np.int32)
+    strings = [tf.string] * reader.columns
+    held = [reader]  # TensorFlow keeps `read` for as long as the process lives
     refused: list[InputError] = []  # TensorFlow would only hand on its text
 
     def rows(step: int) -> np.ndarray:
@@ -298,14 +321,13 @@ def _step_batches(
 
     def read(step):
         try:
-            columns, stood_in = reader.read(numbers(step))
+            columns, stood_in = held[0].read(numbers(step))
         except InputError as error:
             refused.append(error)
             raise
         return frames[bucket_of_step[step]], rows(step), stood_in, *columns
 
     def element(step):
-        strings = [tf.string] * reader.columns
         kinds = [tf.int32, tf.int64, tf.int64, *strings]
         length, row, stood_in, *columns = tf.numpy_function(read, [step], kinds, stateful=False)
         row, stood_in, *columns = (tf.ensure_shape(c, [None]) for c in (row, stood_in, *columns))
@@ -343,3 +365,5 @@ def _step_batches(
             f"{reader.directory}: reading a batch failed ({reason[:300]}); the audio or label "
             "shards are damaged or do not belong together: prepare and label them again"
         ) from None
+    finally:
+        held.clear()

@@ -5,6 +5,8 @@ import dataclasses
 import hashlib
 import itertools
 import pathlib
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -297,3 +299,25 @@ def test_damage_is_named_once_and_moves_no_other_row(split, label_set, tmp_path,
     path.write_bytes(b"")
     with pytest.raises(InputError, match=rf"{path}, record \d: cut off .* no record before it"):
         list(_read(damaged, [label_set], 0, 20, on_damage=told.append))
+
+
+def test_a_process_ends_with_batches_half_read(split, label_set, repository):
+    program = """
+import pathlib, sys
+from hubert_jax.data import batches, manifests, schedule
+audio, labels = map(pathlib.Path, sys.argv[1:])
+manifest = manifests.read_manifest(audio)
+read = batches.pretraining_batches(
+    audio, manifest, [batches.LabelSet(labels, manifests.read_label_manifest(labels))],
+    schedule.BucketSchedule(schedule.crop_buckets(manifest, 800, 768, 1), 0),
+    seed=0, first_step=0, last_step=10**5, normalize_waveform=False,
+)
+next(read)
+print("end", flush=True)
+"""
+    command = [sys.executable, "-c", program, str(split), str(label_set.directory)]
+    done = subprocess.run(
+        command, cwd=repository, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout == "end\n"
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
