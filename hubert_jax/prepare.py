@@ -31,7 +31,7 @@ class PrepareConfig:
     corpus: str = "examples/minilibri"  # directory that holds the folders of `splits`
     splits: tuple[str, ...] = ("train-clean-5",)  # FOLDER, or NAME=FOLDER+FOLDER*WEIGHT...
     tfds_data_dir: str = ""  # of data sets named tfds:NAME/SPLIT; "": TensorFlow Datasets' own
-    shard_megabytes: int = 64  # 16-bit audio per shard; every host needs a shard of every bucket
+    shard_megabytes: int = 64  # 16-bit audio per shard
     encoding: str = "pcm16"  # of audio in the shards: pcm16, or flac at about half the size
     convert: bool = False  # mix down several channels, resample other rates
     cut_seconds: float = 30.0  # longer recordings without transcript are cut at silences; 0: none
