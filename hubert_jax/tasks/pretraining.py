@@ -87,7 +87,7 @@ class TrainConfig:
       loss, optimizer, loop, mesh, distributed: see there.
       frames_per_step: frames (20 ms) of one update over all devices.
       max_frames: longest crop, in frames.
-      skip_damaged: name a shard that is found damaged and go on with what it has before the damage;
+      skip_damaged: name a shard that is found damaged and put sound records of it in their place;
         otherwise it ends the run.
       init_from: network that this run starts from: hf:DIR, fairseq:FILE, torchaudio:FILE, or
         orbax:DIR (checkpoints of another run); its head is kept where it predicts the same
