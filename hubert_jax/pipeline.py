@@ -196,7 +196,8 @@ def _require(reference: Reference, key: str, listed: Mapping[str, Any]) -> None:
             f"inputs.{key}={reference.stage}: no such stage; there are {', '.join(listed)}"
         )
     if reference.split and job_of(reference.stage) == "prepare":
-        splits = prepare.split_folders(tuple(listed[reference.stage]["splits"]))
+        default = JOBS["prepare"][0].splits
+        splits = prepare.split_folders(tuple(listed[reference.stage].get("splits", default)))
         if reference.split not in splits:
             raise InputError(
                 f"inputs.{key}={reference.stage}:{reference.split}: no such split; prepared are "
@@ -362,7 +363,7 @@ def _keep_compiled(workdir: pathlib.Path) -> None:
     """Later stages compile what earlier ones did, and continued stages what they did before."""
     import jax
 
-    if not jax.config.read("jax_compilation_cache_dir"):
+    if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
 
 

@@ -1,170 +1,133 @@
-"""Gathers what the stages of a run found into `report.json`, `report.html` and the final table."""
+"""Gathers what a run's jobs found into report.json, report.html and a table on the terminal."""
 
-import io
-import json
+import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from hubert_jax import files, job
-from hubert_jax.report.contents import Example, JointCounts, ReportData, read_curve
-from hubert_jax.report.table import table
 
-_EXAMPLE_SECONDS = (4.0, 8.0)
+_JOBS = ("label", "train", "evaluate", "finetune", "decode", "export")
+
+Results = Mapping[str, dict[str, Any]]  # result.json by the job's folder, "it1/train"
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """What is reported.
+
+    Attributes:
+      title: of the page.
+      iterations: folders of the run, in order; each may hold label, train, evaluate and export.
+      recognisers: folders of the run; each may hold finetune, decode and export.
+    """
+
+    title: str = "HuBERT: what this run learned"
+    iterations: tuple[str, ...] = ()
+    recognisers: tuple[str, ...] = ()
 
 
 def assemble(
-    workdir: pathlib.Path, config: Any, results: dict[str, dict], skipped: list[str]
+    workdir: pathlib.Path, config: ReportConfig, seconds: dict[str, float], skipped: list[str]
 ) -> dict:
-    """Writes WORKDIR/report.json and WORKDIR/report.html and prints the table.
+    """Writes WORKDIR/report.json and report.html, prints the table and returns the report.
 
-    The page is drawn again only when a stage ran, or when it is missing.
+    Page and table leave out what was not run; report.json has null or nothing there.
 
     Args:
       workdir: the run's directory.
-      config: a `PipelineConfig`.
-      results: the content of every stage's `result.json`, by the stage's name.
-      skipped: names of the stages that were skipped this time.
+      config: its folders.
+      seconds: taken by each stage.
+      skipped: stages that were not run again.
 
-    Returns:
-      The content of report.json.
+    Raises:
+      InputError: a file that a result names is missing or damaged.
     """
-    report = _report(config, results, skipped)
-    files.write_json(workdir / "report.json", report)
-    page = workdir / "report.html"
-    if len(skipped) < len(results) or not page.exists():
-        from hubert_jax.report.html import render
+    from hubert_jax.report import page, tables  # matplotlib is slow to import
 
-        render(_data(workdir, config, report), page)
-    print(f"\n{table(report)}\n\nreport: {page}", flush=True)
+    jobs = [f"{x}/{y}" for x in (*config.iterations, *config.recognisers) for y in _JOBS]
+    paths = {name: workdir / name / "result.json" for name in ("prepare", *jobs)}
+    results = {name: files.read_json(p, "result") for name, p in paths.items() if p.exists()}
+    report = _report(config, results) | {"seconds": seconds, "skipped": skipped}
+    files.write_json(workdir / "report.json", report)
+    files.write_text(workdir / "report.html", page.render(workdir, config, results, report))
+    print(f"\n{tables.text(report)}\n\nreport: {workdir / 'report.html'}", flush=True)
     return report
 
 
-def _report(config: Any, results: dict[str, dict], skipped: list[str]) -> dict:
-    names = list(config.iterations)
-    first = results[f"{names[0]}-evaluate"]
-    targets = first["labels"][0]
-    prepared = results["prepare"]["splits"]
-    iterations = []
-    for name in names:
-        evaluated, trained = results[f"{name}-evaluate"], results[f"{name}-train"]
-        iterations.append(
-            {
-                "best_layer": evaluated["best_layer"],
-                "pnmi_by_layer": evaluated["pnmi_by_layer"],
-                # Every iteration has the same network, so one untrained network serves all.
-                "untrained_pnmi_by_layer": first["untrained_pnmi_by_layer"],
-                "k": evaluated["k"],
-                "masked_accuracy": trained["last"]["masked_accuracy"],
-                "commonest_unit_share": trained["commonest_unit_share"],
-                "targets": evaluated["labels"][0]["feature"],
-                "targets_pnmi": evaluated["labels"][0]["pnmi"],
-                "steps": trained["steps"],
-                "started_from": _started_from(config.iterations[name], name, names),
-            }
-        )
-    decoded = {name: results[f"{name}-decode"] for name in ("pretrained", "scratch")}
-    differences = [
-        result["max_abs_difference"] for stage, result in results.items() if "export" in stage
-    ]
+def _report(config: ReportConfig, results: Results) -> dict[str, Any]:
+    def of(folders: tuple[str, ...], name: str) -> dict[str, dict]:
+        return {x: results[f"{x}/{name}"] for x in folders if f"{x}/{name}" in results}
+
+    trained, decoded = of(config.iterations, "train"), of(config.recognisers, "decode")
+    exported = of((*config.iterations, *config.recognisers), "export")
+    tuned = of(config.recognisers, "finetune")
+    scored = list(of(config.iterations, "evaluate").values())
+    mfcc = next((evaluated["mfcc"] for evaluated in scored if "mfcc" in evaluated), {})
+    labels = [entry for evaluated in scored for entry in evaluated.get("labels", ())]
+    targets = [entry["pnmi"] for entry in labels if entry["feature"]["kind"] == "mfcc"]
+    differences = {name: result["max_abs_difference"] for name, result in exported.items()}
+    compared = differences and None not in differences.values()
+    model = {"parameters": next((train["parameters"] for train in trained.values()), None)}
+    model |= {f"steps, {name}": train["steps"] for name, train in trained.items()}
+    model |= {"steps, fine-tuning": next((tune["steps"] for tune in tuned.values()), None)}
     return {
-        # Fitted like the layers' codebooks; the first iteration's targets, fitted with more
-        # starts on more frames, are beside it.
-        "mfcc": {
-            "k": first["mfcc"]["k"],
-            "pnmi": max(first["mfcc"]["pnmi"], targets["pnmi"]),
-            "phone_purity": targets["phone_purity"],
-            "cluster_purity": targets["cluster_purity"],
-            "pnmi_as_targets": targets["pnmi"],
-            "pnmi_as_layers": first["mfcc"]["pnmi"],
-            "frame_rate": first["frame_rate"],
+        # Fitted as the layers' codebooks are; training targets have more starts and more frames.
+        "mfcc": {key: mfcc.get(key) for key in ("k", "pnmi", "phone_purity", "cluster_purity")}
+        | {"pnmi_as_layers": mfcc.get("pnmi"), "pnmi_as_targets": next(iter(targets), None)}
+        | {"frame_rate": next((evaluated["frame_rate"] for evaluated in scored), None)},
+        "iterations": _iterations(config.iterations, results, trained),
+        "wer": {name: _best(result["wer"]) for name, result in decoded.items()},
+        "cer": {name: _best(result["cer"]) for name, result in decoded.items()},
+        "started_from": {name: _start(result, trained) for name, result in tuned.items()},
+        "export": {
+            "max_abs_difference": max(differences.values()) if compared else None,
+            "by_folder": differences,
         },
-        "iterations": iterations,
-        "wer": {name: _beam(result["wer"]) for name, result in decoded.items()},
-        "cer": {name: _beam(result["cer"]) for name, result in decoded.items()},
-        "export": {"max_abs_difference": None if None in differences else max(differences)},
-        "seconds": {stage: result["seconds"] for stage, result in results.items()},
-        "skipped": skipped,
         "corpus": {
-            split: {key: prepared[split][key] for key in ("utterances", "seconds", "speakers")}
-            for split in prepared
+            split: {key: found[key] for key in ("utterances", "seconds", "speakers")}
+            for split, found in results.get("prepare", {}).get("splits", {}).items()
         },
-        "model": {
-            "parameters": results[f"{names[0]}-train"]["parameters"],
-            **{f"steps, {name}": results[f"{name}-train"]["steps"] for name in names},
-            "steps, fine-tuning": results["pretrained-finetune"]["steps"],
-        },
-        "versions": job.versions() | results["pretrained-finetune"]["versions"],
+        "model": {name: value for name, value in model.items() if value is not None},
+        "versions": job.versions()
+        | {name: v for result in results.values() for name, v in result["versions"].items()},
     }
 
 
-def _started_from(iteration: Any, name: str, names: list[str]) -> str:
-    position = names.index(name)
-    if position and iteration.get("continue_previous", False):
-        return f"weights of {names[position - 1]}"
-    return "scratch"
+def _iterations(names: tuple[str, ...], results: Results, trained: Results) -> list[dict]:
+    found, untrained = [], []
+    for name in names:
+        train, evaluated = trained.get(name, {}), results.get(f"{name}/evaluate", {})
+        targets = next(iter(evaluated.get("labels", ())), {})
+        # One untrained network serves all iterations of its architecture that are scored alike.
+        alike = [train.get("architecture"), evaluated.get("k"), evaluated.get("frame_rate")]
+        untrained.insert(0, (alike, evaluated.get("untrained_pnmi_by_layer")))
+        found.append(
+            {
+                "name": name,
+                "best_layer": evaluated.get("best_layer"),
+                "pnmi_by_layer": evaluated.get("pnmi_by_layer", {}),
+                "untrained_pnmi_by_layer": next((p for a, p in untrained if p and a == alike), {}),
+                "k": evaluated.get("k"),
+                "masked_accuracy": train.get("last", {}).get("masked_accuracy"),
+                "commonest_unit_share": train.get("commonest_unit_share"),
+                "targets": targets.get("feature"),
+                "targets_pnmi": targets.get("pnmi"),
+                "steps": train.get("steps"),
+                "started_from": _start(train, trained) if train else None,
+            }
+        )
+    return found
 
 
-def _beam(rates: dict[str, float]) -> float:
+def _start(result: dict[str, Any], trained: Results) -> str:
+    """Whose weights a run started from, or "scratch"."""
+    if not result["init_from"]:
+        return "scratch"
+    source = result["inputs"]["init_from"]
+    names = (name for name, train in trained.items() if train["fingerprint"] == source)
+    return f"weights of {next(names, result['init_from'])}"
+
+
+def _best(rates: dict[str, float]) -> float:
     return rates.get("beam", rates["greedy"])
-
-
-def _data(workdir: pathlib.Path, config: Any, report: dict) -> ReportData:
-    names = list(config.iterations)
-    return ReportData(
-        report=report,
-        pretraining=[read_curve(workdir / name / "train/metrics.jsonl") for name in names],
-        finetuning={
-            name: read_curve(workdir / name / "finetune/metrics.jsonl")
-            for name in ("pretrained", "scratch")
-        },
-        joint=_joint(workdir / names[-1] / "evaluate/joint_counts.npz", names),
-        example=_example(workdir, config, names[-1]),
-        hypotheses=_hypotheses(workdir),
-    )
-
-
-def _joint(path: pathlib.Path, names: list[str]) -> JointCounts:
-    """The units that the last iteration was trained on, as the example shows them."""
-    with np.load(io.BytesIO(path.read_bytes())) as counts:
-        source = f"targets of iteration {len(names)}, {counts['labels_0'].shape[1]} units"
-        return JointCounts([str(phone) for phone in counts["phones"]], counts["labels_0"], source)
-
-
-def _example(workdir: pathlib.Path, config: Any, iteration: str) -> Example | None:
-    """The first development utterance of a length that is good to look at."""
-    from hubert_jax.data import manifests, records
-    from hubert_jax.units import quality
-
-    alignments = quality.read_alignments(config.alignments)
-    labels = workdir / iteration / "label" / config.dev_split
-    units = dict(records.read_labels(labels))
-    rate = manifests.read_label_manifest(labels).rate_hz
-    shortest, longest = _EXAMPLE_SECONDS
-    for utterance in records.read_audio(workdir / "prepare" / config.dev_split):
-        seconds = len(utterance.audio) / 16_000
-        if shortest <= seconds <= longest and utterance.id in alignments:
-            found = alignments[utterance.id]
-            phones = list(
-                zip(found.starts.tolist(), found.ends.tolist(), found.phones.tolist(), strict=True)
-            )
-            return Example(
-                utterance.id,
-                utterance.audio,
-                units[utterance.id].astype(np.int64),
-                phones,
-                utterance.text,
-                rate,
-            )
-    return None
-
-
-def _hypotheses(workdir: pathlib.Path) -> list[dict[str, str]]:
-    rows: dict[str, dict[str, str]] = {}
-    for name in ("pretrained", "scratch"):
-        for line in (workdir / name / "decode/hypotheses.jsonl").read_text().splitlines():
-            entry = json.loads(line)
-            row = rows.setdefault(entry["id"], {"id": entry["id"], "reference": entry["reference"]})
-            row[name] = entry.get("beam", entry["greedy"])
-    return list(rows.values())

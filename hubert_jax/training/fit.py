@@ -82,7 +82,7 @@ def fit(
       mesh: the device mesh.
       directory: the run's: `checkpoints`, `metrics.jsonl`, `tensorboard`; the same one for all
         processes, of which the first writes the logs.
-      seed: of initialisation, masks and dropout.
+      seed: of initialisation and of the randomness of every step.
       warm_start: reads the network that step 0 starts from; None: start from scratch.
 
     Raises:
