@@ -31,7 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -50,7 +50,7 @@ def prepare(directory: pathlib.Path) -> None:
     import soundfile
 
     from hubert_jax import prepare as prepare_job
-    from hubert_jax.data import records
+    from hubert_jax.data import manifests, records
     from hubert_jax.frames import num_frames
     from hubert_jax.units import kmeans
     from hubert_jax.units.labels import write_labels
@@ -76,7 +76,15 @@ def prepare(directory: pathlib.Path) -> None:
         if SHORTEST <= samples <= LONGEST:
             listed[utterance.id] = units[utterance.id]
     codebook = kmeans.Codebook(np.zeros((500, 1), np.float32), {}, 0.0, 0, 0, 0)
-    write_labels(split, directory / "labels", units.items(), codebook, 100)
+    shards = manifests.read_manifest(split).shards
+
+    def assigned(wanted: Callable[[int], bool]) -> Iterator[tuple[int, str, np.ndarray]]:
+        for number, shard in enumerate(shards):
+            if wanted(number):
+                for utterance in records.read_shard(split / shard.file):
+                    yield number, utterance.id, units[utterance.id]
+
+    write_labels(split, directory / "labels", assigned, codebook, 100)
     np.savez(directory / "labels.npz", **listed)
 
 
