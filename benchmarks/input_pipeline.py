@@ -51,6 +51,7 @@ def prepare(directory: pathlib.Path) -> None:
 
     from hubert_jax import prepare as prepare_job
     from hubert_jax.data import manifests, records
+    from hubert_jax.data.index import read_index
     from hubert_jax.frames import num_frames
     from hubert_jax.units import kmeans
     from hubert_jax.units.labels import write_labels
@@ -76,15 +77,15 @@ def prepare(directory: pathlib.Path) -> None:
         if SHORTEST <= samples <= LONGEST:
             listed[utterance.id] = units[utterance.id]
     codebook = kmeans.Codebook(np.zeros((500, 1), np.float32), {}, 0.0, 0, 0, 0)
-    shards = manifests.read_manifest(split).shards
+    manifest = manifests.read_manifest(split)
+    index = read_index(split, manifest)
 
-    def assigned(wanted: Callable[[int], bool]) -> Iterator[tuple[int, str, np.ndarray]]:
-        for number, shard in enumerate(shards):
-            if wanted(number):
-                for utterance in records.read_shard(split / shard.file):
-                    yield number, utterance.id, units[utterance.id]
+    def labels(wanted: Callable[[int], bool]) -> Iterator[tuple[int, str, np.ndarray]]:
+        for number in filter(wanted, range(len(manifest.shards))):
+            for record in index.shard(number):
+                yield number, index.ids[record], units[index.ids[record]]
 
-    write_labels(split, directory / "labels", assigned, codebook, 100)
+    write_labels(split, directory / "labels", labels, codebook, 100)
     np.savez(directory / "labels.npz", **listed)
 
 

@@ -4,9 +4,10 @@
 
 Two processes, each measured alone, imports left out. The first one indexes synthetic utterances as
 the prepare job does (ids, hashed for their order, in parts of 64 files with an index each), puts
-them into buckets, divides these into shards of 64 MB, and writes and reads the manifest. The second
-one starts a training on such a split: it reads the manifests of audio and labels, checks them,
-schedules 400,000 steps and reads the first batch of this host, for several steps and hosts of 32.
+them into buckets, divides these into shards of 64 MB, and writes and reads index and manifest. The
+second one starts a training on such a split: it reads manifests and indexes of audio and labels,
+checks them, schedules 400,000 steps and reads the first batch of this host, for several steps and
+hosts of 32.
 Every shard is a link to one of its bucket's size that is really there (silence), so a first batch
 costs what it would cost. Files are neither found nor decoded here.
 
@@ -14,6 +15,7 @@ Ratios are measured over allowed: 300 s, 2 GB of resident memory, 5 s for the sl
 """
 
 import argparse
+import gc
 import hashlib
 import json
 import math
@@ -37,7 +39,11 @@ STARTS = ((0, 0), (1, 31), (123_456, 7), (399_999, 31))  # (step, host)
 SECONDS, GIGABYTES, START_SECONDS = 300.0, 2.0, 5.0
 
 
-def _parts(utterances: int) -> Iterator:
+def _name(number: int) -> str:
+    return f"{number // 2000:05d}-{number // 50 % 40:05d}-{number % 50:04d}"
+
+
+def _parts(directory: pathlib.Path, utterances: int) -> Iterator:
     """Parts as the prepare job leaves them, without their records."""
     from hubert_jax.corpus import assembly, parts
 
@@ -48,21 +54,25 @@ def _parts(utterances: int) -> Iterator:
         index["samples"] = draws.uniform(SHORTEST, LONGEST, count) * 16_000
         index["length"] = 2 * index["samples"] + 200
         index["offset"] = np.cumsum(index["length"]) - index["length"]
-        numbers = range(first, first + count)
-        names = (f"{i // 2000:05d}-{i // 50 % 40:05d}-{i % 50:04d}" for i in numbers)
+        names = map(_name, range(first, first + count))
         index["order"] = np.array([assembly.shuffle_order(name) for name in names], np.uint64)
-        yield parts.Part(pathlib.Path(f"{first:08d}.tfrecord"), index, parts.Notes())
+        path = directory / f"{first:08d}.tfrecord"
+        np.save(path.with_suffix(".npy"), index)
+        yield parts.Part(path, parts.Notes())
 
 
 def _plan(directory: pathlib.Path, utterances: int) -> dict:
-    """Indexes, plans, writes the manifest and reads it again."""
+    """Indexes, plans, writes index and manifest and reads them again."""
     from hubert_jax.corpus import assembly, parts
     from hubert_jax.data import manifests
+    from hubert_jax.data.index import ShardIndex, read_index
 
+    aside = directory / "parts"
+    aside.mkdir()
     started = time.monotonic()
-    written = list(_parts(utterances))
+    written = list(_parts(aside, utterances))
     seconds = {"indexed": time.monotonic() - started}
-    index, _, planned = assembly.plan_split(written, 1, SHARD_MEGABYTES)
+    index, part_of, planned = assembly.plan_split(written, 1, SHARD_MEGABYTES)
     seconds["planned"] = time.monotonic() - started
     infos = tuple(
         manifests.ShardInfo(
@@ -76,11 +86,22 @@ def _plan(directory: pathlib.Path, utterances: int) -> dict:
     )
     for info in infos:
         (directory / info.file).touch()
+    described = []
+    for _, _, _, rows in planned:
+        lengths, samples = (index[name][rows].tolist() for name in ("length", "samples"))
+        names = [_name(row) for row in rows.tolist()]
+        speakers = (name[:5] for name in names)
+        described.append(
+            ShardIndex.of(zip(lengths, samples, names, speakers, [True] * len(rows), strict=True))
+        )
+    del index, part_of, planned  # as `assembly.assemble`
     assembly.write_tables(
-        directory, "large", infos, [parts.Notes()], encoding="pcm16", mixture=None
+        directory, "large", infos, described, [parts.Notes()], encoding="pcm16", mixture=None
     )
     seconds["written"] = time.monotonic() - started
     manifest = manifests.read_manifest(directory)
+    read = read_index(directory, manifest)
+    assert len(read.ids) == len(read.speaker) == manifest.utterances
     seconds["read"] = time.monotonic() - started
     buckets: dict[int, list[int]] = {}
     for shard in manifest.shards:
@@ -99,11 +120,12 @@ def _linked(directory: pathlib.Path, buckets: dict[str, tuple[int, int]]) -> Non
     from hubert_jax.corpus import assembly
     from hubert_jax.data import manifests, records
     from hubert_jax.data.buckets import MIN_TRAINING_SAMPLES
+    from hubert_jax.data.index import ShardIndex, write_label_index
 
     real, audio_dir, label_dir = (directory / name for name in ("real", "audio", "labels"))
     for folder in (real, audio_dir, label_dir):
         folder.mkdir(parents=True)
-    infos, label_infos, used = [], [], 0
+    infos, label_infos, described, lengths = [], [], [], []
     for frames, (number, utterances) in ((int(key), value) for key, value in buckets.items()):
         count = max(1, utterances // number)
         samples = 20000
@@ -111,18 +133,19 @@ def _linked(directory: pathlib.Path, buckets: dict[str, tuple[int, int]]) -> Non
             samples = max(MIN_TRAINING_SAMPLES, frames_lib.num_samples(frames))
         audio = np.zeros(samples, np.int16)
         labels = (np.arange(frames_lib.num_frames(samples)) % 500).astype(np.uint16)
-        used = max(used, len(labels))
         names = [f"{frames}-{row}" for row in range(count)]
-        info = records.write_shard(
-            real / f"audio-{frames}", (records.Utterance(name, audio) for name in names), frames
-        )
-        label_info = records.write_label_shard(
+        utterances = [records.Utterance(name, audio) for name in names]
+        info = records.write_shard(real / f"audio-{frames}", utterances, frames)
+        indexed = ShardIndex.of(records.index_row(records.serialize(each)) for each in utterances)
+        label_info, label_lengths = records.write_label_shard(
             real / f"labels-{frames}", ((name, labels) for name in names)
         )
         for i in range(number):
             name = assembly.shard_name(frames, i, number)
             os.symlink(real / info.file, audio_dir / name)
             os.symlink(real / label_info.file, label_dir / manifests.label_file(name))
+            described.append(indexed)
+            lengths.append(label_lengths)
             infos.append(manifests.ShardInfo(name, frames, count, info.samples, info.digest))
             label_infos.append(
                 manifests.LabelShardInfo(
@@ -130,7 +153,7 @@ def _linked(directory: pathlib.Path, buckets: dict[str, tuple[int, int]]) -> Non
                 )
             )
     manifest = assembly.write_tables(
-        audio_dir, "large", tuple(infos), [], encoding="pcm16", mixture=None
+        audio_dir, "large", tuple(infos), described, [], encoding="pcm16", mixture=None
     )
     labelled = sum(info.frames for info in label_infos)
     manifests.write_manifest(
@@ -147,6 +170,7 @@ def _linked(directory: pathlib.Path, buckets: dict[str, tuple[int, int]]) -> Non
             class_counts=(labelled - 499, *(1 for _ in range(499))),
             digest=manifests.shards_digest(tuple(label_infos)),
             shards=tuple(label_infos),
+            index=write_label_index(label_dir, lengths),
         ),
     )
 
@@ -162,6 +186,7 @@ def _start(directory: pathlib.Path) -> dict:
         audio = manifests.read_manifest(directory / "audio")
         (labels,) = read_label_sets(audio, (directory / "labels",), (500,))
         read = time.monotonic() - started
+        utterances = audio.utterances
         buckets = schedule.crop_buckets(audio, FRAMES_PER_STEP, MAX_FRAMES, ROW_MULTIPLE)
         stream = batches.pretraining_batches(
             directory / "audio",
@@ -177,11 +202,13 @@ def _start(directory: pathlib.Path) -> dict:
         batch = next(stream)
         seconds = time.monotonic() - started
         stream.close()
+        del stream, audio, labels, buckets
+        gc.collect()  # each stands for the start of a process
         starts.append(
             {"step": step, "host": host, "rows": batch["waveform"].shape[0]}
             | {"manifests": read, "seconds": seconds}
         )
-    return {"utterances": audio.utterances, "starts": starts}
+    return {"utterances": utterances, "starts": starts}
 
 
 def _measured(stage: str, directory: pathlib.Path, *arguments: str) -> dict:

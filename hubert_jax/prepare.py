@@ -10,6 +10,7 @@ allows some, which are then listed in the split's `rejected.tsv`.
 
 import collections
 import dataclasses
+import operator
 import os
 import pathlib
 import shutil
@@ -120,8 +121,7 @@ def run(config: PrepareConfig) -> dict:
         allowed cannot be used, or the disk is full; the split that it concerns is left as it was.
     """
     started = time.monotonic()
-    from hubert_jax.corpus.preparation import Source
-    from hubert_jax.corpus.sources import discover, refuse_duplicates
+    from hubert_jax.corpus.sources import SourceUtterance, discover, refuse_duplicates
 
     output = files.require_writable(config.workdir) / "prepare"
     corpus = pathlib.Path(config.corpus)
@@ -131,18 +131,19 @@ def run(config: PrepareConfig) -> dict:
             f"config.corpus={config.corpus}: no such directory; pass --config.corpus=DIR, "
             "the directory that holds the folders of config.splits"
         )
-    found: dict[str, list[Source]] = {}
+    found: dict[str, list[SourceUtterance]] = {}
     for split, folders in split_folders(config.splits).items():
         mixes = _mixture(config, split) is not None
-        located = [
-            Source(utterance, number if mixes else 0)
-            for number, folder in enumerate(folders)
-            for utterance in discover(
-                folder if folder.startswith("tfds:") else corpus / folder, config.tfds_data_dir
-            )
-        ]
-        found[split] = sorted(located, key=lambda source: source.utterance.id)
-        refuse_duplicates([source.utterance for source in found[split]])
+        located = []
+        for number, folder in enumerate(folders):
+            location = folder if folder.startswith("tfds:") else corpus / folder
+            utterances = discover(location, config.tfds_data_dir)
+            if mixes and number:
+                utterances = [dataclasses.replace(each, corpus=number) for each in utterances]
+            located += utterances
+        located.sort(key=operator.attrgetter("id"))
+        refuse_duplicates(located)
+        found[split] = located
     # From here on splits are replaced: an older result would no longer say what is there.
     (output / "result.json").unlink(missing_ok=True)
     splits = {}
@@ -170,11 +171,11 @@ def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sour
 
         runner = beam_pipeline.Runner(config.beam_runner, config.beam_options)
         with files.writing_directory(output / split) as directory:
-            done, notes = beam_pipeline.write_shards(
+            done, indexed, notes = beam_pipeline.write_shards(
                 directory, sources, treatment, config.shard_megabytes, settings["mixture"], runner
             )
             _refuse_too_many(config, split, notes, len(sources))
-            manifest = assembly.write_tables(directory, split, done, notes, **settings)
+            manifest = assembly.write_tables(directory, split, done, indexed, notes, **settings)
     else:
         workers = config.workers or os.cpu_count() or 1
         # Kept where the job is refused or killed: the next run has only the rest to do.

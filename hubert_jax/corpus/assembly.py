@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from hubert_jax.corpus.mixing import Mixture
-from hubert_jax.corpus.parts import Notes, Part
-from hubert_jax.data import manifests
+from hubert_jax.corpus.parts import INDEX, Notes, Part
+from hubert_jax.data import manifests, records
 from hubert_jax.data.buckets import BUCKETS, bucket_numbers
+from hubert_jax.data.index import ShardIndex, write_index
 from hubert_jax.data.manifests import AudioManifest, GroupInfo, ShardInfo
 from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE
@@ -34,7 +35,7 @@ def assemble(
     mixture: Mixture | None = None,
     workers: int = 1,
 ) -> AudioManifest:
-    """Copies the records of all parts into a split's shards; writes its tables and manifest.
+    """Copies the records of all parts into a split's shards; writes its index, tables and manifest.
 
     A shard is full once its utterances have `shard_megabytes`; it is a function of the utterances
     and their order alone, so equal input gives equal bytes however it was divided into parts.
@@ -61,7 +62,7 @@ def assemble(
             for name, _, _, rows in planned
         ]
         try:
-            digests = [future.result() for future in copied]
+            done = [future.result() for future in copied]
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -74,22 +75,34 @@ def assemble(
             digest=digest,
             group=groups[group],
         )
-        for (name, frames, group, rows), digest in zip(planned, digests, strict=True)
+        for (name, frames, group, rows), (digest, _) in zip(planned, done, strict=True)
     )
+    del index, part_of, planned  # hundreds of megabytes where there are ten million records
     notes = [part.notes for part in written]
-    return write_tables(directory, split, shards, notes, encoding=encoding, mixture=mixture)
+    return write_tables(
+        directory,
+        split,
+        shards,
+        [indexed for _, indexed in done],
+        notes,
+        encoding=encoding,
+        mixture=mixture,
+    )
 
 
 def write_tables(
     directory: pathlib.Path,
     split: str,
     shards: tuple[ShardInfo, ...],
+    indexed: Sequence[ShardIndex],
     notes: Sequence[Notes],
     *,
     encoding: str,
     mixture: Mixture | None,
 ) -> AudioManifest:
-    """Writes what lies beside a split's shards: its manifest, what was refused, what is odd.
+    """Writes what lies beside a split's shards: index, manifest, what was refused, what is odd.
+
+    `indexed` is of the shards, in their order.
 
     Raises:
       InputError: a corpus of the mixture has nothing that can be used.
@@ -111,6 +124,7 @@ def write_tables(
         encoding=encoding,
         flagged=len(flagged),
         groups=_groups(split, shards, mixture) if mixture else (),
+        index=write_index(directory, indexed),
     )
     manifests.write_manifest(directory, manifest)
     return manifest
@@ -148,7 +162,7 @@ def plan_split(
     """Decides which records of all parts become which shard; reads no audio.
 
     Args:
-      written: the parts; of each, its index alone is looked at.
+      written: the parts; of each, its index alone is read.
       groups: the number of corpora.
       shard_megabytes: 10**6 bytes of 16-bit audio per shard.
 
@@ -159,8 +173,13 @@ def plan_split(
     Raises:
       InputError: two utterances have the same order.
     """
-    index = np.concatenate([part.index for part in written])
-    lengths = [len(part.index) for part in written]
+    content = bytearray()  # grows in place: a list of arrays would be there twice
+    lengths = []
+    for part in written:
+        rows = part.read_index()
+        content += rows.tobytes()
+        lengths.append(len(rows))
+    index = np.frombuffer(content, INDEX)
     part_of = np.repeat(np.arange(len(written), dtype=np.int32), lengths)
     _refuse_equal(index, part_of, written)
     return index, part_of, _plan(index, groups, shard_megabytes)
@@ -200,18 +219,21 @@ def _copy(
     index: np.ndarray,
     part_of: np.ndarray,
     written: Sequence[Part],
-) -> str:
-    """Writes one shard; returns its SHA-256."""
+) -> tuple[str, ShardIndex]:
+    """Writes one shard; returns its SHA-256 and its part of the split's index."""
     digest = hashlib.sha256()
+    indexed = []
     try:
         with open(path, "wb") as shard:
             for row in rows:
                 content = _record(index[row], written[part_of[row]])
                 digest.update(content)
                 shard.write(content)
+                record = content[records.HEADER_BYTES : -records.FOOTER_BYTES]
+                indexed.append(records.index_row(record))
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    return digest.hexdigest()
+    return digest.hexdigest(), ShardIndex.of(indexed)
 
 
 def _record(row: np.void, part: Part) -> bytes:

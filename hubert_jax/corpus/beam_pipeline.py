@@ -16,14 +16,18 @@ import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+
 from hubert_jax import files
 from hubert_jax.corpus import assembly, parts, preparation
 from hubert_jax.corpus.mixing import Mixture
 from hubert_jax.corpus.parts import Notes
-from hubert_jax.corpus.preparation import Source, Treatment
+from hubert_jax.corpus.preparation import Treatment
+from hubert_jax.corpus.sources import SourceUtterance
 from hubert_jax.data import buckets
+from hubert_jax.data.index import ShardIndex
 from hubert_jax.data.manifests import ShardInfo
-from hubert_jax.data.records import RecordWriter, serialize
+from hubert_jax.data.records import RecordWriter, index_row, serialize
 from hubert_jax.errors import InputError
 
 try:
@@ -72,13 +76,13 @@ class Runner:
 
 def write_shards(
     directory: pathlib.Path,
-    sources: Sequence[Source],
+    sources: Sequence[SourceUtterance],
     treatment: Treatment,
     shard_megabytes: int,
     mixture: Mixture | None,
     runner: Runner,
-) -> tuple[tuple[ShardInfo, ...], list[Notes]]:
-    """Writes a split's shards; returns their descriptions in the manifest's order, and the notes.
+) -> tuple[tuple[ShardInfo, ...], list[ShardIndex], list[Notes]]:
+    """Writes a split's shards; returns what `assembly.write_tables` takes of them.
 
     Arguments are those of `preparation.write_parts` and `assembly.assemble`.
 
@@ -99,17 +103,21 @@ def write_shards(
         ShardInfo(**files.read_json(path, "a shard's description"))
         for path in sorted(directory.glob("*.tfrecord.json"))
     ]
+    indexed = []
+    for info in found:
+        with np.load(directory / f"{info.file}.npz") as stored:
+            indexed.append(ShardIndex(**stored))
     notes = [parts.read_notes(path) for path in directory.glob(f"{_NOTES}-*.json")]
-    for path in directory.glob("*.json"):
+    for path in [*directory.glob("*.json"), *directory.glob("*.npz")]:
         path.unlink()
     # Names sort by bucket and number, which is the manifest's order.
-    return tuple(found), notes
+    return tuple(found), indexed, notes
 
 
 def build(
     pipeline: beam.Pipeline,
     directory: pathlib.Path,
-    sources: Sequence[Source],
+    sources: Sequence[SourceUtterance],
     treatment: Treatment,
     shard_megabytes: int,
     mixture: Mixture | None,
@@ -150,25 +158,25 @@ class _Read(beam.DoFn):
     def __init__(self, directory: pathlib.Path, treatment: Treatment):
         self._directory, self._treatment = directory, treatment
 
-    def process(self, numbered: tuple[int, list[Source]]) -> Iterator[tuple[Key, _Record]]:
+    def process(self, numbered: tuple[int, list[SourceUtterance]]) -> Iterator[tuple[Key, _Record]]:
         number, sources = numbered
         taken = parts.NoteTaker()
         for source in sources:
             # All of a file or nothing, so it is held until its end is seen to be sound.
             kept = []
             try:
-                for utterance in preparation.utterances_of(source.utterance, self._treatment):
+                for utterance in preparation.utterances_of(source, self._treatment):
                     content = serialize(utterance, self._treatment.encoding)
                     order = assembly.shuffle_order(utterance.id)
                     place = b"".join(number.to_bytes(8) for number in order)
                     record = _Record(place, len(utterance.audio), content)
                     kept.append((parts.describe(utterance), record))
             except InputError as error:
-                taken.reject(source.utterance.name, str(error))
+                taken.reject(source.name, str(error))
                 continue
             taken.keep(described for described, _ in kept)
             for _, record in kept:
-                yield (source.group, buckets.bucket_of(record.samples)), record
+                yield (source.corpus, buckets.bucket_of(record.samples)), record
         path = self._directory / f"{_NOTES}-{number:06d}.json"
         files.write_json(path, dataclasses.asdict(taken.notes()))
 
@@ -212,6 +220,9 @@ def _write(
         for record in ordered:
             writer.write(record.content)
     os.replace(aside, directory / name)
+    indexed = ShardIndex.of(index_row(record.content) for record in ordered)
+    with files.writing_file(directory / f"{name}.npz") as table, open(table, "wb") as file:
+        np.savez(file, **vars(indexed))
     info = ShardInfo(
         file=name,
         bucket_frames=frames,

@@ -30,7 +30,7 @@ INDEX = np.dtype(
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Notes:
     """What is known of a part beside its records; `transcribed` is a count.
 
@@ -43,13 +43,16 @@ class Notes:
     transcribed: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Part:
-    """A complete part: its records' file, its index (INDEX, one row a record), its notes."""
+    """A complete part: its records' file, and its notes."""
 
     path: pathlib.Path
-    index: np.ndarray
     notes: Notes
+
+    def read_index(self) -> np.ndarray:
+        """INDEX, one row a record; not kept, since there may be ten million in all parts."""
+        return np.load(self.path.with_suffix(".npy"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +96,7 @@ def write(path: pathlib.Path, items: Iterable[Item], encoded: str) -> Part:
         files.write_json(path.with_suffix(".json"), dataclasses.asdict(notes))
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    return Part(path, index, notes)
+    return Part(path, notes)
 
 
 class Described(NamedTuple):
@@ -168,7 +171,7 @@ def read(path: pathlib.Path) -> Part | None:
     # The notes are written last, but nothing says that they are removed first.
     if not all(path.with_suffix(suffix).is_file() for suffix in (".json", ".npy", ".tfrecord")):
         return None
-    return Part(path, np.load(path.with_suffix(".npy")), read_notes(path.with_suffix(".json")))
+    return Part(path, read_notes(path.with_suffix(".json")))
 
 
 def read_notes(path: pathlib.Path) -> Notes:

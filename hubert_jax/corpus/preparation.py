@@ -39,17 +39,9 @@ class Treatment:
     cut_seconds: float = 30.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """An utterance and, where a split mixes corpora, the number of its own; else 0."""
-
-    utterance: SourceUtterance
-    group: int = 0
-
-
 def write_parts(
     directory: pathlib.Path,
-    sources: Sequence[Source],
+    sources: Sequence[SourceUtterance],
     treatment: Treatment,
     workers: int,
     progress: Callable[[int], None] = lambda files: None,
@@ -73,7 +65,7 @@ def write_parts(
             path.unlink()
     stop = threading.Event()
 
-    def write(name: str, part: list[Source]) -> parts.Part:
+    def write(name: str, part: list[SourceUtterance]) -> parts.Part:
         path = directory / f"{name}.tfrecord"
         if (done := parts.read(path)) is not None:
             return done
@@ -123,25 +115,27 @@ def _chained(first, second, rest):
     yield from rest
 
 
-def _items(part: list[Source], treatment: Treatment, stop: threading.Event) -> Iterator[parts.Item]:
+def _items(
+    part: list[SourceUtterance], treatment: Treatment, stop: threading.Event
+) -> Iterator[parts.Item]:
     for source in part:
         if stop.is_set():
             raise InterruptedError
         ordered = (
             (assembly.shuffle_order(utterance.id), utterance)
-            for utterance in utterances_of(source.utterance, treatment)
+            for utterance in utterances_of(source, treatment)
         )
-        yield parts.Item(source.utterance.name, ordered, source.group)
+        yield parts.Item(source.name, ordered, source.corpus)
 
 
-def divided(sources: Sequence[Source]) -> Iterator[list[Source]]:
+def divided(sources: Sequence[SourceUtterance]) -> Iterator[list[SourceUtterance]]:
     """Consecutive sources, up to a number of files, of their bytes, or of rows of a table."""
-    part: list[Source] = []
+    part: list[SourceUtterance] = []
     size = 0
     for source in sources:
         part.append(source)
-        size += 0 if source.utterance.row else (_stamp(source.utterance.path) or [0])[0]
-        limit = _PART_ROWS if source.utterance.row else _PART_FILES
+        size += 0 if source.row else (_stamp(source.path) or [0])[0]
+        limit = _PART_ROWS if source.row else _PART_FILES
         if len(part) >= limit or size >= _PART_BYTES:
             yield part
             part, size = [], 0
@@ -149,7 +143,7 @@ def divided(sources: Sequence[Source]) -> Iterator[list[Source]]:
         yield part
 
 
-def _name(part: list[Source], treatment: Treatment) -> str:
+def _name(part: list[SourceUtterance], treatment: Treatment) -> str:
     """A digest of all that a part's content depends on."""
     import soundfile
     import soxr
@@ -157,14 +151,14 @@ def _name(part: list[Source], treatment: Treatment) -> str:
     versions = [_VERSION, soundfile.__libsndfile_version__, soxr.__version__]
     rows = [
         [
-            source.utterance.id,
-            str(source.utterance.path),
-            source.utterance.speaker,
-            source.utterance.text,
-            source.utterance.defect,
-            repr(source.utterance.row),
-            source.group,
-            _stamp(source.utterance.path),
+            source.id,
+            str(source.path),
+            source.speaker,
+            source.text,
+            source.defect,
+            repr(source.row),
+            source.corpus,
+            _stamp(source.path),
         ]
         for source in part
     ]

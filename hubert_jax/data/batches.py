@@ -1,23 +1,27 @@
-"""Batches by tf.data, indexed by step: batch s is a function of (seed, s, corpus, hosts) alone.
+"""Batches by tf.data, indexed by step: batch s is a function of (seed, s, corpus) alone.
 
-Nothing is replayed and nothing skipped by a restart, and no iterator state is saved: the rows
-that steps 0 ... s - 1 used follow from the schedule, and `streams` begins behind them. A batch is
-decoded as a whole, and of its audio only what the crops keep.
+Nothing is replayed and nothing skipped by a restart, and no iterator state is saved: which rows a
+step has follows from the schedule, which records they are from `order`, and any record can be read.
+Hosts only divide the rows among them. A batch is decoded as a whole, and of its audio only what the
+crops keep.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from hubert_jax import frames as frames_lib
 from hubert_jax.data import encoding
+from hubert_jax.data.index import Index, read_index, read_label_index
 from hubert_jax.data.manifests import AudioManifest, LabelManifest
-from hubert_jax.data.schedule import BucketSchedule
-from hubert_jax.data.streams import Host, Split
+from hubert_jax.data.order import BucketOrder
+from hubert_jax.data.reading import RecordReader
+from hubert_jax.data.schedule import Bucket, BucketSchedule
 from hubert_jax.data.waveform import NORMALISATION_EPSILON
 from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE
@@ -37,6 +41,30 @@ _LABEL_FEATURES = {
     "labels": tf.io.FixedLenFeature([], tf.string),
 }
 _THREADS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """This process among those that share the batches."""
+
+    index: int = 0
+    count: int = 1
+
+    def rows(self, bucket: Bucket) -> np.ndarray:
+        """Those of a batch's rows 0 ... bucket.rows - 1 that this process reads, int64 (B,).
+
+        Raises:
+          InputError: the rows do not divide over the hosts.
+        """
+        if bucket.rows % self.count:
+            raise InputError(
+                f"batch of {bucket.rows} rows of {bucket.batch_frames} frames does not divide "
+                f"over {self.count} hosts; change config.frames_per_step"
+            )
+        each = bucket.rows // self.count
+        return np.arange(self.index * each, (self.index + 1) * each)
+
+
 _ALONE = Host()
 
 
@@ -71,8 +99,8 @@ def pretraining_batches(
       first_step, last_step: the range of steps.
       normalize_waveform: zero mean, unit variance over the whole utterance, before the crop.
       host: which rows are this process's.
-      on_damage: None: a damaged shard ends the batches. Otherwise it is told in one line, once a
-        shard, and records from before the damage stand in for those after it.
+      on_damage: None: a damaged record ends the batches. Otherwise it is told in one line, once a
+        shard, and records from before the damage stand in for those that are damaged.
 
     Yields:
       `waveform` (B, 320 T + 80) float32; `labels_i` (B, T) int32, one a label set; B is this
@@ -80,8 +108,8 @@ def pretraining_batches(
       round(s * rate / 16000).
 
     Raises:
-      InputError: a damaged shard, with `on_damage` only one that is damaged from its start; or
-        labels of another utterance than the audio's.
+      InputError: a damaged record, with `on_damage` only one with no sound record before it in its
+        shard; labels of another utterance than the audio's; or an index that is not the split's.
     """
 
     def decode(frames, element):
@@ -107,18 +135,21 @@ def pretraining_batches(
             ):
                 values = tf.identity(labels["labels"])
             features[f"labels_{i}"] = _window(values, start, frames, label_set.manifest.rate_hz)
-        return features | {name: element[name] for name in ("damaged",) if name in element}
+        return features | {"stood_in": element["stood_in"]}
 
-    directories = tuple(label_set.directory for label_set in label_sets)
-    split = Split(audio_dir, manifest, directories, host, skip_damaged=on_damage is not None)
+    index = read_index(audio_dir, manifest)
+    located = [
+        (held.directory, read_label_index(held.directory, held.manifest)) for held in label_sets
+    ]
+    reader = RecordReader(audio_dir, manifest, index, located, on_damage is not None)
     told = set()
-    steps = _step_batches(split, schedule, seed, first_step, last_step, decode)
-    with contextlib.closing(steps):
+    orders = _bucket_orders(manifest, index, schedule, seed)
+    steps = _step_batches(reader, orders, schedule, host, seed, first_step, last_step, decode)
+    with _closing(steps):
         for batch in steps:
-            if on_damage is not None:
-                for number in sorted({*batch.pop("damaged").tolist()} - told - {-1}):
-                    told.add(number)
-                    on_damage(_damage(split, number))
+            for number in sorted({*batch.pop("stood_in").tolist()} - told - {-1}):
+                told.add(number)
+                on_damage(f"{reader.damaged[number]}; records before it stand in for it")
             yield batch
 
 
@@ -159,8 +190,12 @@ def finetuning_batches(
             "text": audio["text"],
         }
 
-    split = Split(audio_dir, manifest, (), host)
-    yield from _step_batches(split, schedule, seed, first_step, last_step, decode)
+    index = read_index(audio_dir, manifest)
+    reader = RecordReader(audio_dir, manifest, index)
+    orders = _bucket_orders(manifest, index, schedule, seed)
+    steps = _step_batches(reader, orders, schedule, host, seed, first_step, last_step, decode)
+    with _closing(steps):
+        yield from steps
 
 
 def _pcm16(audio: dict[str, tf.Tensor], encoded: str) -> tuple[tf.Tensor, tf.Tensor]:
@@ -214,30 +249,100 @@ def _window(labels: tf.Tensor, start: tf.Tensor, frames: tf.Tensor, rate_hz: int
     return tf.cast(tf.reshape(values, [tf.size(first), frames]), tf.int32)
 
 
-def _step_batches(split, schedule, seed, first_step, last_step, decode):
-    """Decoded batches; `decode` gets the batch's frames and what `Split.rows` yields, batched."""
-    host = split.host
-    bucket_of_step = schedule.indices(last_step)[first_step:]
-    streams = []
-    for bucket, used in zip(schedule.buckets, schedule.rows_before(first_step), strict=True):
-        if bucket.rows % host.count:
-            raise InputError(
-                f"batch of {bucket.rows} rows of {bucket.batch_frames} frames does not divide "
-                f"over {host.count} hosts; change config.frames_per_step"
-            )
-        rows = split.rows(bucket, seed, used // host.count)
-        # Endless, so there is no remainder: but buckets' batches must agree in their static shape.
-        streams.append(rows.batch(bucket.rows // host.count, drop_remainder=False))
+def _bucket_orders(
+    manifest: AudioManifest, index: Index, schedule: BucketSchedule, seed: int
+) -> list[BucketOrder]:
+    """The order of the rows of each of the schedule's buckets."""
+    shards: dict[tuple[int, str], list[range]] = {}
+    for number, shard in enumerate(manifest.shards):
+        if shard.utterances:
+            shards.setdefault((shard.bucket_frames, shard.group), []).append(index.shard(number))
+    orders = []
+    for bucket in schedule.buckets:
+        held = [of_kind for (frames, _), of_kind in shards.items() if frames == bucket.frames]
+        if len(bucket.groups) < 2:
+            corpora, weights = [sum(held, [])], [1.0]
+        else:
+            corpora = [shards[bucket.frames, group.name] for group in bucket.groups]
+            weights = [group.visits for group in bucket.groups]
+        orders.append(BucketOrder(corpora, weights, bucket.frames, seed))
+    return orders
+
+
+@contextlib.contextmanager
+def _closing(steps: Generator) -> Iterator[None]:
+    """Closes `steps` at the end of the block, or of the process if that comes first.
+
+    A thread of TensorFlow's that calls into Python would keep the interpreter from ending.
+    """
+
+    def close():
+        with contextlib.suppress(ValueError):  # a thread is in it
+            steps.close()
+
+    atexit.register(close)
+    unregister = atexit.unregister  # modules may be gone by then
+    try:
+        yield
+    finally:
+        unregister(close)
+        steps.close()
+
+
+def _step_batches(
+    reader: RecordReader,
+    orders: list[BucketOrder],
+    schedule: BucketSchedule,
+    host: Host,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    decode: Callable[[tf.Tensor, dict[str, tf.Tensor]], dict[str, tf.Tensor]],
+) -> Generator[dict[str, np.ndarray], None, None]:
+    """This host's rows of the batches of steps `first_step` ... `last_step` - 1.
+
+    `decode` gets the batch's frames, and a dictionary: `records`, of the audio and each label set
+    (B,) serialised; `draw`, (B,) uint32, a random number of each row's own, for its crop;
+    `stood_in`, (B,) int64 as of `RecordReader.read`.
+    """
+    bucket_of_step = schedule.indices(last_step)
+    first_rows = schedule.first_rows(last_step)
+    of_host = [host.rows(bucket) for bucket in schedule.buckets]
     frames = np.array([bucket.batch_frames for bucket in schedule.buckets], np.int32)
-    undecoded = tf.data.Dataset.choose_from_datasets(
-        streams,
-        tf.data.Dataset.from_tensor_slices(bucket_of_step.astype(np.int64)),
-        stop_on_empty_dataset=True,
-    )
-    lengths = tf.data.Dataset.from_tensor_slices(frames[bucket_of_step])
-    batches = tf.data.Dataset.zip((lengths, undecoded)).map(
-        decode, num_parallel_calls=_THREADS, deterministic=True
-    )
+    strings = [tf.string] * reader.columns
+    held = [reader]  # TensorFlow keeps `read` for as long as the process lives
+    refused: list[InputError] = []  # TensorFlow would only hand on its text
+
+    def rows(step: int) -> np.ndarray:
+        return first_rows[step] + of_host[bucket_of_step[step]]
+
+    def numbers(step: int) -> np.ndarray:
+        return orders[bucket_of_step[step]].records(rows(step))
+
+    def read(step):
+        try:
+            columns, stood_in = held[0].read(numbers(step))
+        except InputError as error:
+            refused.append(error)
+            raise
+        return frames[bucket_of_step[step]], rows(step), stood_in, *columns
+
+    def element(step):
+        kinds = [tf.int32, tf.int64, tf.int64, *strings]
+        length, row, stood_in, *columns = tf.numpy_function(read, [step], kinds, stateful=False)
+        row, stood_in, *columns = (tf.ensure_shape(c, [None]) for c in (row, stood_in, *columns))
+        return tf.ensure_shape(length, []), row, stood_in, tuple(columns)
+
+    def decoded(length, row, stood_in, columns):
+        def draw(number):
+            # By the row's number in its bucket, so that no two rows draw alike.
+            return tf.random.stateless_uniform([], [seed, number], None, None, tf.uint32)
+
+        draws = tf.map_fn(draw, row, fn_output_signature=tf.uint32)
+        return decode(length, {"records": columns, "draw": draws, "stood_in": stood_in})
+
+    batches = tf.data.Dataset.range(first_step, last_step).map(element)
+    batches = batches.map(decoded, num_parallel_calls=_THREADS, deterministic=True)
     options = tf.data.Options()
     options.deterministic = True
     options.autotune.enabled = False
@@ -246,29 +351,19 @@ def _step_batches(split, schedule, seed, first_step, last_step, decode):
     options.threading.private_threadpool_size = _THREADS
     # Sums over an utterance must not depend on how many cores divide them.
     options.threading.max_intra_op_parallelism = 1
+    step = first_step
     try:
-        yield from batches.prefetch(1).with_options(options).as_numpy_iterator()
-    except (
-        tf.errors.DataLossError,
-        tf.errors.FailedPreconditionError,
-        tf.errors.InvalidArgumentError,
-        tf.errors.NotFoundError,
-    ) as error:
-        for held in split.shards.values():
-            for _, shard in held:
-                split.refuse_damage(shard)
+        for batch in batches.prefetch(1).with_options(options).as_numpy_iterator():
+            yield batch
+            step += 1
+    except tf.errors.OpError as error:
+        if refused:
+            raise refused[0] from None
+        reader.refuse(numbers(step))
         reason = " ".join(str(error.message).split())
         raise InputError(
-            f"{split.audio_dir}: reading a batch failed ({reason[:300]}); the audio or label "
+            f"{reader.directory}: reading a batch failed ({reason[:300]}); the audio or label "
             "shards are damaged or do not belong together: prepare and label them again"
         ) from None
-
-
-def _damage(split: Split, number: int) -> str:
-    """One line about a shard that could not be read to its end."""
-    shard = split.manifest.shards[number]
-    try:
-        split.refuse_damage(shard)
-    except InputError as error:
-        return f"{error}; records before the damage stand in for the rest"
-    return f"{split.paths(shard)[0]}: could not be read to its end just now, but can be again"
+    finally:
+        held.clear()

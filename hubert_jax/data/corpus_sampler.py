@@ -26,12 +26,24 @@ class CorpusSampler:
         self.ends = np.round(parts / parts[-1] * self.CYCLE).astype(np.int64)
         self.start = int(np.random.default_rng(seed).integers(self.CYCLE))
 
-    def before(self, row: int, first: int = 0, every: int = 1) -> list[int]:
-        """How many of `row` rows each corpus has; they are the rows first + i * every."""
-        stride = self.STRIDE * every % self.CYCLE
-        start = (self.start + self.STRIDE * first) % self.CYCLE
-        below = [_count_below(row, stride, start, self.CYCLE, int(end)) for end in self.ends]
+    def before(self, row: int) -> list[int]:
+        """How many of rows 0 ... `row` - 1 each corpus has."""
+        below = [_count_below(row, self.STRIDE, self.start, self.CYCLE, int(e)) for e in self.ends]
         return [int(count) for count in np.diff([0, *below])]
+
+    def turns(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Each row's corpus, and which of that corpus's rows it is: int64 (n,) to two int64 (n,).
+
+        Takes as long as the rows reach from the lowest to the highest.
+        """
+        first, last = int(rows.min()), int(rows.max())
+        places = (self.start + np.arange(first, last + 1) * self.STRIDE) % self.CYCLE
+        corpora = np.searchsorted(self.ends, places, side="right")
+        turns = np.empty(len(corpora), np.int64)
+        for corpus, used in enumerate(self.before(first)):
+            mine = corpora == corpus
+            turns[mine] = used + np.arange(np.count_nonzero(mine))
+        return corpora[rows - first], turns[rows - first]
 
 
 def _count_below(count: int, stride: int, start: int, cycle: int, end: int) -> int:

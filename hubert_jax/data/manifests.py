@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from hubert_jax import config, files
 from hubert_jax.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 
 Manifest = TypeVar("Manifest", "AudioManifest", "LabelManifest")
@@ -60,8 +60,8 @@ class GroupInfo:
 class AudioManifest:
     """A prepared split; `speakers`, `transcribed`, `rejected` and `flagged` are counts.
 
-    Fields with defaults came later: manifests without them stay readable. `encoding` is how the
-    records hold audio (`hubert_jax.data.encoding`); `groups` are the corpora that it mixes.
+    `encoding` is how the records hold audio (`hubert_jax.data.encoding`); `groups` are the corpora
+    that it mixes; `index` is the digest of the split's index (`hubert_jax.data.index`).
     """
 
     split: str
@@ -77,6 +77,7 @@ class AudioManifest:
     encoding: str = "pcm16"
     flagged: int = 0
     groups: tuple[GroupInfo, ...] = ()
+    index: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +105,7 @@ class LabelManifest:
       class_counts: labels of each class, num_classes entries.
       digest: over the shards' digests.
       shards: in the order of the audio shards.
+      index: digest of the label set's index.
     """
 
     split: str
@@ -118,6 +120,7 @@ class LabelManifest:
     digest: str
     shards: tuple[LabelShardInfo, ...]
     format: int = FORMAT
+    index: str = ""
 
 
 def label_file(audio_file: str) -> str:

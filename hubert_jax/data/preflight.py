@@ -13,6 +13,7 @@ import numpy as np
 
 from hubert_jax import files
 from hubert_jax.data import buckets, manifests, records, waveform
+from hubert_jax.data.index import INDEX, read_index
 from hubert_jax.data.manifests import MANIFEST, AudioManifest, LabelManifest, ShardInfo
 from hubert_jax.data.schedule import Bucket
 from hubert_jax.errors import InputError
@@ -65,6 +66,7 @@ def inspect(
             f"{audio_dir / MANIFEST}: sample_rate: found {audio.sample_rate}, expected "
             f"{SAMPLE_RATE}; prepare the corpus again with --config.convert=True"
         )
+    index = read_index(audio_dir, audio)
     odd = {"silent": Odd(), "clipped": Odd()}
     counts = tuple(np.zeros(manifest.num_classes, np.int64) for _, manifest in label_sets)
     for number, shard in enumerate(audio.shards):
@@ -74,8 +76,17 @@ def inspect(
             for (folder, manifest), count in zip(label_sets, counts, strict=True)
         ]
         samples = 0
-        for utterance in _utterances(path, shard, label_shards):
+        for record, utterance in zip(
+            index.shard(number), _utterances(path, shard, label_shards), strict=True
+        ):
             samples += len(utterance.audio)
+            indexed = int(index.samples[record]), index.ids[record]
+            if indexed != (len(utterance.audio), utterance.id):
+                raise InputError(
+                    f"{path}, record {record - index.shard(number).start}: found "
+                    f"{len(utterance.audio)} samples of {utterance.id!r}, expected {indexed[0]} of "
+                    f"{indexed[1]!r} as {INDEX} says; run hubert_jax.prepare again"
+                )
             kind = waveform.flag(utterance.audio).partition(":")[0]
             if kind:
                 odd[kind].utterances += 1

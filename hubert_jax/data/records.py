@@ -20,6 +20,9 @@ from hubert_jax.data.manifests import LabelShardInfo, ShardInfo
 from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE
 
+# Around every record: its length (8 bytes) and a checksum of that before it, one of it behind it.
+HEADER_BYTES, FOOTER_BYTES = 12, 4
+FRAMING_BYTES = HEADER_BYTES + FOOTER_BYTES
 _SAMPLES_AN_HOUR = SAMPLE_RATE * 3600
 _LONGEST = 2**30 - 2**20  # samples: a protocol buffer holds less than 2 GiB
 
@@ -129,6 +132,16 @@ def write_shard(
     return ShardInfo(name, bucket_frames, count, samples, files.sha256_file(path))
 
 
+def index_row(record: bytes) -> tuple[int, int, str, str, bool]:
+    """What `index.ShardIndex.of` takes of an audio record, which comes without its framing."""
+    fields = parse(record, ("id", "num_samples", "speaker", "text"))
+    if fields is None:
+        raise ValueError("not an audio record")
+    length = FRAMING_BYTES + len(record)
+    names = fields["id"].decode(), fields["speaker"].decode()
+    return length, fields["num_samples"], *names, bool(fields["text"])
+
+
 def read_shard(path: str | os.PathLike, utterances: int | None = None) -> Iterator[Utterance]:
     """Utterances of an audio shard in order.
 
@@ -146,7 +159,7 @@ def read_shard(path: str | os.PathLike, utterances: int | None = None) -> Iterat
         if audio is None:
             raise InputError(
                 f"{path}, record {number}: {len(fields['audio'])} bytes of audio are not "
-                f"{fields['num_samples']} samples; {_REMEDY}"
+                f"{fields['num_samples']} samples; {REMEDY}"
             )
         yield Utterance(
             fields["id"].decode(), audio, fields["speaker"].decode(), fields["text"].decode()
@@ -166,25 +179,33 @@ def read_audio(split_dir: str | os.PathLike) -> Iterator[Utterance]:
 
 def write_label_shard(
     path: str | os.PathLike, labels: Iterable[tuple[str, np.ndarray]]
-) -> LabelShardInfo:
+) -> tuple[LabelShardInfo, np.ndarray]:
     """Writes (id, labels) pairs in the given order as one label shard.
 
     Args:
       path: the shard, named as `manifests.label_file` says.
       labels: integers in [0, 65535], shape (frames,), for every utterance of the audio shard.
+
+    Returns:
+      What the manifest says of the shard, and the records' lengths in the file, (n,) uint32.
     """
-    utterances = frames = 0
-    with tf.io.TFRecordWriter(str(path)) as writer:
+    frames = 0
+    lengths = []
+    with RecordWriter(path) as writer:
         for name, values in labels:
-            values = np.asarray(values)
-            if values.ndim != 1 or values.dtype.kind not in "iu":
-                raise ValueError(f"{name}: expected (frames,) integers, found {values.dtype}")
-            if values.size and not 0 <= values.min() <= values.max() <= 0xFFFF:
-                raise ValueError(f"{name}: labels outside 0 to 65535")
-            writer.write(_serialized(id=name.encode(), labels=values.astype("<u2").tobytes()))
-            utterances += 1
+            lengths.append(writer.write(label_record(name, np.asarray(values))))
             frames += len(values)
-    return LabelShardInfo(pathlib.Path(path).name, utterances, frames, files.sha256_file(path))
+    info = LabelShardInfo(pathlib.Path(path).name, len(lengths), frames, files.sha256_file(path))
+    return info, np.array(lengths, np.uint32)
+
+
+def label_record(name: str, labels: np.ndarray) -> bytes:
+    """An utterance's labels, integers (frames,) in [0, 65535], as a record's bytes."""
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(f"{name}: expected (frames,) integers, found {labels.dtype}")
+    if labels.size and not 0 <= labels.min() <= labels.max() <= 0xFFFF:
+        raise ValueError(f"{name}: labels outside 0 to 65535")
+    return _serialized(id=name.encode(), labels=labels.astype("<u2").tobytes())
 
 
 def read_label_shard(
@@ -196,7 +217,7 @@ def read_label_shard(
     """
     for number, fields in _read_examples(path, ("id", "labels"), utterances):
         if len(fields["labels"]) % 2:
-            raise InputError(f"{path}, record {number}: odd number of label bytes; {_REMEDY}")
+            raise InputError(f"{path}, record {number}: odd number of label bytes; {REMEDY}")
         yield fields["id"].decode(), np.frombuffer(fields["labels"], "<u2")
 
 
@@ -210,8 +231,7 @@ def read_labels(label_dir: str | os.PathLike) -> Iterator[tuple[str, np.ndarray]
         yield from read_label_shard(pathlib.Path(label_dir, shard.file), shard.utterances)
 
 
-FRAMING_BYTES = 16  # around every record: its length, two checksums
-_REMEDY = "the shard is damaged or incomplete, run the job that wrote it again"
+REMEDY = "the shard is damaged or incomplete, run the job that wrote it again"
 
 
 def _serialized(**fields: bytes | int) -> bytes:
@@ -231,7 +251,7 @@ def _read_examples(
 ) -> Iterator[tuple[int, dict[str, bytes | int]]]:
     """(record number, its fields) of a TFRecord file, checksums checked."""
     if not os.path.isfile(path):
-        raise InputError(f"{path}: expected a shard, found no such file; {_REMEDY}")
+        raise InputError(f"{path}: expected a shard, found no such file; {REMEDY}")
     records = iter(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
     damaged = "{}, record {}: cut off or damaged; {}"
     number = position = 0
@@ -241,26 +261,26 @@ def _read_examples(
         except StopIteration:
             # TensorFlow takes less than a record's header at the end for the end.
             if position != os.path.getsize(path):
-                raise InputError(damaged.format(path, number, _REMEDY)) from None
+                raise InputError(damaged.format(path, number, REMEDY)) from None
             # A file may also end early between two records.
             if expected is not None and number != expected:
                 raise InputError(
-                    f"{path}: {number} records, but {manifests.MANIFEST} says {expected}; {_REMEDY}"
+                    f"{path}: {number} records, but {manifests.MANIFEST} says {expected}; {REMEDY}"
                 ) from None
             return
         except tf.errors.DataLossError:
-            raise InputError(damaged.format(path, number, _REMEDY)) from None
+            raise InputError(damaged.format(path, number, REMEDY)) from None
         position += FRAMING_BYTES + len(record)
-        fields = _fields(record, names)
+        fields = parse(record, names)
         if fields is None:
             raise InputError(
-                f"{path}, record {number}: expected the fields {', '.join(names)}; {_REMEDY}"
+                f"{path}, record {number}: expected the fields {', '.join(names)}; {REMEDY}"
             )
         yield number, fields
         number += 1
 
 
-def _fields(record: bytes, names: tuple[str, ...]) -> dict[str, bytes | int] | None:
+def parse(record: bytes, names: tuple[str, ...]) -> dict[str, bytes | int] | None:
     """The one value of each field, or None if the record is not such an example."""
     from google.protobuf.message import DecodeError
 

@@ -70,6 +70,15 @@ class BucketSchedule:
         draws = np.random.default_rng(self._seed).random(num_steps)
         return np.minimum(np.searchsorted(self._edges, draws, side="right"), len(self.buckets) - 1)
 
+    def first_rows(self, num_steps: int) -> np.ndarray:
+        """The row of its bucket with which each of steps 0 ... num_steps - 1 begins, int64."""
+        indices = self.indices(num_steps)
+        rows = np.empty(num_steps, np.int64)
+        for index, bucket in enumerate(self.buckets):
+            mine = np.flatnonzero(indices == index)
+            rows[mine] = np.arange(len(mine)) * bucket.rows
+        return rows
+
     def rows_before(self, step: int) -> list[int]:
         """Rows of every bucket that steps 0 ... step - 1 have used."""
         counts = np.bincount(self.indices(step), minlength=len(self.buckets))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hubert_jax.data import manifests, records
+from hubert_jax.data.index import read_index
 from hubert_jax.data.label_sets import check_labels
 from hubert_jax.networks.trained import Trained
 from hubert_jax.units import kmeans
@@ -35,7 +36,8 @@ class SplitScorer:
         """
         self._audio_dir, self._frame_rate = audio_dir, frame_rate
         self._manifest = manifests.read_manifest(audio_dir)
-        self._samples = {u.id: len(u.audio) for u in records.read_audio(audio_dir)}
+        index = read_index(audio_dir, self._manifest)
+        self._samples = dict(zip(index.ids, index.samples.tolist(), strict=True))
         self._alignments = {name: alignment_of(alignments, name) for name in self._samples}
         self.phones = np.unique(np.concatenate([a.phones for a in self._alignments.values()]))
         self.counts: dict[str, np.ndarray] = {}

@@ -11,6 +11,7 @@ import hubert_jax
 from hubert_jax import config as config_lib
 from hubert_jax import files
 from hubert_jax.data import manifests, records
+from hubert_jax.data.index import Index, read_index, read_label_index, write_label_index
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_frames
 from hubert_jax.units.kmeans import Codebook
@@ -49,6 +50,7 @@ def write_labels(
     finished = _finished(label_dir, audio, codebook, rate)
     if finished is not None:
         return finished
+    index = read_index(audio_dir, audio)
     key = config_lib.digest([audio.digest, codebook.digest, rate, hubert_jax.__version__])[:16]
     parts = label_dir.with_name(f".{label_dir.name}.parts-{key}")
     for leftover in label_dir.parent.glob(f".{label_dir.name}.parts-*"):
@@ -56,35 +58,35 @@ def write_labels(
             shutil.rmtree(leftover)
     parts.mkdir(parents=True, exist_ok=True)
     paths = [parts / manifests.label_file(shard.file) for shard in audio.shards]
-    counts: dict[int, np.ndarray] = {}
+    written: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for number, (path, shard) in enumerate(zip(paths, audio.shards, strict=True)):
         if path.exists():
             try:
-                counts[number] = _class_counts(path, shard.utterances, codebook)
+                written[number] = _counted(path, shard.utterances, codebook)
             except InputError:
                 path.unlink()  # damaged since it was written
     for leftover in set(parts.iterdir()) - set(paths):
         leftover.unlink()  # begun by a process that was killed
     waiting: dict[int, dict[str, np.ndarray]] = {}
-    for number, name, values in labels(lambda number: number not in counts):
+    for number, name, values in labels(lambda number: number not in written):
         of_shard = waiting.setdefault(number, {})
         of_shard[name] = values
         if len(of_shard) == audio.shards[number].utterances:
-            source = audio_dir / audio.shards[number].file
-            _write_shard(paths[number], source, waiting.pop(number), rate)
+            _write_shard(paths[number], index, number, waiting.pop(number), rate)
     for number, shard in enumerate(audio.shards):
         if not paths[number].exists():
-            _write_shard(paths[number], audio_dir / shard.file, waiting.get(number, {}), rate)
-        if number not in counts:
-            counts[number] = _class_counts(paths[number], shard.utterances, codebook)
-    class_counts = np.sum(list(counts.values()), axis=0, dtype=np.int64)
-    shards = [
+            _write_shard(paths[number], index, number, waiting.get(number, {}), rate)
+        if number not in written:
+            written[number] = _counted(paths[number], shard.utterances, codebook)
+    counts = [written[number][0] for number in range(len(paths))]
+    class_counts = np.sum(counts, axis=0, dtype=np.int64)
+    shards = tuple(
         manifests.LabelShardInfo(
-            path.name, shard.utterances, int(counts[number].sum()), files.sha256_file(path)
+            path.name, shard.utterances, int(count.sum()), files.sha256_file(path)
         )
-        for number, (path, shard) in enumerate(zip(paths, audio.shards, strict=True))
-    ]
-    written = manifests.LabelManifest(
+        for path, shard, count in zip(paths, audio.shards, counts, strict=True)
+    )
+    manifest = manifests.LabelManifest(
         split=audio.split,
         audio_digest=audio.digest,
         rate_hz=rate,
@@ -94,14 +96,15 @@ def write_labels(
         utterances=sum(shard.utterances for shard in shards),
         frames=sum(shard.frames for shard in shards),
         class_counts=tuple(class_counts.tolist()),
-        digest=manifests.shards_digest(tuple(shards)),
-        shards=tuple(shards),
+        digest=manifests.shards_digest(shards),
+        shards=shards,
+        index=write_label_index(parts, [written[number][1] for number in range(len(paths))]),
     )
-    manifests.write_manifest(parts, written)
+    manifests.write_manifest(parts, manifest)
     if label_dir.exists():
         shutil.rmtree(label_dir)
     parts.rename(label_dir)
-    return written
+    return manifest
 
 
 def _finished(
@@ -110,6 +113,7 @@ def _finished(
     """The label set that is there already, if it is the wanted one and whole."""
     try:
         found = manifests.read_label_manifest(label_dir)
+        read_label_index(label_dir, found)
     except InputError:
         return None
     wanted = (audio.split, audio.digest, codebook.digest, rate)
@@ -121,35 +125,39 @@ def _finished(
     return found
 
 
-def _class_counts(path: pathlib.Path, utterances: int, codebook: Codebook) -> np.ndarray:
-    """Labels of each class in a label shard, int64 (classes,)."""
-    classes = len(codebook.centroids)
-    counts = np.zeros(classes, np.int64)
-    for _, values in records.read_label_shard(path, utterances):
-        counts += np.bincount(values, minlength=classes)
-    return counts
+def _counted(
+    path: pathlib.Path, utterances: int, codebook: Codebook
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of each class in a label shard, (classes,), and its records' lengths, (n,)."""
+    counts = np.zeros(len(codebook.centroids), np.int64)
+    lengths = []
+    for name, values in records.read_label_shard(path, utterances):
+        counts += np.bincount(values, minlength=len(counts))
+        lengths.append(records.FRAMING_BYTES + len(records.label_record(name, values)))
+    return counts, np.array(lengths, np.uint32)
 
 
 def _write_shard(
-    path: pathlib.Path, audio: pathlib.Path, labels: dict[str, np.ndarray], rate: int
+    path: pathlib.Path, index: Index, number: int, labels: dict[str, np.ndarray], rate: int
 ) -> None:
     """Writes the labels of an audio shard in its order."""
 
     def rows() -> Iterator[tuple[str, np.ndarray]]:
-        for utterance in records.read_shard(audio):
-            values = labels.get(utterance.id)
+        for record in index.shard(number):
+            name, samples = index.ids[record], int(index.samples[record])
+            values = labels.get(name)
             if values is None:
                 raise InputError(
-                    f"utterance {utterance.id}: found no labels, expected one label a frame; the "
-                    "audio split changed while it was read: run the label job again"
+                    f"utterance {name}: found no labels, expected one label a frame; the audio "
+                    "split changed while it was read: run the label job again"
                 )
-            expected = num_frames(len(utterance.audio), rate)
+            expected = num_frames(samples, rate)
             if len(values) != expected:
                 raise InputError(
-                    f"utterance {utterance.id}: found {len(values)} labels, expected {expected} at "
-                    f"{rate} Hz for {len(utterance.audio)} samples; check the feature's rate"
+                    f"utterance {name}: found {len(values)} labels, expected {expected} at "
+                    f"{rate} Hz for {samples} samples; check the feature's rate"
                 )
-            yield utterance.id, values
+            yield name, values
 
     with files.writing_file(path) as aside:
         records.write_label_shard(aside, rows())

@@ -59,6 +59,7 @@ def test_shards_are_filled_in_order_and_named_with_their_number(tmp_path):
     ]
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {name for name, *_ in found} | {
+        "index.npz",
         "manifest.json",
         "rejected.tsv",
         "flagged.tsv",

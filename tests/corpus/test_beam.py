@@ -62,7 +62,7 @@ def test_too_many_refused_leave_nothing(corpus, tmp_path):
 def test_what_a_step_refuses_is_one_line(corpus, tmp_path, monkeypatch):
     shutil.copy(corpus / "books" / "long.flac", tmp_path / "a.flac")
     shutil.copy(corpus / "books" / "long.flac", tmp_path / "b.flac")
-    monkeypatch.setattr(beam_pipeline.shards, "shuffle_order", lambda name: (0, 0))
+    monkeypatch.setattr(beam_pipeline.assembly, "shuffle_order", lambda name: (0, 0))
     with pytest.raises(InputError, match="^audio-b0768.*two utterances have the same id; [^\n]*$"):
         _prepare(
             tmp_path, tmp_path.parent, splits=(f"both={tmp_path.name}",), beam_runner="DirectRunner"
@@ -83,7 +83,7 @@ def test_pipeline_translates_for_clusters(corpus, tmp_path, runner, options):
 
     pipeline = beam_pipeline.Runner(runner, options).pipeline()
     assert type(pipeline.runner).__name__ == runner
-    sources = [preparation.Source(utterance) for utterance in discover(corpus / "read")]
+    sources = discover(corpus / "read")
     treatment = preparation.Treatment()
     beam_pipeline.build(pipeline, tmp_path, sources, treatment, 1, None)
     sent = pipeline.to_runner_api()

@@ -222,7 +222,7 @@ def test_what_no_record_holds_is_refused(tmp_path):
         for number, (name, audio) in enumerate({"day": endless, "second": endless[:16_000]}.items())
     ]
     part = parts.write(tmp_path / "part.tfrecord", items, "pcm16")
-    assert len(part.index) == 1
+    assert len(part.read_index()) == 1
     ((name, reason),) = part.notes.rejected
     assert name == "day"
     assert reason.startswith("an utterance of 20.0 hours; expected at most 18.6: cut it")

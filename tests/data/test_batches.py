@@ -1,7 +1,6 @@
 """Batches as a function of (seed, step): crops, labels, epochs, hosts, padding, damage."""
 
 import dataclasses
-import itertools
 import pathlib
 
 import jax
@@ -21,7 +20,6 @@ from hubert_jax.model.hubert import Hubert
 from hubert_jax.units.kmeans import Codebook
 
 SEED = 5
-ALONE = batches.Host()
 
 
 @pytest.fixture(scope="module")
@@ -63,22 +61,21 @@ def label_sets(split, tmp_path_factory) -> list[batches.LabelSet]:
     ]
 
 
-def _plan(split, seed=SEED, hosts=1):
+def _plan(split, seed=SEED):
     manifest = manifests.read_manifest(split)
-    return schedule.BucketSchedule(schedule.crop_buckets(manifest, 400, 120, hosts), seed)
+    return schedule.BucketSchedule(schedule.crop_buckets(manifest, 400, 120, 1), seed)
 
 
-def _pretraining(split, label_sets, first, last, normalize_waveform=False, host=ALONE, seed=SEED):
+def _pretraining(split, label_sets, first, last, normalize_waveform=False, seed=SEED):
     return batches.pretraining_batches(
         split,
         manifests.read_manifest(split),
         label_sets,
-        _plan(split, seed, host.count),
+        _plan(split, seed),
         seed=seed,
         first_step=first,
         last_step=last,
         normalize_waveform=normalize_waveform,
-        host=host,
     )
 
 
@@ -153,41 +150,6 @@ def _find(crop: np.ndarray, waveform: np.ndarray) -> int:
     ]
     assert len(places) == 1
     return int(places[0])
-
-
-def test_hosts_share_every_epoch(split, utterances, label_sets):
-    plan = _plan(split, hosts=2)
-    seen = []
-    for index in range(2):
-        host = batches.Host(index, 2)
-        rows = [[] for _ in plan.buckets]
-        read = _pretraining(split, label_sets, 0, 30, host=host)
-        for bucket, batch in zip(plan.indices(30), read, strict=True):
-            assert len(batch["waveform"]) == plan.buckets[bucket].rows // 2
-            rows[bucket] += batch["labels_2"][:, 0].tolist()
-        seen.append(rows)
-        resumed = [_bytes(batch) for batch in _pretraining(split, label_sets, 9, 12, host=host)]
-        again = itertools.islice(_pretraining(split, label_sets, 0, 12, host=host), 9, None)
-        assert resumed == [_bytes(batch) for batch in again]
-    for bucket, first, second in zip(plan.buckets, *seen, strict=True):
-        assert not set(first) & set(second)
-        assert len(set(first) | set(second)) == bucket.utterances
-
-
-def test_more_hosts_than_shards_are_refused(split, label_sets):
-    with pytest.raises(InputError, match="shards for 20 hosts.*config.shard_megabytes"):
-        batches_of_20 = batches.pretraining_batches(
-            split,
-            manifests.read_manifest(split),
-            label_sets,
-            schedule.BucketSchedule([schedule.Bucket(96, 96, 20, 5)], 0),
-            seed=0,
-            first_step=0,
-            last_step=1,
-            normalize_waveform=False,
-            host=batches.Host(19, 20),
-        )
-        next(batches_of_20)
 
 
 def _damaged_copy(directory: pathlib.Path, copy: pathlib.Path, damage):

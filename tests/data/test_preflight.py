@@ -113,7 +113,7 @@ def _rewritten(prepared, root, change, kind="labels"):
         written = records.write_shard(path, rows, 128)
     else:
         rows = change([(name, values.copy()) for name, values in records.read_label_shard(path)])
-        written = records.write_label_shard(path, rows)
+        written, _ = records.write_label_shard(path, rows)
     changed = (*held[:number], written, *held[number + 1 :])
     digest = manifests.shards_digest(changed)
     if kind == "audio":

@@ -91,7 +91,8 @@ def test_labels_come_back_as_written_in_shards_named_after_the_audio(tmp_path):
     labels = [("a", np.array([0, 65535, 7])), ("b", np.zeros(0, np.int32)), ("c", np.arange(9))]
     name = manifests.label_file("audio-b0128-00003-of-00007.tfrecord")
     assert name == "labels-b0128-00003-of-00007.tfrecord"
-    shard = records.write_label_shard(tmp_path / name, labels)
+    shard, lengths = records.write_label_shard(tmp_path / name, labels)
+    assert lengths.dtype == np.uint32 and lengths.sum() == (tmp_path / name).stat().st_size
     assert (shard.file, shard.utterances, shard.frames) == (name, 3, 12)
     manifest = manifests.LabelManifest(
         split="some",
@@ -176,10 +177,13 @@ def test_labels_are_no_audio(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda v: v | {"format": 2}, "expected the audio manifest format 1, found 2"),
+        (
+            lambda v: v | {"format": 1},
+            "expected the audio manifest format 2, found 1; run .*prepare again",
+        ),
         (lambda v: v | {"utterances": "many"}, "utterances: expected int, found str 'many'"),
         (lambda v: v | {"digest": "0"}, "the digest is not that of its shards"),
-        (lambda v: [], "expected the audio manifest format 1, found None"),
+        (lambda v: [], "expected the audio manifest format 2, found None"),
     ],
 )
 def test_manifests_that_were_changed_are_refused(tmp_path, change, message):

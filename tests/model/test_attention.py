@@ -1,19 +1,17 @@
 """Attention: every back-end that a CPU can run against the definition, and who is chosen when."""
 
-import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from hubert_jax.errors import InputError
-from hubert_jax.model import attention as attention_lib
-from hubert_jax.model.architecture import HubertConfig
-from hubert_jax.model.attention import attention, choose
-from hubert_jax.model.platform import compiling_for
-from hubert_jax.model.transformer import attention_backend
+from hubert_jax.model.architecture import Architecture, Execution, Regularization
+from hubert_jax.model.kernels.attention import splash, xla
+from hubert_jax.model.kernels.choice import choose
 
 
 def _inputs(frames, batch=2, heads=4, head_dim=8):
@@ -35,12 +33,10 @@ def _definition(query, key, value, lengths):
     return out
 
 
-def _splash(query, key, value, lengths=None):
-    """The TPU's kernel, interpreted."""
-    return attention_lib._splash(query, key, value, lengths, interpret=True)
+_splash = functools.partial(splash, interpret=True)  # the TPU's kernel
 
 
-@pytest.mark.parametrize("backend", [attention, _splash], ids=["xla", "splash"])
+@pytest.mark.parametrize("backend", [xla, _splash], ids=["xla", "splash"])
 @pytest.mark.parametrize(("frames", "lengths"), [(96, (96, 50)), (300, (299, 300))])
 def test_valid_frames_agree_with_the_definition(backend, frames, lengths):
     inputs = _inputs(frames)
@@ -58,7 +54,7 @@ def test_splash_gradients_agree_with_those_of_xla():
     def gradients(backend):
         return jax.grad(lambda *x: jnp.sum(backend(*x) * weights), argnums=(0, 1, 2))(*inputs)
 
-    for ours, theirs in zip(gradients(_splash), gradients(attention), strict=True):
+    for ours, theirs in zip(gradients(_splash), gradients(xla), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
@@ -66,8 +62,8 @@ def test_splash_runs_on_each_device_s_rows_and_heads():
     inputs, lengths = _inputs(128, batch=4, heads=2), jnp.array([128, 7, 64, 100], jnp.int32)
     alone = _splash(*inputs, lengths)
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3)
-    with jax.set_mesh(mesh):
-        sharded = jax.jit(_splash)(*inputs, lengths)
+    sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, "tensor", None))
+    sharded = jax.jit(functools.partial(_splash, sharding=sharding))(*inputs, lengths)
     np.testing.assert_allclose(sharded, alone, rtol=0, atol=1e-6)
     assert sharded.sharding.shard_shape(sharded.shape) == (1, 128, 1, 8)
 
@@ -75,7 +71,7 @@ def test_splash_runs_on_each_device_s_rows_and_heads():
 def test_rows_without_a_valid_frame_are_finite():
     inputs = _inputs(96)
     lengths = jnp.array([0, -1], jnp.int32)
-    for backend in (attention, _splash):
+    for backend in (xla, _splash):
         assert np.isfinite(backend(*inputs, lengths)).all()
 
 
@@ -94,25 +90,25 @@ def test_rows_without_a_valid_frame_are_finite():
     ],
 )
 def test_choice(platform, dtype, rate, head_dim, backend, reason):
-    choice = choose(platform, dtype, rate, head_dim)
-    assert choice.backend == backend and reason in choice.reason
-    assert str(choice) == f"{choice.backend} ({choice.reason})"
+    kernels = choose(
+        Execution(dtype=dtype, platform=platform),
+        Architecture(dim=4 * head_dim, num_heads=4),
+        Regularization(attention_dropout=rate),
+    )
+    assert kernels.attention_backend == backend and reason in kernels.attention_reason
 
 
-def test_the_network_s_choice_follows_the_platform_it_is_compiled_for():
-    base = HubertConfig(dtype="bfloat16")
-    with compiling_for("tpu"):
-        assert attention_backend(base, deterministic=True).backend == "splash"
-        assert attention_backend(base, deterministic=False).backend == "xla"
-        chosen = dataclasses.replace(base, attention="xla")
-        assert attention_backend(chosen, deterministic=True).backend == "xla"
-    assert attention_backend(base, deterministic=True).backend == "xla"
+def test_a_named_kernel_is_taken():
+    named = Execution(dtype="bfloat16", platform="tpu", attention="xla")
+    assert choose(named, Architecture()).attention_backend == "xla"
+    # Without dropout, as networks are used after training.
+    named = Execution(attention="splash", platform="tpu")
+    assert choose(named, Architecture()).attention_backend == "splash"
 
 
 def test_impossible_choices_are_refused():
-    with pytest.raises(InputError, match="config.model.attention='flash': expected one of auto"):
-        HubertConfig(attention="flash")
-    with pytest.raises(InputError, match="'splash' has no dropout of attention weights"):
-        HubertConfig(attention="splash")
-    with pytest.raises(InputError, match="'cudnn' has no dropout"):
-        attention(*_inputs(8), dropout=0.1, dropout_key=jax.random.key(0), backend="cudnn")
+    with pytest.raises(InputError, match="config.execution.attention='flash': expected one of 'au"):
+        Execution(attention="flash")
+    for name in ("splash", "cudnn"):
+        with pytest.raises(InputError, match=f"'{name}' has no dropout of attention weights"):
+            choose(Execution(attention=name), Architecture(), Regularization())

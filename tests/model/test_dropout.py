@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.extend.random import threefry_2x32
 
-from hubert_jax.model.dropout import dropout, threefry
+from hubert_jax.model.kernels.dropout import on_cpu, plain, threefry
 
 
 def test_threefry_is_that_of_jax():
@@ -17,8 +17,12 @@ def test_threefry_is_that_of_jax():
     np.testing.assert_array_equal(found, expected)
 
 
+both = pytest.mark.parametrize("dropout", [plain, on_cpu], ids=["plain", "on_cpu"])
+
+
+@both
 @pytest.mark.parametrize("rate", [0.1, 0.5])
-def test_dropout_keeps_the_expectation_and_the_rate(rate):
+def test_dropout_keeps_the_expectation_and_the_rate(rate, dropout):
     ones = jnp.ones((1000, 1000))
     kept = np.asarray(dropout(ones, rate, jax.random.key(3)))
     assert set(np.unique(kept)) == {np.float32(0), np.float32(kept.max())}
@@ -34,7 +38,7 @@ def test_values_are_dropped_independently(shape):
     """Also those that share a draw of 64 bits, or a key with the next step's."""
     rate = 0.25
     ones = jnp.ones(shape)
-    dropped = np.asarray(dropout(ones, rate, jax.random.key(0))) == 0
+    dropped = np.asarray(on_cpu(ones, rate, jax.random.key(0))) == 0
     deviation = np.sqrt(rate**2 * (1 - rate**2))
     quarter = -(-shape[-1] // 4)
     neighbours = {
@@ -47,23 +51,24 @@ def test_values_are_dropped_independently(shape):
         (np.moveaxis(dropped, axis, 0)[distance:], np.moveaxis(dropped, axis, 0)[:-distance])
         for axis, distance in neighbours
     ]
-    pairs.append((dropped, np.asarray(dropout(ones, rate, jax.random.key(1))) == 0))
+    pairs.append((dropped, np.asarray(on_cpu(ones, rate, jax.random.key(1))) == 0))
     for first, second in pairs:
-        both = (first & second).mean()
+        together = (first & second).mean()
         # Overlapping pairs vary a little more than separate ones.
-        assert both == pytest.approx(rate**2, abs=7 * deviation / np.sqrt(first.size))
+        assert together == pytest.approx(rate**2, abs=7 * deviation / np.sqrt(first.size))
     assert dropped.mean() == pytest.approx(rate, abs=5 * np.sqrt(rate * (1 - rate) / dropped.size))
 
 
 def test_keys_of_the_other_generator_do():
     x = jnp.ones((8, 499))
     key = jax.random.key(3, impl="rbg")
-    np.testing.assert_array_equal(dropout(x, 0.3, key), dropout(x, 0.3, jax.random.key(3)))
-    first, second = (dropout(x, 0.3, part) for part in jax.random.split(key))
+    np.testing.assert_array_equal(on_cpu(x, 0.3, key), on_cpu(x, 0.3, jax.random.key(3)))
+    first, second = (on_cpu(x, 0.3, part) for part in jax.random.split(key))
     assert (np.asarray(first) != np.asarray(second)).mean() > 0.3
 
 
-def test_gradient_passes_where_values_were_kept():
+@both
+def test_gradient_passes_where_values_were_kept(dropout):
     x = jax.random.normal(jax.random.key(2), (5, 7))
     y, backward = jax.vjp(lambda x: dropout(x, 0.4, jax.random.key(0)), x)
     (gradient,) = backward(jnp.ones_like(y))

@@ -11,27 +11,22 @@ import pytest
 
 from hubert_jax.config import build
 from hubert_jax.errors import InputError
-from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.frames import num_frames, num_samples
+from hubert_jax.model.architecture import (
+    NO_REGULARIZATION,
+    Architecture,
+    Execution,
+    Head,
+    Regularization,
+)
 from hubert_jax.model.hubert import Hubert, HubertForCTC, HubertForPretraining
+from hubert_jax.model.kernels.choice import choose
 from hubert_jax.model.transformer import first_layers
 
-LAYER_NORMS = dict(
-    frontend_norm="layer",
-    normalize_waveform=True,
-    frontend_gradient_scale=1.0,
-    pre_norm=True,
-    dropout=0.0,
-    attention_dropout=0.0,
-    input_dropout=0.0,
-    layer_drop=0.0,
-)
-LARGE = HubertConfig(
-    dim=1024, num_layers=24, ffn_dim=4096, num_heads=16, projection_dim=768, **LAYER_NORMS
-)
-XLARGE = HubertConfig(
-    dim=1280, num_layers=48, ffn_dim=5120, num_heads=16, projection_dim=1024, **LAYER_NORMS
-)
-SMALL = HubertConfig(
+LAYER_NORMS = dict(frontend_norm="layer", normalize_waveform=True, pre_norm=True)
+LARGE = Architecture(dim=1024, num_layers=24, ffn_dim=4096, num_heads=16, **LAYER_NORMS)
+XLARGE = Architecture(dim=1280, num_layers=48, ffn_dim=5120, num_heads=16, **LAYER_NORMS)
+SMALL = Architecture(
     conv_channels=(16,) * 7,
     dim=32,
     num_layers=3,
@@ -39,16 +34,23 @@ SMALL = HubertConfig(
     num_heads=4,
     positional_kernel=16,
     positional_groups=4,
-    projection_dim=8,
-    codebooks=(10,),
 )
+HEAD = Head((10,), projection_dim=8)
+
+
+def pretraining(architecture, head=HEAD, regularization=NO_REGULARIZATION, **execution):
+    """The network with its pre-training head."""
+    kernels = choose(Execution(**execution), architecture, regularization)
+    return HubertForPretraining(architecture, head, kernels, regularization)
 
 
 @pytest.fixture(scope="module", params=["base", "large"])
 def network(request):
-    """Configuration and parameters of a small network, and a batch of noise."""
-    config = SMALL if request.param == "base" else dataclasses.replace(SMALL, **LAYER_NORMS)
-    return config, random_params(HubertForPretraining(config)), noise(2, config.num_samples(25))
+    """Architecture and parameters of a small network, and a batch of noise."""
+    architecture = SMALL
+    if request.param == "large":
+        architecture = dataclasses.replace(SMALL, **LAYER_NORMS)
+    return architecture, random_params(pretraining(architecture)), noise(2, num_samples(25))
 
 
 def noise(*shape):
@@ -57,7 +59,7 @@ def noise(*shape):
 
 def random_params(model):
     """Parameters of a network, none of them at its neutral value; nothing is compiled."""
-    waveform = jax.ShapeDtypeStruct((1, model.config.num_samples(2)), jnp.float32)
+    waveform = jax.ShapeDtypeStruct((1, num_samples(2)), jnp.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), waveform)["params"]
     random = np.random.default_rng(0)
 
@@ -71,25 +73,30 @@ def random_params(model):
     return jax.tree_util.tree_map_with_path(values, shapes)
 
 
-def hubert(config, params, *args, **kwargs):
+def hubert(architecture, params, *args, execution=None, **kwargs):
+    kernels = choose(execution or Execution(), architecture)
+
     def apply(params, *args):
-        return Hubert(config).apply({"params": params["hubert"]}, *args, **kwargs)
+        network = Hubert(architecture, kernels)
+        return network.apply({"params": params["hubert"]}, *args, **kwargs)
 
     return jax.jit(apply)(params, *args)
 
 
 @pytest.mark.parametrize(
-    ("config", "encoder", "with_head"),
+    ("architecture", "width", "encoder", "with_head"),
     [
-        (HubertConfig(), 94_371_712, 94_697_600),
-        (LARGE, 315_435_136, 316_609_408),
-        (XLARGE, 962_493_824, 964_321_664),
+        (Architecture(), 256, 94_371_712, 94_697_600),
+        (LARGE, 768, 315_435_136, 316_609_408),
+        (XLARGE, 1024, 962_493_824, 964_321_664),
     ],
     ids=["base", "large", "xlarge"],
 )
-def test_parameter_counts_are_those_published(config, encoder, with_head):
+def test_parameter_counts_are_those_published(architecture, width, encoder, with_head):
     waveform = jax.ShapeDtypeStruct((1, 16_000), jnp.float32)
-    variables = jax.eval_shape(HubertForPretraining(config).init, jax.random.key(0), waveform)
+    variables = jax.eval_shape(
+        pretraining(architecture, Head((504,), width)).init, jax.random.key(0), waveform
+    )
 
     def count(tree):
         return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
@@ -99,9 +106,9 @@ def test_parameter_counts_are_those_published(config, encoder, with_head):
 
 
 def test_initial_parameters_have_the_released_spread():
-    config = dataclasses.replace(SMALL, dim=256, ffn_dim=512, conv_channels=(64,) * 7)
-    waveform = jnp.zeros((1, config.num_samples(2)))
-    params = jax.jit(HubertForPretraining(config).init)(jax.random.key(0), waveform)["params"]
+    architecture = dataclasses.replace(SMALL, dim=256, ffn_dim=512, conv_channels=(64,) * 7)
+    waveform = jnp.zeros((1, num_samples(2)))
+    params = jax.jit(pretraining(architecture).init)(jax.random.key(0), waveform)["params"]
     encoder = params["hubert"]
     layer = encoder["transformer"]["layers"]["layer"]
     assert layer["ffn_in"]["kernel"].std() == pytest.approx(0.02, rel=0.02)
@@ -114,22 +121,22 @@ def test_initial_parameters_have_the_released_spread():
         np.sqrt(np.square(np.asarray(direction, np.float64)).sum(axis=(1, 2))),
         rtol=1e-5,
     )
-    for leaf in (encoder["mask_embedding"], params["codes_0"]):
+    for leaf in (encoder["mask_embedding"], params["label_embeddings_0"]):
         assert 0 <= leaf.min() and leaf.max() <= 1 and leaf.mean() == pytest.approx(0.5, abs=0.1)
 
 
 def test_frame_arithmetic():
-    config = HubertConfig()
-    assert (config.hop, config.receptive_field) == (320, 400)
-    assert config.num_frames(250_000) == 781
-    assert config.num_samples(768) == 245_840
-    params = random_params(HubertForPretraining(SMALL))
+    assert num_frames(250_000) == 781
+    assert num_samples(768) == 245_840
+    params = random_params(pretraining(SMALL))
     for samples in (400, 719, 720, 245_839, 245_840):
         shape = jax.eval_shape(
-            lambda x: HubertForPretraining(SMALL).apply({"params": params}, x),
+            lambda x: pretraining(SMALL).apply({"params": params}, x),
             jax.ShapeDtypeStruct((1, samples), jnp.float32),
         )["features"].shape
-        assert shape[1] == config.num_frames(samples) == (samples - 400) // 320 + 1
+        assert shape[1] == num_frames(samples) == (samples - 400) // 320 + 1
+    assert num_frames(399) == num_frames(0) == 0
+    np.testing.assert_array_equal(num_frames(np.array([0, 399, 400, 1000])), [0, 0, 1, 2])
 
 
 def test_first_layers_give_the_collected_hidden_state(network):
@@ -148,7 +155,7 @@ def test_unrolling_and_rematerialising_change_nothing(network):
     config, params, waveform = network
     expected = hubert(config, params, waveform)["output"]
     for change in ({"scan_unroll": config.num_layers}, {"rematerialize": True}):
-        found = hubert(dataclasses.replace(config, **change), params, waveform)["output"]
+        found = hubert(config, params, waveform, execution=Execution(**change))["output"]
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
@@ -173,7 +180,7 @@ def test_masked_channels_are_zero_in_all_frames(network):
 def test_padding_changes_no_valid_frame(network):
     """Whatever stands in the padding, and however much of it there is."""
     config, params, waveform = network
-    lengths = np.array([waveform.shape[1], config.num_samples(13) + 100])
+    lengths = np.array([waveform.shape[1], num_samples(13) + 100])
     padded = np.full((2, waveform.shape[1] + 997), 7.0, np.float32)
     for row, length in enumerate(lengths):
         padded[row, :length] = waveform[row, :length]
@@ -184,10 +191,12 @@ def test_padding_changes_no_valid_frame(network):
         np.testing.assert_allclose(together[:, row, :frames], alone[:, 0], rtol=0, atol=1e-5)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def loss_and_gradient(config, params, waveform, key, mask=None):
+@functools.partial(jax.jit, static_argnums=(0, 5))
+def loss_and_gradient(config, params, waveform, key, mask=None, regularization=NO_REGULARIZATION):
+    network = pretraining(config, regularization=regularization)
+
     def loss(params):
-        outputs = HubertForPretraining(config).apply(
+        outputs = network.apply(
             {"params": params}, waveform, mask, deterministic=False, rngs={"dropout": key}
         )
         return jnp.mean(outputs["logits"][0][..., 0])
@@ -208,23 +217,22 @@ def with_layers(params, rows):
 
 
 def test_layer_drop_skips_whole_layers_and_the_rest_learns():
-    config = dataclasses.replace(
-        SMALL, dropout=0.0, attention_dropout=0.0, input_dropout=0.0, layer_drop=0.5
-    )
-    waveform = noise(1, config.num_samples(12))
-    params = random_params(HubertForPretraining(config))
+    dropping = dataclasses.replace(NO_REGULARIZATION, layer_drop=0.5)
+    waveform = noise(1, num_samples(12))
+    params = random_params(pretraining(SMALL))
     kept_layers = set()
     for seed in range(8):
-        loss, gradient = loss_and_gradient(config, params, waveform, jax.random.key(seed))
+        key = jax.random.key(seed)
+        loss, gradient = loss_and_gradient(SMALL, params, waveform, key, None, dropping)
         kept = layer_gradients(gradient) > 0
         kept_layers.add(tuple(kept))
-        assert np.abs(gradient["hubert"]["projection"]["kernel"]).max() > 0
+        assert np.abs(gradient["hubert"]["feature_projection"]["kernel"]).max() > 0
         # A dropped layer is the identity: the same as a network without it.
         if not kept.any():
             continue
         rows = np.flatnonzero(kept)
         without = with_layers(params, rows)
-        shorter = dataclasses.replace(config, num_layers=len(rows), layer_drop=0.0)
+        shorter = dataclasses.replace(SMALL, num_layers=len(rows))
         expected, _ = loss_and_gradient(shorter, without, waveform, jax.random.key(0))
         np.testing.assert_allclose(loss, expected, rtol=1e-5, atol=1e-6)
     assert len(kept_layers) > 2
@@ -232,10 +240,10 @@ def test_layer_drop_skips_whole_layers_and_the_rest_learns():
 
 def test_training_step_reaches_every_parameter(network):
     config, params, waveform = network
-    config = dataclasses.replace(config, layer_drop=0.0)
     mask = jnp.arange(25) % 3 == 0
     mask = jnp.broadcast_to(mask, (2, 25))
-    _, gradient = loss_and_gradient(config, params, waveform, jax.random.key(0), mask)
+    dropout = Regularization(layer_drop=0.0)
+    _, gradient = loss_and_gradient(config, params, waveform, jax.random.key(0), mask, dropout)
     # Keys shift all attention logits of a query alike: their bias has no effect, so no gradient.
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -244,20 +252,12 @@ def test_training_step_reaches_every_parameter(network):
 
 
 def test_gradient_scale_of_the_front_end():
-    waveform = noise(1, SMALL.num_samples(12))
-    plain = dataclasses.replace(
-        SMALL,
-        dropout=0.0,
-        attention_dropout=0.0,
-        input_dropout=0.0,
-        layer_drop=0.0,
-        frontend_gradient_scale=1.0,
-    )
-    params = random_params(HubertForPretraining(plain))
-    scaled = dataclasses.replace(plain, frontend_gradient_scale=0.1)
-    _, full = loss_and_gradient(plain, params, waveform, jax.random.key(0))
-    _, tenth = loss_and_gradient(scaled, params, waveform, jax.random.key(0))
-    for name, factor in (("frontend", 0.1), ("projection", 1.0)):
+    waveform = noise(1, num_samples(12))
+    params = random_params(pretraining(SMALL))
+    scaled = dataclasses.replace(NO_REGULARIZATION, frontend_gradient_scale=0.1)
+    _, full = loss_and_gradient(SMALL, params, waveform, jax.random.key(0))
+    _, tenth = loss_and_gradient(SMALL, params, waveform, jax.random.key(0), None, scaled)
+    for name, factor in (("frontend", 0.1), ("feature_projection", 1.0)):
         for ours, expected in zip(
             jax.tree.leaves(tenth["hubert"][name]),
             jax.tree.leaves(full["hubert"][name]),
@@ -268,14 +268,20 @@ def test_gradient_scale_of_the_front_end():
             np.testing.assert_allclose(ours, factor * expected, rtol=1e-4, atol=atol)
 
 
-def test_ctc_freezes_the_front_end_and_on_demand_the_rest(network):
-    config, params, waveform = network
-    model = HubertForCTC(config, 29)
+def test_ctc_freezes_the_front_end(network):
+    config, _, waveform = network
+    model = HubertForCTC(config, 29, choose(Execution(), config))
     params = random_params(model)
 
-    def gradient(freeze_hubert):
+    def gradient(freeze_frontend):
         def loss(params):
-            logits = model.apply({"params": params}, waveform, freeze_hubert=freeze_hubert)
+            encoded = model.apply(
+                {"params": params},
+                waveform,
+                freeze_frontend=freeze_frontend,
+                method="encode",
+            )
+            logits = model.apply({"params": params}, encoded, method="classify")
             return jnp.mean(jax.nn.log_softmax(logits)[..., 3])
 
         return jax.jit(jax.grad(loss))(params)
@@ -284,21 +290,57 @@ def test_ctc_freezes_the_front_end_and_on_demand_the_rest(network):
         return max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(tree)) > 0
 
     frozen, free = gradient(True), gradient(False)
-    assert reached(frozen["characters"]) and not reached(frozen["hubert"])
-    assert reached(free["hubert"]["transformer"]) and not reached(free["hubert"]["frontend"])
+    for found in (frozen, free):
+        assert reached(found["ctc_head"]) and reached(found["hubert"]["transformer"])
+    assert not reached(frozen["hubert"]["frontend"]) and reached(free["hubert"]["frontend"])
+
+
+def test_plain_and_fast_kernels_compute_the_same(network):
+    """The network as an accelerator gets it, on CPU: values and every gradient."""
+    config, params, waveform = network
+    results = []
+    for platform in ("cpu", "gpu"):
+        model = pretraining(config, platform=platform, attention="xla")
+
+        def loss(params, model=model):
+            return jnp.mean(jnp.square(model.apply({"params": params}, waveform)["logits"][0]))
+
+        results.append(jax.jit(jax.value_and_grad(loss))(params))
+    (fast, fast_gradients), (plain, plain_gradients) = results
+    assert float(fast) == pytest.approx(float(plain), rel=1e-5)
+    for (path, ours), theirs in zip(
+        jax.tree_util.tree_leaves_with_path(fast_gradients),
+        jax.tree.leaves(plain_gradients),
+        strict=True,
+    ):
+        # The bias of keys has no gradient but rounding.
+        if "'key'" not in jax.tree_util.keystr(path):
+            largest = float(np.abs(theirs).max())
+            np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5 * largest)
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("schema", "values", "message"),
     [
-        ({"num_heads": 7}, r"num_heads=7: must divide config\.model\.dim=768"),
-        ({"conv_kernels": [10, 3]}, "must have the same length, found 7, 2, 7"),
-        ({"frontend_norm": "batch"}, "expected 'group' or 'layer'"),
-        ({"dtype": "float16"}, "expected 'float32' or 'bfloat16'"),
-        ({"codebooks": []}, "number of classes"),
-        ({"num_layers": 0}, "expected 1 or more"),
+        (Architecture, {"num_heads": 7}, r"num_heads=7: must divide config\.architecture\.dim=768"),
+        (Architecture, {"conv_kernels": [10, 3]}, "must have the same length, found 7, 2, 7"),
+        (
+            Architecture,
+            {"conv_strides": [4, 2, 2, 2, 2, 2, 2]},
+            "frames of [0-9]+ samples, one every 256; expected 400 and 320",
+        ),
+        (Architecture, {"frontend_norm": "batch"}, "expected 'group' or 'layer'"),
+        (Architecture, {"num_layers": 0}, "expected 1 or more"),
+        (Execution, {"dtype": "float16"}, "expected one of 'float32', 'bfloat16'"),
+        (Execution, {"platform": "npu"}, "expected one of '', 'cpu', 'gpu', 'tpu'"),
+        (Head, {"codebook_sizes": []}, "number of classes"),
+        (
+            Regularization,
+            {"layer_drop": 1.0},
+            "layer_drop=1.0: expected at least 0 and less than 1",
+        ),
     ],
 )
-def test_impossible_architectures_are_refused(values, message):
+def test_impossible_values_are_refused(schema, values, message):
     with pytest.raises(InputError, match=message):
-        build(HubertConfig, values, "config.model")
+        build(schema, values, "config")

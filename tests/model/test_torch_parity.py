@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from hubert_jax.model.architecture import HubertConfig
-from hubert_jax.model.attention import attention
+from hubert_jax.model.architecture import Architecture, Execution
 from hubert_jax.model.hubert import cosine_logits
-from hubert_jax.model.norm import TimeGroupNorm, layer_norm
-from hubert_jax.model.positional import (
-    PositionalConvolution,
-    grouped_convolution,
-    grouped_convolution_by_fft,
-)
+from hubert_jax.model.kernels import grouped_convolution, norm
+from hubert_jax.model.kernels.attention import xla as attention
+from hubert_jax.model.kernels.choice import choose
+from hubert_jax.model.norm import TimeGroupNorm
+from hubert_jax.model.positional import PositionalConvolution
 
 pytestmark = pytest.mark.parity
 
@@ -40,7 +38,7 @@ def test_grouped_convolution_in_both_ways(random, frames, kernel):
     )
     expected = convolution.mT.numpy()[:, :frames]
     ours = weight.transpose(2, 1, 0)
-    for convolve in (grouped_convolution, grouped_convolution_by_fft):
+    for convolve in (grouped_convolution.plain, grouped_convolution.on_cpu):
         found = convolve(jnp.asarray(x), jnp.asarray(ours), groups)
         np.testing.assert_allclose(found, expected, rtol=0, atol=ATOL)
 
@@ -52,13 +50,15 @@ def test_gradients_of_both_convolutions_agree(random):
     def gradients(convolve):
         return jax.vjp(lambda x, kernel: convolve(x, kernel, 4), x, kernel)[1](cotangent)
 
-    pairs = zip(gradients(grouped_convolution), gradients(grouped_convolution_by_fft), strict=True)
+    pairs = zip(
+        gradients(grouped_convolution.plain), gradients(grouped_convolution.on_cpu), strict=True
+    )
     for expected, found in pairs:
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=2e-5)
 
 
 def test_positional_convolution_with_weight_norm(random):
-    config = HubertConfig(dim=48, positional_groups=4, num_heads=4, positional_kernel=32)
+    architecture = Architecture(dim=48, positional_groups=4, num_heads=4, positional_kernel=32)
     theirs = torch.nn.Conv1d(48, 48, 32, padding=16, groups=4)
     theirs = torch.nn.utils.parametrizations.weight_norm(theirs, dim=2)
     magnitude = 1 + 0.3 * normal(random, 32)
@@ -69,8 +69,10 @@ def test_positional_convolution_with_weight_norm(random):
         expected = torch.nn.functional.gelu(theirs(torch.from_numpy(x).mT)[..., :-1]).mT.numpy()
         bias = theirs.bias.numpy()
     params = {"direction": direction.transpose(2, 1, 0), "magnitude": magnitude, "bias": bias}
-    found = PositionalConvolution(config).apply({"params": params}, x)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=ATOL)
+    for platform in ("cpu", "tpu"):
+        kernels = choose(Execution(platform=platform), architecture)
+        found = PositionalConvolution(architecture, kernels).apply({"params": params}, x)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=ATOL)
 
 
 def test_cosine_logits(random):
@@ -86,7 +88,8 @@ def test_cosine_logits(random):
     assert np.isfinite(gradient).all()
 
 
-def test_layer_norm_and_its_derivative(random):
+@pytest.mark.parametrize("layer_norm", [norm.plain, norm.on_cpu], ids=["plain", "on_cpu"])
+def test_layer_norm_and_its_derivative(random, layer_norm):
     x, scale, bias = 3 + normal(random, 2, 30, 48), normal(random, 48), normal(random, 48)
     cotangent = normal(random, 2, 30, 48)
     tensors = [torch.from_numpy(array).requires_grad_() for array in (x, scale, bias)]
@@ -100,12 +103,12 @@ def test_layer_norm_and_its_derivative(random):
 
 def test_group_norm_over_time(random):
     x = 2 + normal(random, 2, 40, 16)
-    norm = TimeGroupNorm()
+    module = TimeGroupNorm()
     params = {"scale": 1 + 0.2 * normal(random, 16), "bias": normal(random, 16)}
     scale, bias = (torch.from_numpy(params[name]) for name in ("scale", "bias"))
     lengths = np.array([40, 23])
     for length in (None, lengths):
-        found = norm.apply({"params": params}, x, length)
+        found = module.apply({"params": params}, x, length)
         for row in range(2):
             frames = 40 if length is None else lengths[row]
             alone = torch.from_numpy(x[row : row + 1, :frames]).mT

@@ -5,6 +5,7 @@ further kind of corpus is another module with a function that returns `SourceUtt
 downstream knows where they came from.
 """
 
+import operator
 import os
 import pathlib
 
@@ -53,6 +54,6 @@ def discover(location: str | os.PathLike, data_dir: str = "") -> list[SourceUtte
                 f"{path}: expected a folder of audio files, a .tsv or a .parquet file, "
                 f"found {what} there"
             )
-    utterances.sort(key=lambda utterance: (utterance.id, str(utterance.path)))
+    utterances.sort(key=operator.attrgetter("id"))
     refuse_duplicates(utterances)
     return utterances

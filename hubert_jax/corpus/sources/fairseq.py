@@ -6,6 +6,7 @@ train.ltr   optional, where there is no .wrd: the same as letters, `T H E | C A 
 """
 
 import pathlib
+import sys
 
 from hubert_jax.corpus.sources.utterances import (
     SourceUtterance,
@@ -37,7 +38,7 @@ def discover(manifest: pathlib.Path) -> list[SourceUtterance]:
     if not lines:
         raise InputError(f"{manifest}: expected lines PATH<TAB>SAMPLES, found none after line 1")
     texts = _transcripts(manifest, len(lines))
-    utterances = []
+    utterances, folders = [], {}
     for (number, line), text in zip(lines, texts, strict=True):
         name, tab, samples = line.partition("\t")
         if not tab or not samples.strip().isdecimal():
@@ -46,12 +47,15 @@ def discover(manifest: pathlib.Path) -> list[SourceUtterance]:
             )
         relative = pathlib.PurePosixPath(name)
         utterance_id, defect = named_by_path(relative)
-        speaker = relative.parts[0] if len(relative.parts) > 1 else ""
+        speaker = sys.intern(relative.parts[0]) if len(relative.parts) > 1 else ""
         if is_librispeech(root / relative):
-            utterance_id, speaker = relative.stem, (root / relative).parent.parent.name
+            utterance_id, speaker = relative.stem, sys.intern((root / relative).parent.parent.name)
         if text == "":
             defect = defect or f"empty transcript beside {manifest}, line {number}"
-        utterances.append(SourceUtterance(utterance_id, root / relative, speaker, text, defect))
+        folder = folders.setdefault(relative.parent, root / relative.parent)
+        utterances.append(
+            SourceUtterance(utterance_id, folder, relative.name, speaker, text, defect)
+        )
     return utterances
 
 

@@ -14,6 +14,9 @@ import dataclasses
 import json
 import os
 import pathlib
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from hubert_jax.corpus.sources import transcripts
 from hubert_jax.corpus.sources.transcripts import Table, Transcript
@@ -25,14 +28,38 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 _OTHER_AUDIO = (".m4a", ".m4b", ".aac", ".wma", ".amr", ".ape", ".wv")
 
 
+class Listed(NamedTuple):
+    """What a folder itself holds.
+
+    Attributes:
+      path: the folder.
+      audio: names of its audio files, sorted.
+      json: names of its JSON files, none where it has no audio.
+      tables: paths of its tables of transcripts.
+    """
+
+    path: pathlib.Path
+    audio: list[str]
+    json: set[str]
+    tables: list[pathlib.Path]
+
+
 @dataclasses.dataclass
 class Found:
-    """Files below a folder, each list sorted by folder and name."""
+    """What is below a folder, sorted by folder and name.
 
-    audio: list[pathlib.Path] = dataclasses.field(default_factory=list)
-    tables: list[pathlib.Path] = dataclasses.field(default_factory=list)
+    Attributes:
+      folders: those with audio or transcripts.
+      parquet: tables of audio.
+    """
+
+    folders: list[Listed] = dataclasses.field(default_factory=list)
     parquet: list[pathlib.Path] = dataclasses.field(default_factory=list)
-    json: set[pathlib.Path] = dataclasses.field(default_factory=set)
+
+    @property
+    def audio(self) -> bool:
+        """Whether there are audio files."""
+        return any(folder.audio for folder in self.folders)
 
 
 def walk(folder: pathlib.Path) -> Found:
@@ -61,23 +88,25 @@ def _list(
             f"{folder}: cannot be listed ({error.strerror}); nothing may change in {top} "
             "while it is prepared"
         ) from None
+    audio, sidecars, tables = [], set(), []
     for name, is_folder in listed:
         if name.startswith("."):
             continue
-        path = folder / name
         lower = name.lower()
         if is_folder:
-            _list(path, (*above, here), top, found)
+            _list(folder / name, (*above, here), top, found)
         elif lower.endswith(AUDIO_SUFFIXES + _OTHER_AUDIO):
-            found.audio.append(path)
+            audio.append(name)
         elif name.endswith(transcripts.CHAPTER_SUFFIX) or name in transcripts.METADATA:
-            found.tables.append(path)
+            tables.append(folder / name)
         elif name == transcripts.TABLE and folder == top:
-            found.tables.append(path)
+            tables.append(folder / name)
         elif lower.endswith(".parquet"):
-            found.parquet.append(path)
+            found.parquet.append(folder / name)
         elif lower.endswith(".json"):
-            found.json.add(path)
+            sidecars.add(name)
+    if audio or tables:
+        found.folders.append(Listed(folder, audio, sidecars if audio else set(), tables))
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -99,77 +128,96 @@ def discover(folder: pathlib.Path, found: Found) -> list[SourceUtterance]:
     if not found.audio:
         expected = ", ".join(f"*{suffix}" for suffix in AUDIO_SUFFIXES)
         raise InputError(f"{folder}: expected audio files ({expected}), found none in it")
-    tables = _Tables(folder, [transcripts.read_table(path) for path in found.tables])
-    utterances = [_utterance(path, folder, tables, found.json) for path in found.audio]
-    for table in tables.all:
-        for name, transcript in table.entries.items():
-            if transcript not in tables.used:
-                where = "one beside it" if not table.deep else table.path.parent / name
-                defect = f"transcript of {name} has no audio file; expected {where}"
-                # Below the folder such a name may occur in several tables.
-                entry = name if not table.deep else _below(table.path.parent, folder) / name
-                utterances.append(
-                    SourceUtterance(
-                        str(entry), table.path, transcript.speaker, transcript.text, defect
-                    )
-                )
+    deep: dict[pathlib.Path, list[Table]] = {}
+    for listed in found.folders:
+        for path in listed.tables:
+            if not path.name.endswith(transcripts.CHAPTER_SUFFIX):
+                deep.setdefault(listed.path, []).append(transcripts.read_table(path))
+    used: set[Transcript] = set()
+    utterances = []
+    # Folder by folder: a corpus's chapters are too many to have all of their tables at once.
+    while found.folders:
+        listed = found.folders.pop()
+        chapters = [
+            transcripts.read_table(path)
+            for path in listed.tables
+            if path.name.endswith(transcripts.CHAPTER_SUFFIX)
+        ]
+        # A chapter's own file counts before a table for everything.
+        table = next(iter([*chapters, *_above(listed.path, folder, deep)]), None)
+        of_folder: set[Transcript] = set()
+        utterances += _utterances(listed, folder, table, of_folder)
+        for chapter in chapters:
+            utterances += _without_audio(chapter, folder, of_folder)
+        if table is not None and table.deep:
+            used |= of_folder
+    for tables in deep.values():
+        for table in tables:
+            utterances += _without_audio(table, folder, used)
     return utterances
 
 
-def _below(path: pathlib.Path, folder: pathlib.Path) -> pathlib.PurePosixPath:
-    return pathlib.PurePosixPath(path.relative_to(folder).as_posix())
+def _above(
+    path: pathlib.Path, top: pathlib.Path, deep: dict[pathlib.Path, list[Table]]
+) -> Iterator[Table]:
+    """The tables that speak for a folder, the nearest first."""
+    for parent in (path, *path.parents):
+        yield from deep.get(parent, ())
+        if parent == top:
+            return
 
 
-class _Tables:
-    """The tables of a folder, and which of their entries have audio."""
-
-    def __init__(self, folder: pathlib.Path, tables: list[Table]):
-        self.all = tables
-        self.used: set[Transcript] = set()
-        self._folder = folder
-        self._by_folder: dict[pathlib.Path, list[Table]] = {}
-        # A chapter's own file counts before a table for everything.
-        for table in sorted(tables, key=lambda table: table.deep):
-            self._by_folder.setdefault(table.path.parent, []).append(table)
-
-    def find(self, audio: pathlib.Path) -> tuple[Table | None, Transcript | None]:
-        """The nearest table that speaks for an audio file, and what it says."""
-        for parent in audio.parents:
-            for table in self._by_folder.get(parent, ()):
-                if table.deep or parent == audio.parent:
-                    transcript = table.find(audio)
-                    if transcript is not None:
-                        self.used.add(transcript)
-                    return table, transcript
-            if parent == self._folder:
-                break
-        return None, None
+def _without_audio(
+    table: Table, folder: pathlib.Path, used: set[Transcript]
+) -> Iterator[SourceUtterance]:
+    """What a table says about files that are not there."""
+    for name, transcript in table.entries.items():
+        if transcript not in used:
+            where = "one beside it" if not table.deep else table.path.parent / name
+            defect = f"transcript of {name} has no audio file; expected {where}"
+            # Below the folder such a name may occur in several tables.
+            below = pathlib.PurePosixPath(table.path.parent.relative_to(folder).as_posix())
+            entry = name if not table.deep else below / name
+            yield SourceUtterance(
+                str(entry),
+                table.path.parent,
+                table.path.name,
+                transcript.speaker,
+                transcript.text,
+                defect,
+            )
 
 
-def _utterance(
-    path: pathlib.Path, folder: pathlib.Path, tables: _Tables, sidecars: set[pathlib.Path]
-) -> SourceUtterance:
-    relative = path.relative_to(folder)
-    name, defect = named_by_path(relative)
-    speaker = relative.parts[0] if len(relative.parts) > 1 else ""
-    if not defect and is_librispeech(path):
-        name, speaker = path.stem, path.parent.parent.name
-    sidecar = path.with_suffix(".json")
-    if sidecar in sidecars:
-        speaker = _librilight_speaker(sidecar) or speaker
-    if not defect and path.suffix.lower() in _OTHER_AUDIO:
-        defect = f"{path.suffix} cannot be read; convert it to one of {', '.join(AUDIO_SUFFIXES)}"
-    table, transcript = tables.find(path)
-    if transcript is not None:
-        speaker = transcript.speaker or speaker
-    text = transcript.text if transcript is not None else None
-    if defect or table is None:
-        pass
-    elif transcript is None and table.transcribes:
-        defect = f"no transcript; expected a line for it in {table.path}"
-    elif text == "":
-        defect = f"empty transcript in {table.path}; expected words"
-    return SourceUtterance(name, path, speaker, text, defect)
+def _utterances(
+    listed: Listed, folder: pathlib.Path, table: Table | None, used: set[Transcript]
+) -> Iterator[SourceUtterance]:
+    """The audio files of one folder; adds to `used` what the table says about them."""
+    for file in listed.audio:
+        path = listed.path / file
+        relative = path.relative_to(folder)
+        name, defect = named_by_path(relative)
+        speaker = relative.parts[0] if len(relative.parts) > 1 else ""
+        if not defect and is_librispeech(path):
+            name, speaker = path.stem, path.parent.parent.name
+        if (sidecar := path.with_suffix(".json").name) in listed.json:
+            speaker = _librilight_speaker(listed.path / sidecar) or speaker
+        if not defect and path.suffix.lower() in _OTHER_AUDIO:
+            readable = ", ".join(AUDIO_SUFFIXES)
+            defect = f"{path.suffix} cannot be read; convert it to one of {readable}"
+        text = None
+        transcript = table.find(path) if table is not None else None
+        if transcript is not None:
+            used.add(transcript)
+            speaker = transcript.speaker or speaker
+            text = transcript.text
+        if defect or table is None:
+            pass
+        elif transcript is None and table.transcribes:
+            defect = f"no transcript; expected a line for it in {table.path}"
+        elif text == "":
+            defect = f"empty transcript in {table.path}; expected words"
+        # Names of speakers are shared, however many utterances they have.
+        yield SourceUtterance(name, listed.path, file, sys.intern(speaker), text, defect)
 
 
 def _librilight_speaker(path: pathlib.Path) -> str:

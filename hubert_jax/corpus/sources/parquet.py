@@ -18,7 +18,7 @@ from hubert_jax.errors import InputError
 _cache = threading.local()  # the row group that this thread has read last
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class ParquetRow:
     """The audio of one row; rows of a group are best read one after the other."""
 
@@ -63,6 +63,7 @@ def _rows(path: pathlib.Path, top: pathlib.Path) -> list[SourceUtterance]:
         name for name in ("id", *TEXT_COLUMNS, *SPEAKER_COLUMNS) if name in table.schema_arrow.names
     ]
     stem = path.relative_to(top).with_suffix("").as_posix()
+    folder, file = path.parent, path.name
     utterances, first = [], 0
     for group in range(table.num_row_groups):
         described = _guarded(path, lambda g=group: table.read_row_group(g, names).to_pylist())
@@ -73,7 +74,8 @@ def _rows(path: pathlib.Path, top: pathlib.Path) -> list[SourceUtterance]:
             utterances.append(
                 SourceUtterance(
                     id=f"{stem}:{first + row}" if name in (None, "") else str(name),
-                    path=path,
+                    folder=folder,
+                    file=file,
                     speaker=transcript.speaker,
                     text=transcript.text,
                     defect="" if transcript.text != "" else "empty transcript; expected words",

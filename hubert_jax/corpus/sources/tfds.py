@@ -77,14 +77,15 @@ def discover(location: str, data_dir: str) -> list[SourceUtterance]:
         for name in ("id", *TEXT_COLUMNS, *SPEAKER_COLUMNS)
         if name in builder.info.features and builder.info.features[name].shape == ()
     ]
-    utterances = []
+    utterances, folder = [], pathlib.Path(builder.data_path)
     for index, values in enumerate(_examples(builder, split, wanted)):
         described = {name: _plain(value) for name, value in values.items()}
         transcript = of_columns(described)
         utterances.append(
             SourceUtterance(
                 id=str(described.get("id") or described["tfds_id"]),
-                path=pathlib.Path(builder.data_path),
+                folder=folder,
+                file="",
                 speaker=transcript.speaker,
                 text=transcript.text,
                 defect="" if transcript.text != "" else "empty transcript; expected words",

@@ -30,7 +30,7 @@ TEXT_COLUMNS = ("transcription", "text", "sentence", "transcript", "normalized_t
 SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, slots=True)
 class Transcript:
     """What a table says about one file; `text` is None where it has no such column."""
 

@@ -1,9 +1,11 @@
 """One utterance of a corpus, and what every kind of corpus needs to list them."""
 
 import dataclasses
+import itertools
 import os
 import pathlib
 import unicodedata
+from collections.abc import Iterable
 from typing import Protocol
 
 from hubert_jax.corpus.audio_files import Samples
@@ -18,27 +20,38 @@ class Row(Protocol):
         ...
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class SourceUtterance:
     """One utterance as the corpus has it.
+
+    There may be ten million, so they are slim, and share their folders' paths.
 
     Attributes:
       id: unique in the corpus; the file's name in LibriSpeech's layout, elsewhere its path below
         the folder; without the suffix.
-      path: the audio file, or the file that holds it (for a transcript without audio: the file
-        that holds the transcript).
+      folder: of the file.
+      file: name of the audio file, or of the file that holds it (for a transcript without audio:
+        of the file that holds the transcript).
       speaker: the speaker's name, "" if the corpus does not say.
       text: the transcript in upper case with single spaces, None if there is none.
       defect: why the utterance cannot be used, "" if nothing is known against it.
       row: where in `path` the audio is, None if the file is the audio.
+      corpus: the number of its corpus where a split mixes several, else 0.
     """
 
     id: str
-    path: pathlib.Path
+    folder: pathlib.Path
+    file: str
     speaker: str
     text: str | None
     defect: str = ""
     row: Row | None = None
+    corpus: int = 0
+
+    @property
+    def path(self) -> pathlib.Path:
+        """Of the file."""
+        return self.folder / self.file
 
     @property
     def name(self) -> str:
@@ -50,15 +63,14 @@ class SourceUtterance:
         return self.path if self.row is None else self.row.load()
 
 
-def refuse_duplicates(utterances: list[SourceUtterance]) -> None:
-    """Raises InputError, naming both files, if two utterances have the same id."""
-    seen = {}
-    for utterance in utterances:
-        first = seen.setdefault(utterance.id, utterance)
-        if first is not utterance:
+def refuse_duplicates(utterances: Iterable[SourceUtterance]) -> None:
+    """Raises InputError, naming both files, if two utterances, sorted by id, have the same."""
+    for one, other in itertools.pairwise(utterances):
+        if one.id == other.id:
+            first, second = sorted(str(utterance.path) for utterance in (one, other))
             raise InputError(
-                f"{utterance.path}: the utterance id {utterance.id!r} is also that of "
-                f"{first.path}; expected every id once, rename or remove one of them"
+                f"{second}: the utterance id {one.id!r} is also that of {first}; expected every id "
+                "once, rename or remove one of them"
             )
 
 

@@ -1,0 +1,85 @@
+"""Which record each row of a bucket is: a function of (seed, row), for any row at once.
+
+Rows go through a bucket shard by shard: an epoch's order of shards, and the order of records inside
+each window of a shard, are functions of (seed, epoch). So nothing is replayed to find a row, and
+rows that follow one another are read from the same part of a file.
+"""
+
+import functools
+
+import numpy as np
+import tensorflow as tf
+
+from hubert_jax.data.corpus_sampler import CorpusSampler
+
+_WINDOW = 1024  # records shuffled together; never across a shard's end
+_KEPT = 64  # orders that are remembered; a batch goes through a few
+
+
+class CorpusOrder:
+    """Endless rows of one corpus in one bucket."""
+
+    def __init__(self, shards: list[np.ndarray], seed: int):
+        """Of the records of each shard, (n,) integers or a range; none is empty."""
+        self._shards = shards
+        self._seed = seed
+        self._counts = np.array([len(records) for records in shards], np.int64)
+        self._size = int(self._counts.sum())
+        self._epoch = functools.lru_cache(4)(self._ordered_shards)
+        self._window = functools.lru_cache(_KEPT)(self._ordered_window)
+
+    def records(self, rows: np.ndarray) -> np.ndarray:
+        """The records of rows (n,) int64, in any order: int64 (n,)."""
+        found = np.empty(len(rows), np.int64)
+        for i, row in enumerate(rows.tolist()):
+            epoch, row = divmod(row, self._size)
+            order, ends = self._epoch(epoch)
+            place = int(np.searchsorted(ends, row, side="right"))
+            shard = int(order[place])
+            records = self._shards[shard]
+            number, row = divmod(row - int(ends[place]) + len(records), _WINDOW)
+            found[i] = records[number * _WINDOW + int(self._window(epoch, shard, number)[row])]
+        return found
+
+    def _ordered_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """An epoch's order of the shards, and where each of them ends in it."""
+        order = _shuffled(len(self._shards), tf.int64, [self._seed, epoch])
+        return order, np.cumsum(self._counts[order])
+
+    def _ordered_window(self, epoch: int, shard: int, number: int) -> np.ndarray:
+        size = min(_WINDOW, len(self._shards[shard]) - number * _WINDOW)
+        key = epoch * 1_000_003 + shard * 1_009 + number
+        return _shuffled(size, tf.int32, [self._seed, key])
+
+
+class BucketOrder:
+    """Endless rows of a bucket, whose corpora take turns by their weights."""
+
+    def __init__(
+        self, corpora: list[list[np.ndarray]], weights: list[float], frames: int, seed: int
+    ):
+        """Of the shards of each corpus, as of `CorpusOrder`; `frames` names the bucket."""
+        self._corpora = [
+            CorpusOrder(shards, (number << 32) + seed * 1009 + frames)
+            for number, shards in enumerate(corpora)
+        ]
+        self._sampler = CorpusSampler(weights, [seed, frames])
+
+    def records(self, rows: np.ndarray) -> np.ndarray:
+        """The records of rows (n,) int64, in any order: int64 (n,)."""
+        if len(self._corpora) == 1:
+            return self._corpora[0].records(rows)
+        found = np.empty(len(rows), np.int64)
+        corpora, turns = self._sampler.turns(rows)
+        for number, corpus in enumerate(self._corpora):
+            mine = corpora == number
+            found[mine] = corpus.records(turns[mine])
+        return found
+
+
+def _shuffled(size: int, kind: tf.DType, seed: list[int]) -> np.ndarray:
+    with tf.device("CPU"):
+        numbers = tf.range(size, dtype=kind)
+        return tf.random.experimental.stateless_shuffle(
+            numbers, tf.constant(seed, tf.int64)
+        ).numpy()

@@ -1,0 +1,83 @@
+"""The index of a split: what it says of each record, and that it is bound to its manifest."""
+
+import pathlib
+
+import numpy as np
+import pytest
+import splits
+
+from hubert_jax.data import index, manifests, reading, records
+from hubert_jax.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory) -> pathlib.Path:
+    """Nine utterances in two buckets, several shards in one of them."""
+    directory = tmp_path_factory.mktemp("audio")
+    utterances = [
+        records.Utterance(
+            f"Ü-{number}",
+            np.full(20_000 + 40_000 * (number % 3), number, np.int16),
+            "" if number == 4 else f"speaker {number % 2}",
+            "" if number % 4 else "WORDS",
+        )
+        for number in range(9)
+    ]
+    splits.write_split(directory, "some", utterances, [], 0.2)
+    return directory
+
+
+@pytest.fixture
+def copy(split, tmp_path) -> pathlib.Path:
+    for path in split.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    return tmp_path
+
+
+def test_it_says_what_the_records_say(split):
+    manifest = manifests.read_manifest(split)
+    found = index.read_index(split, manifest)
+    utterances = list(records.read_audio(split))
+    assert len(found) == len(found.ids) == len(utterances) == 9
+    assert list(found.ids) == [utterance.id for utterance in utterances]
+    assert found.samples.tolist() == [len(utterance.audio) for utterance in utterances]
+    assert found.transcribed.tolist() == [utterance.text != "" for utterance in utterances]
+    assert found.speakers == ("", "speaker 0", "speaker 1")
+    speakers = [found.speakers[number] for number in found.speaker]
+    assert speakers == [utterance.speaker for utterance in utterances]
+    shards = [list(found.shard(number)) for number in range(len(manifest.shards))]
+    assert [len(shard) for shard in shards] == [shard.utterances for shard in manifest.shards]
+    assert sum(shards, []) == list(range(9)) and len(shards) > 3
+
+
+def test_records_are_read_by_it_in_any_order(split):
+    manifest = manifests.read_manifest(split)
+    reader = reading.RecordReader(split, manifest, index.read_index(split, manifest))
+    utterances = list(records.read_audio(split))
+    numbers = np.array([7, 0, 8, 3, 3])
+    (contents,), stood_in = reader.read(numbers)
+    assert (stood_in == -1).all()
+    for number, content in zip(numbers, contents, strict=True):
+        assert content == records.serialize(utterances[number])
+
+
+def test_equal_utterances_have_equal_indexes(split, tmp_path):
+    splits.write_split(tmp_path, "some", list(records.read_audio(split)), [], 0.2)
+    assert (tmp_path / index.INDEX).read_bytes() == (split / index.INDEX).read_bytes()
+
+
+def test_a_missing_and_a_foreign_index_are_refused(copy, split, tmp_path_factory):
+    manifest = manifests.read_manifest(copy)
+    (copy / index.INDEX).unlink()
+    with pytest.raises(InputError, match=r"index.npz: the index is not there; run .*prepare again"):
+        index.read_index(copy, manifest)
+    other = tmp_path_factory.mktemp("other")
+    splits.write_split(other, "some", list(records.read_audio(split))[:5], [], 0.2)
+    (copy / index.INDEX).write_bytes((other / index.INDEX).read_bytes())
+    with pytest.raises(InputError, match=r"index.npz: index: found the digest .* expected"):
+        index.read_index(copy, manifest)
+
+
+def test_names_with_a_zero_byte_are_refused():
+    with pytest.raises(InputError, match="zero bytes"):
+        index.ShardIndex.of([(30, 400, "a\0b", "", False)])
