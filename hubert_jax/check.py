@@ -108,7 +108,7 @@ def _print_buckets(uses: dict[int, preflight.BucketUse]) -> None:
 class _Progress:
     """Prints how much of the audio is checked, now and then."""
 
-    def __init__(self, seconds: float):
+    def __init__(self, seconds: float) -> None:
         self._total, self._done = seconds, 0.0
         self._reported = time.monotonic()
 

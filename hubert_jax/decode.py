@@ -41,7 +41,7 @@ class DecodeConfig:
     word_score: float = 0.0
     execution: MayChange[Execution] = Execution()  # how the network runs
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.beam_size < 1:
             raise InputError(f"config.beam_size: expected at least 1, found {self.beam_size}")
         if not self.beam_threshold > 0:

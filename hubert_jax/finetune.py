@@ -17,6 +17,7 @@ from hubert_jax.tasks import ctc
 from hubert_jax.tasks.ctc import FinetuneConfig
 from hubert_jax.training import distributed, sharding
 from hubert_jax.training.fit import fit
+from hubert_jax.training.task import WarmStart
 from hubert_jax.vocabulary import LIBRISPEECH
 
 VERSION = ctc.VERSION
@@ -42,7 +43,7 @@ def run(config: FinetuneConfig) -> dict:
         f"{kernels.attention_backend} ({kernels.attention_reason})"
     )
 
-    def start():
+    def start() -> WarmStart:
         return warm_start.for_finetuning(config.init_from, config.architecture, LIBRISPEECH)
 
     outcome = fit(

@@ -4,6 +4,8 @@ A frame sees 400 samples (25 ms) at 16 kHz; frame t of `rate` Hz begins at sampl
 The network's frames come at 50 Hz (hop 320), MFCC at 100 Hz (hop 160).
 """
 
+from typing import Any
+
 import numpy as np
 
 SAMPLE_RATE = 16_000
@@ -12,7 +14,7 @@ HOP = 320  # samples between two frames of the network
 RATES = (50, 100)  # frames per second
 
 
-def num_frames(num_samples, rate: int = 50):
+def num_frames(num_samples: Any, rate: int = 50) -> Any:
     """Frames of an utterance: (n - 400) // hop + 1, or 0 where it is shorter than one frame.
 
     Args:
@@ -26,8 +28,11 @@ def num_frames(num_samples, rate: int = 50):
     return count * (count > 0)
 
 
-def num_samples(frames: int) -> int:
-    """The shortest waveform with this many frames of 50 Hz: 320 T + 80 samples."""
+def num_samples(frames: Any) -> Any:
+    """The shortest waveform with T = `frames` frames of 50 Hz: 320 T + 80 samples.
+
+    Of an int or an integer array; returns as it.
+    """
     return HOP * frames + WINDOW - HOP
 
 

@@ -46,7 +46,7 @@ class PrepareConfig:
     beam_runner: MayChange[str] = ""  # Apache Beam's, such as DirectRunner, instead of threads
     beam_options: MayChange[tuple[str, ...]] = ()  # such as --flink_master=HOST:PORT
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         from hubert_jax.data.encoding import ENCODINGS
 
         for name, least in (("shard_megabytes", 1), ("workers", 0)):
@@ -229,7 +229,7 @@ def _mixture(config: PrepareConfig, split: str):
 class _Progress:
     """Prints how many files are done, now and then."""
 
-    def __init__(self, split: str, total: int):
+    def __init__(self, split: str, total: int) -> None:
         self._split, self._total, self._done = split, total, 0
         self._reported = time.monotonic()
 

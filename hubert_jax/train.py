@@ -16,6 +16,7 @@ from hubert_jax.tasks import pretraining
 from hubert_jax.tasks.pretraining import TrainConfig
 from hubert_jax.training import distributed, sharding
 from hubert_jax.training.fit import fit
+from hubert_jax.training.task import WarmStart
 
 VERSION = pretraining.VERSION
 
@@ -35,7 +36,7 @@ def run(config: TrainConfig) -> dict:
     task = pretraining.task(config, data, mesh)
     distributed.announce(pretraining.description(config, data, mesh, task))
 
-    def start():
+    def start() -> WarmStart:
         return warm_start.for_pretraining(
             config.init_from, config.architecture, config.head, data.codebook_digests
         )

@@ -37,7 +37,7 @@ class Vocabulary:
     characters: tuple[str, ...]
     specials: tuple[tuple[int, str], ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for character in self.characters:
             if not isinstance(character, str) or len(character) != 1 or character.isspace():
                 raise InputError(

@@ -104,7 +104,7 @@ class Network:
     fingerprint: str = ""
     notes: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.vocabulary is not None) != ("ctc_head" in self.params):
             found = "no" if self.vocabulary is None else "a"
             raise InputError(

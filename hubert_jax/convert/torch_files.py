@@ -50,7 +50,7 @@ class Inert:
         self.arguments = args
         return self
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, **kwargs) -> None:
         pass
 
     def __setstate__(self, state):

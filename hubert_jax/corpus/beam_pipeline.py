@@ -155,7 +155,7 @@ class _Record:
 class _Read(beam.DoFn):
     """(number, sources) to ((corpus, bucket), record); notes go to a file of the part's."""
 
-    def __init__(self, directory: pathlib.Path, treatment: Treatment):
+    def __init__(self, directory: pathlib.Path, treatment: Treatment) -> None:
         self._directory, self._treatment = directory, treatment
 
     def process(self, numbered: tuple[int, list[SourceUtterance]]) -> Iterator[tuple[Key, _Record]]:
@@ -184,7 +184,7 @@ class _Read(beam.DoFn):
 class _Plan:
     """Places and lengths of a corpus's bucket to the places with which its shards begin."""
 
-    def __init__(self, shard_megabytes: int):
+    def __init__(self, shard_megabytes: int) -> None:
         self._shard_megabytes = shard_megabytes
 
     def __call__(self, key: Key, utterances: Iterable[tuple[Place, int]]) -> tuple[Key, list]:

@@ -118,7 +118,7 @@ def describe(utterance: Utterance) -> Described:
 class NoteTaker:
     """Collects notes, file by file."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._rejected: list[tuple[str, str]] = []
         self._kept: list[Described] = []
 

@@ -20,7 +20,7 @@ class CorpusSampler:
 
     CYCLE, STRIDE = 2**32, 2_654_435_769
 
-    def __init__(self, weights: Sequence[float], seed: Sequence[int]):
+    def __init__(self, weights: Sequence[float], seed: Sequence[int]) -> None:
         """Divides the circle by `weights` (positive, in any unit); `seed` decides `start`."""
         parts = np.cumsum(np.asarray(weights, np.float64))
         self.ends = np.round(parts / parts[-1] * self.CYCLE).astype(np.int64)

@@ -58,7 +58,7 @@ class Locations:
 class Strings(Sequence[str]):
     """Many short strings as one block of bytes; each is decoded when it is asked for."""
 
-    def __init__(self, content: np.ndarray):
+    def __init__(self, content: np.ndarray) -> None:
         """Of (bytes,) uint8: UTF-8, with a zero byte behind every string."""
         self._content = content
         self._ends = np.flatnonzero(content == 0)

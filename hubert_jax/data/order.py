@@ -19,7 +19,7 @@ _KEPT = 64  # orders that are remembered; a batch goes through a few
 class CorpusOrder:
     """Endless rows of one corpus in one bucket."""
 
-    def __init__(self, shards: list[np.ndarray], seed: int):
+    def __init__(self, shards: list[np.ndarray], seed: int) -> None:
         """Of the records of each shard, (n,) integers or a range; none is empty."""
         self._shards = shards
         self._seed = seed

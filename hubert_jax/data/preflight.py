@@ -111,7 +111,7 @@ def inspect(
 class _LabelShard:
     """A label shard while it is read beside its audio."""
 
-    def __init__(self, path: pathlib.Path, manifest: LabelManifest, counts: np.ndarray):
+    def __init__(self, path: pathlib.Path, manifest: LabelManifest, counts: np.ndarray) -> None:
         self.path = path
         self.frames = 0
         self._rate = manifest.rate_hz

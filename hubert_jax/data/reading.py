@@ -157,7 +157,7 @@ class _Damage(Exception):
 class _Files:
     """Files that are open while a batch is read: its rows are from few."""
 
-    def __init__(self, opened: contextlib.ExitStack):
+    def __init__(self, opened: contextlib.ExitStack) -> None:
         self._opened = opened
         self._descriptors: dict[pathlib.Path, int] = {}
 

@@ -85,7 +85,7 @@ class RecordWriter:
       InputError: the file cannot be written, for example because the disk is full.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike) -> None:
         self.path = pathlib.Path(path)
         self.bytes = 0
         with self._named():

@@ -57,7 +57,7 @@ class BucketSchedule:
     visited more or less often by one factor in all buckets.
     """
 
-    def __init__(self, buckets: list[Bucket], seed: int):
+    def __init__(self, buckets: list[Bucket], seed: int) -> None:
         """Plans over `buckets`, which must not be empty."""
         self.buckets = buckets
         weights = np.array([bucket.visits / bucket.rows for bucket in buckets])

@@ -41,7 +41,7 @@ class Architecture:
     positional_kernel: int = 128
     positional_groups: int = 16
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not len(self.conv_channels) == len(self.conv_kernels) == len(self.conv_strides) > 0:
             raise InputError(
                 "config.architecture: conv_channels, conv_kernels and conv_strides must have the "
@@ -98,7 +98,7 @@ class Head:
     projection_dim: int = 256
     temperature: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.codebook_sizes or min(self.codebook_sizes) < 2:
             raise InputError(
                 f"config.head.codebook_sizes={self.codebook_sizes}: expected the number of "
@@ -126,7 +126,7 @@ class Regularization:
     layer_drop: float = 0.05
     frontend_gradient_scale: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             rate = getattr(self, field.name)
             if field.name != "frontend_gradient_scale" and not 0 <= rate < 1:
@@ -160,7 +160,7 @@ class Execution:
     scan_unroll: int = 1
     platform: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, known in (
             ("dtype", DTYPES),
             ("attention", ("auto", *ATTENTION_BACKENDS)),

@@ -1,5 +1,7 @@
 """HuBERT: the encoder, its masked-prediction head and its CTC head."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -21,7 +23,7 @@ class Hubert(nn.Module):
     kernels: Kernels
     regularization: Regularization = NO_REGULARIZATION
 
-    def setup(self):
+    def setup(self) -> None:
         architecture, kernels, regularization = self.architecture, self.kernels, self.regularization
         self.frontend = FrontEnd(architecture, kernels)
         self.frontend_norm = LayerNorm(kernels)
@@ -46,7 +48,7 @@ class Hubert(nn.Module):
         deterministic: bool = True,
         collect: bool = False,
         freeze_frontend: bool = False,
-    ) -> dict[str, jax.Array | None]:
+    ) -> dict[str, Any]:
         """Runs the network.
 
         Args:
@@ -109,7 +111,7 @@ class HubertForPretraining(nn.Module):
         waveform: jax.Array,
         mask: jax.Array | None = None,
         deterministic: bool = True,
-    ) -> dict[str, jax.Array | list[jax.Array]]:
+    ) -> dict[str, Any]:
         """Logits of every codebook at every frame.
 
         Args:
@@ -152,7 +154,7 @@ def cosine_logits(projected: jax.Array, embeddings: jax.Array, temperature: floa
       (B, T, K) float32.
     """
 
-    def unit(x):
+    def unit(x: jax.Array) -> jax.Array:
         x = x.astype(jnp.float32)
         squared = jnp.sum(jnp.square(x), axis=-1, keepdims=True)
         return x * jax.lax.rsqrt(jnp.maximum(squared, 1e-16))
@@ -172,7 +174,7 @@ class HubertForCTC(nn.Module):
     regularization: Regularization = NO_REGULARIZATION
     final_dropout: float = 0.0
 
-    def setup(self):
+    def setup(self) -> None:
         self.hubert = Hubert(self.architecture, self.kernels, self.regularization)
         self.output_dropout = Dropout(self.final_dropout, self.kernels)
         self.ctc_head = nn.Dense(self.vocabulary_size, kernel_init=nn.initializers.normal(0.02))

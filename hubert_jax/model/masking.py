@@ -58,13 +58,20 @@ def span_mask(
         lengths = jnp.full((rows,), positions)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(groups))
 
-    def draw(group_key, group_lengths):
+    def draw(group_key: jax.Array, group_lengths: jax.Array) -> jax.Array:
         return _group_mask(group_key, group_lengths, positions, probability, span, least_spans)
 
     return jax.vmap(draw)(keys, lengths.reshape(groups, group_rows)).reshape(rows, positions)
 
 
-def _group_mask(key, lengths, positions: int, probability: float, span: int, least_spans: int):
+def _group_mask(
+    key: jax.Array,
+    lengths: jax.Array,
+    positions: int,
+    probability: float,
+    span: int,
+    least_spans: int,
+) -> jax.Array:
     """The mask of the rows of one group, (rows, positions) bool."""
     rows = len(lengths)
     count_key, start_key, trim_key = jax.random.split(key, 3)

@@ -78,7 +78,9 @@ class _ScannedLayer(nn.Module):
     collect: bool
 
     @nn.compact
-    def __call__(self, x, kept, lengths):
+    def __call__(
+        self, x: jax.Array, kept: jax.Array, lengths: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array | None]:
         layer = TransformerLayer(
             self.architecture, self.regularization, self.kernels, self.deterministic, name="layer"
         )

@@ -2,7 +2,8 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from hubert_jax.training.distributed import DistributedConfig
 from hubert_jax.training.fit import LoopConfig
 from hubert_jax.training.optimizer import OptimizerConfig
 from hubert_jax.training.sharding import MeshConfig
-from hubert_jax.training.task import Task
+from hubert_jax.training.task import Batch, Task
 from hubert_jax.vocabulary import Vocabulary
 
 VERSION = 1  # raise it when the same configuration and inputs give other weights
@@ -53,7 +54,7 @@ class CTCConfig:
     final_dropout: float = 0.0
     head_learning_rate_scale: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("time_mask_probability", "channel_mask_probability"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"config.ctc.{name}={getattr(self, name)}: expected [0, 1)")
@@ -137,7 +138,7 @@ def task(
     from_scratch = not config.init_from
     freeze_steps = 0 if from_scratch else config.ctc.freeze_steps
 
-    def read_batches(first_step: int):
+    def read_batches(first_step: int) -> Generator[dict[str, np.ndarray]]:
         rows = batches.finetuning_batches(
             pathlib.Path(config.audio),
             audio,
@@ -219,7 +220,9 @@ def loss_function(
     with `train_frontend`.
     """
 
-    def compute(params, batch, key, step):
+    def compute(
+        params: dict, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         time_key, channel_key, dropout_key = jax.random.split(key, 3)
         rngs = {"dropout": dropout_key}
         rows, padded = batch["waveform"].shape
@@ -246,7 +249,7 @@ def loss_function(
                 least_spans=0,
             )
 
-        def encode(params):
+        def encode(params: dict) -> Any:
             return network.apply(
                 {"params": params},
                 batch["waveform"],
@@ -269,7 +272,9 @@ def loss_function(
             )
         else:
             encoded = encode(params)
-        logits = network.apply({"params": params}, encoded, False, rngs=rngs, method="classify")
+        logits: Any = network.apply(
+            {"params": params}, encoded, False, rngs=rngs, method="classify"
+        )
         losses, feasible = ctc_loss(logits, lengths, batch["labels"], batch["label_lengths"])
         present = batch["label_lengths"] > 0
         feasible = feasible & present
@@ -282,7 +287,7 @@ def loss_function(
 
 
 def with_labels(
-    batches: Iterator[dict[str, np.ndarray]], vocabulary: Vocabulary
+    batches: Generator[dict[str, np.ndarray]], vocabulary: Vocabulary
 ) -> Generator[dict[str, np.ndarray]]:
     """Replaces `id` and `text` by `labels` (B, L) and `label_lengths` (B,), both int32.
 

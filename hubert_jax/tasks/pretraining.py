@@ -4,11 +4,12 @@ import dataclasses
 import math
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from hubert_jax import config as config_lib
@@ -26,7 +27,7 @@ from hubert_jax.training.distributed import DistributedConfig
 from hubert_jax.training.fit import LoopConfig
 from hubert_jax.training.optimizer import OptimizerConfig
 from hubert_jax.training.sharding import MeshConfig
-from hubert_jax.training.task import Task
+from hubert_jax.training.task import Batch, Task
 
 VERSION = 1  # raise it when the same configuration and inputs give other weights
 
@@ -54,7 +55,7 @@ class LossConfig:
     alpha_steps: tuple[int, ...] = (0,)
     feature_penalty: float = 10.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.alpha) != len(self.alpha_steps) or not self.alpha:
             raise InputError(
                 f"config.loss: alpha has {len(self.alpha)} values and alpha_steps "
@@ -155,7 +156,7 @@ def task(config: TrainConfig, data: Data, mesh: Mesh) -> Task:
     plan = schedule.BucketSchedule(buckets, config.seed)
     network = _network(config, mesh)
 
-    def read_batches(first_step: int):
+    def read_batches(first_step: int) -> Generator[dict[str, np.ndarray]]:
         return batches.pretraining_batches(
             pathlib.Path(config.audio),
             data.audio,
@@ -234,14 +235,16 @@ def loss_function(network: HubertForPretraining, loss: LossConfig) -> Callable:
     codebook; B is a multiple of `loss.mask_group_rows`.
     """
 
-    def compute(params, batch, key, step):
+    def compute(
+        params: dict, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         mask_key, dropout_key = jax.random.split(key)
         labels = [batch[f"labels_{i}"] for i in range(len(network.head.codebook_sizes))]
         rows, frames = labels[0].shape
         mask = span_mask(
             mask_key, rows, frames, loss.mask_probability, loss.mask_span, loss.mask_group_rows
         )
-        outputs = network.apply(
+        outputs: Any = network.apply(
             {"params": params}, batch["waveform"], mask, False, rngs={"dropout": dropout_key}
         )
         alpha = jnp.interp(step, jnp.array(loss.alpha_steps), jnp.array(loss.alpha))

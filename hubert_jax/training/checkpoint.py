@@ -20,7 +20,7 @@ from hubert_jax.errors import InputError
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, directory: str | os.PathLike, keep: int = 2):
+    def __init__(self, directory: str | os.PathLike, keep: int = 2) -> None:
         """Opens `directory`, creating it; the newest `keep` checkpoints are kept."""
         self._manager = ocp.CheckpointManager(
             pathlib.Path(directory).absolute(),

@@ -23,7 +23,7 @@ class DistributedConfig:
     count: int = 0
     index: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         named = self.coordinator not in ("", AUTO)
         if named and not self.coordinator.rpartition(":")[2].isdigit():
             raise InputError(

@@ -37,7 +37,7 @@ class LoopConfig:
     save_every: MayChange[int] = 1000
     keep: MayChange[int] = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             if getattr(self, field.name) < 1:
                 raise InputError(

@@ -40,7 +40,7 @@ class OptimizerConfig:
     hold_share: float = 0.0
     decay_share: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for key, value, known in (
             ("name", self.name, ("adam", "muon")),
             ("schedule", self.schedule, ("linear", "tri_stage")),
@@ -73,7 +73,7 @@ def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
             [warmup],
         )
 
-    def tri_stage(step):
+    def tri_stage(step: jax.Array) -> jax.Array:
         up = 0.01 + 0.99 * step / warmup  # fairseq: from 0.01 of the peak
         down = 0.05 ** (jnp.clip(step - warmup - hold, 0, decay) / decay)
         return jnp.where(step < warmup, up, jnp.where(step < warmup + hold, 1.0, down))
@@ -149,7 +149,7 @@ def build_finetuning(
     if config.name != "adam":
         raise InputError(f"config.optimizer.name={config.name!r}: fine-tuning takes 'adam' alone")
 
-    def decays(params):
+    def decays(params: dict) -> dict:
         return jax.tree_util.tree_map_with_path(
             lambda path, _: train_frontend or not any(key.key == "frontend" for key in path), params
         )
@@ -173,10 +173,10 @@ def build_finetuning(
     return optax.chain(*transforms)
 
 
-def _matrices(params):
+def _matrices(params: dict) -> dict:
     """Which parameters Muon orthogonalises: the transformer's kernels, (layer, in, out)."""
 
-    def dimensions(path, leaf):
+    def dimensions(path: tuple, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
         keys = [getattr(key, "key", None) for key in path]
         if "transformer" in keys and keys[-1] == "kernel" and leaf.ndim == 3:
             return optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)

@@ -3,6 +3,7 @@
 import concurrent.futures
 import time
 from collections.abc import Generator
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,7 +25,7 @@ class Prefetch:
       waited: seconds for which the devices had nothing to do because a batch was not there yet.
     """
 
-    def __init__(self, mesh: Mesh, batches: Generator[dict[str, np.ndarray]]):
+    def __init__(self, mesh: Mesh, batches: Generator[dict[str, np.ndarray]]) -> None:
         """Takes over `batches`, of this process's rows; reading begins with the first `take`."""
         self.waited = 0.0
         self._mesh = mesh
@@ -32,7 +33,7 @@ class Prefetch:
         self._reader = concurrent.futures.ThreadPoolExecutor(1, "prefetch")
         self._ahead: concurrent.futures.Future | None = None
 
-    def take(self, running: jax.Array | None) -> tuple[dict[str, jax.Array], float]:
+    def take(self, running: Any) -> tuple[dict[str, jax.Array], float]:
         """The next batch, and the seconds of audio that it has over all processes.
 
         Args:

@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -68,8 +69,8 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         mesh = jax.make_mesh(shape, names, types)
     else:
         mesh = Mesh(np.array(devices).reshape(shape), names, axis_types=types)
-    for devices in mesh.devices.reshape(-1, tensor):
-        if len({device.process_index for device in devices}) > 1:
+    for row in mesh.devices.reshape(-1, tensor):
+        if len({device.process_index for device in row}) > 1:
             raise InputError(
                 f"config.mesh.tensor={tensor}: lies across processes; expected a divisor of the "
                 f"{jax.local_device_count()} devices of each"
@@ -92,7 +93,9 @@ def path_name(path: tuple) -> str:
     return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
 
 
-def parameter_shardings(mesh: Mesh, params, rules=HUBERT_RULES) -> dict:
+def parameter_shardings(
+    mesh: Mesh, params: Any, rules: Sequence[tuple[str, P]] = HUBERT_RULES
+) -> Any:
     """The NamedSharding of every parameter.
 
     Args:
@@ -105,7 +108,7 @@ def parameter_shardings(mesh: Mesh, params, rules=HUBERT_RULES) -> dict:
       InputError: a parameter that no rule or several rules match.
     """
 
-    def sharding(path, leaf):
+    def sharding(path: tuple, leaf: Any) -> NamedSharding:
         name = path_name(path)
         matching = [spec for pattern, spec in rules if re.fullmatch(pattern, name)]
         if len(matching) != 1:
@@ -126,7 +129,7 @@ def _divisible(mesh: Mesh, spec: P, shape: tuple[int, ...]) -> P:
     return P(*axes)
 
 
-def state_shardings(mesh: Mesh, state, params_shardings) -> dict:
+def state_shardings(mesh: Mesh, state: Any, params_shardings: Any) -> Any:
     """Shardings of a whole state: what mirrors the parameters lies as they do, the rest is whole.
 
     Optimiser moments are found by the parameter's path at the end of their own.
@@ -136,7 +139,7 @@ def state_shardings(mesh: Mesh, state, params_shardings) -> dict:
         for path, sharding in jax.tree_util.tree_leaves_with_path(params_shardings)
     }
 
-    def sharding(path, leaf):
+    def sharding(path: tuple, leaf: Any) -> NamedSharding:
         name = path_name(path)
         for parameter, found in by_path.items():
             if leaf.ndim and (name == parameter or name.endswith("/" + parameter)):

@@ -55,7 +55,7 @@ def with_parameters(state: TrainState, params: dict) -> TrainState:
         params,
         {name: state.params[name] for name in params},
     )
-    return state.replace(params={**state.params, **placed})
+    return TrainState(state.step, {**state.params, **placed}, state.opt_state)
 
 
 def _create(task: Task, key: jax.Array) -> TrainState:

@@ -134,7 +134,7 @@ class FrameSample:
     shards do not matter. Frames are kept in place; memory is that of the sample and a few percent.
     """
 
-    def __init__(self, max_frames: int, seed: int):
+    def __init__(self, max_frames: int, seed: int) -> None:
         if max_frames < 1:
             raise InputError(f"fit_max_frames={max_frames}: expected a positive number of frames")
         self._max_frames = max_frames

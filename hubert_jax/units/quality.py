@@ -166,7 +166,7 @@ def units_at_frames(labels: np.ndarray, label_rate: int, frames: int, rate: int)
 class JointCounts:
     """How often each phone meets each unit, utterance by utterance."""
 
-    def __init__(self, alignments: Mapping[str, Alignment], num_units: int, rate: int):
+    def __init__(self, alignments: Mapping[str, Alignment], num_units: int, rate: int) -> None:
         """Counts frames of `rate` Hz; rows are all phones of `alignments`, sorted."""
         self.phones = np.unique(np.concatenate([a.phones for a in alignments.values()]))
         self.counts = np.zeros((len(self.phones), num_units), np.int64)

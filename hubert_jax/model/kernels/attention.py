@@ -72,8 +72,8 @@ def splash(
     if lengths is None:
         lengths = jnp.full((query.shape[0],), frames, jnp.int32)
     padding = [(0, 0), (0, -frames % _SPLASH_BLOCK), (0, 0), (0, 0)]
-    padded = (jnp.pad(x, padding) for x in (scaled, key, value))
-    run = functools.partial(_splash_on_device, interpret=interpret)
+    padded = [jnp.pad(x, padding) for x in (scaled, key, value)]
+    run: Callable[..., jax.Array] = functools.partial(_splash_on_device, interpret=interpret)
     if sharding is not None:
         rows, _, heads, *_ = sharding.spec
         if heads is not None and query.shape[2] % sharding.mesh.shape[heads]:
@@ -89,7 +89,9 @@ def splash(
     return run(*padded, lengths)[:, :frames].astype(value.dtype)
 
 
-def _splash_on_device(query, key, value, lengths, interpret):
+def _splash_on_device(
+    query: jax.Array, key: jax.Array, value: jax.Array, lengths: jax.Array, *, interpret: bool
+) -> jax.Array:
     from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 
     frames, heads = query.shape[1:3]
@@ -111,8 +113,8 @@ def _splash_on_device(query, key, value, lengths, interpret):
         interpret=interpret,
     )
     segments = (jnp.arange(frames) >= lengths[:, None]).astype(jnp.int32)
-    by_head = (x.swapaxes(1, 2) for x in (query, key, value))
+    q, k, v = (x.swapaxes(1, 2) for x in (query, key, value))
     attended = jax.vmap(lambda q, k, v, s: kernel(q, k, v, segment_ids=pallas.SegmentIds(s, s)))(
-        *by_head, segments
+        q, k, v, segments
     )
     return attended.swapaxes(1, 2)

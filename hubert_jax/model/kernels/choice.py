@@ -59,7 +59,7 @@ def choose(
     """
     platform = execution.platform or jax.default_backend()
     backend, reason = _attention_backend(execution, architecture, regularization, platform)
-    attend = {
+    attend: Callable[..., jax.Array] = {
         "xla": attention.xla,
         "cudnn": attention.cudnn,
         "splash": functools.partial(attention.splash, sharding=activations),

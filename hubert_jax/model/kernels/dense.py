@@ -32,11 +32,11 @@ def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jnp.matmul(x, kernel)
 
 
-def _product_forward(x, kernel):
+def _product_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple]:
     return _product(x, kernel), (x, kernel)
 
 
-def _product_backward(residuals, gradient):
+def _product_backward(residuals: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     to_x = jax.lax.dot_general(gradient, kernel, (((gradient.ndim - 1,), (1,)), ((), ())))
     # Rows as one axis: contracting two axes makes XLA copy both factors.

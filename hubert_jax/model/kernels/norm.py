@@ -37,12 +37,12 @@ def _standardise(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return deviation * reciprocal, reciprocal
 
 
-def _forward(x, scale, bias):
+def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, tuple]:
     normalised, reciprocal = _standardise(x)
     return normalised * scale + bias, (normalised, reciprocal, scale)
 
 
-def _backward(residuals, gradient):
+def _backward(residuals: tuple, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     normalised, reciprocal, scale = residuals
     channels = normalised.shape[-1]
     scaled = gradient * scale
