@@ -22,6 +22,7 @@ import hubert_jax
 from hubert_jax import config as config_lib
 from hubert_jax import files, job
 from hubert_jax.errors import InputError
+from hubert_jax.report.assemble import ReportConfig, assemble
 from hubert_jax.stages import Stage, plan
 
 
@@ -72,9 +73,11 @@ def run(config: PipelineConfig) -> dict:
             results[stage.name], was_skipped = _run_stage(workdir, stage, keys[stage.name])
             if was_skipped:
                 skipped.append(stage.name)
-        from hubert_jax.report.assemble import assemble
-
-        return assemble(workdir, config, results, skipped)
+        seconds = {stage: result["seconds"] for stage, result in results.items()}
+        report = ReportConfig(
+            iterations=tuple(config.iterations), recognisers=("pretrained", "scratch")
+        )
+        return assemble(workdir, report, seconds, skipped)
 
 
 def code_digest() -> str:

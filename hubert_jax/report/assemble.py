@@ -1,170 +1,124 @@
-"""Gathers what the stages of a run found into `report.json`, `report.html` and the final table."""
+"""Gathers what a run's jobs found into report.json, report.html and a table on the terminal."""
 
-import io
-import json
+import dataclasses
 import pathlib
 from typing import Any
 
-import numpy as np
-
 from hubert_jax import files, job
-from hubert_jax.report.contents import Example, JointCounts, ReportData, read_curve
-from hubert_jax.report.table import table
 
-_EXAMPLE_SECONDS = (4.0, 8.0)
+_JOBS = ("prepare", "label", "train", "evaluate", "finetune", "decode", "export")
+
+Results = dict[str, dict[str, dict[str, Any]]]  # result.json by job and folder
+
+
+@dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """What is reported.
+
+    Attributes:
+      title: of the page.
+      iterations: folders of the run, in order; each may hold label, train, evaluate and export.
+      recognisers: folders of the run; each may hold finetune, decode and export.
+    """
+
+    title: str = "HuBERT: what this run learned"
+    iterations: tuple[str, ...] = ()
+    recognisers: tuple[str, ...] = ()
 
 
 def assemble(
-    workdir: pathlib.Path, config: Any, results: dict[str, dict], skipped: list[str]
+    workdir: pathlib.Path, config: ReportConfig, seconds: dict[str, float], skipped: list[str]
 ) -> dict:
-    """Writes WORKDIR/report.json and WORKDIR/report.html and prints the table.
+    """Writes WORKDIR/report.json and report.html, prints the table and returns the report.
 
-    The page is drawn again only when a stage ran, or when it is missing.
+    Page and table leave out what was not run; report.json has null or nothing there.
 
     Args:
-      workdir: the run's directory.
-      config: a `PipelineConfig`.
-      results: the content of every stage's `result.json`, by the stage's name.
-      skipped: names of the stages that were skipped this time.
+      workdir, config: the run's directory, and its folders.
+      seconds, skipped: time taken by each stage, and the stages that were not run again.
 
-    Returns:
-      The content of report.json.
+    Raises:
+      InputError: a file that a result names is missing or damaged.
     """
-    report = _report(config, results, skipped)
-    files.write_json(workdir / "report.json", report)
-    page = workdir / "report.html"
-    if len(skipped) < len(results) or not page.exists():
-        from hubert_jax.report.html import render
+    from hubert_jax.report import page, tables  # matplotlib is slow to import
 
-        render(_data(workdir, config, report), page)
-    print(f"\n{table(report)}\n\nreport: {page}", flush=True)
+    results: Results = {name: {} for name in _JOBS}
+    for name in _JOBS:
+        for folder in (*config.iterations, *config.recognisers) if name != "prepare" else ("",):
+            path = workdir / folder / name / "result.json"
+            if path.exists():
+                results[name][folder] = files.read_json(path, "result")
+    report = _report(results, config.iterations) | {"seconds": seconds, "skipped": skipped}
+    files.write_json(workdir / "report.json", report)
+    files.write_text(workdir / "report.html", page.render(workdir, config.title, results, report))
+    print(f"\n{tables.text(report)}\n\nreport: {workdir / 'report.html'}", flush=True)
     return report
 
 
-def _report(config: Any, results: dict[str, dict], skipped: list[str]) -> dict:
-    names = list(config.iterations)
-    first = results[f"{names[0]}-evaluate"]
-    targets = first["labels"][0]
-    prepared = results["prepare"]["splits"]
-    iterations = []
-    for name in names:
-        evaluated, trained = results[f"{name}-evaluate"], results[f"{name}-train"]
-        iterations.append(
-            {
-                "best_layer": evaluated["best_layer"],
-                "pnmi_by_layer": evaluated["pnmi_by_layer"],
-                # Every iteration has the same network, so one untrained network serves all.
-                "untrained_pnmi_by_layer": first["untrained_pnmi_by_layer"],
-                "k": evaluated["k"],
-                "masked_accuracy": trained["last"]["masked_accuracy"],
-                "commonest_unit_share": trained["commonest_unit_share"],
-                "targets": evaluated["labels"][0]["feature"],
-                "targets_pnmi": evaluated["labels"][0]["pnmi"],
-                "steps": trained["steps"],
-                "started_from": _started_from(config.iterations[name], name, names),
-            }
-        )
-    decoded = {name: results[f"{name}-decode"] for name in ("pretrained", "scratch")}
-    differences = [
-        result["max_abs_difference"] for stage, result in results.items() if "export" in stage
-    ]
+def _report(results: Results, names: tuple[str, ...]) -> dict[str, Any]:
+    trained, tuned, decoded = results["train"], results["finetune"], results["decode"]
+    scored = list(results["evaluate"].values())
+    mfcc = next((found["mfcc"] for found in scored if "mfcc" in found), {})
+    labels = [entry for found in scored for entry in found.get("labels", ())]
+    targets = (entry["pnmi"] for entry in labels if entry["feature"]["kind"] == "mfcc")
+    exports = {name: found["max_abs_difference"] for name, found in results["export"].items()}
+    worst = max(exports.values()) if exports and None not in exports.values() else None
+    model = [("parameters", found["parameters"]) for found in trained.values()][:1]
+    model += [(f"steps, {name}", found["steps"]) for name, found in trained.items()]
+    model += [("steps, fine-tuning", found["steps"]) for found in tuned.values()][:1]
+    jobs = [found for folders in results.values() for found in folders.values()]
     return {
-        # Fitted like the layers' codebooks; the first iteration's targets, fitted with more
-        # starts on more frames, are beside it.
-        "mfcc": {
-            "k": first["mfcc"]["k"],
-            "pnmi": max(first["mfcc"]["pnmi"], targets["pnmi"]),
-            "phone_purity": targets["phone_purity"],
-            "cluster_purity": targets["cluster_purity"],
-            "pnmi_as_targets": targets["pnmi"],
-            "pnmi_as_layers": first["mfcc"]["pnmi"],
-            "frame_rate": first["frame_rate"],
-        },
-        "iterations": iterations,
-        "wer": {name: _beam(result["wer"]) for name, result in decoded.items()},
-        "cer": {name: _beam(result["cer"]) for name, result in decoded.items()},
-        "export": {"max_abs_difference": None if None in differences else max(differences)},
-        "seconds": {stage: result["seconds"] for stage, result in results.items()},
-        "skipped": skipped,
+        # Fitted as the layers' codebooks are; training targets have more starts and more frames.
+        "mfcc": {key: mfcc.get(key) for key in ("k", "pnmi", "phone_purity", "cluster_purity")}
+        | {"pnmi_as_layers": mfcc.get("pnmi"), "pnmi_as_targets": next(targets, None)}
+        | {"frame_rate": next((found["frame_rate"] for found in scored), None)},
+        "iterations": _iterations(results, names),
+        "wer": {name: best(found["wer"]) for name, found in decoded.items()},
+        "cer": {name: best(found["cer"]) for name, found in decoded.items()},
+        "started_from": {name: _start(found, trained) for name, found in tuned.items()},
+        "export": {"max_abs_difference": worst, "by_folder": exports},
         "corpus": {
-            split: {key: prepared[split][key] for key in ("utterances", "seconds", "speakers")}
-            for split in prepared
+            split: {key: found[key] for key in ("utterances", "seconds", "speakers")}
+            for split, found in results["prepare"].get("", {"splits": {}})["splits"].items()
         },
-        "model": {
-            "parameters": results[f"{names[0]}-train"]["parameters"],
-            **{f"steps, {name}": results[f"{name}-train"]["steps"] for name in names},
-            "steps, fine-tuning": results["pretrained-finetune"]["steps"],
-        },
-        "versions": job.versions() | results["pretrained-finetune"]["versions"],
+        "model": dict(model),
+        "versions": job.versions() | {k: v for found in jobs for k, v in found["versions"].items()},
     }
 
 
-def _started_from(iteration: Any, name: str, names: list[str]) -> str:
-    position = names.index(name)
-    if position and iteration.get("continue_previous", False):
-        return f"weights of {names[position - 1]}"
-    return "scratch"
+def _iterations(results: Results, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    iterations, untrained = [], []
+    for name in names:
+        train, scored = results["train"].get(name, {}), results["evaluate"].get(name, {})
+        targets = next(iter(scored.get("labels", ())), {})
+        # One untrained network serves all iterations of its architecture that are scored alike.
+        alike = [train.get("architecture"), scored.get("k"), scored.get("frame_rate")]
+        untrained.insert(0, (alike, scored.get("untrained_pnmi_by_layer")))
+        iterations.append(
+            {"name": name}
+            | {key: scored.get(key) for key in ("best_layer", "k")}
+            | {key: train.get(key) for key in ("commonest_unit_share", "steps")}
+            | {
+                "pnmi_by_layer": scored.get("pnmi_by_layer", {}),
+                "untrained_pnmi_by_layer": next((p for a, p in untrained if p and a == alike), {}),
+                "masked_accuracy": train.get("last", {}).get("masked_accuracy"),
+                "targets": targets.get("feature"),
+                "targets_pnmi": targets.get("pnmi"),
+                "started_from": _start(train, results["train"]) if train else None,
+            }
+        )
+    return iterations
 
 
-def _beam(rates: dict[str, float]) -> float:
-    return rates.get("beam", rates["greedy"])
+def _start(found: dict[str, Any], trained: dict[str, dict[str, Any]]) -> str:
+    """Whose weights a run started from, or "scratch"."""
+    if not found["init_from"]:
+        return "scratch"
+    weights = found["inputs"]["init_from"]
+    names = (name for name, train in trained.items() if train["fingerprint"] == weights)
+    return f"weights of {next(names, found['init_from'])}"
 
 
-def _data(workdir: pathlib.Path, config: Any, report: dict) -> ReportData:
-    names = list(config.iterations)
-    return ReportData(
-        report=report,
-        pretraining=[read_curve(workdir / name / "train/metrics.jsonl") for name in names],
-        finetuning={
-            name: read_curve(workdir / name / "finetune/metrics.jsonl")
-            for name in ("pretrained", "scratch")
-        },
-        joint=_joint(workdir / names[-1] / "evaluate/joint_counts.npz", names),
-        example=_example(workdir, config, names[-1]),
-        hypotheses=_hypotheses(workdir),
-    )
-
-
-def _joint(path: pathlib.Path, names: list[str]) -> JointCounts:
-    """The units that the last iteration was trained on, as the example shows them."""
-    with np.load(io.BytesIO(path.read_bytes())) as counts:
-        source = f"targets of iteration {len(names)}, {counts['labels_0'].shape[1]} units"
-        return JointCounts([str(phone) for phone in counts["phones"]], counts["labels_0"], source)
-
-
-def _example(workdir: pathlib.Path, config: Any, iteration: str) -> Example | None:
-    """The first development utterance of a length that is good to look at."""
-    from hubert_jax.data import manifests, records
-    from hubert_jax.units import quality
-
-    alignments = quality.read_alignments(config.alignments)
-    labels = workdir / iteration / "label" / config.dev_split
-    units = dict(records.read_labels(labels))
-    rate = manifests.read_label_manifest(labels).rate_hz
-    shortest, longest = _EXAMPLE_SECONDS
-    for utterance in records.read_audio(workdir / "prepare" / config.dev_split):
-        seconds = len(utterance.audio) / 16_000
-        if shortest <= seconds <= longest and utterance.id in alignments:
-            found = alignments[utterance.id]
-            phones = list(
-                zip(found.starts.tolist(), found.ends.tolist(), found.phones.tolist(), strict=True)
-            )
-            return Example(
-                utterance.id,
-                utterance.audio,
-                units[utterance.id].astype(np.int64),
-                phones,
-                utterance.text,
-                rate,
-            )
-    return None
-
-
-def _hypotheses(workdir: pathlib.Path) -> list[dict[str, str]]:
-    rows: dict[str, dict[str, str]] = {}
-    for name in ("pretrained", "scratch"):
-        for line in (workdir / name / "decode/hypotheses.jsonl").read_text().splitlines():
-            entry = json.loads(line)
-            row = rows.setdefault(entry["id"], {"id": entry["id"], "reference": entry["reference"]})
-            row[name] = entry.get("beam", entry["greedy"])
-    return list(rows.values())
+def best(ways: dict[str, Any]) -> Any:
+    """What the beam search gave, or else greedy decoding."""
+    return ways.get("beam", ways["greedy"])
