@@ -98,25 +98,28 @@ def finetuning(steps: int, peak_learning_rate: float, freeze_steps: int) -> dict
 
 
 def pipeline(it1_steps: int, it2_steps: int) -> ConfigDict:
-    """All stages; the pipeline sets their paths."""
+    """All stages; what a stage reads of another one stands in its `inputs`."""
+    splits = dict(train="prepare:train", dev="prepare:dev-mini")
+    both = (splits["train"], splits["dev"])
     return ConfigDict(
         dict(
             workdir="runs/demo",
-            prepare=dict(
-                corpus="examples/minilibri",
-                splits=("train=train-clean-5+train-clean-100", "train-clean-5", "dev-mini"),
-            ),
-            train_split="train",
-            finetune_split="train-clean-5",
-            dev_split="dev-mini",
-            alignments="examples/minilibri/alignments/dev-mini.phones.txt",
-            iterations=dict(
+            stages=dict(
+                prepare=dict(
+                    corpus="examples/minilibri",
+                    splits=("train=train-clean-5+train-clean-100", "train-clean-5", "dev-mini"),
+                ),
                 it1=dict(
-                    label=dict(feature="mfcc", num_clusters=100, seed=0),
-                    train=pretraining(it1_steps, (0.5, 0.5, 1.0), (0, 300, 700), 2e-3),
+                    label=dict(inputs=dict(audio=both), feature="mfcc", num_clusters=100, seed=0),
+                    train=dict(
+                        pretraining(it1_steps, (0.5, 0.5, 1.0), (0, 300, 700), 2e-3),
+                        inputs=dict(audio=splits["train"], labels=("it1/label:train",)),
+                    ),
+                    evaluate=evaluation("it1", untrained=True),
                 ),
                 it2=dict(
                     label=dict(
+                        inputs=dict(audio=both, checkpoint="it1/train"),
                         feature="layer",
                         layer=3,
                         num_clusters=100,
@@ -124,12 +127,58 @@ def pipeline(it1_steps: int, it2_steps: int) -> ConfigDict:
                         fit_max_frames=60_000,
                         kmeans=dict(n_init=5),  # each start takes more than a second here
                     ),
-                    train=pretraining(it2_steps, (1.0,), (0,), 1e-3),
-                    continue_previous=True,
+                    train=dict(
+                        pretraining(it2_steps, (1.0,), (0,), 1e-3),
+                        inputs=dict(
+                            audio=splits["train"],
+                            labels=("it2/label:train",),
+                            init_from="it1/train",
+                        ),
+                    ),
+                    evaluate=evaluation("it2"),
+                    export=dict(inputs=dict(checkpoint="it2/train", audio=splits["dev"])),
                 ),
+                pretrained=recognition("pretrained", init_from="it2/train", export=True),
+                scratch=recognition("scratch"),
             ),
-            evaluate=dict(num_clusters=100, frame_rate=50, seed=0, fit_max_frames=60_000),
-            finetune=finetuning(320, 3e-4, 240),
-            decode=dict(beam_size=20),
+            report=dict(
+                title="HuBERT on 1.7 hours of speech",
+                iterations=("it1", "it2"),
+                recognisers=("pretrained", "scratch"),
+            ),
         )
     )
+
+
+def evaluation(iteration: str, untrained: bool = False) -> dict:
+    """Layers of an iteration's network, and its targets, beside MFCC."""
+    return dict(
+        inputs=dict(
+            audio="prepare:dev-mini",
+            fit_audio="prepare:train",
+            checkpoint=f"{iteration}/train",
+            labels=(f"{iteration}/label:dev-mini",),
+        ),
+        alignments="examples/minilibri/alignments/dev-mini.phones.txt",
+        untrained=untrained,
+        num_clusters=100,
+        frame_rate=50,
+        seed=0,
+        fit_max_frames=60_000,
+    )
+
+
+def recognition(group: str, init_from: str = "", export: bool = False) -> dict:
+    """Fine-tuning, decoding and perhaps an export of one network."""
+    inputs = dict(audio="prepare:train-clean-5")
+    tuned = finetuning(320, 3e-4, 240)
+    if init_from:
+        inputs["init_from"] = init_from
+    else:
+        tuned["init_from"] = ""
+    checkpoint = f"{group}/finetune"
+    dev = dict(checkpoint=checkpoint, audio="prepare:dev-mini")
+    stages = dict(finetune=dict(tuned, inputs=inputs), decode=dict(inputs=dev, beam_size=20))
+    if export:
+        stages["export"] = dict(inputs=dev)
+    return stages

@@ -16,40 +16,27 @@ everything, since the other paths name what an earlier job wrote.
 from ml_collections import ConfigDict
 
 from configs import demo
+from hubert_jax.layout import Reference
 
 WORKDIR = "runs/small"
 PARTS = ("prepare", "label", "train", "evaluate", "finetune", "decode", "export")
 
 
 def get_config(part: str = "train") -> ConfigDict:
-    """The part of one job."""
-    run = demo.get_config()
-    audio = {
-        "train": f"{WORKDIR}/prepare/{run.train_split}",
-        "finetune": f"{WORKDIR}/prepare/{run.finetune_split}",
-        "dev": f"{WORKDIR}/prepare/{run.dev_split}",
-    }
-    pretrained = f"orbax:{WORKDIR}/train/checkpoints"
-    finetuned = f"orbax:{WORKDIR}/finetune/checkpoints"
-    iteration = run.iterations.it1
-    parts = {
-        "prepare": dict(run.prepare),
-        "label": dict(iteration.label, audio=(audio["train"], audio["dev"])),
-        "train": dict(
-            iteration.train,
-            audio=audio["train"],
-            labels=(f"{WORKDIR}/label/{run.train_split}",),
-        ),
-        "evaluate": dict(
-            run.evaluate,
-            audio=audio["dev"],
-            fit_audio=audio["train"],
-            alignments=run.alignments,
-            labels=(f"{WORKDIR}/label/{run.dev_split}",),
-            checkpoint=pretrained,
-        ),
-        "finetune": dict(run.finetune, audio=audio["finetune"], init_from=pretrained),
-        "decode": dict(run.decode, audio=audio["dev"], checkpoint=finetuned),
-        "export": dict(checkpoint=finetuned, audio=audio["dev"]),
-    }
-    return ConfigDict(dict(parts[part], workdir=WORKDIR))
+    """The part of one job: the demonstration's first iteration, then its fine-tuning."""
+    stages = demo.get_config().stages.to_dict()
+    group = "it1" if part in ("label", "train", "evaluate") else "pretrained"
+    values = stages[part] if part == "prepare" else stages[group][part]
+    inputs = values.pop("inputs", {})
+    if part == "evaluate":
+        values["untrained"] = False
+    paths = {key: _paths(reference) for key, reference in inputs.items()}
+    return ConfigDict(dict(values, **paths, workdir=WORKDIR))
+
+
+def _paths(reference: str | tuple) -> str | tuple:
+    """Where the job by job way has what a stage of the demonstration reads."""
+    if isinstance(reference, tuple):
+        return tuple(_paths(part) for part in reference)
+    stage = reference.replace("it1/", "").replace("it2/", "").replace("pretrained/", "")
+    return Reference.parse(stage).path(WORKDIR)

@@ -67,7 +67,10 @@ def read(arguments: list[str], job: str, schema: type) -> Any:
         else on the command line.
     """
     path, overrides = _split(arguments)
-    config = _with_defaults(schema, _load(path, job))
+    values = _load(path, job)
+    if hasattr(schema, "with_defaults"):  # of groups that the dataclass does not know
+        values = schema.with_defaults(values)
+    config = with_defaults(schema, values)
     for override in overrides:
         _apply(config, override)
     return config_lib.build(schema, _without_placeholders(config))
@@ -126,7 +129,7 @@ def _load(path: str, job: str) -> Mapping[str, Any]:
     )
 
 
-def _with_defaults(schema: type, values: Mapping[str, Any]) -> ConfigDict:
+def with_defaults(schema: type, values: Mapping[str, Any]) -> ConfigDict:
     """The file's values and, for keys that it lacks, the defaults of the schema."""
     complete = {name: value for name, value in values.items()}
     hints = get_type_hints(schema)
@@ -135,13 +138,13 @@ def _with_defaults(schema: type, values: Mapping[str, Any]) -> ConfigDict:
         if field.name in complete:
             group = complete[field.name]
             if dataclasses.is_dataclass(kind) and hasattr(group, "items"):
-                complete[field.name] = _with_defaults(kind, group)
+                complete[field.name] = with_defaults(kind, group)
             elif kind is float and type(group) is int:
                 complete[field.name] = float(group)
         elif field.default is dataclasses.MISSING:
             # A required key: it has a type, so that it can be overridden, but no value yet.
             complete[field.name] = (
-                _with_defaults(kind, {}) if dataclasses.is_dataclass(kind) else _unset(kind)
+                with_defaults(kind, {}) if dataclasses.is_dataclass(kind) else _unset(kind)
             )
         elif dataclasses.is_dataclass(kind):
             complete[field.name] = dataclasses.asdict(field.default)

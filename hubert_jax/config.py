@@ -13,11 +13,18 @@ import json
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from hubert_jax.errors import InputError
 
 Schema = TypeVar("Schema")
+T = TypeVar("T")
+
+# Says where things lie, how fast or how often, but does not decide what comes out: a run goes on,
+# and a finished job stays valid, when it changes.
+MayChange = Annotated[T, "may change"]
+# Names files; what is in them decides, not what they are called.
+Reads = Annotated[T, "reads"]
 
 
 def build(schema: type[Schema], values: Mapping[str, Any], path: str = "config") -> Schema:
@@ -95,14 +102,6 @@ def _checked(expected: Any, value: Any, path: str) -> Any:
     return value
 
 
-def may_change(default: Any = dataclasses.MISSING) -> Any:
-    """A field that says where things lie or how fast and how often, but not what comes out.
-
-    A run goes on, and a finished job stays valid, when its value changes.
-    """
-    return dataclasses.field(default=default, metadata={"may_change": True})
-
-
 def decisive(config: Any, complete: bool = False) -> dict[str, Any]:
     """The values of a configuration that decide what comes out, JSON-able.
 
@@ -112,12 +111,12 @@ def decisive(config: Any, complete: bool = False) -> dict[str, Any]:
         default changes nothing.
 
     Returns:
-      Nested dictionaries; no field of `may_change`.
+      Nested dictionaries; no field that is `MayChange` or `Reads`.
     """
     found = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.metadata.get("may_change"):
+        if field_marks(type(config), field.name):
             continue
         if dataclasses.is_dataclass(value):
             values = decisive(value, complete)
@@ -126,6 +125,16 @@ def decisive(config: Any, complete: bool = False) -> dict[str, Any]:
         elif complete or value != field.default:
             found[field.name] = json.loads(json.dumps(value))
     return found
+
+
+def field_marks(schema: type, name: str) -> tuple[str, ...]:
+    """Whether a field is `MayChange` or `Reads`: the marks of its annotation."""
+    return getattr(_annotations(schema)[name], "__metadata__", ())
+
+
+@functools.cache
+def _annotations(schema: type) -> dict[str, Any]:
+    return typing.get_type_hints(schema, include_extras=True)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -14,11 +14,14 @@ import time
 import numpy as np
 
 from hubert_jax import files, job
-from hubert_jax.config import may_change
+from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
 
 _PAIRS_SHOWN = 5
+
+
+VERSION = 1  # raise it when the same configuration and inputs give another output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +32,14 @@ class DecodeConfig:
     added for every word.
     """
 
-    workdir: str = may_change()
-    checkpoint: str  # network with a CTC head: orbax:DIR, orbax:DIR@STEP, hf:DIR, fairseq:FILE, ...
-    audio: str  # directory of a prepared split
+    workdir: MayChange[str]
+    checkpoint: Reads[str]  # network with a CTC head: orbax:DIR, orbax:DIR@STEP, hf:DIR, ...
+    audio: Reads[str]  # directory of a prepared split
     greedy: bool = False  # greedy only, no beam search
     beam_size: int = 20
     beam_threshold: float = 20.0  # nats
     word_score: float = 0.0
-    execution: Execution = may_change(Execution())  # how the network runs
+    execution: MayChange[Execution] = Execution()  # how the network runs
 
     def __post_init__(self):
         if self.beam_size < 1:

@@ -12,10 +12,12 @@ import pathlib
 import time
 
 from hubert_jax import files, job
-from hubert_jax.config import may_change
+from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
 from hubert_jax.units.kmeans import KMeansConfig
+
+VERSION = 1  # raise it when the same configuration and inputs give another output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,20 +43,20 @@ class EvaluateConfig:
       execution: how the network runs.
     """
 
-    workdir: str = may_change()
-    audio: str
-    alignments: str
-    labels: tuple[str, ...] = ()
-    checkpoint: str = ""
+    workdir: MayChange[str]
+    audio: Reads[str]
+    alignments: Reads[str]
+    labels: Reads[tuple[str, ...]] = ()
+    checkpoint: Reads[str] = ""
     layers: tuple[int, ...] = ()
     untrained: bool = False
-    fit_audio: str = ""
+    fit_audio: Reads[str] = ""
     num_clusters: int = 100
     seed: int = 0
     fit_max_frames: int = 100_000
     frame_rate: int = 50
     kmeans: KMeansConfig = KMeansConfig(n_init=3, max_no_improvement=20)
-    execution: Execution = may_change(Execution())
+    execution: MayChange[Execution] = Execution()
 
 
 def run(config: EvaluateConfig) -> dict:

@@ -19,6 +19,8 @@ from hubert_jax.training import distributed, sharding
 from hubert_jax.training.fit import fit
 from hubert_jax.vocabulary import LIBRISPEECH
 
+VERSION = ctc.VERSION
+
 
 def run(config: FinetuneConfig) -> dict:
     """Fine-tunes; returns the content of `WORKDIR/finetune/result.json`.

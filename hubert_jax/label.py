@@ -14,13 +14,16 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from hubert_jax import files, job
-from hubert_jax.config import may_change
+from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
 from hubert_jax.units.kmeans import Codebook, KMeansConfig
 
 if TYPE_CHECKING:
     from hubert_jax.units.features import Feature
+
+
+VERSION = 1  # raise it when the same configuration and inputs give another output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,18 +47,18 @@ class LabelConfig:
       execution: how the network runs.
     """
 
-    workdir: str = may_change()
-    audio: tuple[str, ...]
+    workdir: MayChange[str]
+    audio: Reads[tuple[str, ...]]
     feature: str = "mfcc"
-    checkpoint: str = ""
+    checkpoint: Reads[str] = ""
     layer: int = 0
     num_clusters: int = 100
     seed: int = 0
     fit_share: float = 1.0
     fit_max_frames: int = 10_000_000
-    codebook: str = ""
+    codebook: Reads[str] = ""
     kmeans: KMeansConfig = KMeansConfig()
-    execution: Execution = may_change(Execution())
+    execution: MayChange[Execution] = Execution()
 
 
 def run(config: LabelConfig) -> dict:

@@ -1,58 +1,99 @@
-"""Runs all jobs in order from one configuration, and writes the report.
+"""Runs jobs one after another from one configuration, and writes the report.
 
-corpus -> audio shards -> MFCC units -> pre-training -> layer units -> pre-training again -> CTC
-fine-tuning beside the same network from scratch -> decoding -> export -> report.html.
-
-Restartable: a stage whose inputs, configuration and code are unchanged (by digest) is skipped,
-any other runs again, and what was interrupted continues. Writes WORKDIR/report.json,
-WORKDIR/report.html and what each job writes.
+The configuration lists the stages; which reads from which follows from their inputs. A stage runs
+again only when its job's version, its configuration or the content of its inputs has changed;
+what it had written is then set aside, not deleted, and comes back when the change is undone. What
+was interrupted continues. Writes WORKDIR/report.json, WORKDIR/report.html and what each job
+writes. `--dry_run` prints what would run, and why, and touches nothing.
 """
 
 import contextlib
 import dataclasses
 import fcntl
+import graphlib
 import hashlib
+import os
 import pathlib
 import shutil
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import hubert_jax
+from hubert_jax import (
+    check,
+    command_line,
+    decode,
+    evaluate,
+    export,
+    files,
+    finetune,
+    job,
+    label,
+    prepare,
+    train,
+)
 from hubert_jax import config as config_lib
-from hubert_jax import files, job
-from hubert_jax.errors import InputError
+from hubert_jax.config import MayChange
+from hubert_jax.errors import Diverged, InputError
+from hubert_jax.layout import Reference, group_directory, job_of, stage_directory
 from hubert_jax.report.assemble import ReportConfig, assemble
-from hubert_jax.stages import Stage, plan
+
+# The configuration and the function of every job that can be a stage.
+JOBS: dict[str, tuple[type, Callable[[Any], dict], int]] = {
+    "prepare": (prepare.PrepareConfig, prepare.run, prepare.VERSION),
+    "check": (train.TrainConfig, check.run, check.VERSION),
+    "label": (label.LabelConfig, label.run, label.VERSION),
+    "train": (train.TrainConfig, train.run, train.VERSION),
+    "evaluate": (evaluate.EvaluateConfig, evaluate.run, evaluate.VERSION),
+    "finetune": (finetune.FinetuneConfig, finetune.run, finetune.VERSION),
+    "decode": (decode.DecodeConfig, decode.run, decode.VERSION),
+    "export": (export.ExportConfig, export.run, export.VERSION),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class PipelineConfig:
-    """Configuration of a whole run; the values of each group are those of its job.
+    """Configuration of a pipeline.
 
     Attributes:
       workdir: where everything is written.
-      prepare: of the prepare job.
-      train_split, finetune_split, dev_split: names among the prepared splits: pre-trained on,
-        fine-tuned on (transcribed), evaluated on (transcribed, with alignments).
-      alignments: phone alignments of the development split.
-      iterations: named groups in order, each with `label`, `train` and, optionally,
-        `continue_previous`: start from the weights of the iteration before.
-      evaluate: of the evaluate job.
-      finetune: of the finetune job, from the last iteration and from scratch.
-      decode: of the decode job.
+      stages: by name, JOB or GROUP.JOB: the values of the job's configuration and `inputs`, which
+        maps its keys to what other stages write (see `layout`).
+      report: which groups the report is about.
     """
 
-    workdir: str
-    prepare: Any
-    train_split: str
-    finetune_split: str
-    dev_split: str
-    alignments: str
-    iterations: Any
-    evaluate: Any
-    finetune: Any
-    decode: Any
+    workdir: MayChange[str]
+    stages: Any
+    report: MayChange[ReportConfig] = ReportConfig()
+
+    @staticmethod
+    def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+        """`values` with every key of every stage's job, so that all of them can be overridden."""
+        complete = dict(values.items())
+        complete["stages"] = {}
+        for name, stage in _listed(values["stages"]):
+            schema = JOBS[job_of(name)][0]
+            filled = command_line.with_defaults(schema, dict(stage.items()))
+            group, _, last = name.rpartition("/")
+            where = complete["stages"].setdefault(group, {}) if group else complete["stages"]
+            where[last] = filled
+        return complete
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One job of a run, ready to start.
+
+    Attributes:
+      name: JOB or GROUP/JOB.
+      config: its configuration, with the paths of its inputs.
+      inputs: keys of the configuration that name outputs of other stages.
+    """
+
+    name: str
+    config: Any
+    inputs: dict[str, tuple[Reference, ...]]
 
 
 def run(config: PipelineConfig) -> dict:
@@ -60,85 +101,262 @@ def run(config: PipelineConfig) -> dict:
 
     Raises:
       InputError: of any stage; the message begins with the stage's name.
+      Diverged: a training did.
     """
-    workdir = files.require_writable(config.workdir)
     stages = plan(config)
-    code = code_digest()
+    workdir = files.require_writable(config.workdir)
     with _locked(workdir):
-        keys: dict[str, str] = {}
+        _keep_compiled(workdir)
         results: dict[str, dict] = {}
         skipped = []
         for stage in stages:
-            keys[stage.name] = _key(stage, keys, code)
-            results[stage.name], was_skipped = _run_stage(workdir, stage, keys[stage.name])
+            results[stage.name], was_skipped = _run_stage(workdir, stage, results)
             if was_skipped:
                 skipped.append(stage.name)
-        seconds = {stage: result["seconds"] for stage, result in results.items()}
-        report = ReportConfig(
-            iterations=tuple(config.iterations), recognisers=("pretrained", "scratch")
+        seconds = {name: result["seconds"] for name, result in results.items()}
+        return assemble(workdir, config.report, seconds, skipped)
+
+
+def dry_run(config: PipelineConfig) -> dict:
+    """Prints every stage, whether it would run, and why; touches nothing."""
+    workdir = pathlib.Path(config.workdir)
+    results: dict[str, dict] = {}
+    runs: list[str] = []
+    for stage in plan(config):
+        sources = {ref.stage for refs in stage.inputs.values() for ref in refs}
+        waiting = [name for name in sorted(sources) if name not in results]
+        if waiting:
+            state = f"runs after {', '.join(waiting)}, unless they give the same again"
+        else:
+            state, result = _state(workdir, stage, _key_parts(workdir, stage, results, keep=False))
+            if result is not None:
+                results[stage.name] = result
+        if stage.name not in results:
+            runs.append(stage.name)
+        print(f"[{stage.name}] {state}", flush=True)
+    return {"runs": runs}
+
+
+def plan(config: PipelineConfig) -> list[Stage]:
+    """All stages in an order in which inputs come first, every configuration checked.
+
+    Raises:
+      InputError: an unknown job or stage, stages that wait for each other, a split that is not
+        prepared, or what a job's configuration refuses; the message begins with the stage's name.
+    """
+    listed = dict(_listed(config.stages))
+    stages = {}
+    for name, values in listed.items():
+        with _named(name):
+            stages[name] = _stage(config.workdir, name, values, listed)
+    order: graphlib.TopologicalSorter[str] = graphlib.TopologicalSorter()
+    for name, stage in stages.items():
+        order.add(name, *(ref.stage for refs in stage.inputs.values() for ref in refs))
+    try:
+        return [stages[name] for name in order.static_order()]
+    except graphlib.CycleError as error:
+        cycle = " -> ".join(error.args[1])
+        raise InputError(f"config.stages: {cycle} wait for each other") from None
+
+
+def _listed(stages: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """(name, values) of every stage."""
+    found = []
+    for name, values in stages.items():
+        members = {name: values} if name in JOBS else {f"{name}/{j}": v for j, v in values.items()}
+        for member, given in members.items():
+            if job_of(member) not in JOBS:
+                raise InputError(
+                    f"config.stages.{member.replace('/', '.')}: no such job; known: "
+                    f"{', '.join(JOBS)}"
+                )
+            found.append((member, given))
+    return found
+
+
+def _stage(workdir: str, name: str, values: Mapping[str, Any], listed: Mapping[str, Any]) -> Stage:
+    values = dict(values.items())
+    inputs = {}
+    for key, given in (values.pop("inputs", None) or {}).items():
+        texts = (given,) if isinstance(given, str) else tuple(given)
+        inputs[key] = tuple(Reference.parse(text) for text in texts)
+        for reference in inputs[key]:
+            _require(reference, key, listed)
+        paths = tuple(reference.path(workdir) for reference in inputs[key])
+        values[key] = paths[0] if isinstance(given, str) else paths
+    values["workdir"] = group_directory(workdir, name)
+    path = f"config.stages.{name.replace('/', '.')}"
+    return Stage(name, config_lib.build(JOBS[job_of(name)][0], values, path), inputs)
+
+
+def _require(reference: Reference, key: str, listed: Mapping[str, Any]) -> None:
+    """Refuses a reference to a stage or a split that there is not."""
+    if reference.stage not in listed:
+        raise InputError(
+            f"inputs.{key}={reference.stage}: no such stage; there are {', '.join(listed)}"
         )
-        return assemble(workdir, report, seconds, skipped)
+    if reference.split and job_of(reference.stage) == "prepare":
+        default = JOBS["prepare"][0].splits
+        splits = prepare.split_folders(tuple(listed[reference.stage].get("splits", default)))
+        if reference.split not in splits:
+            raise InputError(
+                f"inputs.{key}={reference.stage}:{reference.split}: no such split; prepared are "
+                f"{', '.join(splits)}"
+            )
 
 
-def code_digest() -> str:
-    """SHA-256 over the package's Python files, names and contents."""
-    package = pathlib.Path(hubert_jax.__file__).parent
+def _key_parts(
+    workdir: pathlib.Path, stage: Stage, results: Mapping[str, dict], keep: bool = True
+) -> dict[str, Any]:
+    """What a stage's outcome depends on; `keep` digests of outside files for the next call."""
+    values = config_lib.decisive(stage.config, complete=True)
+    outside = {}
+    for field in dataclasses.fields(stage.config):
+        marks = config_lib.field_marks(type(stage.config), field.name)
+        if "reads" in marks and field.name not in stage.inputs:
+            outside[field.name] = _outside(workdir, getattr(stage.config, field.name), keep)
+    return {
+        "version": JOBS[job_of(stage.name)][2],
+        "config": values,
+        "inputs": {
+            key: [reference.digest(results[reference.stage]) for reference in references]
+            for key, references in stage.inputs.items()
+        },
+        "files": outside,
+    }
+
+
+def _outside(workdir: pathlib.Path, value: str | tuple[str, ...], keep: bool) -> Any:
+    """Digest of files that no stage has written; a value that names none is itself."""
+    if not isinstance(value, str):
+        return [_outside(workdir, part, keep) for part in value]
+    scheme, _, rest = value.partition(":")
+    path = pathlib.Path(rest if scheme in ("hf", "fairseq", "torchaudio", "orbax") else value)
+    if not value or not path.exists():
+        return value
+    return _content_digest(path, workdir / "stages" / "files.json", keep)
+
+
+def _content_digest(path: pathlib.Path, cache: pathlib.Path, keep: bool) -> str:
+    """Digest of a file's or folder's names and contents; read only where a time has changed."""
+    found = sorted(path.rglob("*")) if path.is_dir() else [path]
+    listed = [file for file in found if file.is_file()]
+    status = [(str(file), file.stat()) for file in listed]
+    stamp = config_lib.digest([[name, s.st_size, s.st_mtime_ns] for name, s in status])
+    known = files.read_json(cache, "digests of files") if cache.exists() else {}
+    entry = known.get(str(path.absolute()), {})
+    if entry.get("stamp") == stamp:
+        return entry["digest"]
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(str(path.relative_to(package)).encode())
-        digest.update(path.read_bytes())
+    for file in listed:
+        name = os.path.relpath(file, path)
+        digest.update(f"{name} {files.sha256_file(file)}\n".encode())
+    if keep:
+        known[str(path.absolute())] = {"stamp": stamp, "digest": digest.hexdigest()}
+        files.write_json(cache, known)
     return digest.hexdigest()
 
 
-def _key(stage: Stage, keys: dict[str, str], code: str) -> str:
-    """What a stage's outcome depends on: its configuration, inputs, files and the code."""
-    return config_lib.digest(
-        {
-            "config": config_lib.to_dict(stage.config),
-            "after": {name: keys[name] for name in stage.after},
-            "files": {path: _files_digest(path) for path in stage.reads},
-            "code": code,
-        }
-    )
+def _state(workdir: pathlib.Path, stage: Stage, parts: dict[str, Any]) -> tuple[str, dict | None]:
+    """What would become of a stage, in words, and its result where it is finished."""
+    record = _record(workdir, stage.name)
+    directory = pathlib.Path(stage_directory(str(workdir), stage.name))
+    key = config_lib.digest(parts)
+    if record.get("key") == key and record.get("finished") and _result(directory):
+        return "skipped: version, configuration and inputs are unchanged", _result(directory)
+    aside = _aside(workdir, stage.name, key)
+    if record.get("key") != key and aside.exists():
+        return f"taken back from {aside}", _result(aside / "output")
+    if not directory.exists() or not record:
+        return "runs", None
+    if record.get("key") == key:
+        return "continues", None
+    return f"runs again: {_changes(record.get('parts', {}), parts)}", None
 
 
-def _files_digest(path: str) -> str:
-    """Digest of a file's or folder's names, sizes and times of change."""
-    root = pathlib.Path(path)
-    if not root.exists():
-        raise InputError(f"{path}: not found; expected the input of a stage")
-    found = sorted(root.rglob("*")) if root.is_dir() else [root]
-    listing = []
-    for file in found:
-        status = file.stat()
-        listing.append([str(file.relative_to(root)), status.st_size, status.st_mtime_ns])
-    return config_lib.digest(listing)
-
-
-def _run_stage(workdir: pathlib.Path, stage: Stage, key: str) -> tuple[dict, bool]:
+def _run_stage(
+    workdir: pathlib.Path, stage: Stage, results: Mapping[str, dict]
+) -> tuple[dict, bool]:
     """Skips, continues or runs a stage; returns its result and whether it was skipped."""
-    record = workdir / "stages" / f"{stage.name}.json"
-    earlier = files.read_json(record, "stage record") if record.exists() else {}
-    directory = workdir / stage.directory
-    if earlier.get("key") == key and earlier.get("finished") and _has_result(directory):
-        print(f"[{stage.name}] skipped: inputs, configuration and code are unchanged", flush=True)
-        return files.read_json(directory / "result.json", "result"), True
-    if directory.exists() and earlier.get("key") != key:
-        # Made from other inputs, by another configuration or by other code.
-        shutil.rmtree(directory)
-    continued = directory.exists()
-    files.write_json(record, {"key": key, "finished": False})
-    print(f"[{stage.name}] {'continues' if continued else 'runs'}", flush=True)
-    _keep_compiled(workdir)
-    before = time.monotonic()
+    with _named(stage.name):
+        parts = _key_parts(workdir, stage, results)
+        key = config_lib.digest(parts)
+        state, result = _state(workdir, stage, parts)
+        print(f"[{stage.name}] {state}", flush=True)
+        record = _record(workdir, stage.name)
+        directory = pathlib.Path(stage_directory(str(workdir), stage.name))
+        if record.get("key") != key:
+            _set_aside(workdir, stage.name, directory, record)
+            _take_back(workdir, stage.name, directory, key)
+        if result is not None:
+            return result, True
+        path = workdir / "stages" / f"{stage.name}.json"
+        files.write_json(path, {"key": key, "finished": False, "parts": parts})
+        before = time.monotonic()
+        result = JOBS[job_of(stage.name)][1](stage.config)
+        files.write_json(path, {"key": key, "finished": True, "parts": parts})
+        print(f"[{stage.name}] done in {time.monotonic() - before:.1f} s", flush=True)
+        return result, False
+
+
+def _set_aside(
+    workdir: pathlib.Path, name: str, directory: pathlib.Path, record: dict[str, Any]
+) -> None:
+    """Moves what another key made out of the way, with its record."""
+    if not directory.exists():
+        return
+    aside = _aside(workdir, name, record.get("key", "unknown"))
+    print(f"[{name}] what is there is set aside in {aside}", flush=True)
+    if aside.exists():
+        shutil.rmtree(aside)  # the same key: an older copy of the same
+    aside.mkdir(parents=True)
+    files.write_json(aside / "stage.json", record)
+    directory.rename(aside / "output")
+
+
+def _take_back(workdir: pathlib.Path, name: str, directory: pathlib.Path, key: str) -> None:
+    """The reverse of `_set_aside`, where there is something of this key."""
+    aside = _aside(workdir, name, key)
+    if (aside / "output").exists():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        (aside / "output").rename(directory)
+        record = files.read_json(aside / "stage.json", "stage record")
+        files.write_json(workdir / "stages" / f"{name}.json", record)
+        shutil.rmtree(aside)
+
+
+def _aside(workdir: pathlib.Path, name: str, key: str) -> pathlib.Path:
+    return workdir / "set_aside" / f"{name.replace('/', '-')}-{key[:12]}"
+
+
+def _record(workdir: pathlib.Path, name: str) -> dict[str, Any]:
+    path = workdir / "stages" / f"{name}.json"
+    return files.read_json(path, "stage record") if path.exists() else {}
+
+
+def _result(directory: pathlib.Path) -> dict | None:
+    path = directory / "result.json"
+    return files.read_json(path, "result") if path.exists() else None
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:
+    """Which parts of a key differ."""
+    differing = []
+    for name in {**before, **now}:
+        a, b = before.get(name), now.get(name)
+        if a != b:
+            inside = isinstance(a, Mapping) and isinstance(b, Mapping)
+            differing.append(_changes(a, b, f"{path}{name}.") if inside else f"{path}{name}")
+    return ", ".join(differing)
+
+
+@contextlib.contextmanager
+def _named(stage: str) -> Iterator[None]:
+    """Errors inside begin with the stage's name."""
     try:
-        result = stage.run(stage.config)
-    except InputError as error:
-        raise InputError(f"[{stage.name}] {error}") from None
-    seconds = time.monotonic() - before
-    files.write_json(record, {"key": key, "finished": True})
-    print(f"[{stage.name}] done in {seconds:.1f} s", flush=True)
-    return result, False
+        yield
+    except (InputError, Diverged) as error:
+        raise type(error)(f"[{stage}] {error}") from None
 
 
 def _keep_compiled(workdir: pathlib.Path) -> None:
@@ -147,10 +365,6 @@ def _keep_compiled(workdir: pathlib.Path) -> None:
 
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
-
-
-def _has_result(directory: pathlib.Path) -> bool:
-    return (directory / "result.json").exists()
 
 
 @contextlib.contextmanager
@@ -168,4 +382,6 @@ def _locked(workdir: pathlib.Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    job.main("pipeline", PipelineConfig, run)
+    flags = [argument for argument in sys.argv if argument.lstrip("-") == "dry_run"]
+    sys.argv = [argument for argument in sys.argv if argument not in flags]
+    job.main("pipeline", PipelineConfig, dry_run if flags else run)

@@ -18,29 +18,33 @@ import time
 
 from hubert_jax import config as config_lib
 from hubert_jax import files, job
+from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 
 _PROGRESS_SECONDS = 5.0
+
+
+VERSION = 1  # raise it when the same configuration and inputs give another output
 
 
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
     """Configuration of the job."""
 
-    workdir: str
-    corpus: str = "examples/minilibri"  # directory that holds the folders of `splits`
+    workdir: MayChange[str]
+    corpus: Reads[str] = "examples/minilibri"  # directory that holds the folders of `splits`
     splits: tuple[str, ...] = ("train-clean-5",)  # FOLDER, or NAME=FOLDER+FOLDER*WEIGHT...
-    tfds_data_dir: str = ""  # of data sets named tfds:NAME/SPLIT; "": TensorFlow Datasets' own
-    shard_megabytes: int = 64  # 16-bit audio per shard; every host needs a shard of every bucket
+    tfds_data_dir: MayChange[str] = ""  # of tfds:NAME/SPLIT; "": TensorFlow Datasets' own
+    shard_megabytes: int = 64  # 16-bit audio per shard
     encoding: str = "pcm16"  # of audio in the shards: pcm16, or flac at about half the size
     convert: bool = False  # mix down several channels, resample other rates
     cut_seconds: float = 30.0  # longer recordings without transcript are cut at silences; 0: none
     language_exponent: float = 1.0  # below 1, training draws small languages more often
     corpus_exponent: float = 1.0  # the same, for the corpora of a language
     max_rejected_share: float = 0.0  # of a split's files; more stop the job
-    workers: int = 0  # threads; 0: one a core; the output does not depend on it
-    beam_runner: str = ""  # Apache Beam's, such as DirectRunner, instead of threads
-    beam_options: tuple[str, ...] = ()  # of its pipeline, such as --flink_master=HOST:PORT
+    workers: MayChange[int] = 0  # threads; 0: one a core; the output does not depend on it
+    beam_runner: MayChange[str] = ""  # Apache Beam's, such as DirectRunner, instead of threads
+    beam_options: MayChange[tuple[str, ...]] = ()  # such as --flink_master=HOST:PORT
 
     def __post_init__(self):
         from hubert_jax.data.encoding import ENCODINGS

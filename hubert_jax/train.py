@@ -18,6 +18,8 @@ from hubert_jax.tasks.pretraining import TrainConfig
 from hubert_jax.training import distributed, sharding
 from hubert_jax.training.fit import fit
 
+VERSION = pretraining.VERSION
+
 
 def run(config: TrainConfig) -> dict:
     """Trains; returns the content of `WORKDIR/train/result.json`.

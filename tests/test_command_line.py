@@ -72,11 +72,11 @@ def test_values_of_a_job_within_the_pipeline():
     config = read(
         "pipeline",
         "--config=configs/demo.py",
-        "--config.prepare.corpus=elsewhere",
-        "--config.iterations.it1.train.loop.steps=9",
+        "--config.stages.prepare.corpus=elsewhere",
+        "--config.stages.it1.train.loop.steps=9",
     )
-    assert config.prepare["corpus"] == "elsewhere"
-    assert config.iterations["it1"]["train"]["loop"]["steps"] == 9
+    assert config.stages["prepare"]["corpus"] == "elsewhere"
+    assert config.stages["it1"]["train"]["loop"]["steps"] == 9
 
 
 def test_the_part_is_the_job_unless_it_is_named():

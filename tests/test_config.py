@@ -17,7 +17,6 @@ from hubert_jax.finetune import FinetuneConfig
 from hubert_jax.label import LabelConfig
 from hubert_jax.pipeline import PipelineConfig
 from hubert_jax.prepare import PrepareConfig
-from hubert_jax.stages import plan
 from hubert_jax.tasks.pretraining import init
 from hubert_jax.train import TrainConfig
 
@@ -125,12 +124,6 @@ def test_every_finetuning_configuration_builds(name, repository, monkeypatch):
         assert (
             built.init_from == f"orbax:{pretraining.get_config('train').workdir}/train/checkpoints"
         )
-
-
-def test_the_demonstration_plans(repository, monkeypatch):
-    monkeypatch.chdir(repository)
-    config = command_line.read(["--config=configs/demo.py"], "pipeline", PipelineConfig)
-    assert plan(config)
 
 
 @pytest.mark.parametrize(

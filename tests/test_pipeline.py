@@ -13,13 +13,13 @@ import pytest
 
 # Stages of every kind, and a line after which each has begun to work.
 KILLED_AFTER = ("[prepare] runs", "step 2/6", "step 2/4")
-STAGES = (
+STAGES = {
     "prepare",
-    *(f"{name}-{job}" for name in ("it1", "it2") for job in ("label", "train", "evaluate")),
-    *(f"{name}-{job}" for name in ("pretrained", "scratch") for job in ("finetune", "decode")),
-    "it2-export",
-    "pretrained-export",
-)
+    *(f"{name}/{job}" for name in ("it1", "it2") for job in ("label", "train", "evaluate")),
+    *(f"{name}/{job}" for name in ("pretrained", "scratch") for job in ("finetune", "decode")),
+    "it2/export",
+    "pretrained/export",
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def _copy_shortest(source: pathlib.Path, target: pathlib.Path, count: int) -> No
             file.write(line + "\n")
 
 
-def _start(repository, minilibri, corpus, workdir, *overrides) -> subprocess.Popen:
+def _start(repository, corpus, workdir, *overrides) -> subprocess.Popen:
     return subprocess.Popen(
         [
             sys.executable,
@@ -53,8 +53,7 @@ def _start(repository, minilibri, corpus, workdir, *overrides) -> subprocess.Pop
             "hubert_jax.pipeline",
             "--config=tests/configs/tiny.py",
             f"--config.workdir={workdir}",
-            f"--config.prepare.corpus={corpus}",
-            f"--config.alignments={minilibri}/alignments/dev-mini.phones.txt",
+            f"--config.stages.prepare.corpus={corpus}",
             *overrides,
         ],
         cwd=repository,
@@ -79,29 +78,27 @@ def _findings(workdir: pathlib.Path) -> dict:
     return {key: value for key, value in report.items() if key not in ("seconds", "skipped")}
 
 
-def test_killed_anywhere_it_ends_the_same_and_then_is_skipped(
-    tmp_path, repository, minilibri, corpus
-):
+def test_killed_anywhere_it_ends_the_same_and_then_is_skipped(tmp_path, repository, corpus):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     for line in KILLED_AFTER:
-        _kill_after(_start(repository, minilibri, corpus, killed), line)
-    last = _start(repository, minilibri, corpus, killed)
+        _kill_after(_start(repository, corpus, killed), line)
+    last = _start(repository, corpus, killed)
     output, _ = last.communicate()
     assert last.returncode == 0, output
 
-    uninterrupted = _start(repository, minilibri, corpus, whole)
+    uninterrupted = _start(repository, corpus, whole)
     output, _ = uninterrupted.communicate()
     assert uninterrupted.returncode == 0, output
     assert _findings(killed) == _findings(whole)
     seconds = json.loads((whole / "report.json").read_text())["seconds"]
-    assert tuple(seconds) == STAGES
+    assert set(seconds) == STAGES and next(iter(seconds)) == "prepare"
     assert "<svg" in (whole / "report.html").read_text()
 
     before = time.monotonic()
-    again = _start(repository, minilibri, corpus, whole)
+    again = _start(repository, corpus, whole)
     output, _ = again.communicate()
     assert again.returncode == 0, output
-    assert json.loads((whole / "report.json").read_text())["skipped"] == list(STAGES)
+    assert json.loads((whole / "report.json").read_text())["skipped"] == list(seconds)
     assert all(f"[{stage}] skipped" in output for stage in STAGES)
     # The claim is 30 s for the demonstration; here it keeps a stage from running unnoticed.
     assert time.monotonic() - before < 30
@@ -109,9 +106,11 @@ def test_killed_anywhere_it_ends_the_same_and_then_is_skipped(
 
 
 def test_a_misspelt_key_of_a_late_stage_is_refused_before_anything_runs(
-    tmp_path, repository, minilibri, corpus
+    tmp_path, repository, corpus
 ):
-    process = _start(repository, minilibri, corpus, tmp_path / "run", "--config.decode.beam_sise=3")
+    process = _start(
+        repository, corpus, tmp_path / "run", "--config.stages.scratch.decode.beam_sise=3"
+    )
     output, _ = process.communicate()
     assert process.returncode == 1
     assert "beam_sise" in output and "beam_size" in output

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from hubert_jax import config as config_lib
-from hubert_jax.config import may_change
+from hubert_jax.config import MayChange, Reads
 from hubert_jax.data import batches, buckets, manifests, schedule
 from hubert_jax.errors import InputError
 from hubert_jax.frames import HOP, num_frames, num_samples
@@ -79,13 +79,13 @@ class FinetuneConfig:
       seed: of the linear layer, data order, masks and dropout.
     """
 
-    workdir: str = may_change()
-    audio: str = may_change()
-    init_from: str = may_change()
+    workdir: MayChange[str]
+    audio: Reads[str]
+    init_from: Reads[str]
     loop: LoopConfig
     architecture: Architecture = Architecture()
     regularization: Regularization = Regularization()
-    execution: Execution = may_change(Execution())
+    execution: MayChange[Execution] = Execution()
     ctc: CTCConfig = CTCConfig()
     optimizer: OptimizerConfig = OptimizerConfig(
         peak_learning_rate=2e-5,
@@ -96,8 +96,8 @@ class FinetuneConfig:
         warmup_share=0.1,
         hold_share=0.4,
     )
-    mesh: MeshConfig = may_change(MeshConfig())
-    distributed: DistributedConfig = may_change(DistributedConfig())
+    mesh: MayChange[MeshConfig] = MeshConfig()
+    distributed: MayChange[DistributedConfig] = DistributedConfig()
     frames_per_step: int = 80_000
     padded_frames: tuple[int, ...] = (256, 384, 512, 640, 768, 1280)
     seed: int = 1337

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from hubert_jax import config as config_lib
-from hubert_jax.config import may_change
+from hubert_jax.config import MayChange, Reads
 from hubert_jax.data import batches, label_sets, manifests, schedule
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_samples
@@ -87,7 +87,7 @@ class TrainConfig:
       loss, optimizer, loop, mesh, distributed: see there.
       frames_per_step: frames (20 ms) of one update over all devices.
       max_frames: longest crop, in frames.
-      skip_damaged: name a shard that is found damaged and go on with what it has before the damage;
+      skip_damaged: name a shard that is found damaged and put sound records of it in their place;
         otherwise it ends the run.
       init_from: network that this run starts from: hf:DIR, fairseq:FILE, torchaudio:FILE, or
         orbax:DIR (checkpoints of another run); its head is kept where it predicts the same
@@ -95,22 +95,22 @@ class TrainConfig:
       seed: of weights, data order, crops, masks and dropout.
     """
 
-    workdir: str = may_change()
-    audio: str = may_change()
-    labels: tuple[str, ...] = may_change()
+    workdir: MayChange[str]
+    audio: Reads[str]
+    labels: Reads[tuple[str, ...]]
     loop: LoopConfig
     architecture: Architecture = Architecture()
     head: Head = Head()
     regularization: Regularization = Regularization()
-    execution: Execution = may_change(Execution())
+    execution: MayChange[Execution] = Execution()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    mesh: MeshConfig = may_change(MeshConfig())
-    distributed: DistributedConfig = may_change(DistributedConfig())
+    mesh: MayChange[MeshConfig] = MeshConfig()
+    distributed: MayChange[DistributedConfig] = DistributedConfig()
     frames_per_step: int = 140_000
     max_frames: int = 768
-    skip_damaged: bool = may_change(False)
-    init_from: str = may_change("")
+    skip_damaged: MayChange[bool] = False
+    init_from: Reads[str] = ""
     seed: int = 1337
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from hubert_jax.config import may_change
+from hubert_jax.config import MayChange
 from hubert_jax.errors import InputError
 from hubert_jax.training import distributed
 from hubert_jax.training.checkpoint import Checkpoints, fingerprint
@@ -33,9 +33,9 @@ class LoopConfig:
     """
 
     steps: int
-    log_every: int = may_change(50)
-    save_every: int = may_change(1000)
-    keep: int = may_change(2)
+    log_every: MayChange[int] = 50
+    save_every: MayChange[int] = 1000
+    keep: MayChange[int] = 2
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -82,7 +82,7 @@ def fit(
       mesh: the device mesh.
       directory: the run's: `checkpoints`, `metrics.jsonl`, `tensorboard`; the same one for all
         processes, of which the first writes the logs.
-      seed: of initialisation, masks and dropout.
+      seed: of initialisation and of the randomness of every step.
       warm_start: reads the network that step 0 starts from; None: start from scratch.
 
     Raises:

@@ -42,7 +42,8 @@ def require_same_run(
         ("rows of a batch", found.get("rows", {}), expected["rows"]),
         ("version of the code", found.get("version"), expected["version"]),
     ):
-        differing += _differing(before, now, name, expected["decisive"] if name == "config" else {})
+        decisive = expected["decisive"] if name == "config" else None
+        differing += _differing(before, now, name, decisive)
     if differing:
         raise InputError(
             f"{directory}: its checkpoint is of another run, these differ: {'; '.join(differing)}; "
@@ -52,7 +53,11 @@ def require_same_run(
 
 
 def _differing(before: Any, now: Any, path: str, decisive: Any) -> list[str]:
-    """`path was ..., is ...` of every leaf that differs; `decisive` holds what is no default."""
+    """`path was ..., is ...` of every leaf that differs.
+
+    `decisive` holds the values that are not their defaults: a leaf that is new must not be there.
+    None: nothing may be new.
+    """
     if isinstance(before, dict) and isinstance(now, dict):
         return [
             line
@@ -61,7 +66,7 @@ def _differing(before: Any, now: Any, path: str, decisive: Any) -> list[str]:
                 before.get(name, _MISSING),
                 now[name],
                 f"{path}.{name}",
-                decisive.get(name, {}) if isinstance(decisive, dict) else {},
+                decisive.get(name, {}) if isinstance(decisive, dict) else decisive,
             )
         ] + [
             f"{path}.{name} was {before[name]!r:.40}, is gone" for name in before if name not in now
@@ -69,5 +74,5 @@ def _differing(before: Any, now: Any, path: str, decisive: Any) -> list[str]:
     if before is _MISSING:
         if isinstance(now, dict):
             return _differing({}, now, path, decisive)
-        return [f"{path} is new and {now!r:.40}"] if decisive == now else []
+        return [f"{path} is new and {now!r:.40}"] if decisive in (None, now) else []
     return [] if before == now else [f"{path} was {before!r:.40}, is {now!r:.40}"]

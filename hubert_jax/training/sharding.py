@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from hubert_jax.config import may_change
+from hubert_jax.config import MayChange
 from hubert_jax.errors import InputError
 
 # Path of a parameter -> its partition. Exactly one rule must match every parameter. `fsdp` cuts
@@ -42,9 +42,9 @@ _ATTENTION = P(("data", "fsdp"), None, "tensor", None)
 class MeshConfig:
     """Devices along each axis of the mesh; `data` = -1 takes what the others leave."""
 
-    data: int = may_change(-1)
-    fsdp: int = may_change(1)
-    tensor: int = may_change(1)
+    data: MayChange[int] = -1
+    fsdp: MayChange[int] = 1
+    tensor: MayChange[int] = 1
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:

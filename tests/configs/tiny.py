@@ -6,26 +6,34 @@ from configs import demo
 
 
 def get_config(part: str = "pipeline") -> ConfigDict:
-    """The whole; --config.prepare.corpus and --config.alignments say where the speech is."""
+    """The whole; --config.stages.prepare.corpus says where the speech is."""
     config = demo.get_config(part)
-    config.prepare.splits = ("train", "train-clean-5=train", "dev-mini")
-    for iteration in config.iterations.values():
+    config.stages.prepare.splits = ("train", "train-clean-5=train", "dev-mini")
+    for name in ("it1", "it2"):
+        iteration = config.stages[name]
         iteration.label.num_clusters = 12
         iteration.label.fit_max_frames = 2_000
-        iteration.train.update(_network())
-        iteration.train.head.update(codebook_sizes=(12,), projection_dim=8)
-        iteration.train.loop.update(steps=6, log_every=2, save_every=2)
-        iteration.train.frames_per_step = 256
-        iteration.train.loss.alpha_steps = tuple(range(len(iteration.train.loss.alpha)))
-    config.iterations.it2.label.layer = 1
-    config.evaluate.update(num_clusters=12, fit_max_frames=2_000)
-    config.finetune.update(_network())
-    config.finetune.loop.update(steps=4, log_every=2, save_every=2)
-    config.finetune.ctc.freeze_steps = 2
-    config.finetune.frames_per_step = 768
-    config.finetune.padded_frames = (384,)
-    config.decode.beam_size = 2
+        shrink(iteration.train)
+        iteration.evaluate.update(num_clusters=12, fit_max_frames=2_000)
+    config.stages.it2.label.layer = 1
+    for name in ("pretrained", "scratch"):
+        recogniser = config.stages[name]
+        recogniser.finetune.update(_network())
+        recogniser.finetune.loop.update(steps=4, log_every=2, save_every=2)
+        recogniser.finetune.ctc.freeze_steps = 2
+        recogniser.finetune.frames_per_step = 768
+        recogniser.finetune.padded_frames = (384,)
+        recogniser.decode.beam_size = 2
     return config
+
+
+def shrink(train: ConfigDict) -> None:
+    """Makes a pre-training tiny."""
+    train.update(_network())
+    train.head.update(codebook_sizes=(12,), projection_dim=8)
+    train.loop.update(steps=6, log_every=2, save_every=2)
+    train.frames_per_step = 256
+    train.loss.alpha_steps = tuple(range(len(train.loss.alpha)))
 
 
 def _network() -> dict:

@@ -7,16 +7,17 @@ import jax
 import numpy as np
 import pytest
 import splits
-from hubert_jax.data.padded import padded_batches
-from hubert_jax.training.pretraining import init_pretraining
 from splits import TINY_BASE, TINY_LARGE
 
 from hubert_jax.data import batches, buckets, manifests, records, schedule
+from hubert_jax.data.inference_batches import padded_batches
 from hubert_jax.data.waveform import normalize, to_float
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_frames
-from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.model.architecture import Architecture, Execution, Head
 from hubert_jax.model.hubert import Hubert
+from hubert_jax.model.kernels.choice import choose
+from hubert_jax.tasks import pretraining
 from hubert_jax.units.kmeans import Codebook
 
 SEED = 5
@@ -256,9 +257,12 @@ def test_an_utterance_longer_than_the_padding_is_left_out_whole(split, utterance
     assert left_out
 
 
-def test_padded_batches_hold_every_utterance_once(split, utterances):
+@pytest.mark.parametrize("row_multiple", [1, 8])
+def test_padded_batches_hold_every_utterance_once(split, utterances, row_multiple):
     found = {}
-    for batch in padded_batches(split, 600, normalize_waveform=False):
+    read = records.read_audio(split)
+    for batch in padded_batches(read, 600, False, row_multiple):
+        assert len(batch.waveform) % row_multiple == 0
         assert len(batch.ids) <= len(batch.waveform)
         for row, (name, text) in enumerate(zip(batch.ids, batch.texts, strict=True)):
             assert name not in found
@@ -272,15 +276,17 @@ def test_padded_batches_hold_every_utterance_once(split, utterances):
 
 @pytest.mark.parametrize("model", [TINY_BASE, TINY_LARGE], ids=["base", "large"])
 def test_features_do_not_depend_on_the_batch(split, utterances, model):
-    config = HubertConfig(**model)
-    params = jax.jit(init_pretraining(config))(jax.random.key(0))["hubert"]
+    config = Architecture(**model["architecture"])
+    init = pretraining.init(config, Head(**model["head"]))
+    params = jax.jit(init)(jax.random.key(0))["hubert"]
+    hubert = Hubert(config, choose(Execution(), config))
     network = jax.jit(
-        lambda waveform, num_samples=None: Hubert(config).apply(
+        lambda waveform, num_samples=None: hubert.apply(
             {"params": params}, waveform, num_samples, collect=True
         )["layers"]
     )
     audio = {utterance.id: utterance.audio for utterance in utterances}
-    batch = next(padded_batches(split, 8192, config.normalize_waveform))
+    batch = next(padded_batches(records.read_audio(split), 8192, config.normalize_waveform))
     together = network(batch.waveform, batch.num_samples)
     # Every length compiles anew: the shortest and the longest will do.
     rows = np.argsort(batch.num_samples[: len(batch.ids)])[[0, -1]]
@@ -291,5 +297,5 @@ def test_features_do_not_depend_on_the_batch(split, utterances, model):
             waveform = normalize(waveform)
         alone = network(waveform[None])[:, 0]
         frames = alone.shape[1]
-        assert frames == config.num_frames(len(waveform))
+        assert frames == num_frames(len(waveform))
         np.testing.assert_allclose(together[:, row, :frames], alone, rtol=1e-5, atol=1e-5)

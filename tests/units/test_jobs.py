@@ -286,3 +286,20 @@ def test_evaluate_job_refuses_labels_of_other_audio(evaluation, labelled):
     wrong = dataclasses.replace(evaluation, labels=(f"{labelled[0].workdir}/label/train",))
     with pytest.raises(InputError, match="label/train: audio_digest: found"):
         evaluate.run(wrong)
+
+
+def test_a_layer_that_is_not_there_is_refused_before_audio_is_read(
+    labelled, evaluation, network, tmp_path, monkeypatch
+):
+    def read(*arguments):
+        raise AssertionError("audio was read")
+
+    for name in ("read_shard", "read_audio", "read_labels"):
+        monkeypatch.setattr(records, name, read)
+    changes = dict(workdir=str(tmp_path), checkpoint=network[2])
+    layered = dataclasses.replace(labelled[0], feature="layer", layer=3, **changes)
+    with pytest.raises(InputError, match=r"layer \[3\]: .* has layers 0 .* to 2"):
+        label.run(layered)
+    with pytest.raises(InputError, match=r"layer \[3, -1\]: .* has layers 0 .* to 2"):
+        evaluate.run(dataclasses.replace(evaluation, layers=(1, 3, -1), **changes))
+    assert not list(tmp_path.rglob("*.json"))

@@ -1,6 +1,7 @@
 """Label directories mirror their audio, and labels of anything else are refused."""
 
 import dataclasses
+import functools
 import importlib
 
 import numpy as np
@@ -12,7 +13,7 @@ from hubert_jax.data.label_sets import check_labels, read_label_sets
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_frames
 from hubert_jax.units.kmeans import Codebook
-from hubert_jax.units.labels import commonest_share
+from hubert_jax.units.labels import commonest_share, write_labels
 
 CODEBOOK = Codebook(np.eye(5, dtype=np.float32), {"kind": "mfcc"}, 0.0, 0, 0, 10)
 
@@ -125,3 +126,48 @@ def test_every_configuration_trains_on_the_labels_it_makes(label, train, split, 
         manifests.read_manifest(split), (str(tmp_path / "labels"),), train.head.codebook_sizes
     )
     assert manifest.num_classes == label.num_clusters
+
+
+def test_finished_shards_are_kept_and_damaged_ones_are_not(speech_split, tmp_path):
+    audio = manifests.read_manifest(speech_split)
+    assert len(audio.shards) >= 2
+    asked = []
+
+    def assigned(shards, until):
+        for number, shard in enumerate(audio.shards):
+            if shards(number):
+                if number == until:
+                    raise KeyboardInterrupt
+                asked.append(number)
+                for utterance in records.read_shard(speech_split / shard.file):
+                    frames = num_frames(len(utterance.audio), 100)
+                    yield number, utterance.id, (np.arange(frames) % 4).astype(np.uint16)
+
+    def write(directory, until=None):
+        asked.clear()
+        labels = functools.partial(assigned, until=until)
+        return write_labels(speech_split, tmp_path / directory, labels, CODEBOOK, 100)
+
+    last = len(audio.shards) - 1
+    whole = write("whole")
+    with pytest.raises(KeyboardInterrupt):
+        write("labels", until=last)
+    (parts,) = tmp_path.glob(".labels.parts-*")
+    assert not (tmp_path / "labels").exists() and len(list(parts.iterdir())) == last
+    (parts / f"{manifests.label_file(audio.shards[0].file)}.tmp-1").write_bytes(b"half")
+    assert write("labels") == whole and asked == [last]
+    assert {path.name for path in (tmp_path / "labels").iterdir()} == {
+        path.name for path in (tmp_path / "whole").iterdir()
+    }
+    # Whole: nothing is computed again, unless it is damaged or another codebook is wanted.
+    assert write("labels") == whole and asked == []
+    first = tmp_path / "labels" / whole.shards[0].file
+    first.write_bytes(first.read_bytes()[:-1])
+    assert write("labels") == whole and asked == list(range(len(audio.shards)))
+
+    with pytest.raises(KeyboardInterrupt):
+        write("again", until=last)
+    (parts,) = tmp_path.glob(".again.parts-*")
+    first = parts / whole.shards[0].file
+    first.write_bytes(first.read_bytes()[:-1])
+    assert write("again") == whole and asked == [0, last]

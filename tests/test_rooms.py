@@ -1,0 +1,130 @@
+"""The package's rooms: imports point one way, and few names are public."""
+
+import ast
+import pathlib
+
+PACKAGE = pathlib.Path(__file__).parents[1] / "hubert_jax"
+ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+JOBS = {
+    *("prepare", "check", "label", "train", "evaluate", "finetune", "decode", "export"),
+    "pipeline",
+}
+# Rooms with more public names, and how many: files and formats of other people.
+MANY_NAMES = {"convert": 51, "corpus": 51, "data": 60, "model": 35, "training": 35, "units": 26}
+MOST_NAMES = 20
+
+
+def _modules() -> dict[str, ast.Module]:
+    """Every module's syntax tree by its dotted name below the package."""
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text())
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
+
+
+def _imports(tree: ast.Module) -> set[str]:
+    """Dotted names of what a module imports, also inside functions."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+MODULES = _modules()
+IMPORTS = {name: _imports(tree) for name, tree in MODULES.items()}
+
+
+def _room(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _ours(imports: set[str]) -> set[str]:
+    """Rooms, or top-level modules, that imports go to."""
+    return {
+        name.removeprefix("hubert_jax.").partition(".")[0]
+        for name in imports
+        if name.startswith("hubert_jax.")
+    }
+
+
+def test_no_two_rooms_import_each_other_in_a_circle():
+    arrows: dict[str, set[str]] = {}
+    for name, imports in IMPORTS.items():
+        arrows.setdefault(_room(name), set()).update(_ours(imports) - {_room(name)})
+    reached = {room: set(targets) for room, targets in arrows.items()}
+    for _ in arrows:
+        for room, targets in reached.items():
+            reached[room] = targets.union(*(reached.get(target, set()) for target in targets))
+    circles = {room for room, targets in reached.items() if room in targets}
+    assert not circles, {room: sorted(arrows[room] & circles) for room in circles}
+
+
+def test_no_library_imports_a_job():
+    for name, imports in IMPORTS.items():
+        if name == "pipeline":
+            continue
+        jobs = _ours(imports) & JOBS
+        # A configuration file's schema is the job's; jobs import libraries, never one another.
+        assert not jobs, f"{name} imports {sorted(jobs)}"
+
+
+def test_each_library_of_others_has_one_home():
+    homes = {
+        "tensorflow": {"data", "corpus"},
+        "orbax": {"training.checkpoint"},
+        "torch": {"convert"},
+        "transformers": {"convert"},
+        "sklearn": {"units"},
+        "matplotlib": {"report"},
+    }
+    for library, allowed in homes.items():
+        for name, imports in IMPORTS.items():
+            if any(found == library or found.startswith(f"{library}.") for found in imports):
+                assert name in allowed or _room(name) in allowed, f"{name} imports {library}"
+
+
+def test_the_model_knows_no_mesh_no_files_and_no_platform():
+    """But for the one place that chooses kernels, and the one kernel that XLA cannot divide."""
+    for name, tree in MODULES.items():
+        if _room(name) != "model":
+            continue
+        assert not _ours(IMPORTS[name]) - {"model", "frames", "errors", "vocabulary"}, name
+        texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+        assert not {"data", "fsdp", "tensor"} & texts, name
+        source = ast.unparse(tree)
+        if name != "model.kernels.choice":
+            assert "default_backend" not in source and "platform ==" not in source, name
+
+
+def test_training_knows_no_task():
+    for name, imports in IMPORTS.items():
+        if _room(name) == "training":
+            rooms = _ours(imports)
+            assert not rooms & {"tasks", "networks", "convert", "units", "asr", "corpus"}, name
+    source = (PACKAGE / "training/fit.py").read_text().lower()
+    for word in ("hubert", "ctc", "pretraining", "mask", "waveform", "labels"):
+        assert word not in source.replace("hubert_jax", ""), word
+
+
+def test_train_and_fit_can_be_read_in_one_sitting():
+    lines = [(PACKAGE / name).read_text().count("\n") for name in ("train.py", "training/fit.py")]
+    assert sum(lines) <= 250, lines
+
+
+def test_rooms_have_few_public_names():
+    counts = {}
+    for room in ROOMS:
+        names = [
+            node.name
+            for name, tree in MODULES.items()
+            if _room(name) == room
+            for node in tree.body
+            if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and node.name[0] != "_"
+        ]
+        counts[room] = len(names)
+    print(counts)
+    for room, count in counts.items():
+        assert count <= MANY_NAMES.get(room, MOST_NAMES), f"{room}: {count} public names"

@@ -1,0 +1,335 @@
+"""Which stages of a pipeline run, in which order, and why: with jobs that only write a result."""
+
+import dataclasses
+import itertools
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import pytest
+
+from hubert_jax import command_line, files, pipeline
+from hubert_jax import config as config_lib
+from hubert_jax.config import MayChange, Reads
+from hubert_jax.errors import InputError
+from hubert_jax.layout import Reference
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+    workdir: MayChange[str]
+    corpus: Reads[str]
+    splits: tuple[str, ...] = ("train",)
+    workers: MayChange[int] = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+    workdir: MayChange[str]
+    audio: Reads[tuple[str, ...]]
+    checkpoint: Reads[str] = ""
+    num_clusters: int = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    alpha: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    workdir: MayChange[str]
+    audio: Reads[str]
+    labels: Reads[tuple[str, ...]]
+    init_from: Reads[str] = ""
+    loss: Loss = Loss()
+
+
+@pytest.fixture
+def jobs(monkeypatch):
+    """Jobs that note their runs; what they give depends on what the real ones' does."""
+    ran = []
+
+    def job(name: str, result):
+        def run(config: Any) -> dict:
+            ran.append(f"{pathlib.Path(config.workdir).name}/{name}")
+            found = {"seconds": 1.0, **result(config)}
+            files.write_json(f"{config.workdir}/{name}/result.json", found)
+            return found
+
+        return run
+
+    def prepared(config: Prepare) -> dict:
+        names = sorted(path.read_text() for path in pathlib.Path(config.corpus).iterdir())
+        return {"splits": {split: {"digest": f"{split} {names}"} for split in config.splits}}
+
+    def labelled(config: Label) -> dict:
+        digest = f"{config.num_clusters} of {len(config.checkpoint)}"
+        return {"splits": {"train": {"digest": digest}}, "codebook_digest": digest}
+
+    def trained(config: Train) -> dict:
+        return {"fingerprint": f"{config.loss.alpha} {bool(config.init_from)}"}
+
+    monkeypatch.setattr(
+        pipeline,
+        "JOBS",
+        {
+            "prepare": (Prepare, job("prepare", prepared), 1),
+            "label": (Label, job("label", labelled), 1),
+            "train": (Train, job("train", trained), 1),
+        },
+    )
+    # A directory for compiled programs would outlive the test.
+    monkeypatch.setattr(pipeline, "_keep_compiled", lambda workdir: None)
+    monkeypatch.setattr(
+        pipeline, "assemble", lambda workdir, report, seconds, skipped: {"skipped": skipped}
+    )
+    return ran
+
+
+@pytest.fixture
+def corpus(tmp_path) -> pathlib.Path:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "a.wav").write_text("speech")
+    return folder
+
+
+def _config(tmp_path, corpus, **stages) -> pipeline.PipelineConfig:
+    values = {
+        "prepare": {"corpus": str(corpus)},
+        "it2": {
+            "label": {"inputs": {"audio": ("prepare:train",), "checkpoint": "it1/train"}},
+            "train": {
+                "inputs": {
+                    "audio": "prepare:train",
+                    "labels": ("it2/label:train",),
+                    "init_from": "it1/train",
+                }
+            },
+        },
+        "it1": {
+            "label": {"inputs": {"audio": ("prepare:train",)}},
+            "train": {"inputs": {"audio": "prepare:train", "labels": ("it1/label:train",)}},
+        },
+    }
+    for name, change in stages.items():
+        values[name] = {**values.get(name, {}), **change}
+    return pipeline.PipelineConfig(str(tmp_path / "run"), values)
+
+
+ALL = ["run/prepare", "it1/label", "it1/train", "it2/label", "it2/train"]
+
+
+def test_inputs_decide_the_order_and_a_second_call_skips_all(jobs, tmp_path, corpus):
+    config = _config(tmp_path, corpus)
+    assert pipeline.run(config)["skipped"] == []
+    assert jobs == ALL
+    skipped = pipeline.run(config)["skipped"]
+    assert skipped == ["prepare", "it1/label", "it1/train", "it2/label", "it2/train"]
+    assert jobs == ALL
+
+
+def test_only_content_counts(jobs, tmp_path, corpus, monkeypatch):
+    """A corpus copied again, another place, other speeds: nothing runs."""
+    pipeline.run(_config(tmp_path, corpus))
+    read = []
+    sha256 = files.sha256_file
+    monkeypatch.setattr(files, "sha256_file", lambda path: read.append(path) or sha256(path))
+    pipeline.run(_config(tmp_path, corpus))
+    assert not read  # times of change tell that nothing has changed
+    os.utime(corpus / "a.wav", (1, 1))
+    pipeline.run(_config(tmp_path, corpus, prepare={"corpus": str(corpus), "workers": 3}))
+    assert read == [corpus / "a.wav"]
+    shutil.copytree(corpus, tmp_path / "copy")
+    pipeline.run(_config(tmp_path, tmp_path / "copy"))
+    assert jobs == ALL
+
+
+def test_another_corpus_runs_what_reads_it(jobs, tmp_path, corpus):
+    pipeline.run(_config(tmp_path, corpus))
+    (corpus / "b.wav").write_text("more")
+    jobs.clear()
+    pipeline.run(_config(tmp_path, corpus))
+    assert jobs == ALL
+
+
+def test_what_gives_the_same_again_stops_the_chain(jobs, tmp_path, corpus, monkeypatch):
+    pipeline.run(_config(tmp_path, corpus))
+    schema, run, _ = pipeline.JOBS["prepare"]
+    monkeypatch.setitem(pipeline.JOBS, "prepare", (schema, run, 2))
+    jobs.clear()
+    pipeline.run(_config(tmp_path, corpus))
+    assert jobs == ["run/prepare"]
+
+
+def test_a_changed_default_of_the_loss_trains_again(jobs, tmp_path, corpus, monkeypatch):
+    pipeline.run(_config(tmp_path, corpus))
+    changed = dataclasses.make_dataclass("Loss", [("alpha", float, 0.5)], frozen=True)
+    other = dataclasses.make_dataclass(
+        "Train",
+        [
+            ("workdir", MayChange[str]),
+            ("audio", Reads[str]),
+            ("labels", Reads[tuple[str, ...]]),
+            ("init_from", Reads[str], ""),
+            ("loss", changed, changed()),
+        ],
+        frozen=True,
+    )
+    _, run, version = pipeline.JOBS["train"]
+    monkeypatch.setitem(pipeline.JOBS, "train", (other, run, version))
+    jobs.clear()
+    pipeline.run(_config(tmp_path, corpus))
+    # The second labelling gives the same again here, but has to be done.
+    assert jobs == ["it1/train", "it2/label", "it2/train"]
+
+
+def test_nothing_is_deleted_and_an_undone_change_comes_back(jobs, tmp_path, corpus, capsys):
+    config = _config(tmp_path, corpus)
+    pipeline.run(config)
+    weights = tmp_path / "run/it1/train/checkpoints"
+    weights.mkdir()
+    (weights / "weights").write_text("weeks of work")
+    more = {"label": {"inputs": {"audio": ("prepare:train",)}, "num_clusters": 500}}
+    changed = _config(tmp_path, corpus, it1=more)
+    jobs.clear()
+    pipeline.run(changed)
+    assert jobs == ["it1/label", "it1/train"]  # whose fingerprint the fake job leaves as it is
+    aside = [p for p in (tmp_path / "run/set_aside").iterdir() if p.name.startswith("it1-train")]
+    assert (aside[0] / "output/checkpoints/weights").read_text() == "weeks of work"
+    assert "what is there is set aside in" in capsys.readouterr().out
+    jobs.clear()
+    assert len(pipeline.run(config)["skipped"]) == 5
+    assert not jobs and (weights / "weights").read_text() == "weeks of work"
+    assert "taken back from" in capsys.readouterr().out
+    assert len(pipeline.run(changed)["skipped"]) == 5 and not jobs
+
+
+def test_an_interrupted_stage_continues(jobs, tmp_path, corpus, monkeypatch, capsys):
+    schema, run, version = pipeline.JOBS["train"]
+
+    def interrupted(config):
+        path = pathlib.Path(config.workdir, "train", "half")
+        path.parent.mkdir(parents=True)
+        path.write_text("done")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(pipeline.JOBS, "train", (schema, interrupted, version))
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(_config(tmp_path, corpus))
+    pipeline.run(_config(tmp_path, corpus))
+    assert "[it1/train] continues" in capsys.readouterr().out
+    assert (tmp_path / "run/it1/train/half").exists()
+
+
+def test_dry_run_says_what_and_why_and_touches_nothing(jobs, tmp_path, corpus, capsys):
+    config = _config(tmp_path, corpus)
+    assert pipeline.dry_run(config)["runs"] == [stage.name for stage in pipeline.plan(config)]
+    assert not (tmp_path / "run").exists()
+    pipeline.run(config)
+    capsys.readouterr()
+    before = sorted(str(path) for path in (tmp_path / "run").rglob("*"))
+    more = {"label": {"inputs": {"audio": ("prepare:train",)}, "num_clusters": 500}}
+    runs = pipeline.dry_run(_config(tmp_path, corpus, it1=more))["runs"]
+    assert runs == ["it1/label", "it1/train", "it2/label", "it2/train"]
+    printed = capsys.readouterr().out
+    assert "[prepare] skipped" in printed
+    assert "[it1/label] runs again: config.num_clusters" in printed
+    assert "[it1/train] runs after it1/label, unless" in printed
+    assert sorted(str(path) for path in (tmp_path / "run").rglob("*")) == before
+    assert jobs == ALL
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ({"it3": {"sing": {}}}, r"config.stages.it3.sing: no such job; known: prepare, label"),
+        (
+            {"it1": {"label": {"inputs": {"audio": ("prepare:dev",)}}}},
+            r"\[it1/label\] inputs.audio=prepare:dev: no such split; prepared are train",
+        ),
+        (
+            {
+                "it1": {
+                    "label": {"inputs": {"audio": ("prepare:train",), "checkpoint": "it9/train"}}
+                }
+            },
+            r"\[it1/label\] inputs.checkpoint=it9/train: no such stage; there are",
+        ),
+        (
+            {"it1": {"label": {"inputs": {"audio": ("prepare",)}}}},
+            r"\[it1/label\] prepare: expected prepare:SPLIT",
+        ),
+        (
+            {
+                "it1": {
+                    "label": {"inputs": {"audio": ("prepare:train",), "checkpoint": "it1/train"}}
+                }
+            },
+            "it1/label.*wait for each other",
+        ),
+        ({"prepare": {"corpse": "x"}}, r"\[prepare\] config.stages.prepare.corpse: no such key"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_runs(
+    jobs, tmp_path, corpus, stages, message
+):
+    with pytest.raises(InputError, match=message):
+        pipeline.run(_config(tmp_path, corpus, **stages))
+    assert not jobs and not (tmp_path / "run").exists()
+
+
+def test_any_key_of_any_stage_can_be_overridden(jobs, tmp_path, corpus):
+    file = tmp_path / "config.py"
+    values = dict(_config(tmp_path, corpus).stages)
+    file.write_text(
+        "from ml_collections import ConfigDict\n"
+        f"def get_config(part):\n    return ConfigDict(dict(workdir='x', stages={values!r}))\n"
+    )
+    read = command_line.read(
+        [
+            f"--config={file}",
+            "--config.stages.it1.train.loss.alpha=0.25",
+            "--config.stages.prepare.workers=7",
+        ],
+        "pipeline",
+        pipeline.PipelineConfig,
+    )
+    stages = {stage.name: stage.config for stage in pipeline.plan(read)}
+    assert stages["it1/train"].loss.alpha == 0.25 and stages["prepare"].workers == 7
+    with pytest.raises(InputError, match="config.stages.it1.train.loss.alfa: no such key"):
+        command_line.read(
+            [f"--config={file}", "--config.stages.it1.train.loss.alfa=1"],
+            "pipeline",
+            pipeline.PipelineConfig,
+        )
+
+
+def test_references():
+    found = {
+        text: Reference.parse(text).path("runs/x")
+        for text in ("prepare:dev", "it1/label:train", "it1/label", "it1/train", "a/export")
+    }
+    assert found == {
+        "prepare:dev": "runs/x/prepare/dev",
+        "it1/label:train": "runs/x/it1/label/train",
+        "it1/label": "runs/x/it1/label",
+        "it1/train": "orbax:runs/x/it1/train/checkpoints",
+        "a/export": "hf:runs/x/a/export/model",
+    }
+
+
+@pytest.mark.parametrize("name", ["demo", "own_audio"])
+def test_every_pipeline_of_the_repository_plans(name, repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    config = command_line.read([f"--config=configs/{name}.py"], "pipeline", pipeline.PipelineConfig)
+    stages = pipeline.plan(config)
+    names = [stage.name for stage in stages]
+    assert names[0] == "prepare" and "it1/train" in names
+    for earlier, later in itertools.pairwise(names):
+        assert earlier != later
+    assert json.dumps(config_lib.decisive(stages[1].config))

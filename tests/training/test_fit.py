@@ -1,0 +1,283 @@
+"""The loop with a task of another kind, and what it promises every task."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec
+from splits import TINY_BASE
+
+from hubert_jax import config as config_lib
+from hubert_jax import train
+from hubert_jax.errors import Diverged, InputError
+from hubert_jax.tasks import pretraining
+from hubert_jax.training import sharding, step
+from hubert_jax.training.checkpoint import Checkpoints, fingerprint, restore_parameters
+from hubert_jax.training.fit import LoopConfig, fit
+from hubert_jax.training.sharding import MeshConfig
+from hubert_jax.training.task import Task, WarmStart
+
+CLASSES, WIDTH, RATE = 11, 8, 0.3
+
+
+def language_model(steps: int, **changes) -> Task:
+    """Predicts the next of a few integers: an embedding and a matrix, plain descent."""
+
+    def init(key):
+        first, second = jax.random.split(key)
+        return {
+            "embedding": jax.random.normal(first, (CLASSES, WIDTH)),
+            "output": {"kernel": jax.random.normal(second, (WIDTH, CLASSES)) * 0.1},
+        }
+
+    def loss(params, batch, key, step):
+        del key, step
+        hidden = params["embedding"][batch["text"][:, :-1]]
+        scores = hidden @ params["output"]["kernel"]
+        targets = batch["text"][:, 1:]
+        losses = optax.softmax_cross_entropy_with_integer_labels(scores, targets)
+        return jnp.mean(losses), {"accuracy": jnp.mean(scores.argmax(-1) == targets)}
+
+    def batches(first_step):
+        for number in range(first_step, steps):
+            length = 16 if number % 3 else 24
+            start = np.random.default_rng(number).integers(CLASSES, size=(8, 1))
+            yield {"text": ((start + 3 * np.arange(length)) % CLASSES).astype(np.int32)}
+
+    task = Task(
+        kind="language_model",
+        init=init,
+        loss=loss,
+        optimizer=optax.sgd(RATE),
+        learning_rate=lambda step: RATE,
+        batch_shapes=tuple(
+            {"text": jax.ShapeDtypeStruct((8, length), jnp.int32)} for length in (16, 24)
+        ),
+        batches=batches,
+        facts={"inputs": {}, "config": {}, "decisive": {}, "rows": {}, "version": 1},
+        sharding_rules=((r"embedding|output/.*", PartitionSpec()),),
+    )
+    return dataclasses.replace(task, **changes)
+
+
+def _fit(task, directory, steps=12, mesh=None, warm_start=None, **loop):
+    loop = LoopConfig(steps, **{"log_every": 3, "save_every": 4, **loop})
+    mesh = mesh or sharding.make_mesh(MeshConfig())
+    return fit(task, loop, mesh, directory, seed=3, warm_start=warm_start)
+
+
+def _lines(directory) -> list[dict]:
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").open()]
+    for line in lines:
+        line.pop("audio_seconds_per_second"), line.pop("data_wait_fraction")
+    return lines
+
+
+def test_a_toy_language_model_trains_resumes_and_logs(tmp_path, capsys):
+    whole = _fit(language_model(12), tmp_path / "whole")
+    lines = _lines(tmp_path / "whole")
+    assert [line["step"] for line in lines] == [3, 6, 9, 12]
+    assert whole.last["loss"] < lines[0]["loss"] - 0.2 and whole.parameters == 2 * CLASSES * WIDTH
+    assert f"{whole.parameters} parameters" in capsys.readouterr().out
+
+    _fit(language_model(12), tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut/checkpoints/12")
+    resumed = _fit(language_model(12), tmp_path / "cut")
+    assert resumed.resumed_from == 8 and "resumed from the checkpoint of step 8" in (
+        capsys.readouterr().out
+    )
+    # An interval that a restart cuts in two has the mean of its second part.
+    assert _lines(tmp_path / "cut")[-1] == lines[-1]
+    assert resumed.fingerprint == whole.fingerprint and resumed.last == whole.last
+    trees = [restore_parameters(tmp_path / name / "checkpoints")[0] for name in ("whole", "cut")]
+    jax.tree.map(np.testing.assert_array_equal, *trees)
+
+
+def test_learning_rate_and_sizes_are_logged_by_group(tmp_path):
+    task = language_model(1)
+    _fit(task, tmp_path, steps=1, log_every=1)
+    (line,) = _lines(tmp_path)
+    assert line["learning_rate"] == pytest.approx(RATE)
+    params = task.init(jax.random.key(3))
+    batch = next(task.batches(0))
+    gradients = jax.grad(lambda params: task.loss(params, batch, None, 0)[0])(params)
+    for group, value, gradient in (
+        ("embedding", params["embedding"], gradients["embedding"]),
+        ("output", params["output"]["kernel"], gradients["output"]["kernel"]),
+    ):
+        gradient = np.sqrt(np.mean(np.square(np.asarray(gradient, np.float64))))
+        assert line[f"gradient_rms/{group}"] == pytest.approx(gradient, rel=1e-5)
+        assert line[f"update_rms/{group}"] == pytest.approx(RATE * gradient, rel=1e-5)
+        value = np.sqrt(np.mean(np.square(np.asarray(value, np.float64))))
+        assert line[f"parameter_rms/{group}"] == pytest.approx(value, rel=1e-5)
+
+
+def test_every_shape_is_compiled_before_the_first_step(tmp_path, monkeypatch):
+    """And none afterwards: the loop has executables alone."""
+    compiled = []
+    original = step.train_step
+
+    def traced(task, seed):
+        update = original(task, seed)
+
+        def counted(state, batch):
+            compiled.append(batch["text"].shape)
+            return update(state, batch)
+
+        return counted
+
+    monkeypatch.setattr(step, "train_step", traced)
+    task = language_model(6)
+    batches = task.batches
+
+    def after_compiling(first_step):
+        assert sorted(compiled) == [(8, 16), (8, 24)]
+        return batches(first_step)
+
+    _fit(dataclasses.replace(task, batches=after_compiling), tmp_path, steps=6)
+    assert len(compiled) == 2
+
+
+def test_a_loss_that_is_not_finite_is_no_input_error(tmp_path):
+    def loss(params, batch, key, step):
+        value = jnp.where(step == 5, jnp.nan, jnp.sum(params["embedding"] ** 2))
+        return value, {}
+
+    with pytest.raises(Diverged, match="^step 6: loss is nan, expected a finite number") as error:
+        _fit(language_model(12, loss=loss), tmp_path)
+    assert not isinstance(error.value, InputError) and "\n" not in str(error.value)
+    # The checkpoint of before is there, none of afterwards.
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+
+
+def test_a_warm_start_is_read_once(tmp_path):
+    reads = []
+
+    def start():
+        reads.append(True)
+        params = {"embedding": np.full((CLASSES, WIDTH), 0.5, np.float32)}
+        return WarmStart(params, "a fingerprint", "from elsewhere")
+
+    task = language_model(4, optimizer=optax.sgd(0.0))
+    first = _fit(task, tmp_path, steps=4, warm_start=start)
+    params, metadata = restore_parameters(tmp_path / "checkpoints")
+    assert (params["embedding"] == 0.5).all() and first.inputs == {"init_from": "a fingerprint"}
+    again = _fit(task, tmp_path, steps=4, warm_start=start)
+    assert reads == [True] and again.inputs == first.inputs and again.last == first.last
+    with pytest.raises(InputError, match="config.init_from was set, is empty"):
+        _fit(task, tmp_path, steps=4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rows": {"128": 8}}, "rows of a batch.128 is new and 8"),
+        ({"version": 2}, "version of the code was 1, is 2"),
+        ({"inputs": {"audio": "b"}}, "inputs.audio is new"),
+        ({"config": {"seed": 2}, "decisive": {"seed": 2}}, "config.seed is new and 2"),
+    ],
+)
+def test_what_decides_the_weights_may_not_change(tmp_path, change, message):
+    task = language_model(4)
+    first = _fit(task, tmp_path, steps=4)
+    facts = {**task.facts, **change}
+    with pytest.raises(InputError, match=f"another run, these differ: {message}"):
+        _fit(dataclasses.replace(task, facts=facts), tmp_path, steps=4)
+    other = _fit(dataclasses.replace(task, facts=facts), tmp_path / "other", steps=4)
+    if "config" not in change or "decisive" in change:
+        assert other.fingerprint != first.fingerprint
+
+
+def test_a_new_field_with_a_default_voids_no_checkpoint(tmp_path):
+    """Its default is what the run had; another value is another run."""
+    task = language_model(4)
+    first = _fit(task, tmp_path, steps=4)
+    facts = {**task.facts, "config": {"loss": {"new": 1.0}}, "decisive": {}}
+    again = _fit(dataclasses.replace(task, facts=facts), tmp_path, steps=4)
+    assert again.resumed_from == 4 and again.fingerprint == first.fingerprint
+    facts["config"], facts["decisive"] = ({"loss": {"new": 2.0}} for _ in range(2))
+    with pytest.raises(InputError, match="config.loss.new is new and 2.0"):
+        _fit(dataclasses.replace(task, facts=facts), tmp_path, steps=4)
+
+
+@pytest.fixture
+def values(speech_split, speech_labels, tmp_path) -> dict:
+    return dict(
+        workdir=str(tmp_path),
+        audio=str(speech_split),
+        labels=(str(speech_labels),),
+        loop=dict(steps=2, log_every=1, save_every=1),
+        frames_per_step=1024,
+        max_frames=64,
+        loss=dict(mask_group_rows=4),
+        **TINY_BASE,
+    )
+
+
+def _train(values, **changes):
+    return train.run(config_lib.build(train.TrainConfig, {**values, **changes}))
+
+
+def test_a_run_goes_on_with_another_execution(values, tmp_path):
+    first = _train(values)
+    for execution, mesh in (
+        (dict(attention="xla", rematerialize=True), dict(fsdp=2)),
+        (dict(dtype="bfloat16", scan_unroll=2), dict(tensor=2)),
+    ):
+        shutil.rmtree(tmp_path / "train/checkpoints/2")
+        again = _train(values, execution=execution, mesh=mesh)
+        assert again["resumed_from"] == 1 and again["fingerprint"] == first["fingerprint"]
+        tolerance = 0.02 if "dtype" in execution else 1e-5
+        assert again["last"]["loss"] == pytest.approx(first["last"]["loss"], rel=tolerance)
+
+
+def test_a_new_field_of_a_group_voids_no_checkpoint(values, tmp_path, monkeypatch):
+    first = _train(values)
+    grown = dataclasses.make_dataclass(
+        "LossConfig",
+        [("smoothing", float, 0.0)],
+        bases=(pretraining.LossConfig,),
+        frozen=True,
+    )
+
+    def config(**loss):
+        built = config_lib.build(train.TrainConfig, values)
+        return dataclasses.replace(built, loss=grown(**{**dataclasses.asdict(built.loss), **loss}))
+
+    again = train.run(config())
+    assert again["resumed_from"] == 2 and again["fingerprint"] == first["fingerprint"]
+    with pytest.raises(InputError, match="config.loss.smoothing is new and 0.1"):
+        train.run(config(smoothing=0.1))
+
+
+def test_a_fingerprint_names_rows_and_not_execution(values):
+    """160 rows on 32 devices and 176 on 8 are not the same training."""
+    config = config_lib.build(train.TrainConfig, {**values, "frames_per_step": 1300})
+    data = pretraining.read(config)
+    facts = {}
+    for count in (8, 6):
+        mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:count])
+        facts[count] = pretraining.task(config, data, mesh).facts
+    assert facts[8]["rows"] != facts[6]["rows"]
+    assert fingerprint({**facts[8], "step": 1}) != fingerprint({**facts[6], "step": 1})
+    changed = dataclasses.replace(
+        config, execution=dataclasses.replace(config.execution, dtype="bfloat16")
+    )
+    mesh = sharding.make_mesh(MeshConfig())
+    assert pretraining.task(changed, data, mesh).facts == facts[8]
+
+
+def test_saved_metadata_says_what_a_network_is(values, tmp_path):
+    _train(values)
+    checkpoints = Checkpoints(tmp_path / "train/checkpoints")
+    metadata = checkpoints.metadata(2)
+    checkpoints.close()
+    assert metadata["architecture"]["dim"] == TINY_BASE["architecture"]["dim"]
+    assert metadata["head"]["codebook_sizes"] == list(TINY_BASE["head"]["codebook_sizes"])
+    assert "execution" not in metadata["config"] and "workdir" not in metadata["config"]
+    assert set(metadata["decisive"]) <= set(metadata["config"])
