@@ -120,6 +120,7 @@ def run(config: DecodeConfig) -> dict:
         "word_errors": {way: dataclasses.asdict(rate) for way, rate in words.items()},
         "character_errors": {way: dataclasses.asdict(rate) for way, rate in characters.items()},
         "decode_seconds": {way: round(spent, 3) for way, spent in seconds.items()},
+        "hypotheses": str(hypotheses),
         "audio_digest": manifest.digest,
         "fingerprint": trained.fingerprint,
         "hypotheses_digest": files.sha256_file(hypotheses),

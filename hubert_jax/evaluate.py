@@ -90,6 +90,8 @@ def run(config: EvaluateConfig) -> dict:
     )
     result = {
         "split": manifest.split,
+        "audio": config.audio,
+        "alignments": config.alignments,
         "audio_digest": manifest.digest,
         "alignments_digest": files.sha256_file(config.alignments),
         "frame_rate": config.frame_rate,

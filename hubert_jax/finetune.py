@@ -52,6 +52,7 @@ def run(config: FinetuneConfig) -> dict:
     result = {
         "steps": config.loop.steps,
         "checkpoint": str(directory / "checkpoints"),
+        "init_from": config.init_from,
         "from_scratch": not config.init_from,
         "audio_seconds": audio.seconds,
         **dataclasses.asdict(outcome),

@@ -111,6 +111,7 @@ def run(config: LabelConfig) -> dict:
         written = labels.write_labels(path, directory / split, assigned, codebook, feature.rate)
         splits[split] = {
             "directory": str(directory / split),
+            "audio": path,
             "audio_digest": written.audio_digest,
             "digest": written.digest,
             "utterances": written.utterances,

@@ -10,6 +10,7 @@ interrupted run from its newest checkpoint. On several hosts, started on each of
 import dataclasses
 import time
 
+from hubert_jax import config as config_lib
 from hubert_jax import files, job
 from hubert_jax.networks import warm_start
 from hubert_jax.tasks import pretraining
@@ -48,6 +49,8 @@ def run(config: TrainConfig) -> dict:
     result = {
         "steps": config.loop.steps,
         "checkpoint": str(directory / "checkpoints"),
+        "init_from": config.init_from,
+        "architecture": config_lib.to_dict(config.architecture),
         "commonest_unit_share": max(counts) / sum(counts),
         "audio_seconds": data.audio.seconds,
         **dataclasses.asdict(outcome),

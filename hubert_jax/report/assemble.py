@@ -2,14 +2,13 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 from hubert_jax import files, job
 
-_JOBS = ("label", "train", "evaluate", "finetune", "decode", "export")
+_JOBS = ("prepare", "label", "train", "evaluate", "finetune", "decode", "export")
 
-Results = Mapping[str, dict[str, Any]]  # result.json by the job's folder, "it1/train"
+Results = dict[str, dict[str, dict[str, Any]]]  # result.json by job and folder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,99 +34,91 @@ def assemble(
     Page and table leave out what was not run; report.json has null or nothing there.
 
     Args:
-      workdir: the run's directory.
-      config: its folders.
-      seconds: taken by each stage.
-      skipped: stages that were not run again.
+      workdir, config: the run's directory, and its folders.
+      seconds, skipped: time taken by each stage, and the stages that were not run again.
 
     Raises:
       InputError: a file that a result names is missing or damaged.
     """
     from hubert_jax.report import page, tables  # matplotlib is slow to import
 
-    jobs = [f"{x}/{y}" for x in (*config.iterations, *config.recognisers) for y in _JOBS]
-    paths = {name: workdir / name / "result.json" for name in ("prepare", *jobs)}
-    results = {name: files.read_json(p, "result") for name, p in paths.items() if p.exists()}
-    report = _report(config, results) | {"seconds": seconds, "skipped": skipped}
+    results: Results = {name: {} for name in _JOBS}
+    for name in _JOBS:
+        for folder in (*config.iterations, *config.recognisers) if name != "prepare" else ("",):
+            path = workdir / folder / name / "result.json"
+            if path.exists():
+                results[name][folder] = files.read_json(path, "result")
+    report = _report(results, config.iterations) | {"seconds": seconds, "skipped": skipped}
     files.write_json(workdir / "report.json", report)
-    files.write_text(workdir / "report.html", page.render(workdir, config, results, report))
+    files.write_text(workdir / "report.html", page.render(workdir, config.title, results, report))
     print(f"\n{tables.text(report)}\n\nreport: {workdir / 'report.html'}", flush=True)
     return report
 
 
-def _report(config: ReportConfig, results: Results) -> dict[str, Any]:
-    def of(folders: tuple[str, ...], name: str) -> dict[str, dict]:
-        return {x: results[f"{x}/{name}"] for x in folders if f"{x}/{name}" in results}
-
-    trained, decoded = of(config.iterations, "train"), of(config.recognisers, "decode")
-    exported = of((*config.iterations, *config.recognisers), "export")
-    tuned = of(config.recognisers, "finetune")
-    scored = list(of(config.iterations, "evaluate").values())
-    mfcc = next((evaluated["mfcc"] for evaluated in scored if "mfcc" in evaluated), {})
-    labels = [entry for evaluated in scored for entry in evaluated.get("labels", ())]
-    targets = [entry["pnmi"] for entry in labels if entry["feature"]["kind"] == "mfcc"]
-    differences = {name: result["max_abs_difference"] for name, result in exported.items()}
-    compared = differences and None not in differences.values()
-    model = {"parameters": next((train["parameters"] for train in trained.values()), None)}
-    model |= {f"steps, {name}": train["steps"] for name, train in trained.items()}
-    model |= {"steps, fine-tuning": next((tune["steps"] for tune in tuned.values()), None)}
+def _report(results: Results, names: tuple[str, ...]) -> dict[str, Any]:
+    trained, tuned, decoded = results["train"], results["finetune"], results["decode"]
+    scored = list(results["evaluate"].values())
+    mfcc = next((found["mfcc"] for found in scored if "mfcc" in found), {})
+    labels = [entry for found in scored for entry in found.get("labels", ())]
+    targets = (entry["pnmi"] for entry in labels if entry["feature"]["kind"] == "mfcc")
+    exports = {name: found["max_abs_difference"] for name, found in results["export"].items()}
+    worst = max(exports.values()) if exports and None not in exports.values() else None
+    model = [("parameters", found["parameters"]) for found in trained.values()][:1]
+    model += [(f"steps, {name}", found["steps"]) for name, found in trained.items()]
+    model += [("steps, fine-tuning", found["steps"]) for found in tuned.values()][:1]
+    jobs = [found for folders in results.values() for found in folders.values()]
     return {
         # Fitted as the layers' codebooks are; training targets have more starts and more frames.
         "mfcc": {key: mfcc.get(key) for key in ("k", "pnmi", "phone_purity", "cluster_purity")}
-        | {"pnmi_as_layers": mfcc.get("pnmi"), "pnmi_as_targets": next(iter(targets), None)}
-        | {"frame_rate": next((evaluated["frame_rate"] for evaluated in scored), None)},
-        "iterations": _iterations(config.iterations, results, trained),
-        "wer": {name: _best(result["wer"]) for name, result in decoded.items()},
-        "cer": {name: _best(result["cer"]) for name, result in decoded.items()},
-        "started_from": {name: _start(result, trained) for name, result in tuned.items()},
-        "export": {
-            "max_abs_difference": max(differences.values()) if compared else None,
-            "by_folder": differences,
-        },
+        | {"pnmi_as_layers": mfcc.get("pnmi"), "pnmi_as_targets": next(targets, None)}
+        | {"frame_rate": next((found["frame_rate"] for found in scored), None)},
+        "iterations": _iterations(results, names),
+        "wer": {name: best(found["wer"]) for name, found in decoded.items()},
+        "cer": {name: best(found["cer"]) for name, found in decoded.items()},
+        "started_from": {name: _start(found, trained) for name, found in tuned.items()},
+        "export": {"max_abs_difference": worst, "by_folder": exports},
         "corpus": {
             split: {key: found[key] for key in ("utterances", "seconds", "speakers")}
-            for split, found in results.get("prepare", {}).get("splits", {}).items()
+            for split, found in results["prepare"].get("", {"splits": {}})["splits"].items()
         },
-        "model": {name: value for name, value in model.items() if value is not None},
-        "versions": job.versions()
-        | {name: v for result in results.values() for name, v in result["versions"].items()},
+        "model": dict(model),
+        "versions": job.versions() | {k: v for found in jobs for k, v in found["versions"].items()},
     }
 
 
-def _iterations(names: tuple[str, ...], results: Results, trained: Results) -> list[dict]:
-    found, untrained = [], []
+def _iterations(results: Results, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    iterations, untrained = [], []
     for name in names:
-        train, evaluated = trained.get(name, {}), results.get(f"{name}/evaluate", {})
-        targets = next(iter(evaluated.get("labels", ())), {})
+        train, scored = results["train"].get(name, {}), results["evaluate"].get(name, {})
+        targets = next(iter(scored.get("labels", ())), {})
         # One untrained network serves all iterations of its architecture that are scored alike.
-        alike = [train.get("architecture"), evaluated.get("k"), evaluated.get("frame_rate")]
-        untrained.insert(0, (alike, evaluated.get("untrained_pnmi_by_layer")))
-        found.append(
-            {
-                "name": name,
-                "best_layer": evaluated.get("best_layer"),
-                "pnmi_by_layer": evaluated.get("pnmi_by_layer", {}),
+        alike = [train.get("architecture"), scored.get("k"), scored.get("frame_rate")]
+        untrained.insert(0, (alike, scored.get("untrained_pnmi_by_layer")))
+        iterations.append(
+            {"name": name}
+            | {key: scored.get(key) for key in ("best_layer", "k")}
+            | {key: train.get(key) for key in ("commonest_unit_share", "steps")}
+            | {
+                "pnmi_by_layer": scored.get("pnmi_by_layer", {}),
                 "untrained_pnmi_by_layer": next((p for a, p in untrained if p and a == alike), {}),
-                "k": evaluated.get("k"),
                 "masked_accuracy": train.get("last", {}).get("masked_accuracy"),
-                "commonest_unit_share": train.get("commonest_unit_share"),
                 "targets": targets.get("feature"),
                 "targets_pnmi": targets.get("pnmi"),
-                "steps": train.get("steps"),
-                "started_from": _start(train, trained) if train else None,
+                "started_from": _start(train, results["train"]) if train else None,
             }
         )
-    return found
+    return iterations
 
 
-def _start(result: dict[str, Any], trained: Results) -> str:
+def _start(found: dict[str, Any], trained: dict[str, dict[str, Any]]) -> str:
     """Whose weights a run started from, or "scratch"."""
-    if not result["init_from"]:
+    if not found["init_from"]:
         return "scratch"
-    source = result["inputs"]["init_from"]
-    names = (name for name, train in trained.items() if train["fingerprint"] == source)
-    return f"weights of {next(names, result['init_from'])}"
+    weights = found["inputs"]["init_from"]
+    names = (name for name, train in trained.items() if train["fingerprint"] == weights)
+    return f"weights of {next(names, found['init_from'])}"
 
 
-def _best(rates: dict[str, float]) -> float:
-    return rates.get("beam", rates["greedy"])
+def best(ways: dict[str, Any]) -> Any:
+    """What the beam search gave, or else greedy decoding."""
+    return ways.get("beam", ways["greedy"])

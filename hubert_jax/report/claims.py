@@ -1,17 +1,14 @@
-"""What the numbers of a report say: did training get anywhere, in plain words."""
-
-from __future__ import annotations
+"""What the figures of a report say: did training get anywhere, in plain words."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Any
-
-from hubert_jax.report.contents import best_layer, by_layer, is_number
 
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """One comparison: whether it came out as it should, the numbers in words, and a caveat."""
+    """One comparison: whether it came out as it should, its figures in words, and a caveat."""
 
     holds: bool
     text: str
@@ -19,82 +16,64 @@ class Claim:
 
 
 def claims(report: Mapping[str, Any]) -> list[Claim]:
-    """Every comparison that the numbers of `report` allow; the first is the one on PNMI, if any.
-
-    Units should carry more phonetic information than MFCC clusters and than the same layer of an
-    untrained network; masked accuracy should exceed the share of the commonest unit; the second
-    iteration should improve on the first; pre-training should lower word and character error rates.
-    """
-    found = []
-    peaks = best_layers(report)
-    mfcc = report.get("mfcc") or {}
-    units = [mfcc.get("k")] + [iteration.get("k") for iteration in report.get("iterations") or []]
-    if peaks and is_number(mfcc.get("pnmi")):
-        iteration, layer, pnmi = max(peaks, key=lambda peak: peak[2])
-        where = f" of iteration {iteration}" if len(report["iterations"]) > 1 else ""
-        subject, note = (f"best layer {layer}{where}: PNMI", _unequal(units[iteration], units[0]))
-        found.append(_higher(subject, pnmi, "MFCC", mfcc["pnmi"], note))
-    for number, iteration in enumerate(report.get("iterations") or [], start=1):
-        for _, layer, pnmi in (peak for peak in peaks if peak[0] == number):
-            untrained = by_layer(iteration.get("untrained_pnmi_by_layer")).get(layer)
-            if untrained is not None:
-                subject = f"iteration {number}, layer {layer}: PNMI"
-                found.append(_higher(subject, pnmi, "untrained", untrained))
-        accuracy, share = (iteration.get("masked_accuracy"), iteration.get("commonest_unit_share"))
-        if is_number(accuracy) and is_number(share):
-            subject = f"iteration {number}: masked accuracy"
-            found.append(_higher(subject, accuracy, "commonest unit's share", share))
-    for (previous, _, before), (number, _, after) in zip(peaks, peaks[1:], strict=False):
-        subject, note = (f"iteration {number}: best PNMI", _unequal(units[number], units[previous]))
-        found.append(_higher(subject, after, f"iteration {previous}", before, note))
-    for name in ("wer", "cer"):
-        rates = report.get(name) or {}
-        pretrained, scratch = rates.get("pretrained"), rates.get("scratch")
-        if is_number(pretrained) and is_number(scratch):
-            holds = pretrained < scratch
-            sign = "<" if holds else ">="
-            a, b = f"{100 * pretrained:.1f} %", f"{100 * scratch:.1f} %"
-            text = f"{name.upper()} {a} pre-trained {sign} {b} from scratch"
+    """Every comparison that a report's figures allow, the one of PNMI with MFCC first."""
+    found = [claim for claim in [_against_mfcc(report)] if claim]
+    for each in report["iterations"]:
+        name, layer, untrained = each["name"], each["best_layer"], each["untrained_pnmi_by_layer"]
+        if str(layer) in untrained:
+            subject = f"{name}, layer {layer}: PNMI"
+            found.append(_higher(subject, _peak(each), "untrained", untrained[str(layer)]))
+        accuracy, baseline = each["masked_accuracy"], each["commonest_unit_share"]
+        if accuracy is not None:
+            subject = f"{name}: masked accuracy"
+            found.append(_higher(subject, accuracy, "majority baseline", baseline))
+    evaluated = [each for each in report["iterations"] if each["pnmi_by_layer"]]
+    for before, after in itertools.pairwise(evaluated):
+        subject, note = f"{after['name']}: best PNMI", _unequal(after["k"], before["k"])
+        found.append(_higher(subject, _peak(after), before["name"], _peak(before), note))
+    scratch = {name: start == "scratch" for name, start in report["started_from"].items()}
+    for metric, a, b in itertools.product(("wer", "cer"), scratch, scratch):
+        rates = report[metric]
+        if scratch[b] and not scratch[a] and a in rates and b in rates:
+            rate, rival = _apart(100 * rates[a], 100 * rates[b], 1)
+            holds = rates[a] < rates[b]
+            text = f"{metric.upper()} {rate} % {a} {'<' if holds else '>='} {rival} % {b}"
             found.append(Claim(holds, text))
     return found
 
 
 def verdict(report: Mapping[str, Any]) -> str:
-    """One phrase: whether the units carry more about phones than MFCC clusters do."""
-    pnmi = next((claim for claim in claims(report) if "MFCC" in claim.text), None)
-    if pnmi is None:
-        return "PNMI was not measured against MFCC"
-    return pnmi.text if pnmi.holds else f"did not get there: {pnmi.text}"
+    """One line: whether units say more about phones than MFCC clusters do, how many claims hold."""
+    claim, found = _against_mfcc(report), claims(report)
+    text = claim.text if claim else "PNMI was not measured against MFCC"
+    tally = f"; {sum(c.holds for c in found)} of {len(found)} hold" if found else ""
+    return f"{'did not get there: ' if claim and not claim.holds else ''}{text}{tally}"
 
 
-def best_layers(report: Mapping[str, Any]) -> list[tuple[int, int, float]]:
-    """(iteration from 1, its best layer, that layer's PNMI) of each iteration that has them."""
-    peaks = []
-    for number, iteration in enumerate(report.get("iterations") or [], start=1):
-        layer = best_layer(iteration)
-        pnmi = by_layer(iteration.get("pnmi_by_layer"))
-        if layer in pnmi:
-            peaks.append((number, layer, pnmi[layer]))
-    return peaks
+def _against_mfcc(report: Mapping[str, Any]) -> Claim | None:
+    evaluated, mfcc = [x for x in report["iterations"] if x["pnmi_by_layer"]], report["mfcc"]
+    if not evaluated or mfcc["pnmi"] is None:
+        return None
+    best = max(evaluated, key=_peak)
+    subject = f"best layer {best['best_layer']} of {best['name']}: PNMI"
+    return _higher(subject, _peak(best), "MFCC", mfcc["pnmi"], _unequal(best["k"], mfcc["k"]))
 
 
-def apart(a: float, b: float) -> tuple[str, str]:
-    """Both numbers with three decimals, or as many up to five as tell them apart."""
-    for digits in range(3, 6):
-        texts = f"{a:.{digits}f}", f"{b:.{digits}f}"
-        if texts[0] != texts[1]:
-            return texts
-    return f"{a:.3f}", f"{b:.3f}"
+def _peak(iteration: Mapping[str, Any]) -> float:
+    return iteration["pnmi_by_layer"][str(iteration["best_layer"])]
 
 
 def _higher(subject: str, value: float, rival: str, rival_value: float, note: str = "") -> Claim:
-    a, b = apart(value, rival_value)
-    holds = value > rival_value
+    holds, (a, b) = value > rival_value, _apart(value, rival_value, 3)
     return Claim(holds, f"{subject} {a} {'>' if holds else '<='} {rival} {b}", note)
 
 
-def _unequal(units: Any, rival_units: Any) -> str:
-    """More units raise PNMI by themselves, so a comparison across sizes says so."""
-    if None in (units, rival_units) or units == rival_units:
-        return ""
-    return f"K = {units} against {rival_units}"
+def _apart(a: float, b: float, digits: int) -> tuple[str, str]:
+    """Both with `digits` decimals, or up to two more where they would look alike."""
+    more = next((d for d in range(digits, digits + 3) if f"{a:.{d}f}" != f"{b:.{d}f}"), digits)
+    return f"{a:.{more}f}", f"{b:.{more}f}"
+
+
+def _unequal(units: int, rival_units: int) -> str:
+    """More units raise PNMI by themselves."""
+    return "" if units == rival_units else f"K = {units} against {rival_units}"

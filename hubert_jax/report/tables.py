@@ -1,0 +1,92 @@
+"""The tables of a report, which page and terminal share."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from hubert_jax.report.claims import claims, verdict
+
+_EMPTY = {"", "-"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of text under a header; the first column names the rows."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+    def is_numeric(self, column: int) -> bool:
+        """Whether a column holds figures only, which stand to the right."""
+        cells = [row[column] for row in self.rows]
+        return column > 0 and all(cell[:1].isdigit() or cell in _EMPTY for cell in cells)
+
+
+def tables(report: Mapping[str, Any]) -> dict[str, Table]:
+    """Tables by name, only those that the report has figures for."""
+    errors = zip(report["wer"].items(), report["cer"].values(), strict=True)
+    start, corpus, seconds = report["started_from"], report["corpus"].items(), report["seconds"]
+    found = {
+        "quality": _quality(report),
+        "prediction": Table("Prediction of masked units", ["", "accuracy", "majority baseline"], [
+            [i["name"], _figure(i["masked_accuracy"]), _figure(i["commonest_unit_share"])]
+            for i in report["iterations"] if i["masked_accuracy"] is not None]),
+        "recognition": Table("Speech recognition", ["", "WER", "CER", "started from"], [
+            [name, f"{100 * wer:.1f} %", f"{100 * cer:.1f} %", start.get(name, "-")]
+            for (name, wer), cer in errors]),
+        "export": Table("Largest absolute difference of exported networks", ["", ""], [
+            [name, "not compared" if difference is None else f"{difference:.1e}"]
+            for name, difference in report["export"]["by_folder"].items()]),
+        "corpus": Table("Corpus", ["", "utterances", "hours", "speakers"], [
+            [split, f"{of['utterances']:,}", f"{of['seconds'] / 3600:.2f}", f"{of['speakers']:,}"]
+            for split, of in corpus]),
+        "model": Table("Model", ["", ""], [[k, f"{v:,}"] for k, v in report["model"].items()]),
+        "versions": Table("Versions", ["", ""], [[k, v] for k, v in report["versions"].items()]),
+        "seconds": Table("Seconds", ["", "", ""], [
+            [stage, f"{taken:.1f}", "skipped in this run" if stage in report["skipped"] else ""]
+            for stage, taken in (seconds and seconds | {"total": sum(seconds.values())}).items()]),
+        "claims": Table("Claims", ["holds", ""], [
+            ["yes" if claim.holds else "NO", claim.text + f" ({claim.note})" * bool(claim.note)]
+            for claim in claims(report)]),
+    }  # fmt: skip
+    return {name: table for name, table in found.items() if table.rows}
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """The report as aligned plain text, whose last line is the verdict."""
+    lines = []
+    for name, table in tables(report).items():
+        if name not in ("corpus", "model", "versions"):
+            lines += [table.title, *_aligned(table), ""]
+    return "\n".join([*lines, f"verdict: {verdict(report)}"])
+
+
+def _figure(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _quality(report: Mapping[str, Any]) -> Table:
+    """One row a feature, two columns an iteration."""
+    iterations, mfcc = report["iterations"], report["mfcc"]
+    header, columns = [""], []
+    rows = [[f"MFCC, K = {mfcc['k']}"], ["targets of training"], ["best layer"]]
+    for each in iterations:
+        header += [f"{each['name']}, K = {each['k']}" if each["k"] else each["name"], "untrained"]
+        columns += [each["pnmi_by_layer"], each["untrained_pnmi_by_layer"]]
+        rows[0] += [_figure(mfcc["pnmi"]), ""]
+        rows[1] += [_figure(each["targets_pnmi"]), ""]
+        rows[2] += [_figure(each["best_layer"], digits=0), ""]
+    for layer in sorted(set().union(*columns), key=int):
+        rows.insert(-1, [f"layer {layer}", *(_figure(column.get(layer)) for column in columns)])
+    return Table("Target quality (phone-normalised mutual information, PNMI)", header,
+                 [row for row in rows if not set(row[1:]) <= _EMPTY])  # fmt: skip
+
+
+def _aligned(table: Table) -> list[str]:
+    lines = [[] for _ in range(1 + len(table.rows))]
+    for column, cells in enumerate(zip(table.header, *table.rows, strict=True)):
+        width = max(map(len, cells))
+        for line, cell in zip(lines, cells, strict=True):
+            line.append(cell.rjust(width) if table.is_numeric(column) else cell.ljust(width))
+    return [line for line in (f"  {'  '.join(line)}".rstrip() for line in lines) if line]

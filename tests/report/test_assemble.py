@@ -1,0 +1,184 @@
+"""The figures that the report takes from a run, and what it leaves out where a job was not run."""
+
+import json
+
+import pytest
+
+from hubert_jax.errors import InputError
+from hubert_jax.report.assemble import ReportConfig, assemble
+
+CONFIG = ReportConfig("<Run>", iterations=("it1", "it2"), recognisers=("pretrained", "scratch"))
+SECONDS = {"prepare": 20.14, "it1-train": 1400.0}
+
+TABLE = """\
+Target quality (phone-normalised mutual information, PNMI)
+                       it1, K = 100  untrained  it2, K = 100  untrained
+  MFCC, K = 100               0.330                    0.330
+  targets of training         0.336                    0.340
+  layer 0                     0.240      0.220         0.380      0.220
+  layer 2                     0.341      0.238         0.341      0.238
+  layer 10                    0.300          -         0.300          -
+  best layer                      2                        0
+
+Prediction of masked units
+       accuracy  majority baseline
+  it1     0.212              0.041
+  it2     0.030              0.041
+
+Speech recognition
+                 WER     CER  started from
+  pretrained  81.2 %  38.0 %  weights of it2
+  scratch     97.1 %  38.0 %  scratch
+
+Largest absolute difference of exported networks
+  it2         2.4e-06
+  pretrained  1.1e-06
+
+Seconds
+  prepare      20.1  skipped in this run
+  it1-train  1400.0
+  total      1420.1
+
+Claims
+  holds
+  yes    best layer 0 of it2: PNMI 0.380 > MFCC 0.330
+  yes    it1, layer 2: PNMI 0.341 > untrained 0.238
+  yes    it1: masked accuracy 0.212 > majority baseline 0.041
+  yes    it2, layer 0: PNMI 0.380 > untrained 0.220
+  NO     it2: masked accuracy 0.030 <= majority baseline 0.041
+  yes    it2: best PNMI 0.380 > it1 0.341
+  yes    WER 81.2 % pretrained < 97.1 % scratch
+  NO     CER 38.0 % pretrained >= 38.0 % scratch
+
+verdict: best layer 0 of it2: PNMI 0.380 > MFCC 0.330; 6 of 8 hold
+"""
+
+
+def change(workdir, job, **values):
+    path = workdir / job / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_table(workdir, capsys):
+    assemble(workdir, CONFIG, SECONDS, ["prepare"])
+    assert capsys.readouterr().out == f"\n{TABLE}\nreport: {workdir}/report.html\n"
+
+
+def test_report_json(workdir):
+    report = assemble(workdir, CONFIG, SECONDS, ["prepare"])
+    assert json.loads((workdir / "report.json").read_text()) == report
+    assert report["mfcc"]["k"] == 100
+    # Of the fit made like the layers' codebooks, although the training targets' is higher.
+    assert report["mfcc"]["pnmi"] == report["mfcc"]["pnmi_as_layers"] == 0.3301
+    assert report["mfcc"]["pnmi_as_targets"] == 0.336
+    first, second = report["iterations"]
+    assert first["best_layer"] == 2
+    assert first["pnmi_by_layer"] == {"0": 0.24, "2": 0.3412, "10": 0.3}
+    assert first["masked_accuracy"] == 0.2124
+    assert first["commonest_unit_share"] == 0.0411
+    assert second["untrained_pnmi_by_layer"] == {"0": 0.22, "2": 0.238}
+    assert (first["started_from"], second["started_from"]) == ("scratch", "weights of it1")
+    assert (first["targets"], second["targets_pnmi"]) == ({"kind": "mfcc"}, 0.34)
+    assert report["wer"] == {"pretrained": 0.812, "scratch": 0.971}
+    assert report["cer"] == {"pretrained": 0.38, "scratch": 0.38}
+    assert report["export"]["max_abs_difference"] == 2.4e-6
+    assert report["seconds"] == SECONDS
+    assert report["skipped"] == ["prepare"]
+    assert report["corpus"]["train & more"]["speakers"] == 18
+    assert report["model"]["parameters"] == 7_123_456
+    assert report["versions"]["jax"] == "0.0.7"
+
+
+@pytest.mark.parametrize(
+    "differing",
+    [
+        ("it2/train", {"architecture": {"num_layers": 4}}),
+        ("it2/evaluate", {"k": 500}),
+        ("it2/evaluate", {"frame_rate": 100}),
+    ],
+)
+def test_an_untrained_network_stands_for_those_that_are_scored_alike_only(workdir, differing):
+    job, values = differing
+    change(workdir, job, **values)
+    first, second = assemble(workdir, CONFIG, {}, [])["iterations"]
+    assert first["untrained_pnmi_by_layer"] == {"0": 0.22, "2": 0.238}
+    assert second["untrained_pnmi_by_layer"] == {}
+
+
+def test_greedy_rates_where_there_was_no_beam_search(workdir):
+    change(workdir, "scratch/decode", wer={"greedy": 0.9}, cer={"greedy": 0.5})
+    report = assemble(workdir, CONFIG, {}, [])
+    assert (report["wer"]["scratch"], report["cer"]["scratch"]) == (0.9, 0.5)
+
+
+def test_weights_from_elsewhere_are_named_as_the_configuration_names_them(workdir):
+    change(workdir, "pretrained/finetune", init_from="hf:base", inputs={"init_from": "other"})
+    assert assemble(workdir, CONFIG, {}, [])["started_from"]["pretrained"] == "weights of hf:base"
+
+
+def test_an_export_that_was_not_compared_has_no_difference(workdir, capsys):
+    change(workdir, "it2/export", max_abs_difference=None)
+    assert assemble(workdir, CONFIG, {}, [])["export"]["max_abs_difference"] is None
+    assert "it2         not compared\n" in capsys.readouterr().out
+
+
+# Jobs that are not run, and what the page and the table then do not have.
+PARTS = {
+    "evaluate": {"Target quality", "What the layers know", "Which phones the units stand for"},
+    "train": {"Prediction of masked units", "it1: masked accuracy", "Pre-training loss"},
+    "finetune": {"Fine-tuning loss", "CER 38.0 % pretrained"},
+    "decode": {"Speech recognition", "Recognised sentences", "CER 38.0 % pretrained"},
+    "export": {"Largest absolute difference"},
+    "prepare": {"Corpus"},
+}
+ALL = set().union(*PARTS.values())
+
+
+@pytest.mark.parametrize("job", ["", *PARTS])
+def test_a_job_that_was_not_run_is_left_out(workdir, job, capsys):
+    for path in [*workdir.glob(f"*/{job}/result.json"), workdir / job / "result.json"]:
+        if job:
+            path.unlink(missing_ok=True)
+    json.dumps(assemble(workdir, CONFIG, SECONDS, []), allow_nan=False)
+    shown = (workdir / "report.html").read_text() + capsys.readouterr().out
+    assert {part for part in ALL if part in shown} == ALL - PARTS.get(job, set())
+
+
+def test_without_alignments_and_labels_no_utterance_is_drawn(workdir):
+    for job in ("evaluate", "label"):
+        for name in CONFIG.iterations:
+            (workdir / name / job / "result.json").unlink()
+    assemble(workdir, CONFIG, {}, [])
+    assert "One utterance" not in (workdir / "report.html").read_text()
+
+
+@pytest.mark.parametrize(("iterations", "recognisers"), [(1, 0), (0, 1), (0, 0), (1, 1)])
+def test_any_number_of_folders(workdir, iterations, recognisers):
+    config = ReportConfig("", CONFIG.iterations[:iterations], CONFIG.recognisers[:recognisers])
+    report = assemble(workdir, config, {}, [])
+    assert len(report["iterations"]) == iterations
+    assert len(report["wer"]) == recognisers
+
+
+def test_nothing_was_run(tmp_path, capsys):
+    report = assemble(tmp_path, CONFIG, {}, [])
+    assert report["mfcc"]["pnmi"] is None
+    assert report["export"]["max_abs_difference"] is None
+    assert [i["masked_accuracy"] for i in report["iterations"]] == [None, None]
+    assert capsys.readouterr().out.startswith("\nverdict: PNMI was not measured against MFCC\n")
+
+
+def test_an_unfinished_job_is_as_one_not_run(workdir):
+    (workdir / "it2/train/result.json").unlink()
+    (workdir / "it2/train/metrics.jsonl").write_text('{"step": 1, "lo')
+    assert assemble(workdir, CONFIG, {}, [])["iterations"][1]["steps"] is None
+
+
+@pytest.mark.parametrize("file", ["it1/train/metrics.jsonl", "scratch/decode/hypotheses.jsonl"])
+def test_a_damaged_or_missing_file_is_named(workdir, file):
+    (workdir / file).write_text('{"step": 1\n')
+    with pytest.raises(InputError, match=f"{file}: .* expected JSON lines"):
+        assemble(workdir, CONFIG, {}, [])
+    (workdir / file).unlink()
+    with pytest.raises(InputError, match=f"{file}.* expected JSON lines"):
+        assemble(workdir, CONFIG, {}, [])

@@ -1,0 +1,108 @@
+"""The page as a browser would meet it: well-formed, self-contained, escaped, complete."""
+
+import html.parser
+import re
+
+import numpy as np
+import pytest
+
+from hubert_jax.report.assemble import ReportConfig, assemble
+from hubert_jax.report.page import curve
+
+CONFIG = ReportConfig("<Run>", iterations=("it1", "it2"), recognisers=("pretrained", "scratch"))
+VOID = {"meta", "image", "use", "path"}
+
+
+class Reader(html.parser.HTMLParser):
+    """Checks nesting; gathers tags, attributes and text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.attributes, self.words, self.tags = [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.handle_startendtag(tag, attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture
+def text(workdir):
+    assemble(workdir, CONFIG, {"<stage>": 1.0}, [])
+    return (workdir / "report.html").read_text()
+
+
+def test_page(text, workdir):
+    page = Reader(text)
+    _is_self_contained(page, text)
+    _has_unique_ids(page, text)
+    # The parser gives back as text what the page escaped.
+    for given in ("<Run>", "<stage>", "train & more", "<u1>", "IT'S <HERE>", "<AA>", "<SCRIPT>"):
+        assert given in page.text
+    assert not {"run", "stage", "u1", "here", "aa", "script"} & set(page.tags)
+    # Two losses, two accuracies, PNMI, the heat map and two rows of speech.
+    assert page.tags.count("svg") == 8
+    for figure in ("0.330", "0.336", "0.341", "0.238", "0.212", "2.4e-06", "81.2 %", "7,123,456"):
+        assert figure in page.text
+    assert "NO it2: masked accuracy 0.030 <= majority baseline 0.041" in page.text
+    assert 'class="NO"' in text and 'class="yes"' in text
+    assert "majority baseline" in text and "commonest unit's share" not in text
+    assert "MFCC clusters" in page.words  # the line over the bars
+    _marks_errors(page, text)
+    assemble(workdir, CONFIG, {"<stage>": 1.0}, [])
+    assert (workdir / "report.html").read_text() == text
+
+
+def _is_self_contained(page, text):
+    for name, value in page.attributes:
+        if name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+            assert value.startswith(("#", "data:image/png;base64,")), value[:80]
+        assert not name.startswith("on")
+    assert not {"script", "link", "iframe", "object", "img"} & set(page.tags)
+    assert "@import" not in text and "://" not in text
+    assert not re.search(r"url\((?!#)", text)
+    # Figures take the page's colours, so no stand-in is left.
+    assert "#01020" not in text and "var(--ink)" in text
+
+
+def _has_unique_ids(page, text):
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(|href=")#([^)"]+)', text)) <= set(ids)
+
+
+def _marks_errors(page, text):
+    assert "THE C<mark>U</mark>T<mark>S</mark>" in text
+    assert "28.6 %" in page.text  # two of seven characters
+    assert '<del title="missing: THE CAT">' in text
+    assert ">&lt;SCRIPT&gt;</td>" in text
+
+
+def test_without_alignments_an_utterance_is_drawn_with_its_units_alone(workdir):
+    for name in CONFIG.iterations:
+        (workdir / name / "evaluate/result.json").unlink()
+    assemble(workdir, CONFIG, {}, [])
+    page = Reader((workdir / "report.html").read_text())
+    assert "units" in page.words and "SIL" not in page.words
+
+
+def test_curves_keep_the_mean_and_drop_what_was_not_logged():
+    rows = [{"step": i, "loss": float(i)} if i % 2 else {"step": i} for i in range(2400)]
+    steps, losses = curve(rows, "loss")
+    np.testing.assert_allclose(losses, np.arange(1.0, 2400, 2).reshape(120, 10).mean(axis=1))
+    np.testing.assert_array_equal(steps, losses)
+    np.testing.assert_array_equal(curve(rows[:4], "loss"), [[1, 3], [1, 3]])
