@@ -10,55 +10,72 @@ kernel is in what was compiled, bytes of one device. Fails where a kernel is mis
 """
 
 import argparse
-import dataclasses
 import os
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from hubert_jax.model.platform import compiling_for
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 
-from hubert_jax.model.architecture import HubertConfig
+from hubert_jax.frames import num_samples
+from hubert_jax.model.architecture import (
+    NO_REGULARIZATION,
+    Architecture,
+    Execution,
+    Head,
+    Regularization,
+)
 from hubert_jax.model.hubert import HubertForPretraining
-from hubert_jax.model.transformer import attention_backend
-from hubert_jax.training import optimizer, pretraining, sharding, state
+from hubert_jax.model.kernels import choice
+from hubert_jax.tasks import pretraining
+from hubert_jax.training import optimizer, sharding, step
+from hubert_jax.training.state import abstract_state
+from hubert_jax.training.task import Task
 
-BASE = HubertConfig(dtype="bfloat16")
-LARGE = HubertConfig(
-    frontend_norm="layer", normalize_waveform=True, frontend_gradient_scale=1.0, dim=1024,
-    num_layers=24, ffn_dim=4096, num_heads=16, pre_norm=True, projection_dim=768, dropout=0.0,
-    attention_dropout=0.0, input_dropout=0.0, layer_drop=0.0, dtype="bfloat16",
-    rematerialize=True,
+BASE = Architecture()
+LARGE = Architecture(
+    frontend_norm="layer", normalize_waveform=True, dim=1024, num_layers=24, ffn_dim=4096,
+    num_heads=16, pre_norm=True,
 )  # fmt: skip
-PROGRAMS = (("BASE, training", BASE, True), ("BASE, features", BASE, False),
-            ("LARGE, training", LARGE, True))  # fmt: skip
+# (name, architecture, regularization in training or None, rematerialize)
+PROGRAMS = (
+    ("BASE, training", BASE, Regularization(), False),
+    ("BASE, features", BASE, None, False),
+    ("LARGE, training", LARGE, NO_REGULARIZATION, True),
+)
 # What the compiled program calls a back-end's kernel.
 KERNELS = {"splash": "tpu_custom_call", "cudnn": "__cudnn$fmha"}
 
 
-def compile_program(config: HubertConfig, training: bool, mesh: Mesh, platform: str, frames: int):
+def compile_program(network: HubertForPretraining, training: bool, mesh: Mesh, frames: int) -> Any:
     """The compiled update, or the forward pass without dropout, one row of audio a device."""
-    config = dataclasses.replace(config, codebooks=(504,))
-    transform = optimizer.build(optimizer.OptimizerConfig(), 400_000)
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
-    cut = NamedSharding(mesh, sharding.BATCH)
-    waveform = jax.ShapeDtypeStruct((rows, config.num_samples(frames)), jnp.float32, sharding=cut)
-    labels = jax.ShapeDtypeStruct((rows, frames), jnp.int32, sharding=cut)
-    abstract = state.abstract_state(pretraining.init_pretraining(config), transform, mesh)
-    with compiling_for(platform), jax.set_mesh(mesh):
+    schedule = optimizer.OptimizerConfig()
+    rows = sharding.batch_shards(mesh)
+    waveform = jax.ShapeDtypeStruct((rows, num_samples(frames)), jnp.float32)
+    labels = jax.ShapeDtypeStruct((rows, frames), jnp.int32)
+    task = Task(
+        kind="pretraining",
+        init=pretraining.init(network.architecture, network.head),
+        # One row a device, so any number of devices divides into groups of one.
+        loss=pretraining.loss_function(network, pretraining.LossConfig(mask_group_rows=1)),
+        optimizer=optimizer.build(schedule, 400_000),
+        learning_rate=optimizer.learning_rate(schedule, 400_000),
+        batch_shapes=({"waveform": waveform, "labels_0": labels},),
+        batches=lambda first_step: iter(()),
+        facts={},
+    )
+    state = abstract_state(task, mesh)
+    with jax.set_mesh(mesh):
         if training:
-            # One row a device, so any number of devices divides into groups of one.
-            settings = pretraining.LossConfig(mask_group_rows=1)
-            loss = pretraining.pretraining_loss(config, settings)
-            update = pretraining.train_step(loss, transform, 0)
-            batch = {"waveform": waveform, "labels_0": labels}
-            return update.lower(abstract, batch).compile()
-        network = HubertForPretraining(config)
+            (update,) = step.compile_steps(task, mesh, state, seed=0).values()
+            return update
+        rows_on_mesh = NamedSharding(mesh, sharding.BATCH)
+        audio = waveform.update(sharding=rows_on_mesh)
         forward = jax.jit(lambda params, audio: network.apply({"params": params}, audio)["logits"])
-        return forward.lower(abstract.params, waveform).compile()
+        return forward.lower(state.params, audio).compile()
 
 
 def main() -> None:
@@ -81,17 +98,25 @@ def main() -> None:
     devices = np.array(topology.devices).reshape(-1, 1, 1)
     mesh = Mesh(devices, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
     kind = f"{len(topology.devices)} x {topology.devices[0].device_kind}"
-    for name, config, training in PROGRAMS:
-        with compiling_for(arguments.platform):
-            choice = attention_backend(config, deterministic=not training)
+    for name, architecture, regularization, rematerialize in PROGRAMS:
+        execution = Execution(
+            dtype="bfloat16", rematerialize=rematerialize, platform=arguments.platform
+        )
+        head = Head(codebook_sizes=(504,), projection_dim=256 if architecture is BASE else 768)
+        regularized = regularization or NO_REGULARIZATION
+        kernels = choice.choose(
+            execution, architecture, regularized, sharding.attention_sharding(mesh)
+        )
+        network = HubertForPretraining(architecture, head, kernels, regularized)
         started = time.monotonic()
-        compiled = compile_program(config, training, mesh, arguments.platform, arguments.frames)
+        compiled = compile_program(network, regularization is not None, mesh, arguments.frames)
         memory = compiled.memory_analysis()
         held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        kernel = KERNELS.get(choice.backend)
+        kernel = KERNELS.get(kernels.attention_backend)
         calls = compiled.as_text().count(kernel) if kernel else 0
         print(
-            f"{kind}, {name}, {arguments.frames} frames a device: {choice}; "
+            f"{kind}, {name}, {arguments.frames} frames a device: {kernels.attention_backend} "
+            f"({kernels.attention_reason}); "
             f"{calls} kernel calls; {held / 2**30:.2f} GiB a device; "
             f"compiled in {time.monotonic() - started:.0f} s",
             flush=True,

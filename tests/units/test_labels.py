@@ -114,8 +114,9 @@ def configured_pairs():
     for name in ("base_it1", "base_it2", "large", "xlarge", "small"):
         get_config = importlib.import_module(f"configs.{name}").get_config
         yield pytest.param(get_config("label"), get_config("train"), id=name)
-    for name, iteration in importlib.import_module("configs.demo").get_config().iterations.items():
-        yield pytest.param(iteration.label, iteration.train, id=f"demo-{name}")
+    stages = importlib.import_module("configs.demo").get_config().stages
+    for name in ("it1", "it2"):
+        yield pytest.param(stages[name].label, stages[name].train, id=f"demo-{name}")
 
 
 @pytest.mark.parametrize(("label", "train"), list(configured_pairs()))
