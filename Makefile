@@ -1,6 +1,6 @@
 # make demo    the whole pipeline on the embedded corpus; ARGS="--config.KEY=VALUE ..." overrides
 # make test    the tests
-# make lint    ruff
+# make lint    ruff and mypy
 # make clean   removes the virtual environment and caches, not runs/
 #
 # Needs Python 3.11, 3.12 or 3.13 with its venv module. PYTHON=... names one, VENV=... puts the
@@ -26,6 +26,7 @@ test: environment-dev
 lint: environment-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -109,7 +109,7 @@ def _load(path: str, job: str) -> Mapping[str, Any]:
         found = f"; there are {known}" if known else "; jobs run from the repository's root"
         raise InputError(f"--config={file}: no such file{found}")
     spec = importlib.util.spec_from_file_location("config_file", file)
-    if spec is None:
+    if spec is None or spec.loader is None:
         raise InputError(f"--config={file}: expected a Python file, FILE.py")
     module = importlib.util.module_from_spec(spec)
     part = part or job
@@ -129,7 +129,7 @@ def _load(path: str, job: str) -> Mapping[str, Any]:
     )
 
 
-def with_defaults(schema: type, values: Mapping[str, Any]) -> ConfigDict:
+def with_defaults(schema: Any, values: Mapping[str, Any]) -> ConfigDict:
     """The file's values and, for keys that it lacks, the defaults of the schema."""
     complete = {name: value for name, value in values.items()}
     hints = get_type_hints(schema)
@@ -221,7 +221,7 @@ def _suggestion(key: str, known: list[str]) -> str:
     return f"did you mean config.{close[0]}?" if close else "--help lists the keys"
 
 
-def _described(schema: type, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
+def _described(schema: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
     """(key, type, default or None if it is required) of every key, groups opened."""
     hints = get_type_hints(schema)
     for field in dataclasses.fields(schema):

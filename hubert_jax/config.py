@@ -12,7 +12,7 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar
 
 from hubert_jax.errors import InputError
@@ -27,7 +27,7 @@ MayChange = Annotated[T, "may change"]
 Reads = Annotated[T, "reads"]
 
 
-def build(schema: type[Schema], values: Mapping[str, Any], path: str = "config") -> Schema:
+def build(schema: Callable[..., Schema], values: Mapping[str, Any], path: str = "config") -> Schema:
     """Builds the frozen dataclass `schema` from `values`.
 
     Args:
@@ -35,7 +35,7 @@ def build(schema: type[Schema], values: Mapping[str, Any], path: str = "config")
         types and other dataclasses.
       values: a ConfigDict or a plain mapping with exactly the schema's keys; keys whose field
         has a default may be left out.
-      path: the name of `values` in messages, for example `config.model`.
+      path: the name of `values` in messages, for example `config.loss`.
 
     Returns:
       An instance of `schema`.
@@ -62,7 +62,7 @@ def build(schema: type[Schema], values: Mapping[str, Any], path: str = "config")
 
 
 @functools.cache
-def _described(schema: type) -> tuple[dict[str, dataclasses.Field], dict[str, Any]]:
+def _described(schema: Any) -> tuple[dict[str, dataclasses.Field], dict[str, Any]]:
     """The fields and their types; a manifest builds the same schema a hundred thousand times."""
     fields = {field.name: field for field in dataclasses.fields(schema)}
     return fields, typing.get_type_hints(schema)
@@ -79,7 +79,7 @@ def _checked(expected: Any, value: Any, path: str) -> Any:
             return None
         remaining = [option for option in options if option is not type(None)]
         return _checked(remaining[0], value, path)
-    if dataclasses.is_dataclass(expected):
+    if isinstance(expected, type) and dataclasses.is_dataclass(expected):
         if isinstance(value, expected):
             return value
         if not isinstance(value, Mapping):

@@ -10,12 +10,16 @@ import dataclasses
 import io
 import pathlib
 import time
+from typing import TYPE_CHECKING, Any
 
 from hubert_jax import files, job
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
 from hubert_jax.units.kmeans import KMeansConfig
+
+if TYPE_CHECKING:
+    from hubert_jax.units.evaluation import SplitScorer
 
 VERSION = 1  # raise it when the same configuration and inputs give another output
 
@@ -155,12 +159,13 @@ def _pnmi(by_layer: dict[int, dict]) -> dict[str, float]:
     return {str(layer): entry["pnmi"] for layer, entry in by_layer.items()}
 
 
-def _write_counts(path: pathlib.Path, scorer) -> None:
+def _write_counts(path: pathlib.Path, scorer: "SplitScorer") -> None:
     """Writes `phones` (P,) and one (P, K) array for each scored set, by its name in the result."""
     import numpy as np
 
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, phones=scorer.phones, **scorer.counts)
+    arrays: dict[str, Any] = {"phones": scorer.phones, **scorer.counts}
+    np.savez_compressed(buffer, **arrays)
     files.write_bytes(path, buffer.getvalue())
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hubert_jax import files, job
 from hubert_jax.config import MayChange, Reads
@@ -76,7 +76,7 @@ def run(config: LabelConfig) -> dict:
     from hubert_jax.units.fitting import Fitting
 
     feature = _feature(config)
-    audio = {}
+    audio: dict[str, str] = {}
     for path in config.audio:
         split = manifests.read_manifest(path).split
         if split in audio:
@@ -101,7 +101,7 @@ def run(config: LabelConfig) -> dict:
         )
         codebook = fitting.fit_feature(feature)
     codebook.save(directory)
-    splits = {}
+    splits: dict[str, dict[str, Any]] = {}
     for split, path in audio.items():
 
         def assigned(shards: Callable[[int], bool], path: str = path) -> Iterator:

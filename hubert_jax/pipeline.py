@@ -40,7 +40,7 @@ from hubert_jax.layout import Reference, group_directory, job_of, stage_director
 from hubert_jax.report.assemble import ReportConfig, assemble
 
 # The configuration and the function of every job that can be a stage.
-JOBS: dict[str, tuple[type, Callable[[Any], dict], int]] = {
+JOBS: dict[str, tuple[Any, Callable[[Any], dict], int]] = {
     "prepare": (prepare.PrepareConfig, prepare.run, prepare.VERSION),
     "check": (train.TrainConfig, check.run, check.VERSION),
     "label": (label.LabelConfig, label.run, label.VERSION),
@@ -345,8 +345,10 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") 
     for name in {**before, **now}:
         a, b = before.get(name), now.get(name)
         if a != b:
-            inside = isinstance(a, Mapping) and isinstance(b, Mapping)
-            differing.append(_changes(a, b, f"{path}{name}.") if inside else f"{path}{name}")
+            if isinstance(a, Mapping) and isinstance(b, Mapping):
+                differing.append(_changes(a, b, f"{path}{name}."))
+            else:
+                differing.append(f"{path}{name}")
     return ", ".join(differing)
 
 
@@ -363,7 +365,7 @@ def _keep_compiled(workdir: pathlib.Path) -> None:
     """Later stages compile what earlier ones did, and continued stages what they did before."""
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
 
 

@@ -15,11 +15,15 @@ import os
 import pathlib
 import shutil
 import time
+from typing import TYPE_CHECKING, Any
 
 from hubert_jax import config as config_lib
 from hubert_jax import files, job
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from hubert_jax.corpus.mixing import Mixture
 
 _PROGRESS_SECONDS = 5.0
 
@@ -168,7 +172,7 @@ def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sour
 
     started = time.monotonic()
     treatment = preparation.Treatment(config.convert, config.encoding, config.cut_seconds)
-    settings = dict(encoding=config.encoding, mixture=_mixture(config, split))
+    settings: dict[str, Any] = dict(encoding=config.encoding, mixture=_mixture(config, split))
     print(f"prepare {split}: {len(sources)} files", flush=True)
     if config.beam_runner:
         from hubert_jax.corpus import beam_pipeline
@@ -192,7 +196,7 @@ def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sour
                 directory, split, written, config.shard_megabytes, workers=workers, **settings
             )
         shutil.rmtree(aside)
-    buckets = collections.Counter()
+    buckets: collections.Counter[str] = collections.Counter()
     for shard in manifest.shards:
         buckets[str(shard.bucket_frames)] += shard.utterances
     print(
@@ -217,7 +221,7 @@ def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sour
     }
 
 
-def _mixture(config: PrepareConfig, split: str):
+def _mixture(config: PrepareConfig, split: str) -> "Mixture | None":
     """The split's `mixing.Mixture`, None where all its folders are drawn equally often."""
     from hubert_jax.corpus.mixing import Mixture
 

@@ -36,6 +36,8 @@ class Vocabulary:
 
     characters: tuple[str, ...]
     specials: tuple[tuple[int, str], ...] = ()
+    _indices: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
+    _symbols: tuple[str, ...] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for character in self.characters:
@@ -118,27 +120,27 @@ class Vocabulary:
         return frames[starts & (frames != BLANK)]
 
     def to_dict(self) -> dict[str, list]:
-        """JSON-able `{"characters": [...]}`, with "specials" where there are any; `from_dict`
-        reads it back."""
+        """JSON-able `{"characters": [...]}`, with "specials" where there are any."""
         specials = [[index, name] for index, name in self.specials]
         return {"characters": list(self.characters), **({"specials": specials} if specials else {})}
 
     @classmethod
     def from_dict(cls, values: object) -> Vocabulary:
         """Vocabulary of what `to_dict` gave. Raises InputError for anything else."""
-        characters = values.get("characters") if isinstance(values, dict) else None
-        if not isinstance(characters, list):
+        if not isinstance(values, dict) or not isinstance(values.get("characters"), list):
             raise InputError('vocabulary: expected {"characters": [...]}')
         try:
             specials = tuple((int(index), str(name)) for index, name in values.get("specials", ()))
         except (TypeError, ValueError):
             raise InputError('vocabulary: "specials" holds pairs of class and name') from None
-        return cls(tuple(characters), specials)
+        return cls(tuple(values["characters"]), specials)
 
     @classmethod
     def from_symbols(cls, symbols: Sequence[str]) -> Vocabulary:
-        """Vocabulary whose classes 1, 2, ... are `symbols`; longer ones than a character, such
-        as "<unk>", are special."""
+        """Vocabulary whose classes 1, 2, ... are `symbols`.
+
+        Longer ones than a character, such as "<unk>", are special.
+        """
         numbered = list(enumerate(symbols, start=1))
         return cls(
             tuple(symbol for _, symbol in numbered if len(symbol) == 1),
@@ -147,12 +149,12 @@ class Vocabulary:
 
     @classmethod
     def from_transcripts(cls, transcripts: Iterable[str]) -> Vocabulary:
-        """Vocabulary of another language: the word boundary, then every character that occurs,
-        commonest first (ties in code point order), so it does not depend on the texts' order.
+        """Vocabulary of another language: the word boundary, then every character that occurs.
 
+        Commonest first, ties in code point order, so that the texts' order does not count.
         Raises InputError if no text holds a character, or if one holds a literal "|".
         """
-        counts = collections.Counter()
+        counts: collections.Counter[str] = collections.Counter()
         for text in transcripts:
             counts.update("".join(text.split()))
         if not counts:

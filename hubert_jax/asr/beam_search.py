@@ -19,8 +19,11 @@ _ROOT = 0
 
 
 class LanguageModel(Protocol):
-    """Scores words in their place. Log probabilities are natural and finite; states are opaque
-    and never changed in place, since hypotheses share them."""
+    """Scores words in their place.
+
+    Log probabilities are natural and finite; states are opaque and never changed in place, since
+    hypotheses share them.
+    """
 
     def start(self) -> Any:
         """State before the first word."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,7 +29,8 @@ def emissions(
     model = HubertForCTC(trained.architecture, vocabulary.size, trained.kernels)
 
     def log_probabilities(params: dict, waveform: jax.Array, num_samples: jax.Array) -> jax.Array:
-        return jax.nn.log_softmax(model.apply({"params": params}, waveform, num_samples))
+        logits: Any = model.apply({"params": params}, waveform, num_samples)
+        return jax.nn.log_softmax(logits)
 
     manifest = manifests.read_manifest(split_dir)
     for batch in forward.over_split(log_probabilities, trained, split_dir, manifest):

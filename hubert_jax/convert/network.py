@@ -39,8 +39,7 @@ class Units:
 
     @property
     def offset(self) -> int:
-        """First class of the first codebook that stands for a unit: 4 after fairseq's special
-        symbols, else 0."""
+        """First class of a unit in the first codebook: 4 after fairseq's specials, else 0."""
         symbols = self.symbols[0]
         units = [i for i, symbol in enumerate(symbols) if symbol not in FAIRSEQ_SPECIALS]
         return units[0] if units else len(symbols)
@@ -129,7 +128,7 @@ class Network:
 
     @property
     def kind(self) -> str:
-        """ "encoder", "pretraining" or "ctc"."""
+        """One of "encoder", "pretraining" and "ctc"."""
         return kind_of_parameters(self.params)
 
     @property

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -88,7 +89,7 @@ def pretraining_batches(
     normalize_waveform: bool,
     host: Host = _ALONE,
     on_damage: Callable[[str], None] | None = None,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray]]:
     """Crops of equal length and their labels, for steps `first_step` ... `last_step` - 1.
 
     Args:
@@ -112,7 +113,7 @@ def pretraining_batches(
         shard; labels of another utterance than the audio's; or an index that is not the split's.
     """
 
-    def decode(frames, element):
+    def decode(frames: tf.Tensor, element: dict[str, Any]) -> dict[str, tf.Tensor]:
         audio = tf.io.parse_example(element["records"][0], _AUDIO_FEATURES)
         content, num_samples = _pcm16(audio, manifest.encoding)
         length = frames_lib.num_samples(frames)
@@ -142,12 +143,13 @@ def pretraining_batches(
         (held.directory, read_label_index(held.directory, held.manifest)) for held in label_sets
     ]
     reader = RecordReader(audio_dir, manifest, index, located, on_damage is not None)
-    told = set()
+    told: set[int] = set()
     orders = _bucket_orders(manifest, index, schedule, seed)
     steps = _step_batches(reader, orders, schedule, host, seed, first_step, last_step, decode)
     with _closing(steps):
         for batch in steps:
             for number in sorted({*batch.pop("stood_in").tolist()} - told - {-1}):
+                assert on_damage is not None  # or the record would have ended the batches
                 told.add(number)
                 on_damage(f"{reader.damaged[number]}; records before it stand in for it")
             yield batch
@@ -163,7 +165,7 @@ def finetuning_batches(
     last_step: int,
     normalize_waveform: bool,
     host: Host = _ALONE,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Generator[dict[str, np.ndarray]]:
     """Whole utterances, padded, with their transcripts: never cropped.
 
     Arguments are as of `pretraining_batches`.
@@ -174,7 +176,7 @@ def finetuning_batches(
       caller gives it no weight.
     """
 
-    def decode(frames, element):
+    def decode(frames: tf.Tensor, element: dict[str, Any]) -> dict[str, tf.Tensor]:
         audio = tf.io.parse_example(element["records"][0], _AUDIO_FEATURES | _TEXT_FEATURE)
         content, num_samples = _pcm16(audio, manifest.encoding)
         length = frames_lib.num_samples(frames)
@@ -227,7 +229,7 @@ def _waveform(samples: tf.Tensor, content: tf.Tensor, normalize: bool) -> tf.Ten
     if not normalize:
         return waveform
 
-    def moments(content):
+    def moments(content: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         utterance = tf.cast(tf.io.decode_raw(content, tf.int16), tf.float32) * (1 / 32768)
         mean, variance = tf.nn.moments(utterance, [0])
         return mean, tf.math.rsqrt(variance + NORMALISATION_EPSILON)
@@ -237,7 +239,7 @@ def _waveform(samples: tf.Tensor, content: tf.Tensor, normalize: bool) -> tf.Ten
 
 
 def _window(labels: tf.Tensor, start: tf.Tensor, frames: tf.Tensor, rate_hz: int) -> tf.Tensor:
-    """The labels (B, frames) int32 of crops from sample `start` (B,) on; `labels` are bytes (B,)"""
+    """Labels (B, frames) int32 of crops from sample `start` (B,) on; `labels` are bytes (B,)."""
     step = rate_hz // 50
     first = tf.cast(tf.round(tf.cast(start, tf.float64) * rate_hz / SAMPLE_RATE), tf.int32)
     # Rounding up may pass the end by one label: the last one stands there twice.
@@ -276,7 +278,7 @@ def _closing(steps: Generator) -> Iterator[None]:
     A thread of TensorFlow's that calls into Python would keep the interpreter from ending.
     """
 
-    def close():
+    def close() -> None:
         with contextlib.suppress(ValueError):  # a thread is in it
             steps.close()
 
@@ -297,8 +299,8 @@ def _step_batches(
     seed: int,
     first_step: int,
     last_step: int,
-    decode: Callable[[tf.Tensor, dict[str, tf.Tensor]], dict[str, tf.Tensor]],
-) -> Generator[dict[str, np.ndarray], None, None]:
+    decode: Callable[[tf.Tensor, dict[str, Any]], dict[str, tf.Tensor]],
+) -> Generator[dict[str, np.ndarray]]:
     """This host's rows of the batches of steps `first_step` ... `last_step` - 1.
 
     `decode` gets the batch's frames, and a dictionary: `records`, of the audio and each label set
@@ -319,7 +321,7 @@ def _step_batches(
     def numbers(step: int) -> np.ndarray:
         return orders[bucket_of_step[step]].records(rows(step))
 
-    def read(step):
+    def read(step: int) -> tuple:
         try:
             columns, stood_in = held[0].read(numbers(step))
         except InputError as error:
@@ -327,14 +329,16 @@ def _step_batches(
             raise
         return frames[bucket_of_step[step]], rows(step), stood_in, *columns
 
-    def element(step):
+    def element(step: tf.Tensor) -> tuple:
         kinds = [tf.int32, tf.int64, tf.int64, *strings]
         length, row, stood_in, *columns = tf.numpy_function(read, [step], kinds, stateful=False)
         row, stood_in, *columns = (tf.ensure_shape(c, [None]) for c in (row, stood_in, *columns))
         return tf.ensure_shape(length, []), row, stood_in, tuple(columns)
 
-    def decoded(length, row, stood_in, columns):
-        def draw(number):
+    def decoded(
+        length: tf.Tensor, row: tf.Tensor, stood_in: tf.Tensor, columns: tuple
+    ) -> dict[str, tf.Tensor]:
+        def draw(number: tf.Tensor) -> tf.Tensor:
             # By the row's number in its bucket, so that no two rows draw alike.
             return tf.random.stateless_uniform([], [seed, number], None, None, tf.uint32)
 

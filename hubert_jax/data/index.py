@@ -48,7 +48,7 @@ class Locations:
         np.cumsum(lengths, out=ends[1:])
         return cls(first, ends)
 
-    def locate(self, records: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def locate(self, records: np.ndarray | int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(shard, offset in its file, length) of records (n,): three int64 (n,)."""
         shard = np.searchsorted(self.first, records, side="right") - 1
         begin = self.ends[records]
@@ -66,7 +66,7 @@ class Strings(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, number: int) -> str:
+    def __getitem__(self, number: int) -> str:  # type: ignore[override]  # no slices
         if not 0 <= number < len(self):
             raise IndexError(number)
         begin = self._ends[number - 1] + 1 if number else 0
@@ -211,9 +211,7 @@ def _checked(
     return path
 
 
-def _save(
-    directory: str | os.PathLike, columns: dict[str, tuple[type, int, Iterable[Sequence]]]
-) -> str:
+def _save(directory: str | os.PathLike, columns: dict[str, tuple[type, int, Iterable]]) -> str:
     """Writes an index of (type, length, pieces) columns; returns its digest.
 
     Piece by piece, where `np.savez` would need all of a column in one array.

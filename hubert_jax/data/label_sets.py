@@ -1,11 +1,18 @@
 """Label sets of an audio split: whether they belong to it and can be trained on."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 
-from hubert_jax.data.manifests import AudioManifest, LabelManifest, label_file, read_label_manifest
+from hubert_jax.data.manifests import (
+    AudioManifest,
+    LabelManifest,
+    LabelShardInfo,
+    ShardInfo,
+    label_file,
+    read_label_manifest,
+)
 from hubert_jax.errors import InputError
 from hubert_jax.frames import RATES, SAMPLE_RATE, WINDOW
 
@@ -25,7 +32,7 @@ def read_label_sets(
     """
     if len(directories) != len(codebooks):
         raise InputError(
-            f"config.labels has {len(directories)} label sets, config.model.codebooks "
+            f"config.labels has {len(directories)} label sets, config.head.codebook_sizes "
             f"{len(codebooks)} codebooks; expected one label set for each codebook"
         )
     found = []
@@ -53,7 +60,7 @@ def check_labels(
       InputError: names the field that is wrong, what was found, what was expected, what to do.
     """
 
-    def refuse(field: str, found: Any, expected: Any, remedy: str):
+    def refuse(field: str, found: Any, expected: Any, remedy: str) -> NoReturn:
         raise InputError(f"{where}: {field}: found {found}, expected {expected}; {remedy}")
 
     again = "run the label job on this audio"
@@ -96,7 +103,12 @@ def check_labels(
         )
 
 
-def _check_shard(mine, theirs, rate: int, refuse) -> None:
+def _check_shard(
+    mine: LabelShardInfo,
+    theirs: ShardInfo,
+    rate: int,
+    refuse: Callable[[str, Any, Any, str], NoReturn],
+) -> None:
     """Refuses a label shard that cannot mirror an audio shard."""
     again = "run the label job on this audio"
     name = label_file(theirs.file)

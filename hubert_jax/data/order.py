@@ -6,6 +6,7 @@ rows that follow one another are read from the same part of a file.
 """
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -19,8 +20,8 @@ _KEPT = 64  # orders that are remembered; a batch goes through a few
 class CorpusOrder:
     """Endless rows of one corpus in one bucket."""
 
-    def __init__(self, shards: list[np.ndarray], seed: int) -> None:
-        """Of the records of each shard, (n,) integers or a range; none is empty."""
+    def __init__(self, shards: Sequence[range], seed: int) -> None:
+        """Of the records of each shard; none is empty."""
         self._shards = shards
         self._seed = seed
         self._counts = np.array([len(records) for records in shards], np.int64)
@@ -56,7 +57,7 @@ class BucketOrder:
     """Endless rows of a bucket, whose corpora take turns by their weights."""
 
     def __init__(
-        self, corpora: list[list[np.ndarray]], weights: list[float], frames: int, seed: int
+        self, corpora: Sequence[Sequence[range]], weights: list[float], frames: int, seed: int
     ):
         """Of the shards of each corpus, as of `CorpusOrder`; `frames` names the bucket."""
         self._corpora = [

@@ -120,7 +120,9 @@ class _LabelShard:
     def read(self, utterances: int) -> Iterator[tuple[str, np.ndarray]]:
         return records.read_label_shard(self.path, utterances)
 
-    def check(self, number: int, utterance: records.Utterance, name: str, labels: np.ndarray):
+    def check(
+        self, number: int, utterance: records.Utterance, name: str, labels: np.ndarray
+    ) -> None:
         """Refuses labels that are not those of this utterance; counts them."""
 
         def refuse(found: str, expected: str) -> NoReturn:

@@ -7,6 +7,7 @@ checksums (masked CRC-32C) that TFRecord files have. So damage is found record b
 import contextlib
 import os
 import pathlib
+from collections.abc import Sequence
 
 import google_crc32c
 import numpy as np
@@ -32,7 +33,7 @@ class RecordReader:
         audio_dir: pathlib.Path,
         manifest: AudioManifest,
         index: Index,
-        label_sets: list[tuple[pathlib.Path, Locations]] = (),
+        label_sets: Sequence[tuple[pathlib.Path, Locations]] = (),
         skip_damaged: bool = False,
     ):
         """Of a split, its index, and directory and locations of each of its label sets.

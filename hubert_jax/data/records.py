@@ -10,6 +10,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -101,7 +102,7 @@ class RecordWriter:
     def __enter__(self) -> "RecordWriter":
         return self
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(self, kind: type | None, *error: object) -> None:
         with self._named() if kind is None else contextlib.suppress(tf.errors.OpError):
             self._writer.close()
 
@@ -248,7 +249,7 @@ def _serialized(**fields: bytes | int) -> bytes:
 
 def _read_examples(
     path: str | os.PathLike, names: tuple[str, ...], expected: int | None
-) -> Iterator[tuple[int, dict[str, bytes | int]]]:
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """(record number, its fields) of a TFRecord file, checksums checked."""
     if not os.path.isfile(path):
         raise InputError(f"{path}: expected a shard, found no such file; {REMEDY}")
@@ -280,7 +281,7 @@ def _read_examples(
         number += 1
 
 
-def parse(record: bytes, names: tuple[str, ...]) -> dict[str, bytes | int] | None:
+def parse(record: bytes, names: tuple[str, ...]) -> dict[str, Any] | None:
     """The one value of each field, or None if the record is not such an example."""
     from google.protobuf.message import DecodeError
 

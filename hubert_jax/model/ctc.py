@@ -10,8 +10,11 @@ from hubert_jax.vocabulary import BLANK
 
 
 def frames_needed(labels: jax.Array, label_lengths: jax.Array) -> jax.Array:
-    """Fewest frames that can spell each labelling: one per label, plus the blank that has to
-    stand between two equal neighbours. labels (B, L), label_lengths (B,) -> int32 (B,)."""
+    """Fewest frames that can spell each labelling.
+
+    One a label, and the blank that has to stand between two equal neighbours. labels (B, L),
+    label_lengths (B,) -> int32 (B,).
+    """
     pair_ends = jnp.arange(1, labels.shape[1])
     repeats = (labels[:, 1:] == labels[:, :-1]) & (pair_ends < label_lengths[:, None])
     return label_lengths.astype(jnp.int32) + repeats.sum(axis=1, dtype=jnp.int32)

@@ -23,7 +23,7 @@ class Hubert(nn.Module):
     kernels: Kernels
     regularization: Regularization = NO_REGULARIZATION
 
-    def setup(self) -> None:
+    def setup(self) -> None:  # noqa: D102
         architecture, kernels, regularization = self.architecture, self.kernels, self.regularization
         self.frontend = FrontEnd(architecture, kernels)
         self.frontend_norm = LayerNorm(kernels)
@@ -92,7 +92,7 @@ class Hubert(nn.Module):
         output, layers = self.transformer(x, lengths, deterministic, collect)
         if self.architecture.pre_norm:
             output = self.encoder_norm(output).astype(dtype)
-        if collect:
+        if layers is not None:
             layers = jnp.concatenate([x[None], layers])
         return {"output": output, "features": features, "layers": layers}
 
@@ -174,7 +174,7 @@ class HubertForCTC(nn.Module):
     regularization: Regularization = NO_REGULARIZATION
     final_dropout: float = 0.0
 
-    def setup(self) -> None:
+    def setup(self) -> None:  # noqa: D102
         self.hubert = Hubert(self.architecture, self.kernels, self.regularization)
         self.output_dropout = Dropout(self.final_dropout, self.kernels)
         self.ctc_head = nn.Dense(self.vocabulary_size, kernel_init=nn.initializers.normal(0.02))

@@ -54,8 +54,10 @@ class TransformerLayer(nn.Module):
         )
         rate = 0.0 if self.deterministic else regularization.attention_dropout
         if rate:
-            drop = functools.partial(self.kernels.dropout, rate=rate, key=self.make_rng("dropout"))
-            y = self.kernels.attention(query, key, value, lengths, drop)
+            random = self.make_rng("dropout")
+            y = self.kernels.attention(
+                query, key, value, lengths, lambda x: self.kernels.dropout(x, rate, random)
+            )
         else:
             y = self.kernels.attention(query, key, value, lengths)
         y = self._dense(dim, "output")(y.reshape(x.shape))

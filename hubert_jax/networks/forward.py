@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -39,7 +40,7 @@ class Outputs:
 def over_split(
     function: Callable[[dict, jax.Array, jax.Array], Any],
     trained: Trained,
-    split_dir: str | pathlib.Path,
+    split_dir: str | os.PathLike,
     manifest: AudioManifest,
     *,
     wanted: Callable[[str], bool] | None = None,

@@ -58,7 +58,7 @@ def assemble(
 def _report(results: Results, names: tuple[str, ...]) -> dict[str, Any]:
     trained, tuned, decoded = results["train"], results["finetune"], results["decode"]
     scored = list(results["evaluate"].values())
-    mfcc = next((found["mfcc"] for found in scored if "mfcc" in found), {})
+    mfcc: dict[str, Any] = next((found["mfcc"] for found in scored if "mfcc" in found), {})
     labels = [entry for found in scored for entry in found.get("labels", ())]
     targets = (entry["pnmi"] for entry in labels if entry["feature"]["kind"] == "mfcc")
     exports = {name: found["max_abs_difference"] for name, found in results["export"].items()}
@@ -87,10 +87,11 @@ def _report(results: Results, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _iterations(results: Results, names: tuple[str, ...]) -> list[dict[str, Any]]:
-    iterations, untrained = [], []
+    iterations: list[dict[str, Any]] = []
+    untrained: list[tuple[list, Any]] = []
     for name in names:
         train, scored = results["train"].get(name, {}), results["evaluate"].get(name, {})
-        targets = next(iter(scored.get("labels", ())), {})
+        targets: dict[str, Any] = next(iter(scored.get("labels", ())), {})
         # One untrained network serves all iterations of its architecture that are scored alike.
         alike = [train.get("architecture"), scored.get("k"), scored.get("frame_rate")]
         untrained.insert(0, (alike, scored.get("untrained_pnmi_by_layer")))

@@ -16,7 +16,7 @@ from hubert_jax.units.quality import Alignment
 # Stand-ins, for which `_svg` puts the style sheet's variables.
 _INK, _MUTED, _RULE, *_SERIES = (f"#01020{i}" for i in range(3, 10))
 _VARIABLES = ("ink", "muted", "rule", "series-1", "series-2", "series-3", "series-4")
-_STYLE = {
+_STYLE: Any = {
     **{f"{text}color": _INK for text in ("text.", "axes.label", "xtick.label", "ytick.label")},
     **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), _MUTED),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
@@ -82,7 +82,7 @@ def sort_by_phone(phones: Sequence[str], counts: np.ndarray) -> tuple[list[str],
     seen = np.flatnonzero(counts.any(axis=1)).tolist()
     seen.sort(key=lambda i: (_PLACE.get(phones[i], len(_PLACE)), phones[i]))
     units = np.flatnonzero(counts.any(axis=0))
-    conditional = counts[np.ix_(seen, units)] / counts.sum(axis=0)[units]
+    conditional = counts[seen][:, units] / counts.sum(axis=0)[units]
     order = np.lexsort((-conditional.max(axis=0), conditional.argmax(axis=0)))
     return [phones[i] for i in seen], units[order], conditional[:, order]
 
@@ -146,14 +146,14 @@ def speech(
     return _svg(figure, f"Waveform, spectrogram, units and phones from {start:g} s")
 
 
-def _colour(phone: str) -> Sequence[float]:
+def _colour(phone: str) -> Any:
     """Hue follows the articulatory order; silence and what is unknown are grey."""
     if _GROUP.get(phone, "silence") == "silence":
         return (0.55, 0.55, 0.55)
     return _wheel(_PLACE[phone] / len(_PLACE), _PLACE[phone] % 2)
 
 
-def _wheel(position: float, light: int = 0) -> Sequence[float]:
+def _wheel(position: float, light: int = 0) -> np.ndarray:
     return hsv_to_rgb((0.9 * position, 0.75 - 0.25 * light, 0.7 + 0.2 * light))
 
 

@@ -78,8 +78,9 @@ def _curves(workdir: pathlib.Path, results: Results, iterations: list[dict]) -> 
         drawn += [figures.curves(title, losses)] if losses else []
         for each in iterations:
             log = logs.get(each["name"])
-            kinds = [x for x in ("masked_accuracy", "unmasked_accuracy") if log and x in log[-1]]
-            if kinds:
+            names = ("masked_accuracy", "unmasked_accuracy")
+            kinds = [name for name in names if log and name in log[-1]]
+            if log and kinds:
                 lines = {kind.replace("_", " "): curve(log, kind) for kind in kinds}
                 baseline = each["commonest_unit_share"]
                 drawn.append(figures.curves(f"Accuracy, {each['name']}", lines, baseline))
@@ -104,7 +105,7 @@ def _sentences(decoded: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     sentences: dict[str, dict[str, Any]] = {}
     for name, found in decoded.items():
         for row in read_lines(found["hypotheses"]):
-            pair = (" ".join(text.split()) for text in (row["reference"], best(row)))
+            reference, text = (" ".join(text.split()) for text in (row["reference"], best(row)))
             sentence = sentences.setdefault(row["id"], {"reference": row["reference"], "texts": {}})
-            sentence["texts"][name] = jiwer.process_characters(*pair)
+            sentence["texts"][name] = jiwer.process_characters(reference, text)
     return sentences

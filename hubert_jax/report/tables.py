@@ -84,7 +84,7 @@ def _quality(report: Mapping[str, Any]) -> Table:
 
 
 def _aligned(table: Table) -> list[str]:
-    lines = [[] for _ in range(1 + len(table.rows))]
+    lines: list[list[str]] = [[] for _ in range(1 + len(table.rows))]
     for column, cells in enumerate(zip(table.header, *table.rows, strict=True)):
         width = max(map(len, cells))
         for line, cell in zip(lines, cells, strict=True):

@@ -135,8 +135,8 @@ def hidden_states(
     model = Hubert(architecture, trained.kernels)
 
     def states(params: dict, waveform: jax.Array, num_samples: jax.Array) -> jax.Array:
-        hidden = model.apply({"params": params}, waveform, num_samples, collect=True)["layers"]
-        return hidden[jnp.array(layers)].swapaxes(0, 1).astype(jnp.float32)
+        outputs: Any = model.apply({"params": params}, waveform, num_samples, collect=True)
+        return outputs["layers"][jnp.array(layers)].swapaxes(0, 1).astype(jnp.float32)
 
     trained = dataclasses.replace(trained, params=params, architecture=architecture)
     manifest = manifests.read_manifest(split_dir)

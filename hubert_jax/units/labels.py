@@ -79,7 +79,7 @@ def write_labels(
         if number not in written:
             written[number] = _counted(paths[number], shard.utterances, codebook)
     counts = [written[number][0] for number in range(len(paths))]
-    class_counts = np.sum(counts, axis=0, dtype=np.int64)
+    class_counts = np.stack(counts).sum(axis=0, dtype=np.int64)
     shards = tuple(
         manifests.LabelShardInfo(
             path.name, shard.utterances, int(count.sum()), files.sha256_file(path)

@@ -81,8 +81,8 @@ def read_alignments(path: str | os.PathLike) -> dict[str, Alignment]:
         if not fields:
             continue
         try:
-            utterance_id, start, end, phone = fields
-            start, end = float(start), float(end)
+            utterance_id, *times, phone = fields
+            start, end = map(float, times)
         except ValueError:
             raise InputError(
                 f"{path}, line {number}: found {line.strip()!r}, expected 'UTT-ID START END PHONE' "

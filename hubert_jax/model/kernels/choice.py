@@ -59,14 +59,14 @@ def choose(
     """
     platform = execution.platform or jax.default_backend()
     backend, reason = _attention_backend(execution, architecture, regularization, platform)
-    attend: Callable[..., jax.Array] = {
+    forms: dict[str, Callable[..., jax.Array]] = {
         "xla": attention.xla,
         "cudnn": attention.cudnn,
         "splash": functools.partial(attention.splash, sharding=activations),
-    }[backend]
+    }
     on_cpu = platform == "cpu"
     return Kernels(
-        attention=attend,
+        attention=forms[backend],
         attention_backend=backend,
         attention_reason=reason,
         dropout=dropout.on_cpu if on_cpu else dropout.plain,

@@ -24,8 +24,10 @@ def on_cpu(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def _mean(x: jax.Array) -> jax.Array:
-    """Mean over the last axis, kept, as a product: XLA's CPU back-end reduces a short minor axis
-    much more slowly than it multiplies matrices."""
+    """Mean over the last axis, kept, as a product.
+
+    XLA's CPU back-end reduces a short minor axis much more slowly than it multiplies matrices.
+    """
     average = jnp.full((x.shape[-1], 1), 1.0 / x.shape[-1], x.dtype)
     return jnp.matmul(x, average, precision=jax.lax.Precision.HIGHEST)
 
