@@ -12,8 +12,8 @@ import warnings
 
 import torch
 
-from hubert_jax.model.architecture import HubertConfig
 from tests.oracle_imports import without_compiled_libraries
+from tests.oracles import Described
 
 SPECIALS = 4  # symbols that fairseq puts before the units in every dictionary
 
@@ -65,14 +65,15 @@ def import_fairseq(directory: pathlib.Path) -> types.SimpleNamespace:
     )
 
 
-def build(fairseq, config: HubertConfig, directory: pathlib.Path, seed: int):
-    """A task, an architecture and a network that fairseq makes at random, no parameter left at its
-    neutral value.
+def build(fairseq, config: Described, directory: pathlib.Path, seed: int):
+    """A task, a model's configuration and a network that fairseq makes at random, no parameter left
+    at its neutral value.
 
     The dictionaries that a task of fairseq reads are written to `directory`.
     """
-    labels = [f"km{i}" for i in range(len(config.codebooks))]
-    for name, classes in zip(labels, config.codebooks, strict=True):
+    architecture, head, regularization = config.architecture, config.head, config.regularization
+    labels = [f"km{i}" for i in range(len(head.codebook_sizes))]
+    for name, classes in zip(labels, head.codebook_sizes, strict=True):
         units = "".join(f"{unit} 1\n" for unit in range(classes - SPECIALS))
         (directory / f"dict.{name}.txt").write_text(units)
     task = fairseq.pretraining.HubertPretrainingTask.setup_task(
@@ -80,49 +81,54 @@ def build(fairseq, config: HubertConfig, directory: pathlib.Path, seed: int):
             data=str(directory),
             labels=labels,
             label_rate=50.0,
-            normalize=config.normalize_waveform,
+            normalize=architecture.normalize_waveform,
         )
     )
-    layers = zip(config.conv_channels, config.conv_kernels, config.conv_strides, strict=True)
+    layers = zip(
+        architecture.conv_channels,
+        architecture.conv_kernels,
+        architecture.conv_strides,
+        strict=True,
+    )
     torch.manual_seed(seed)
-    architecture = fairseq.omegaconf.structured(
+    described = fairseq.omegaconf.structured(
         fairseq.hubert.HubertConfig(
             _name="hubert",
             label_rate=50.0,
-            extractor_mode={"group": "default", "layer": "layer_norm"}[config.frontend_norm],
+            extractor_mode={"group": "default", "layer": "layer_norm"}[architecture.frontend_norm],
             conv_feature_layers=str(list(layers)),
-            encoder_layers=config.num_layers,
-            encoder_embed_dim=config.dim,
-            encoder_ffn_embed_dim=config.ffn_dim,
-            encoder_attention_heads=config.num_heads,
-            dropout=config.dropout,
-            attention_dropout=config.attention_dropout,
-            activation_dropout=config.activation_dropout,
-            encoder_layerdrop=config.layer_drop,
-            dropout_input=config.input_dropout,
-            final_dim=config.projection_dim,
+            encoder_layers=architecture.num_layers,
+            encoder_embed_dim=architecture.dim,
+            encoder_ffn_embed_dim=architecture.ffn_dim,
+            encoder_attention_heads=architecture.num_heads,
+            dropout=regularization.dropout,
+            attention_dropout=regularization.attention_dropout,
+            activation_dropout=regularization.activation_dropout,
+            encoder_layerdrop=regularization.layer_drop,
+            dropout_input=regularization.input_dropout,
+            final_dim=head.projection_dim,
             untie_final_proj=True,
-            layer_norm_first=config.pre_norm,
-            logit_temp=config.temperature,
-            feature_grad_mult=config.frontend_gradient_scale,
+            layer_norm_first=architecture.pre_norm,
+            logit_temp=head.temperature,
+            feature_grad_mult=regularization.frontend_gradient_scale,
             mask_prob=0.8,
-            conv_pos=config.positional_kernel,
-            conv_pos_groups=config.positional_groups,
+            conv_pos=architecture.positional_kernel,
+            conv_pos_groups=architecture.positional_groups,
         )
     )
-    model = task.build_model(architecture)
+    model = task.build_model(described)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.2 * torch.randn_like(parameter))
-    return task, architecture, model
+    return task, described, model
 
 
-def run_config(fairseq, task, architecture):
+def run_config(fairseq, task, described):
     """What fairseq's trainer wants to know, on CPU."""
     config = fairseq.omegaconf.structured(fairseq.FairseqConfig())
     config.common.cpu = True
-    config.task, config.model = fairseq.omegaconf.structured(task.cfg), architecture
+    config.task, config.model = fairseq.omegaconf.structured(task.cfg), described
     config.criterion = {"_name": "hubert"}
     config.optimizer, config.lr_scheduler = {"_name": "adam"}, {"_name": "fixed"}
     return config
