@@ -12,9 +12,9 @@ import dataclasses
 import fcntl
 import graphlib
 import hashlib
+import itertools
 import os
 import pathlib
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -50,6 +50,9 @@ JOBS: dict[str, tuple[Any, Callable[[Any], dict], int]] = {
     "decode": (decode.DecodeConfig, decode.run, decode.VERSION),
     "export": (export.ExportConfig, export.run, export.VERSION),
 }
+# What a stage's folder was made from, in that folder: one rename moves both.
+_RECORD = "stage.json"
+_MORE = range(2, 1_000_000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,21 +260,23 @@ def _content_digest(path: pathlib.Path, cache: pathlib.Path, keep: bool) -> str:
     return digest.hexdigest()
 
 
-def _state(workdir: pathlib.Path, stage: Stage, parts: dict[str, Any]) -> tuple[str, dict | None]:
+def _state(
+    workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]
+) -> tuple[str, dict | None]:
     """What would become of a stage, in words, and its result where it is finished."""
-    record = _record(workdir, stage.name)
-    directory = pathlib.Path(stage_directory(str(workdir), stage.name))
+    directory = _directory(workdir, stage.name)
     key = config_lib.digest(parts)
-    if record.get("key") == key and record.get("finished") and _result(directory):
-        return "skipped: version, configuration and inputs are unchanged", _result(directory)
-    aside = _aside(workdir, stage.name, key)
-    if record.get("key") != key and aside.exists():
-        return f"taken back from {aside}", _result(aside / "output")
-    if not directory.exists() or not record:
-        return "runs", None
+    record = _record(directory)
     if record.get("key") == key:
+        if result := _result(directory):
+            return "skipped: version, configuration and inputs are unchanged", result
         return "continues", None
-    return f"runs again: {_changes(record.get('parts', {}), parts)}", None
+    aside = _aside(workdir, stage.name, key)
+    if _record(aside).get("key") == key:
+        return f"taken back from {aside}", _result(aside)
+    if record:
+        return f"runs again: {_changes(record['parts'], parts)}", None
+    return "runs", None
 
 
 def _run_stage(
@@ -283,54 +288,44 @@ def _run_stage(
         key = config_lib.digest(parts)
         state, result = _state(workdir, stage, parts)
         print(f"[{stage.name}] {state}", flush=True)
-        record = _record(workdir, stage.name)
-        directory = pathlib.Path(stage_directory(str(workdir), stage.name))
-        if record.get("key") != key:
-            _set_aside(workdir, stage.name, directory, record)
-            _take_back(workdir, stage.name, directory, key)
+        directory = _directory(workdir, stage.name)
+        if _record(directory).get("key") != key:
+            _set_aside(workdir, stage.name, directory)
+            aside = _aside(workdir, stage.name, key)
+            if aside.exists():
+                directory.parent.mkdir(parents=True, exist_ok=True)
+                aside.rename(directory)
         if result is not None:
             return result, True
-        path = workdir / "stages" / f"{stage.name}.json"
-        files.write_json(path, {"key": key, "finished": False, "parts": parts})
+        files.write_json(directory / _RECORD, {"key": key, "parts": parts})
         before = time.monotonic()
         result = JOBS[job_of(stage.name)][1](stage.config)
-        files.write_json(path, {"key": key, "finished": True, "parts": parts})
         print(f"[{stage.name}] done in {time.monotonic() - before:.1f} s", flush=True)
         return result, False
 
 
-def _set_aside(
-    workdir: pathlib.Path, name: str, directory: pathlib.Path, record: dict[str, Any]
-) -> None:
-    """Moves what another key made out of the way, with its record."""
+def _set_aside(workdir: pathlib.Path, name: str, directory: pathlib.Path) -> None:
+    """Moves what another key made, or a job outside of the pipeline, out of the way."""
     if not directory.exists():
         return
-    aside = _aside(workdir, name, record.get("key", "unknown"))
+    first = _aside(workdir, name, _record(directory).get("key", "unknown"))
+    names = itertools.chain([first], (first.with_name(f"{first.name}-{n}") for n in _MORE))
+    aside = next(path for path in names if not path.exists())
     print(f"[{name}] what is there is set aside in {aside}", flush=True)
-    if aside.exists():
-        shutil.rmtree(aside)  # the same key: an older copy of the same
-    aside.mkdir(parents=True)
-    files.write_json(aside / "stage.json", record)
-    directory.rename(aside / "output")
+    aside.parent.mkdir(exist_ok=True)
+    directory.rename(aside)
 
 
-def _take_back(workdir: pathlib.Path, name: str, directory: pathlib.Path, key: str) -> None:
-    """The reverse of `_set_aside`, where there is something of this key."""
-    aside = _aside(workdir, name, key)
-    if (aside / "output").exists():
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        (aside / "output").rename(directory)
-        record = files.read_json(aside / "stage.json", "stage record")
-        files.write_json(workdir / "stages" / f"{name}.json", record)
-        shutil.rmtree(aside)
+def _directory(workdir: pathlib.Path, name: str) -> pathlib.Path:
+    return pathlib.Path(stage_directory(str(workdir), name))
 
 
 def _aside(workdir: pathlib.Path, name: str, key: str) -> pathlib.Path:
     return workdir / "set_aside" / f"{name.replace('/', '-')}-{key[:12]}"
 
 
-def _record(workdir: pathlib.Path, name: str) -> dict[str, Any]:
-    path = workdir / "stages" / f"{name}.json"
+def _record(directory: pathlib.Path) -> dict[str, Any]:
+    path = directory / _RECORD
     return files.read_json(path, "stage record") if path.exists() else {}
 
 

@@ -199,7 +199,7 @@ def test_nothing_is_deleted_and_an_undone_change_comes_back(jobs, tmp_path, corp
     pipeline.run(changed)
     assert jobs == ["it1/label", "it1/train"]  # whose fingerprint the fake job leaves as it is
     aside = [p for p in (tmp_path / "run/set_aside").iterdir() if p.name.startswith("it1-train")]
-    assert (aside[0] / "output/checkpoints/weights").read_text() == "weeks of work"
+    assert (aside[0] / "checkpoints/weights").read_text() == "weeks of work"
     assert "what is there is set aside in" in capsys.readouterr().out
     jobs.clear()
     assert len(pipeline.run(config)["skipped"]) == 5
@@ -208,12 +208,52 @@ def test_nothing_is_deleted_and_an_undone_change_comes_back(jobs, tmp_path, corp
     assert len(pipeline.run(changed)["skipped"]) == 5 and not jobs
 
 
+def test_what_was_made_outside_of_the_pipeline_is_set_aside_each_time(jobs, tmp_path, corpus):
+    config = _config(tmp_path, corpus)
+    for content in ("first", "second"):
+        prepared = tmp_path / "run/prepare"
+        if prepared.exists():
+            shutil.rmtree(prepared)
+        files.write_text(prepared / "by_hand", content)
+        pipeline.run(config)
+    asides = (tmp_path / "run/set_aside").glob("prepare-unknown*")
+    assert sorted((aside / "by_hand").read_text() for aside in asides) == ["first", "second"]
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_killed_while_results_change_places(jobs, tmp_path, corpus, monkeypatch, renames):
+    """After any of the renames every result is still bound to what it was made from."""
+    config = _config(tmp_path, corpus)
+    more = {"label": {"inputs": {"audio": ("prepare:train",)}, "num_clusters": 500}}
+    changed = _config(tmp_path, corpus, it1=more)
+    results = {}
+    for name, wanted in (("config", config), ("changed", changed)):
+        pipeline.run(wanted)
+        results[name] = (tmp_path / "run/it1/label/result.json").read_text()
+    rename, done = pathlib.Path.rename, []
+
+    def killed(path, target):
+        if len(done) == renames:
+            raise KeyboardInterrupt
+        done.append(rename(path, target))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(config)
+    jobs.clear()
+    for name, wanted in (("changed", changed), ("config", config), ("changed", changed)):
+        assert len(pipeline.run(wanted)["skipped"]) == 5
+        assert (tmp_path / "run/it1/label/result.json").read_text() == results[name]
+    assert not jobs
+
+
 def test_an_interrupted_stage_continues(jobs, tmp_path, corpus, monkeypatch, capsys):
     schema, run, version = pipeline.JOBS["train"]
 
     def interrupted(config):
         path = pathlib.Path(config.workdir, "train", "half")
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("done")
         raise KeyboardInterrupt
 
