@@ -11,9 +11,7 @@ import contextlib
 import dataclasses
 import fcntl
 import graphlib
-import hashlib
 import itertools
-import os
 import pathlib
 import sys
 import time
@@ -35,6 +33,7 @@ from hubert_jax import (
 )
 from hubert_jax import config as config_lib
 from hubert_jax.config import MayChange
+from hubert_jax.content import ContentDigests
 from hubert_jax.errors import Diverged, InputError
 from hubert_jax.layout import Reference, group_directory, job_of, stage_directory
 from hubert_jax.report.assemble import ReportConfig, assemble
@@ -52,6 +51,7 @@ JOBS: dict[str, tuple[Any, Callable[[Any], dict], int]] = {
 }
 # What a stage's folder was made from, in that folder: one rename moves both.
 _RECORD = "stage.json"
+_CONTENTS = "stages/contents.json"
 _MORE = range(2, 1_000_000)
 
 
@@ -110,10 +110,15 @@ def run(config: PipelineConfig) -> dict:
     workdir = files.require_writable(config.workdir)
     with _locked(workdir):
         _keep_compiled(workdir)
+        contents = ContentDigests(workdir / _CONTENTS)
+        outside = _outside(stages, contents)
+        contents.save()
         results: dict[str, dict] = {}
         skipped = []
         for stage in stages:
-            results[stage.name], was_skipped = _run_stage(workdir, stage, results)
+            with _named(stage.name):
+                parts = _key_parts(stage, results, outside[stage.name])
+                results[stage.name], was_skipped = _run_stage(workdir, stage, parts)
             if was_skipped:
                 skipped.append(stage.name)
         seconds = {name: result["seconds"] for name, result in results.items()}
@@ -125,13 +130,15 @@ def dry_run(config: PipelineConfig) -> dict:
     workdir = pathlib.Path(config.workdir)
     results: dict[str, dict] = {}
     runs: list[str] = []
-    for stage in plan(config):
+    stages = plan(config)
+    outside = _outside(stages, ContentDigests(workdir / _CONTENTS))
+    for stage in stages:
         sources = {ref.stage for refs in stage.inputs.values() for ref in refs}
         waiting = [name for name in sorted(sources) if name not in results]
         if waiting:
             state = f"runs after {', '.join(waiting)}, unless they give the same again"
         else:
-            state, result = _state(workdir, stage, _key_parts(workdir, stage, results, keep=False))
+            state, result = _state(workdir, stage, _key_parts(stage, results, outside[stage.name]))
             if result is not None:
                 results[stage.name] = result
         if stage.name not in results:
@@ -209,18 +216,12 @@ def _require(reference: Reference, key: str, listed: Mapping[str, Any]) -> None:
 
 
 def _key_parts(
-    workdir: pathlib.Path, stage: Stage, results: Mapping[str, dict], keep: bool = True
+    stage: Stage, results: Mapping[str, dict], outside: Mapping[str, list[str]]
 ) -> dict[str, Any]:
-    """What a stage's outcome depends on; `keep` digests of outside files for the next call."""
-    values = config_lib.decisive(stage.config, complete=True)
-    outside = {}
-    for field in dataclasses.fields(stage.config):
-        marks = config_lib.field_marks(type(stage.config), field.name)
-        if "reads" in marks and field.name not in stage.inputs:
-            outside[field.name] = _outside(workdir, getattr(stage.config, field.name), keep)
+    """What a stage's outcome depends on."""
     return {
         "version": JOBS[job_of(stage.name)][2],
-        "config": values,
+        "config": config_lib.decisive(stage.config, complete=True),
         "inputs": {
             key: [reference.digest(results[reference.stage]) for reference in references]
             for key, references in stage.inputs.items()
@@ -229,35 +230,40 @@ def _key_parts(
     }
 
 
-def _outside(workdir: pathlib.Path, value: str | tuple[str, ...], keep: bool) -> Any:
-    """Digest of files that no stage has written; a value that names none is itself."""
-    if not isinstance(value, str):
-        return [_outside(workdir, part, keep) for part in value]
-    scheme, _, rest = value.partition(":")
-    path = pathlib.Path(rest if scheme in ("hf", "fairseq", "torchaudio", "orbax") else value)
-    if not value or not path.exists():
-        return value
-    return _content_digest(path, workdir / "stages" / "files.json", keep)
+def _outside(stages: list[Stage], contents: ContentDigests) -> dict[str, dict[str, list[str]]]:
+    """Digests of what each stage reads that no stage has written, by the configuration's keys.
+
+    Raises:
+      InputError: something is not there; the message begins with the stage's name.
+    """
+    found: dict[str, dict[str, list[str]]] = {stage.name: {} for stage in stages}
+    for stage in stages:
+        for field in dataclasses.fields(stage.config):
+            marks = config_lib.field_marks(type(stage.config), field.name)
+            if "reads" in marks and field.name not in stage.inputs:
+                paths = _outside_paths(stage.config, field.name)
+                with _named(stage.name, f"config.{field.name}: "):
+                    digests = [contents.of(path) for path in paths]
+                if digests:
+                    found[stage.name][field.name] = digests
+    return found
 
 
-def _content_digest(path: pathlib.Path, cache: pathlib.Path, keep: bool) -> str:
-    """Digest of a file's or folder's names and contents; read only where a time has changed."""
-    found = sorted(path.rglob("*")) if path.is_dir() else [path]
-    listed = [file for file in found if file.is_file()]
-    status = [(str(file), file.stat()) for file in listed]
-    stamp = config_lib.digest([[name, s.st_size, s.st_mtime_ns] for name, s in status])
-    known = files.read_json(cache, "digests of files") if cache.exists() else {}
-    entry = known.get(str(path.absolute()), {})
-    if entry.get("stamp") == stamp:
-        return entry["digest"]
-    digest = hashlib.sha256()
-    for file in listed:
-        name = os.path.relpath(file, path)
-        digest.update(f"{name} {files.sha256_file(file)}\n".encode())
-    if keep:
-        known[str(path.absolute())] = {"stamp": stamp, "digest": digest.hexdigest()}
-        files.write_json(cache, known)
-    return digest.hexdigest()
+def _outside_paths(config: Any, key: str) -> list[pathlib.Path]:
+    """Files and folders that a key of a job's configuration names."""
+    if hasattr(config, "reads"):
+        return config.reads()
+    value = getattr(config, key)
+    found = []
+    for where in filter(None, [value] if isinstance(value, str) else value):
+        scheme, _, rest = where.partition(":")
+        path = pathlib.Path(rest if scheme in ("hf", "fairseq", "torchaudio", "orbax") else where)
+        name, _, step = path.name.rpartition("@")
+        found.append(path.with_name(name) / step if scheme == "orbax" and name else path)
+        if scheme == "torchaudio":
+            beside = (path.with_name(path.name + end) for end in (".json", ".rest.safetensors"))
+            found += [companion for companion in beside if companion.exists()]
+    return found
 
 
 def _state(
@@ -279,29 +285,25 @@ def _state(
     return "runs", None
 
 
-def _run_stage(
-    workdir: pathlib.Path, stage: Stage, results: Mapping[str, dict]
-) -> tuple[dict, bool]:
+def _run_stage(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> tuple[dict, bool]:
     """Skips, continues or runs a stage; returns its result and whether it was skipped."""
-    with _named(stage.name):
-        parts = _key_parts(workdir, stage, results)
-        key = config_lib.digest(parts)
-        state, result = _state(workdir, stage, parts)
-        print(f"[{stage.name}] {state}", flush=True)
-        directory = _directory(workdir, stage.name)
-        if _record(directory).get("key") != key:
-            _set_aside(workdir, stage.name, directory)
-            aside = _aside(workdir, stage.name, key)
-            if aside.exists():
-                directory.parent.mkdir(parents=True, exist_ok=True)
-                aside.rename(directory)
-        if result is not None:
-            return result, True
-        files.write_json(directory / _RECORD, {"key": key, "parts": parts})
-        before = time.monotonic()
-        result = JOBS[job_of(stage.name)][1](stage.config)
-        print(f"[{stage.name}] done in {time.monotonic() - before:.1f} s", flush=True)
-        return result, False
+    key = config_lib.digest(parts)
+    state, result = _state(workdir, stage, parts)
+    print(f"[{stage.name}] {state}", flush=True)
+    directory = _directory(workdir, stage.name)
+    if _record(directory).get("key") != key:
+        _set_aside(workdir, stage.name, directory)
+        aside = _aside(workdir, stage.name, key)
+        if aside.exists():
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            aside.rename(directory)
+    if result is not None:
+        return result, True
+    files.write_json(directory / _RECORD, {"key": key, "parts": parts})
+    before = time.monotonic()
+    result = JOBS[job_of(stage.name)][1](stage.config)
+    print(f"[{stage.name}] done in {time.monotonic() - before:.1f} s", flush=True)
+    return result, False
 
 
 def _set_aside(workdir: pathlib.Path, name: str, directory: pathlib.Path) -> None:
@@ -348,12 +350,12 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") 
 
 
 @contextlib.contextmanager
-def _named(stage: str) -> Iterator[None]:
-    """Errors inside begin with the stage's name."""
+def _named(stage: str, key: str = "") -> Iterator[None]:
+    """Errors inside begin with the stage's name, and with a key of its configuration."""
     try:
         yield
     except (InputError, Diverged) as error:
-        raise type(error)(f"[{stage}] {error}") from None
+        raise type(error)(f"[{stage}] {key}{error}") from None
 
 
 def _keep_compiled(workdir: pathlib.Path) -> None:

@@ -78,6 +78,23 @@ class PrepareConfig:
                 )
         split_folders(self.splits)
 
+    def reads(self) -> list[pathlib.Path]:
+        """Files and folders whose content decides what comes out.
+
+        Data sets of TensorFlow Datasets are left out: their names say which version they are.
+        """
+        named = [folder for folders in split_folders(self.splits).values() for folder in folders]
+        found = []
+        for path in (pathlib.Path(self.corpus, f) for f in named if not f.startswith("tfds:")):
+            found.append(path)
+            if path.suffix.lower() == ".tsv" and path.is_file():
+                # A manifest of fairseq's names its folder of audio; transcripts lie beside it.
+                with path.open() as file:
+                    found.append(path.parent / file.readline().strip())
+                beside = (path.with_suffix(suffix) for suffix in (".wrd", ".ltr"))
+                found += [transcripts for transcripts in beside if transcripts.is_file()]
+        return list(dict.fromkeys(found))
+
 
 def split_folders(splits: tuple[str, ...]) -> dict[str, dict[str, float]]:
     """Folders of every split and their weights: {"train": {"a": 1, "b": 2}} for ("train=a+b*2",).

@@ -13,8 +13,10 @@ import pytest
 from hubert_jax import command_line, files, pipeline
 from hubert_jax import config as config_lib
 from hubert_jax.config import MayChange, Reads
+from hubert_jax.content import ContentDigests
 from hubert_jax.errors import InputError
 from hubert_jax.layout import Reference
+from hubert_jax.prepare import PrepareConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +220,73 @@ def test_what_was_made_outside_of_the_pipeline_is_set_aside_each_time(jobs, tmp_
         pipeline.run(config)
     asides = (tmp_path / "run/set_aside").glob("prepare-unknown*")
     assert sorted((aside / "by_hand").read_text() for aside in asides) == ["first", "second"]
+
+
+def test_a_new_file_is_the_only_one_that_is_read(jobs, tmp_path, corpus, monkeypatch):
+    pipeline.run(_config(tmp_path, corpus))
+    (corpus / "b.wav").write_text("more")
+    read = []
+    sha256 = files.sha256_file
+    monkeypatch.setattr(files, "sha256_file", lambda path: read.append(path) or sha256(path))
+    pipeline.run(_config(tmp_path, corpus))
+    assert read == [corpus / "b.wav"]
+
+
+def test_linked_folders_count_and_circles_end(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk/a.wav").write_text("speech")
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus/speaker").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk/circle").symlink_to(tmp_path / "corpus")
+    contents = ContentDigests(tmp_path / "cache.json")
+    before = contents.of(tmp_path / "corpus")
+    assert contents.of(tmp_path / "corpus") == before
+    (tmp_path / "disk/a.wav").write_text("other speech")
+    assert contents.of(tmp_path / "corpus") != before
+
+
+def test_prepare_reads_the_folders_that_it_names(tmp_path):
+    def digests(*splits):
+        config = PrepareConfig("w", str(tmp_path), splits)
+        return [ContentDigests(tmp_path / "none").of(path) for path in config.reads()]
+
+    for name in ("a/x.wav", "b/x.wav", "audio/y.wav"):
+        files.write_text(tmp_path / name, name)
+    files.write_text(tmp_path / "lists/train.tsv", "../audio\ny.wav\t9\n")
+    files.write_text(tmp_path / "lists/train.wrd", "HELLO\n")
+    splits = ("train=a*2", "t=tfds:librispeech/test"), ("train=lists/train.tsv",)
+    before = [digests(*entries) for entries in splits]
+    assert [len(entries) for entries in before] == [1, 3]
+    files.write_text(tmp_path / "b/x.wav", "other")
+    assert [digests(*entries) for entries in splits] == before
+    for name in ("audio/y.wav", "lists/train.wrd"):
+        files.write_text(tmp_path / name, "other")
+        after = digests(*splits[1])
+        assert after != before[1]
+        before[1] = after
+
+
+@pytest.mark.parametrize("step", ["", "@2"])
+def test_a_checkpoint_of_another_run_counts_by_its_content(jobs, tmp_path, corpus, step):
+    weights = tmp_path / "other/checkpoints/2/weights"
+    files.write_text(weights, "one")
+    config = _config(tmp_path, corpus)
+    config.stages["it1"]["train"]["init_from"] = f"orbax:{tmp_path}/other/checkpoints{step}"
+    pipeline.run(config)
+    jobs.clear()
+    files.write_text(weights, "two")
+    pipeline.run(config)
+    assert jobs == ["it1/train"]
+
+
+def test_an_input_that_is_missing_is_found_before_anything_runs(jobs, tmp_path, corpus):
+    config = _config(tmp_path, corpus)
+    config.stages["it1"]["train"]["init_from"] = f"hf:{tmp_path}/nothing"
+    message = rf"\[it1/train\] config.init_from: {tmp_path}/nothing: not found"
+    for start in (pipeline.dry_run, pipeline.run):
+        with pytest.raises(InputError, match=message):
+            start(config)
+    assert not jobs
 
 
 @pytest.mark.parametrize("renames", [0, 1])

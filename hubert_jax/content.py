@@ -1,0 +1,69 @@
+"""Digests of the content of files and folders, each file read only when it may have changed."""
+
+import concurrent.futures
+import os
+import pathlib
+from collections.abc import Iterator
+
+from hubert_jax import config as config_lib
+from hubert_jax import files
+from hubert_jax.errors import InputError
+
+
+class ContentDigests:
+    """Remembers the digest of every file beside its path, size and time of change."""
+
+    def __init__(self, cache: pathlib.Path) -> None:
+        """Begins with what `save` wrote to `cache`."""
+        self._cache = cache
+        self._known = files.read_json(cache, "digests of files") if cache.exists() else {}
+        self._changed = False
+
+    def of(self, path: str | os.PathLike) -> str:
+        """SHA-256 (hex) of a file's content, or of a folder's contents by their names below it.
+
+        Links are followed, but not in circles. Neither the path nor any time is part of it.
+
+        Raises:
+          InputError: nothing there, or something that cannot be read.
+        """
+        root = pathlib.Path(path)
+        if not root.exists():
+            raise InputError(f"{path}: not found")
+        try:
+            listed = sorted(_listed(root)) if root.is_dir() else [root]
+            with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing releases the lock
+                digests = list(pool.map(self._of_file, listed))
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from None
+        names = [os.path.relpath(file, root) for file in listed]
+        return config_lib.digest([list(pair) for pair in zip(names, digests, strict=True)])
+
+    def save(self) -> None:
+        """Writes what was read since the last call, if anything was."""
+        if self._changed:
+            files.write_json(self._cache, self._known)
+            self._changed = False
+
+    def _of_file(self, path: pathlib.Path) -> str:
+        status = path.stat()
+        stamp = [status.st_size, status.st_mtime_ns]
+        known = self._known.get(str(path.absolute()))
+        if known and known[:2] == stamp:
+            return known[2]
+        digest = files.sha256_file(path)
+        self._known[str(path.absolute())] = [*stamp, digest]
+        self._changed = True
+        return digest
+
+
+def _listed(folder: pathlib.Path, above: tuple[os.stat_result, ...] = ()) -> Iterator[pathlib.Path]:
+    """All files below a folder; a folder that is one of those `above` it is a circle."""
+    here = folder.stat()
+    if any(os.path.samestat(here, other) for other in above):
+        return
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            yield from _listed(entry, (*above, here))
+        elif entry.is_file():
+            yield entry
