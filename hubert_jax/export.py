@@ -36,7 +36,7 @@ class ExportConfig:
 
     workdir: MayChange[str]
     checkpoint: Reads[str]
-    out: MayChange[str] = ""
+    out: str = ""
     audio: Reads[str] = ""
     execution: MayChange[Execution] = Execution()
 

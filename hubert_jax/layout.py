@@ -61,7 +61,9 @@ class Reference:
                 raise InputError(
                     f"{self.stage}:{self.split}: no such split; there are {', '.join(splits)}"
                 )
-            return splits[self.split]["digest"]
+            found = splits[self.split]
+            # The same shards are drawn from in other proportions by another mixture.
+            return [found["digest"], found["shares"]] if "shares" in found else found["digest"]
         job = job_of(self.stage)
         return result[{"label": "codebook_digest", "export": "digests"}.get(job, "fingerprint")]
 

@@ -187,7 +187,17 @@ def _listed(stages: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 def _stage(workdir: str, name: str, values: Mapping[str, Any], listed: Mapping[str, Any]) -> Stage:
     values = dict(values.items())
     inputs = {}
+    path = f"config.stages.{name.replace('/', '.')}"
+    schema = JOBS[job_of(name)][0]
+    defaults = {field.name: field.default for field in dataclasses.fields(schema)}
     for key, given in (values.pop("inputs", None) or {}).items():
+        if not given:
+            continue
+        if values.get(key) not in (None, "", (), defaults.get(key)):
+            raise InputError(
+                f"{path}.{key}={values[key]}: found beside {path}.inputs.{key}={given}; "
+                f"expected one of them, pass --{path}.inputs.{key}= to leave out the latter"
+            )
         texts = (given,) if isinstance(given, str) else tuple(given)
         inputs[key] = tuple(Reference.parse(text) for text in texts)
         for reference in inputs[key]:
@@ -195,8 +205,7 @@ def _stage(workdir: str, name: str, values: Mapping[str, Any], listed: Mapping[s
         paths = tuple(reference.path(workdir) for reference in inputs[key])
         values[key] = paths[0] if isinstance(given, str) else paths
     values["workdir"] = group_directory(workdir, name)
-    path = f"config.stages.{name.replace('/', '.')}"
-    return Stage(name, config_lib.build(JOBS[job_of(name)][0], values, path), inputs)
+    return Stage(name, config_lib.build(schema, values, path), inputs)
 
 
 def _require(reference: Reference, key: str, listed: Mapping[str, Any]) -> None:

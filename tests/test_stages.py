@@ -24,6 +24,7 @@ class Prepare:
     workdir: MayChange[str]
     corpus: Reads[str]
     splits: tuple[str, ...] = ("train",)
+    share: float = 1.0
     workers: MayChange[int] = 0
 
 
@@ -65,7 +66,8 @@ def jobs(monkeypatch):
 
     def prepared(config: Prepare) -> dict:
         names = sorted(path.read_text() for path in pathlib.Path(config.corpus).iterdir())
-        return {"splits": {split: {"digest": f"{split} {names}"} for split in config.splits}}
+        found = {"digest": str(names), "shares": {"corpus": config.share}}
+        return {"splits": {split: found for split in config.splits}}
 
     def labelled(config: Label) -> dict:
         digest = f"{config.num_clusters} of {len(config.checkpoint)}"
@@ -165,6 +167,13 @@ def test_what_gives_the_same_again_stops_the_chain(jobs, tmp_path, corpus, monke
     jobs.clear()
     pipeline.run(_config(tmp_path, corpus))
     assert jobs == ["run/prepare"]
+
+
+def test_another_mixture_of_the_same_audio_trains_again(jobs, tmp_path, corpus):
+    pipeline.run(_config(tmp_path, corpus))
+    jobs.clear()
+    pipeline.run(_config(tmp_path, corpus, prepare={"corpus": str(corpus), "share": 0.5}))
+    assert "run/prepare" in jobs and "it1/train" in jobs
 
 
 def test_a_changed_default_of_the_loss_trains_again(jobs, tmp_path, corpus, monkeypatch):
@@ -416,6 +425,30 @@ def test_any_key_of_any_stage_can_be_overridden(jobs, tmp_path, corpus):
             "pipeline",
             pipeline.PipelineConfig,
         )
+
+
+def test_a_value_beside_an_input_is_never_dropped_in_silence(jobs, tmp_path, corpus):
+    """A run that was to begin from other weights must not begin from those of the input."""
+    weights = tmp_path / "weights"
+    weights.write_text("public")
+    file = tmp_path / "config.py"
+    values = dict(_config(tmp_path, corpus).stages)
+    file.write_text(
+        "from ml_collections import ConfigDict\n"
+        f"def get_config(part):\n    return ConfigDict(dict(workdir='x', stages={values!r}))\n"
+    )
+    override = f"--config.stages.it2.train.init_from=hf:{weights}"
+
+    def planned(*overrides):
+        arguments = [f"--config={file}", override, *overrides]
+        read = command_line.read(arguments, "pipeline", pipeline.PipelineConfig)
+        return {stage.name: stage for stage in pipeline.plan(read)}["it2/train"]
+
+    message = r"\[it2/train\] config.stages.it2.train.init_from=hf:.*: found beside .*=it1/train"
+    with pytest.raises(InputError, match=message):
+        planned()
+    stage = planned("--config.stages.it2.train.inputs.init_from=")
+    assert stage.config.init_from == f"hf:{weights}" and "init_from" not in stage.inputs
 
 
 def test_references():
