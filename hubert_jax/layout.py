@@ -2,10 +2,11 @@
 
 A stage is called JOB or GROUP/JOB and writes WORKDIR/JOB or WORKDIR/GROUP/JOB. `prepare:train` is a
 prepared split, `it1/label:train` the labels of a split, `it1/label` its codebook, `it1/train` the
-checkpoints of a training, `pretrained/export` an exported model.
+checkpoints of a training, `pretrained/export` an exported model, `public/convert` a converted one.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from hubert_jax.errors import InputError
@@ -27,8 +28,12 @@ class Reference:
         stage, _, split = text.partition(":")
         return cls(stage, split)
 
-    def path(self, workdir: str) -> str:
+    def path(self, workdir: str, values: Mapping[str, Any] | None = None) -> str:
         """What the key of a job's configuration takes for it.
+
+        Args:
+          workdir: the run's.
+          values: of the stage's configuration, which may say where it writes.
 
         Raises:
           InputError: a split of a job that has none, none of one that has, or a job without an
@@ -43,10 +48,14 @@ class Reference:
         if job in _CHECKPOINTS and not self.split:
             return f"orbax:{where}/checkpoints"
         if job == "export" and not self.split:
-            return f"hf:{where}/model"
+            return f"hf:{(values or {}).get('out') or f'{where}/model'}"
+        if job == "convert" and not self.split and values:
+            target = values["target"]
+            return f"{target}{where}/model" if target.endswith(":") else target
         raise InputError(
             f"{self.stage}{':' * bool(self.split)}{self.split}: expected prepare:SPLIT, "
-            "GROUP/label:SPLIT, GROUP/label, GROUP/train, GROUP/finetune or GROUP/export"
+            "GROUP/label:SPLIT, GROUP/label, GROUP/train, GROUP/finetune, GROUP/export or "
+            "GROUP/convert"
         )
 
     def digest(self, result: dict[str, Any]) -> Any:
@@ -65,7 +74,8 @@ class Reference:
             # The same shards are drawn from in other proportions by another mixture.
             return [found["digest"], found["shares"]] if "shares" in found else found["digest"]
         job = job_of(self.stage)
-        return result[{"label": "codebook_digest", "export": "digests"}.get(job, "fingerprint")]
+        named = {"label": "codebook_digest", "export": "digests", "convert": "digests"}
+        return result[named.get(job, "fingerprint")]
 
 
 def job_of(stage: str) -> str:

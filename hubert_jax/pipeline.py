@@ -34,6 +34,7 @@ from hubert_jax import (
 from hubert_jax import config as config_lib
 from hubert_jax.config import MayChange
 from hubert_jax.content import ContentDigests
+from hubert_jax.convert import __main__ as convert
 from hubert_jax.errors import Diverged, InputError
 from hubert_jax.layout import Reference, group_directory, job_of, stage_directory
 from hubert_jax.report.assemble import ReportConfig, assemble
@@ -48,6 +49,7 @@ JOBS: dict[str, tuple[Any, Callable[[Any], dict], int]] = {
     "finetune": (finetune.FinetuneConfig, finetune.run, finetune.VERSION),
     "decode": (decode.DecodeConfig, decode.run, decode.VERSION),
     "export": (export.ExportConfig, export.run, export.VERSION),
+    "convert": (convert.ConvertConfig, convert.run, convert.VERSION),
 }
 # What a stage's folder was made from, in that folder: one rename moves both.
 _RECORD = "stage.json"
@@ -202,7 +204,7 @@ def _stage(workdir: str, name: str, values: Mapping[str, Any], listed: Mapping[s
         inputs[key] = tuple(Reference.parse(text) for text in texts)
         for reference in inputs[key]:
             _require(reference, key, listed)
-        paths = tuple(reference.path(workdir) for reference in inputs[key])
+        paths = tuple(ref.path(workdir, listed[ref.stage]) for ref in inputs[key])
         values[key] = paths[0] if isinstance(given, str) else paths
     values["workdir"] = group_directory(workdir, name)
     return Stage(name, config_lib.build(schema, values, path), inputs)

@@ -451,6 +451,25 @@ def test_a_value_beside_an_input_is_never_dropped_in_silence(jobs, tmp_path, cor
     assert stage.config.init_from == f"hf:{weights}" and "init_from" not in stage.inputs
 
 
+def test_a_converted_network_feeds_other_stages(tmp_path, corpus):
+    """Public weights, converted once, are what both labelling and training begin from."""
+    public = {"inputs": {"source": "theirs/export"}, "target": "orbax:"}
+    values = {
+        "prepare": {"corpus": str(corpus), "splits": ("train=.",)},
+        "theirs": {"export": {"checkpoint": f"hf:{corpus}", "out": "elsewhere"}},
+        "public": {"convert": public},
+        "it1": {
+            "label": {"inputs": {"audio": ("prepare:train",), "checkpoint": "public/convert"}},
+        },
+    }
+    run = str(tmp_path / "run")
+    stages = pipeline.plan(pipeline.PipelineConfig(run, values))
+    assert [stage.name for stage in stages].index("public/convert") > 0
+    configs = {stage.name: stage.config for stage in stages}
+    assert configs["public/convert"].source == "hf:elsewhere"
+    assert configs["it1/label"].checkpoint == f"orbax:{run}/public/convert/model"
+
+
 def test_references():
     found = {
         text: Reference.parse(text).path("runs/x")

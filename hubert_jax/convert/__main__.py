@@ -6,11 +6,16 @@ out or made anew is printed. The target appears complete or not at all.
 """
 
 import argparse
+import dataclasses
+import shutil
 import sys
 import time
 
 from hubert_jax import files, job
+from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
+
+VERSION = 1  # raise it when the same source gives another target
 
 _FORMATS = """
 formats:
@@ -30,18 +35,29 @@ example:
 """
 
 
+@dataclasses.dataclass(frozen=True)
+class ConvertConfig:
+    """Configuration of the conversion.
+
+    Attributes:
+      workdir: the result is written as `WORKDIR/convert/result.json`; empty: beside the target, as
+        `PATH.result.json`.
+      source: network, `SCHEME:PATH`.
+      target: `SCHEME:PATH`, or with a workdir `SCHEME:` alone, which is WORKDIR/convert/model.
+    """
+
+    workdir: MayChange[str]
+    source: Reads[str]
+    target: str
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str):
         raise InputError(f"{message}; --help shows the usage")
 
 
-def run(source: str, target: str, workdir: str = "") -> dict:
+def run(config: ConvertConfig) -> dict:
     """Converts; returns the content of the result file that it wrote.
-
-    Args:
-      source, target: `SCHEME:PATH`, see `formats`.
-      workdir: the result is written as `WORKDIR/convert/result.json`; empty: beside the target,
-        as `PATH.result.json`.
 
     Raises:
       InputError: a source that cannot be read, or a target that cannot be written.
@@ -49,11 +65,17 @@ def run(source: str, target: str, workdir: str = "") -> dict:
     started = time.monotonic()
     from hubert_jax.convert import formats
 
-    path, scheme = formats.parse(target, "--to")[::-1]
+    source, target, workdir = config.source, config.target, config.workdir
+    own = bool(workdir) and target.endswith(":")
+    if own:
+        target = f"{target}{workdir}/convert/model"
+    scheme, path = formats.parse(target, "--to")
     if formats.parse(source, "--from")[1].resolve() == path.resolve():
         raise InputError(f"--to={target}: the same place as --from={source}")
     if workdir:
         files.require_writable(workdir)
+        if own and path.is_dir():  # of an earlier call, which may have been interrupted
+            shutil.rmtree(path)
     elif scheme == "orbax" and path.exists():
         raise InputError(f"--to={target}: exists; name a directory that does not")
     network = formats.read(source)
@@ -89,12 +111,13 @@ def main(arguments: list[str]) -> None:
         "--workdir",
         default="",
         metavar="DIR",
-        help="write DIR/convert/result.json; by default PATH.result.json beside the target",
+        help="write DIR/convert/result.json, and the target of --to=FORMAT: to DIR/convert/model; "
+        "by default PATH.result.json beside the target",
     )
 
     def work() -> None:
         found = parser.parse_args(arguments)
-        run(found.source, found.target, found.workdir)
+        run(ConvertConfig(found.workdir, found.source, found.target))
 
     job.guarded(work)
 

@@ -42,7 +42,7 @@ _INERT_NAMES = (
 _INERT_PACKAGES = ("fairseq.", "omegaconf.")
 
 
-class Inert:
+class _Inert:
     """Stands in for a class that a file names: keeps arguments and state, does nothing."""
 
     def __new__(cls, *args, **kwargs):
@@ -75,7 +75,7 @@ def load(path: str | os.PathLike) -> Any:
     names = list(_INERT_NAMES)
     while True:
         try:
-            with torch.serialization.safe_globals([(Inert, name) for name in names]):
+            with torch.serialization.safe_globals([(_Inert, name) for name in names]):
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         # A damaged file ends in errors of many types: none of them is a fault of ours.
         except Exception as error:
@@ -143,7 +143,7 @@ def plain(value: Any, _within: frozenset[int] = frozenset()) -> Any:
     if id(value) in _within:
         return None
     within = _within | {id(value)}
-    if isinstance(value, Inert):
+    if isinstance(value, _Inert):
         attributes = {key: item for key, item in vars(value).items() if key != "arguments"}
         for key in ("_content", "_val"):
             if key in attributes:

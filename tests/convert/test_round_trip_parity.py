@@ -164,6 +164,11 @@ def test_the_job_converts_and_says_what_it_did(network, tmp_path, capsys, monkey
     result = files.read_json("back.pt.result.json", "result")
     assert result["digests"] == {"back.pt": files.sha256_file("back.pt")}
 
+    for _ in range(2):  # the second time over what an interrupted call may have left
+        main(["--from=fairseq:theirs.pt", "--to=orbax:", "--workdir=stage"])
+    formats.write("fairseq:again.pt", formats.read("orbax:stage/convert/model"))
+    assert (tmp_path / "theirs.pt").read_bytes() == (tmp_path / "again.pt").read_bytes()
+
     for arguments, message in (
         (["--from=theirs.pt", "--to=hf:model"], "--from=theirs.pt: expected hf:DIR, fairseq:FILE"),
         (["--from=fairseq:theirs.pt", "--to=fairseq:./theirs.pt"], "the same place"),
