@@ -3,7 +3,8 @@
 `ml_collections.config_flags` parses the overrides. A configuration file has `get_config(part)`,
 which returns the ConfigDict of one job, and usually `PARTS`, which names what it can be asked
 for. What the file leaves out takes the default of the job's dataclass, so any key that the job
-knows can be overridden.
+knows can be overridden. Further parameters of `get_config` are keys of the file's own: overridden
+alike, but before the file returns its values, all of which may depend on them.
 """
 
 import ast
@@ -13,7 +14,7 @@ import importlib.util
 import inspect
 import pathlib
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_type_hints
 
 from absl import flags
@@ -67,7 +68,7 @@ def read(arguments: list[str], job: str, schema: type) -> Any:
         else on the command line.
     """
     path, overrides = _split(arguments)
-    values = _load(path, job)
+    values, overrides = _load(path, job, overrides)
     if hasattr(schema, "with_defaults"):  # of groups that the dataclass does not know
         values = schema.with_defaults(values)
     config = with_defaults(schema, values)
@@ -101,8 +102,8 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
     return path, overrides
 
 
-def _load(path: str, job: str) -> Mapping[str, Any]:
-    """What `get_config` of the file returns."""
+def _load(path: str, job: str, overrides: list[str]) -> tuple[Mapping[str, Any], list[str]]:
+    """What `get_config` of the file returns, and the overrides that are not its parameters."""
     file, _, part = path.partition(":")
     if not pathlib.Path(file).is_file():
         known = ", ".join(str(found) for found in sorted(pathlib.Path("configs").rglob("[!_]*.py")))
@@ -117,7 +118,10 @@ def _load(path: str, job: str) -> Mapping[str, Any]:
         spec.loader.exec_module(module)
         parts = getattr(module, "PARTS", (part,))
         if part in parts:
-            return module.get_config(part)
+            parameters, overrides = _parameters(module.get_config, overrides)
+            return module.get_config(part, **parameters), overrides
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(
             f"--config={file}: cannot be loaded ({type(error).__name__}: {error}); expected a "
@@ -127,6 +131,30 @@ def _load(path: str, job: str) -> Mapping[str, Any]:
         f"--config={file}: has no part {part!r}, only {', '.join(parts)}; "
         f"pass --config={file}:PART or another file"
     )
+
+
+def _parameters(get_config: Callable, overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Values of the parameters of `get_config` after the part, and the overrides of other keys."""
+    hints = get_type_hints(get_config)
+    _, *parameters = inspect.signature(get_config).parameters.values()
+    values = ConfigDict(
+        {
+            parameter.name: _unset(hints[parameter.name])
+            if parameter.default is parameter.empty
+            else parameter.default
+            for parameter in parameters
+        }
+    )
+    others = []
+    for override in overrides:
+        if _key(override).partition(".")[0] in values:
+            _apply(values, override)
+        else:
+            others.append(override)
+    for name, value in values.items():
+        if value is None:
+            raise InputError(f"config.{name}: missing; pass --config.{name}=...")
+    return dict(values.items()), others
 
 
 def with_defaults(schema: Any, values: Mapping[str, Any]) -> ConfigDict:
@@ -169,7 +197,7 @@ def _without_placeholders(config: ConfigDict) -> dict[str, Any]:
 def _apply(config: ConfigDict, override: str) -> None:
     """Changes one key; raises InputError for an unknown one and for a value of another type."""
     flag, _, text = override.partition("=")
-    key = flag.lstrip("-").removeprefix("no").removeprefix("config.")
+    key = _key(override)
     *groups, name = key.split(".")
     group = config
     for part in groups:
@@ -191,6 +219,11 @@ def _apply(config: ConfigDict, override: str) -> None:
             expected = f"one of its keys ({', '.join(group[name])})"
         found = repr(text) if "=" in override else "no value"
         raise InputError(f"config.{key}: expected {expected}, found {found}") from None
+
+
+def _key(override: str) -> str:
+    """The dotted key, `loop.steps`, of `--config.loop.steps=3`."""
+    return override.partition("=")[0].lstrip("-").removeprefix("no").removeprefix("config.")
 
 
 def _sequence(text: str) -> tuple:

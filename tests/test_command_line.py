@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from ml_collections import ConfigDict
 
 from hubert_jax import command_line
 from hubert_jax.decode import DecodeConfig
@@ -82,6 +83,21 @@ def test_values_of_a_job_within_the_pipeline():
 def test_the_part_is_the_job_unless_it_is_named():
     assert read("label", "--config=configs/base_it2.py").layer == 6
     assert read("finetune", "--config=configs/finetune/base.py:1h").loop.steps == 13_000
+
+
+def test_parameters_of_the_file_are_keys_that_all_its_values_may_depend_on():
+    config = ["--config=configs/own_audio.py"]
+    given = ["--config.corpus=/speech", "--config.splits=big=a+b,dev", "--config.steps=7"]
+    found = read("pipeline", *config, *given, "--config.stages.it1.train.seed=3")
+    stages = ConfigDict(found.stages)
+    assert stages.prepare.splits == ("big=a+b", "dev") and stages.prepare.corpus == "/speech"
+    assert stages.it1.label.inputs.audio == ("prepare:big", "prepare:dev")
+    assert stages.it1.train.inputs.labels == ("it1/label:big",)
+    assert (stages.it1.train.loop.steps, stages.it1.train.seed) == (7, 3)
+    with pytest.raises(InputError, match=r"config\.corpus: missing; pass --config\.corpus=\.\.\."):
+        read("pipeline", *config)
+    with pytest.raises(InputError, match=r"config\.steps: expected int, found 'many'"):
+        read("pipeline", *config, "--config.steps=many")
 
 
 def test_required_keys_may_come_from_the_command_line(tmp_path):

@@ -487,7 +487,10 @@ def test_references():
 @pytest.mark.parametrize("name", ["demo", "own_audio"])
 def test_every_pipeline_of_the_repository_plans(name, repository, monkeypatch):
     monkeypatch.chdir(repository)
-    config = command_line.read([f"--config=configs/{name}.py"], "pipeline", pipeline.PipelineConfig)
+    arguments = [f"--config=configs/{name}.py"]
+    if name == "own_audio":
+        arguments.append("--config.corpus=speech")
+    config = command_line.read(arguments, "pipeline", pipeline.PipelineConfig)
     stages = pipeline.plan(config)
     names = [stage.name for stage in stages]
     assert names[0] == "prepare" and "it1/train" in names
