@@ -38,10 +38,12 @@ def render(workdir: pathlib.Path, title: str, results: Results, report: Mapping[
         phones, columns, conditional = figures.sort_by_phone(*counts)
         units = [figures.heat_map(phones, conditional)]
         likeliest = {u: phones[p] for u, p in zip(columns, conditional.argmax(0), strict=True)}
-        example = _example(found["audio"], labels["directory"], found["alignments"], likeliest)
+        audio, directory = _here(workdir, found["audio"]), _here(workdir, labels["directory"])
+        example = _example(audio, directory, found["alignments"], likeliest)
     elif results["label"]:
         *_, split = list(results["label"].values())[-1]["splits"].values()
-        example = _example(split["audio"], split["directory"], "", {})
+        audio, directory = _here(workdir, split["audio"]), _here(workdir, split["directory"])
+        example = _example(audio, directory, "", {})
     return _ENVIRONMENT.get_template("report.html").render(
         title=title,
         verdict=verdict(report),
@@ -52,8 +54,15 @@ def render(workdir: pathlib.Path, title: str, results: Results, report: Mapping[
         units=units,
         source=source,
         example=example or {},
-        sentences=_sentences(results["decode"]),
+        sentences=_sentences(workdir, results["decode"]),
     )
+
+
+def _here(workdir: pathlib.Path, written: str) -> str:
+    """A path of a result; below `workdir` where that has moved since, or is called otherwise."""
+    path = pathlib.Path(written)
+    tails = (workdir.joinpath(*path.parts[start:]) for start in range(1, len(path.parts)))
+    return str(next((p for p in (path, *tails) if p.exists()), path))
 
 
 def read_lines(path: str | pathlib.Path) -> list[dict[str, Any]]:
@@ -100,11 +109,13 @@ def _example(audio: str, labels: str, alignments: str, likeliest: dict) -> dict 
     return None
 
 
-def _sentences(decoded: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _sentences(
+    workdir: pathlib.Path, decoded: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
     """Reference, and jiwer's alignment of every recogniser's text with it, by utterance."""
     sentences: dict[str, dict[str, Any]] = {}
     for name, found in decoded.items():
-        for row in read_lines(found["hypotheses"]):
+        for row in read_lines(_here(workdir, found["hypotheses"])):
             reference, text = (" ".join(text.split()) for text in (row["reference"], best(row)))
             sentence = sentences.setdefault(row["id"], {"reference": row["reference"], "texts": {}})
             sentence["texts"][name] = jiwer.process_characters(reference, text)
