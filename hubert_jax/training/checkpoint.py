@@ -6,12 +6,14 @@ document (`metadata`) says what the checkpoint is: kind, architecture, configura
 
 import os
 import pathlib
+import shutil
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from hubert_jax import config as config_lib
 from hubert_jax.errors import InputError
@@ -22,8 +24,9 @@ class Checkpoints:
 
     def __init__(self, directory: str | os.PathLike, keep: int = 2) -> None:
         """Opens `directory`, creating it; the newest `keep` checkpoints are kept."""
+        self._directory = pathlib.Path(directory).absolute()
         self._manager = ocp.CheckpointManager(
-            pathlib.Path(directory).absolute(),
+            self._directory,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep, create=True, enable_async_checkpointing=True
             ),
@@ -54,6 +57,54 @@ class Checkpoints:
         return self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
         ).state
+
+    def restore_newest(self, like: Any, check: Callable[[dict], Any]) -> tuple[int, Any, Any]:
+        """The newest checkpoint that can be read; newer ones are named in a printed line.
+
+        They are moved beside the directory of checkpoints, so that their steps can be saved again.
+
+        Args:
+          like: as in `restore`.
+          check: takes the metadata of a checkpoint before its state is read; may refuse it.
+
+        Returns:
+          Its step, its state and what `check` returned.
+
+        Raises:
+          InputError: none can be read, and then nothing is moved; or what `check` raised.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for number, step in enumerate(steps):
+            try:
+                checked = check(self.metadata(step))
+                state = self.restore(step, like)
+            except InputError:
+                raise
+            except Exception as error:  # orbax and tensorstore raise dozens of types
+                reason = " ".join(str(error).split())[:200]
+                problem = f"{self._directory}: checkpoint {step} cannot be read ({reason})"
+                if step == steps[-1]:
+                    raise InputError(
+                        f"{problem}, nor any before it; restore it from a copy, or remove "
+                        f"{self._directory.parent} to begin again"
+                    ) from None
+                print(f"{problem}; the one before is used", flush=True)
+            else:
+                self._set_aside(steps[:number])
+                return step, state, checked
+        raise InputError(f"{self._directory}: no checkpoint found")
+
+    def _set_aside(self, steps: list[int]) -> None:
+        if not steps:
+            return
+        if jax.process_index() == 0:
+            for step in steps:
+                aside = self._directory.with_name(f"damaged-{step}")
+                shutil.rmtree(aside, ignore_errors=True)
+                (self._directory / str(step)).rename(aside)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints are set aside")
+        self._manager.reload()
 
     def close(self) -> None:
         """Waits for saves under way and closes."""

@@ -95,11 +95,13 @@ def fit(
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
     distributed.announce(f"{parameters:,} parameters")
     # The order of resume: the run's own checkpoint, another network's weights, scratch.
-    first_step = checkpoints.latest_step or 0
+    first_step = 0
     if checkpoints.latest_step is not None:
-        found = checkpoints.metadata(first_step)
-        metadata |= require_same_run(found, metadata, warm_start is not None, directory)
-        state = checkpoints.restore(first_step, abstract)
+        expected, warm = dict(metadata), warm_start is not None
+        first_step, state, known = checkpoints.restore_newest(
+            abstract, lambda found: require_same_run(found, expected, warm, directory)
+        )
+        metadata |= known
         distributed.announce(f"resumed from the checkpoint of step {first_step}")
     else:
         state = create_state(task, mesh, seed)

@@ -230,3 +230,32 @@ def test_init_from_names_its_format(run, tmp_path):
     message = "config.init_from=some/checkpoints: expected hf:DIR.*orbax:some/checkpoints"
     with pytest.raises(InputError, match=message):
         run(tmp_path, steps=1, init_from="some/checkpoints")
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(run, tmp_path, capsys):
+    whole = run(tmp_path)
+    (tmp_path / "train" / "result.json").unlink()
+    checkpoints = tmp_path / "train" / "checkpoints"
+    _damage(checkpoints / "6" / "state")
+    again = run(tmp_path)
+    assert again["resumed_from"] == 4 and again["fingerprint"] == whole["fingerprint"]
+    assert "checkpoint 6 cannot be read" in capsys.readouterr().out
+    assert (tmp_path / "train" / "damaged-6").is_dir() and (checkpoints / "6").is_dir()
+
+    for step in (2, 4, 6):
+        _damage(checkpoints / str(step) / "state")
+    with pytest.raises(
+        InputError, match="checkpoint 2 cannot be read .* to begin again"
+    ) as refused:
+        run(tmp_path)
+    assert "\n" not in str(refused.value)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["2", "4", "6"]
+
+
+def _damage(directory):
+    """Changes every byte of the second half of every file."""
+    for path in directory.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            half = len(content) // 2
+            path.write_bytes(content[:half] + bytes(byte ^ 0xFF for byte in content[half:]))
