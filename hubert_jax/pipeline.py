@@ -75,9 +75,10 @@ class PipelineConfig:
     @staticmethod
     def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
         """`values` with every key of every stage's job, so that all of them can be overridden."""
-        complete = dict(values.items())
+        complete = dict(_group(values, "config").items())
+        listed = _listed(complete.get("stages", {}))
         complete["stages"] = {}
-        for name, stage in _listed(values["stages"]):
+        for name, stage in listed:
             schema = JOBS[job_of(name)][0]
             filled = command_line.with_defaults(schema, dict(stage.items()))
             group, _, last = name.rpartition("/")
@@ -174,16 +175,26 @@ def plan(config: PipelineConfig) -> list[Stage]:
 def _listed(stages: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     """(name, values) of every stage."""
     found = []
-    for name, values in stages.items():
-        members = {name: values} if name in JOBS else {f"{name}/{j}": v for j, v in values.items()}
+    for name, values in _group(stages, "config.stages").items():
+        path = f"config.stages.{name}"
+        members = {name: values}
+        if name not in JOBS:
+            members = {f"{name}/{j}": given for j, given in _group(values, path).items()}
         for member, given in members.items():
+            path = f"config.stages.{member.replace('/', '.')}"
             if job_of(member) not in JOBS:
-                raise InputError(
-                    f"config.stages.{member.replace('/', '.')}: no such job; known: "
-                    f"{', '.join(JOBS)}"
-                )
-            found.append((member, given))
+                raise InputError(f"{path}: no such job; known: {', '.join(JOBS)}")
+            found.append((member, _group(given, path)))
+    if not found:
+        raise InputError("config.stages: expected at least one stage, found none")
     return found
+
+
+def _group(values: Any, path: str) -> Any:
+    """`values`, or an InputError where they are no group of keys."""
+    if not hasattr(values, "items"):
+        raise InputError(f"{path}: expected a group of keys, found {values!r}")
+    return values
 
 
 def _stage(workdir: str, name: str, values: Mapping[str, Any], listed: Mapping[str, Any]) -> Stage:
@@ -192,7 +203,7 @@ def _stage(workdir: str, name: str, values: Mapping[str, Any], listed: Mapping[s
     path = f"config.stages.{name.replace('/', '.')}"
     schema = JOBS[job_of(name)][0]
     defaults = {field.name: field.default for field in dataclasses.fields(schema)}
-    for key, given in (values.pop("inputs", None) or {}).items():
+    for key, given in _group(values.pop("inputs", None) or {}, f"{path}.inputs").items():
         if not given:
             continue
         if values.get(key) not in (None, "", (), defaults.get(key)):
@@ -200,7 +211,9 @@ def _stage(workdir: str, name: str, values: Mapping[str, Any], listed: Mapping[s
                 f"{path}.{key}={values[key]}: found beside {path}.inputs.{key}={given}; "
                 f"expected one of them, pass --{path}.inputs.{key}= to leave out the latter"
             )
-        texts = (given,) if isinstance(given, str) else tuple(given)
+        texts = (given,) if isinstance(given, str) else given
+        if not isinstance(texts, (tuple, list)) or not all(isinstance(x, str) for x in texts):
+            raise InputError(f"{path}.inputs.{key}: expected STAGE or STAGE:SPLIT, found {given!r}")
         inputs[key] = tuple(Reference.parse(text) for text in texts)
         for reference in inputs[key]:
             _require(reference, key, listed)

@@ -11,6 +11,9 @@ import time
 
 import pytest
 
+from hubert_jax import files, pipeline, prepare
+from hubert_jax.errors import InputError
+
 # Stages of every kind, and a line after which each has begun to work.
 KILLED_AFTER = ("[prepare] runs", "step 2/6", "step 2/4")
 STAGES = {
@@ -103,6 +106,64 @@ def test_killed_anywhere_it_ends_the_same_and_then_is_skipped(tmp_path, reposito
     # The claim is 30 s for the demonstration; here it keeps a stage from running unnoticed.
     assert time.monotonic() - before < 30
     assert _findings(killed) == _findings(whole)
+
+    moved = whole.rename(tmp_path / "moved")
+    again = _start(repository, corpus, moved)
+    output, _ = again.communicate()
+    assert again.returncode == 0, output
+    assert json.loads((moved / "report.json").read_text())["skipped"] == list(seconds)
+    assert _findings(moved) == _findings(killed)
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        (dict(it1=3), "config.stages.it1: expected a group of keys, found 3"),
+        (dict(it1=dict(train=3)), "config.stages.it1.train: expected a group of keys, found 3"),
+        (dict(prepare=dict(inputs="a")), "config.stages.prepare.inputs: expected a group"),
+        (dict(prepare=dict(inputs=dict(corpus=3))), "inputs.corpus: expected STAGE or STAGE:SPLIT"),
+        ({}, "config.stages: expected at least one stage"),
+    ],
+)
+def test_stages_that_are_no_stages_are_refused(stages, message):
+    with pytest.raises(InputError, match=message):
+        pipeline.plan(pipeline.PipelineConfig("run", stages))
+
+
+@pytest.mark.parametrize("killed_at", [1, 2])
+def test_what_is_set_aside_survives_a_kill_while_it_is_moved(tmp_path, monkeypatch, killed_at):
+    """At the rename that sets a stage aside, or at the one that takes another back."""
+    stage = pipeline.Stage("prepare", prepare.PrepareConfig(str(tmp_path)), {})
+    directory = tmp_path / "prepare"
+
+    def become(key: str) -> str:
+        monkeypatch.setattr(pipeline, "_key_parts", lambda *_: {"version": key})
+        return pipeline._run_stage(tmp_path, stage, {})[0]["key"]
+
+    def work(config):
+        files.write_json(directory / "result.json", {"key": pipeline._key_parts()["version"]})
+        return files.read_json(directory / "result.json", "result")
+
+    monkeypatch.setitem(pipeline.JOBS, "prepare", (prepare.PrepareConfig, work, 1))
+    assert [become("a"), become("b")] == ["a", "b"]
+    rename, count = pathlib.Path.rename, iter(range(1, 9))
+
+    def killed(path, target):
+        if next(count) == killed_at:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            become("a")
+    monkeypatch.setitem(pipeline.JOBS, "prepare", (prepare.PrepareConfig, None, 1))
+    assert [become(key) for key in "abab"] == ["a", "b", "a", "b"]
+
+
+def test_a_name_that_is_not_utf8_has_a_digest(tmp_path):
+    (tmp_path / os.fsdecode(b"\xff.wav")).write_bytes(b"x")
+    assert pipeline._content_digest(tmp_path, tmp_path / "cache.json", keep=False)
 
 
 def test_a_misspelt_key_of_a_late_stage_is_refused_before_anything_runs(
