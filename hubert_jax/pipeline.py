@@ -162,6 +162,12 @@ def plan(config: PipelineConfig) -> list[Stage]:
     for name, values in listed.items():
         with _named(name):
             stages[name] = _stage(config.workdir, name, values, listed)
+    groups = dict.fromkeys(name.rpartition("/")[0] for name in listed)
+    for key in ("iterations", "recognisers"):
+        for name in getattr(config.report, key):
+            if name not in groups:
+                known = ", ".join(filter(None, groups))
+                raise InputError(f"config.report.{key}: no such group {name!r}; there are {known}")
     order: graphlib.TopologicalSorter[str] = graphlib.TopologicalSorter()
     for name, stage in stages.items():
         order.add(name, *(ref.stage for refs in stage.inputs.values() for ref in refs))
@@ -229,14 +235,19 @@ def _require(reference: Reference, key: str, listed: Mapping[str, Any]) -> None:
         raise InputError(
             f"inputs.{key}={reference.stage}: no such stage; there are {', '.join(listed)}"
         )
-    if reference.split and job_of(reference.stage) == "prepare":
+    splits, job_name = [], job_of(reference.stage)
+    if job_name == "prepare":
         default = JOBS["prepare"][0].splits
-        splits = prepare.split_folders(tuple(listed[reference.stage].get("splits", default)))
-        if reference.split not in splits:
-            raise InputError(
-                f"inputs.{key}={reference.stage}:{reference.split}: no such split; prepared are "
-                f"{', '.join(splits)}"
-            )
+        splits = list(prepare.split_folders(tuple(listed[reference.stage].get("splits", default))))
+    elif job_name == "label":  # each split of its audio; known before it runs if that is a stage's
+        audio = (listed[reference.stage].get("inputs") or {}).get("audio", ())
+        if isinstance(audio, (tuple, list)):
+            splits = [Reference.parse(text).split for text in audio if isinstance(text, str)]
+    if reference.split and splits and reference.split not in splits:
+        raise InputError(
+            f"inputs.{key}={reference.stage}:{reference.split}: no such split; "
+            f"{'prepared' if job_name == 'prepare' else 'labelled'} are {', '.join(splits)}"
+        )
 
 
 def _key_parts(

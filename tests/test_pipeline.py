@@ -13,6 +13,7 @@ import pytest
 
 from hubert_jax import files, pipeline, prepare
 from hubert_jax.errors import InputError
+from hubert_jax.report.assemble import ReportConfig
 
 # Stages of every kind, and a line after which each has begun to work.
 KILLED_AFTER = ("[prepare] runs", "step 2/6", "step 2/4")
@@ -127,6 +128,22 @@ def test_killed_anywhere_it_ends_the_same_and_then_is_skipped(tmp_path, reposito
 )
 def test_stages_that_are_no_stages_are_refused(stages, message):
     with pytest.raises(InputError, match=message):
+        pipeline.plan(pipeline.PipelineConfig("run", stages))
+
+
+def test_a_group_or_split_that_is_not_there_is_refused_before_anything_runs():
+    label = dict(inputs=dict(audio=("prepare:train",)), num_clusters=4)
+    check = dict(
+        inputs=dict(audio="prepare:train", labels=("it1/label:dev",)),
+        loop=dict(steps=1),
+        head=dict(codebook_sizes=(4,)),
+    )
+    stages = dict(prepare=dict(splits=("train=a",)), it1=dict(label=label))
+    reported = ReportConfig(iterations=("it1", "it2"))
+    with pytest.raises(InputError, match="report.iterations: no such group 'it2'; there are it1"):
+        pipeline.plan(pipeline.PipelineConfig("run", stages, reported))
+    stages["it1"]["check"] = check
+    with pytest.raises(InputError, match="labels=it1/label:dev: no such split; labelled are train"):
         pipeline.plan(pipeline.PipelineConfig("run", stages))
 
 
