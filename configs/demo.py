@@ -47,7 +47,7 @@ def pretraining(steps: int, alpha: tuple, alpha_steps: tuple, peak_learning_rate
     return dict(
         **network(),
         head=dict(codebook_sizes=(100,), projection_dim=96),
-        loop=dict(steps=steps, log_every=50, save_every=200, keep=1),
+        loop=dict(steps=steps, log_every=50, save_every=200, keep=2),
         loss=dict(
             mask_probability=0.8,
             mask_group_rows=1,
@@ -73,7 +73,7 @@ def finetuning(steps: int, peak_learning_rate: float, freeze_steps: int) -> dict
     """CTC on the transcribed part of the corpus; the same for both networks."""
     return dict(
         **network(),
-        loop=dict(steps=steps, log_every=25, save_every=50, keep=1),
+        loop=dict(steps=steps, log_every=25, save_every=50, keep=2),
         ctc=dict(
             freeze_steps=freeze_steps,
             time_mask_probability=0.0,

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from hubert_jax import files, pipeline, prepare
+from hubert_jax.content import ContentDigests
 from hubert_jax.errors import InputError
 from hubert_jax.report.assemble import ReportConfig
 
@@ -152,13 +153,14 @@ def test_what_is_set_aside_survives_a_kill_while_it_is_moved(tmp_path, monkeypat
     """At the rename that sets a stage aside, or at the one that takes another back."""
     stage = pipeline.Stage("prepare", prepare.PrepareConfig(str(tmp_path)), {})
     directory = tmp_path / "prepare"
+    wanted = []
 
     def become(key: str) -> str:
-        monkeypatch.setattr(pipeline, "_key_parts", lambda *_: {"version": key})
-        return pipeline._run_stage(tmp_path, stage, {})[0]["key"]
+        wanted.append(key)
+        return pipeline._run_stage(tmp_path, stage, {"version": key})[0]["key"]
 
     def work(config):
-        files.write_json(directory / "result.json", {"key": pipeline._key_parts()["version"]})
+        files.write_json(directory / "result.json", {"key": wanted[-1]})
         return files.read_json(directory / "result.json", "result")
 
     monkeypatch.setitem(pipeline.JOBS, "prepare", (prepare.PrepareConfig, work, 1))
@@ -180,7 +182,10 @@ def test_what_is_set_aside_survives_a_kill_while_it_is_moved(tmp_path, monkeypat
 
 def test_a_name_that_is_not_utf8_has_a_digest(tmp_path):
     (tmp_path / os.fsdecode(b"\xff.wav")).write_bytes(b"x")
-    assert pipeline._content_digest(tmp_path, tmp_path / "cache.json", keep=False)
+    contents = ContentDigests(tmp_path.with_suffix(".json"))
+    digest = contents.of(tmp_path)
+    contents.save()
+    assert ContentDigests(tmp_path.with_suffix(".json")).of(tmp_path) == digest
 
 
 def test_a_misspelt_key_of_a_late_stage_is_refused_before_anything_runs(
