@@ -10,6 +10,7 @@ import dataclasses
 import shutil
 import sys
 import time
+from typing import NoReturn
 
 from hubert_jax import files, job
 from hubert_jax.config import MayChange, Reads
@@ -52,7 +53,7 @@ class ConvertConfig:
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; --help shows the usage")
 
 
@@ -80,17 +81,18 @@ def run(config: ConvertConfig) -> dict:
         raise InputError(f"--to={target}: exists; name a directory that does not")
     network = formats.read(source)
     written = formats.write(target, network)
+    notes = [*network.notes, *written.notes]
     result = {
         "kind": network.kind,
         "from": source,
         "to": target,
         "parameters": network.num_parameters,
-        "notes": [*network.notes, *written.notes],
+        "notes": notes,
         "inputs": {"network": network.fingerprint},
         "digests": written.digests,
     }
     print(f"{result['parameters']:,} parameters ({network.kind}) in {target}", flush=True)
-    for note in result["notes"]:
+    for note in notes:
         print(note, flush=True)
     beside = None if workdir else f"{path}.result.json"
     return job.finish(workdir, "convert", result, started, beside)

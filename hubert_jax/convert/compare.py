@@ -53,8 +53,8 @@ def largest_difference(
     ours = Hubert(architecture, choice.choose(execution or Execution(), architecture))
 
     @jax.jit
-    def hidden_states(params, waveform):
-        hidden = ours.apply({"params": params}, waveform, collect=True)
+    def hidden_states(params: dict, waveform: jax.Array) -> tuple[jax.Array, jax.Array]:
+        hidden: Any = ours.apply({"params": params}, waveform, collect=True)
         return hidden["layers"][:, 0], hidden["output"][0]
 
     seen: list[torch.Tensor] = []
@@ -103,9 +103,10 @@ def _import_transformers() -> types.ModuleType:
     which comes with torch's CUDA builds, ends a process that has TensorFlow in it with a
     segmentation fault; torch does without it.
     """
-    sys.modules.setdefault("triton", None)
+    modules: dict[str, Any] = sys.modules
+    modules.setdefault("triton", None)
     try:
         importlib.import_module("torchaudio")
     except (ImportError, OSError, RuntimeError):
-        sys.modules["torchaudio"] = None
+        modules["torchaudio"] = None
     return importlib.import_module("transformers")

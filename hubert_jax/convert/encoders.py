@@ -142,7 +142,8 @@ def from_library(
     for entry, name in chosen.items():
         if entry.ours == "ctc_head/bias":
             vocabulary_size = np.shape(found[name])[0]
-    expected, stacked = shapes(architecture, vocabulary_size=vocabulary_size), {}
+    expected = shapes(architecture, vocabulary_size=vocabulary_size)
+    stacked: dict[str, Any] = {}
     for entry, name in chosen.items():
         leaf = _from_torch_layout(np.asarray(found[name]), entry.layout)
         shape = expected[entry.ours] if entry.row is None else expected[entry.ours][1:]

@@ -11,6 +11,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from hubert_jax import files
 from hubert_jax.convert import encoders, names, torch_files
 from hubert_jax.convert import network as network_lib
@@ -54,8 +56,8 @@ def read(path: str | os.PathLike) -> Network:
     if kind == "ctc":
         model, task = sections(model.get("w2v_args") or {}, path)
     ours, state = (_plain_dict(content.get(key)) for key in (_OURS, "task_state"))
-    dictionaries = [_symbols(entry) for entry in state.get("dictionaries") or ()]
-    dictionaries = [symbols for symbols in dictionaries if symbols]
+    listed = map(_symbols, state.get("dictionaries") or ())
+    dictionaries = [symbols for symbols in listed if symbols]
     of_head = {
         name.removeprefix(names.encoder_prefix("fairseq", kind)): tensor
         for name, tensor in tensors.items()
@@ -66,9 +68,9 @@ def read(path: str | os.PathLike) -> Network:
     if biases:
         notes += (f"left out: {len(biases)} biases of the front-end's convolutions, all zero",)
     shared = of_head.get("final_proj.weight")
-    codebooks = len(head.codebook_sizes) if head else 0
-    if shared is not None and codebooks > 1 and len(shared) == head.projection_dim:
-        notes += (f"copied: one projection for all {codebooks} codebooks",)
+    if head and shared is not None and len(shared) == head.projection_dim:
+        codebooks = len(head.codebook_sizes)
+        notes += (f"copied: one projection for all {codebooks} codebooks",) * (codebooks > 1)
     params = from_state_dict(tensors, architecture, head, "fairseq", str(path))
     vocabulary, units = None, None
     if kind == "ctc":
@@ -100,12 +102,12 @@ def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
         dictionaries = [list(symbols) for symbols in units.symbols]
     state: dict[str, Any] = {"dictionaries": dictionaries}
     notes: tuple[str, ...] = ()
-    if kind == "ctc":
+    if network.vocabulary is not None:
         model, task = ctc_sections(model, task)
         state["target_dictionary"] = _dictionary(network.vocabulary)
     elif kind == "encoder":
         notes = ("no pre-training head to write: fairseq loads it with strict=False",)
-    described = {
+    described: dict[str, Any] = {
         "args": None,
         "cfg": {"_name": None, "task": task, "model": model},
         "criterion": None,
@@ -135,7 +137,7 @@ def _plain_dict(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _require_name(model: Mapping[str, Any], expected: Sequence[str], where) -> None:
+def _require_name(model: Mapping[str, Any], expected: Sequence[str], where: Any) -> None:
     name = model.get("_name") or model.get("arch")
     if name not in (*expected, None):
         raise InputError(
@@ -150,7 +152,13 @@ def _symbols(dictionary: Any) -> list[str] | None:
     return [str(symbol) for symbol in dictionary] if dictionary else None
 
 
-def _units(dictionaries, task, ours, head: Head, where) -> Units:
+def _units(
+    dictionaries: Sequence[Sequence[str]],
+    task: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    head: Head,
+    where: Any,
+) -> Units:
     rate = task.get("label_rate")
     rate = float(rate) if isinstance(rate, (int, float)) and rate > 0 else 50.0
     digests = tuple(map(str, _plain_dict(ours.get("units")).get("codebook_digests") or ()))
@@ -160,7 +168,7 @@ def _units(dictionaries, task, ours, head: Head, where) -> Units:
     return units.fitting(head.codebook_sizes, str(where))
 
 
-def _vocabulary(dictionary: Any, tensors, where) -> Vocabulary:
+def _vocabulary(dictionary: Any, tensors: Mapping[str, np.ndarray], where: Any) -> Vocabulary:
     classes = len(tensors["w2v_encoder.proj.bias"])
     symbols = _symbols(dictionary)
     if symbols is None:

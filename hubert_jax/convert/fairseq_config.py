@@ -9,6 +9,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from hubert_jax import config as config_lib
 from hubert_jax.convert.network import Network
 from hubert_jax.errors import InputError
@@ -90,7 +92,7 @@ def described(
     )
 
 
-def _numbers(model: Mapping[str, Any], fields: Mapping[str, tuple], where) -> dict[str, Any]:
+def _numbers(model: Mapping[str, Any], fields: Mapping[str, tuple], where: Any) -> dict[str, Any]:
     """The values of `fields`, a fairseq field each, by our names."""
     found = {}
     for field, (name, default) in fields.items():
@@ -103,7 +105,12 @@ def _numbers(model: Mapping[str, Any], fields: Mapping[str, tuple], where) -> di
     return found
 
 
-def _head(model, tensors, dictionaries, where) -> Head | None:
+def _head(
+    model: Mapping[str, Any],
+    tensors: Mapping[str, np.ndarray],
+    dictionaries: Sequence[Sequence[str]],
+    where: Any,
+) -> Head | None:
     if "label_embs_concat" not in tensors:
         return None
     classes, width = tensors["label_embs_concat"].shape

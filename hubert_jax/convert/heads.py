@@ -87,7 +87,8 @@ def head_from_library(
             weight, bias = np.tile(weight, (count, 1)), np.tile(bias, count)
         _require_shape(names[0], weight, (count * width, architecture.dim))
         _require_shape(names[1], bias, (count * width,))
-    params, row = {}, 0
+    params: dict[str, Any] = {}
+    row = 0
     for i, classes in enumerate(head.codebook_sizes):
         if projected:
             rows = slice(i * width, (i + 1) * width)

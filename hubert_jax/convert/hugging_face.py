@@ -11,6 +11,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from hubert_jax import config as config_lib
 from hubert_jax import files
 from hubert_jax.convert import network as network_lib
@@ -57,10 +59,10 @@ def write_directory(out: str | os.PathLike, network: Network) -> dict[str, str]:
         files.write_json(aside / "config.json", model_config(network))
         extractor = _feature_extractor(network.architecture, ctc)
         files.write_json(aside / "preprocessor_config.json", extractor)
-        if ctc:
+        if network.vocabulary is not None:
             for name, content in tokenizer_files(network.vocabulary).items():
                 files.write_json(aside / name, content)
-        if head is not None:
+        if head is not None and network.units is not None:
             metadata = {
                 "class_counts": json.dumps(head.codebook_sizes),
                 "projection_dim": json.dumps(head.projection_dim),
@@ -96,10 +98,12 @@ def read_directory(directory: str | os.PathLike) -> Network:
     if not model.is_file() and (directory / _OLD_MODEL).is_file():
         model = directory / _OLD_MODEL
         tensors, notes = torch_files.arrays(torch_files.load(model), model)
-        of_model = {}
+        of_model: dict[str, str] = {}
     else:
         tensors, of_model, notes = read_tensors(model)
-    head, head_tensors, of_head = None, {}, {}
+    head = None
+    head_tensors: dict[str, np.ndarray] = {}
+    of_head: dict[str, str] = {}
     if (directory / HEAD).is_file():
         head_tensors, of_head, widened = read_tensors(directory / HEAD)
         notes += tuple(f"{HEAD}: {note}" for note in widened)

@@ -73,9 +73,8 @@ def table(architecture: Architecture) -> tuple[Entry, ...]:
         ("frontend_norm", "norm", "layer_norm", "layer_norm"),
         ("feature_projection", "linear", "projection", "post_extract_proj"),
     ):
-        in_hugging_face = f"feature_projection.{in_hugging_face}"
-        in_torchaudio = f"wav2vec2.encoder.{in_hugging_face}"
-        add_module(ours, kind, in_hugging_face, in_fairseq, in_torchaudio)
+        name = f"feature_projection.{in_hugging_face}"
+        add_module(ours, kind, name, in_fairseq, f"wav2vec2.encoder.{name}")
     masked = ("masked_spec_embed",), ("mask_emb",), (_TORCHAUDIO_MASK,)
     add("mask_embedding", "same", None, *masked)
     position = {

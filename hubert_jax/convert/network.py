@@ -33,7 +33,7 @@ class Units:
     codebook_digests: tuple[str, ...] = ()
 
     @classmethod
-    def numbered(cls, codebook_sizes: Sequence[int], **fields) -> "Units":
+    def numbered(cls, codebook_sizes: Sequence[int], **fields: Any) -> "Units":
         """Every class is the unit of its number."""
         return cls(tuple(tuple(str(i) for i in range(count)) for count in codebook_sizes), **fields)
 

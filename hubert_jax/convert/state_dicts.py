@@ -37,7 +37,8 @@ def to_state_dict(
         )
     kind = encoders.kind_of_parameters(params)
     tensors = encoders.to_library(params, architecture, library)
-    if "label_embeddings_0" in params and not (library == "torchaudio" and kind == "ctc"):
+    homeless = library == "torchaudio" and kind == "ctc"
+    if head is not None and "label_embeddings_0" in params and not homeless:
         prefix = names.encoder_prefix(library, kind)
         of_head = heads.head_to_library(params, architecture, head, library)
         tensors |= {prefix + name: tensor for name, tensor in of_head.items()}
@@ -67,5 +68,7 @@ def from_state_dict(
             encoder[name] = tensor
     params = encoders.from_library(encoder, architecture, library, what, kind)
     if of_head:
+        if head is None:
+            raise InputError(f"{what}: has a pre-training head, which its configuration lacks")
         params |= heads.head_from_library(of_head, architecture, head, library, what)
     return params

@@ -21,7 +21,7 @@ def tokenizer_files(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
     """
     tokens = {_BLANK_TOKEN: BLANK}
     tokens |= {symbol: i for i, symbol in enumerate(vocabulary.symbols, start=1)}
-    special = {"pad_token": _BLANK_TOKEN}
+    special: dict[str, str | None] = {"pad_token": _BLANK_TOKEN}
     for key, symbol in (("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")):
         special[key] = symbol if symbol in tokens else None
     described = {

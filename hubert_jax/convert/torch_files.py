@@ -45,19 +45,21 @@ _INERT_PACKAGES = ("fairseq.", "omegaconf.")
 class _Inert:
     """Stands in for a class that a file names: keeps arguments and state, does nothing."""
 
-    def __new__(cls, *args, **kwargs):
+    arguments: tuple = ()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":  # noqa: D102
         self = super().__new__(cls)
         self.arguments = args
         return self
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):
             self.__dict__.update(state)
 
-    def __setitem__(self, key, value):
+    def __setitem__(self, key: Any, value: Any) -> None:
         pass
 
 
@@ -158,7 +160,7 @@ def plain(value: Any, _within: frozenset[int] = frozenset()) -> Any:
     return value
 
 
-def _torch(path: str | os.PathLike):
+def _torch(path: str | os.PathLike) -> Any:
     try:
         import torch
     except ImportError:

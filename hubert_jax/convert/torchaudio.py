@@ -95,16 +95,17 @@ def read(path: str | os.PathLike) -> Network:
     )
 
 
-def _described(described: Mapping[str, Any], path: pathlib.Path):
+def _described(described: Mapping[str, Any], path: pathlib.Path) -> tuple[Any, Any, Any]:
     """Architecture, head and regularization of `FILE.json`."""
     values = {name: described.get(name) for name in ("architecture", "head", "regularization")}
     schemas = (Architecture, Head, Regularization)
-    return tuple(
+    architecture, head, regularization = (
         None
         if schema is Head and values[name] is None
         else config_lib.build(schema, values[name] or {}, f"{path}: {name}")
         for name, schema in zip(values, schemas, strict=True)
     )
+    return architecture, head, regularization
 
 
 def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
@@ -133,12 +134,12 @@ def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
         )
     else:
         beside.unlink(missing_ok=True)
-    if kind == "pretraining" and len(head.codebook_sizes) > 1:
+    if head and kind == "pretraining" and len(head.codebook_sizes) > 1:
         notes += (
             f"joined: the heads of {len(head.codebook_sizes)} codebooks, where torchaudio has one; "
             "its encoder loads them, its head does not",
         )
-    if kind == "pretraining" and head.temperature != _TEMPERATURE:
+    if head and kind == "pretraining" and head.temperature != _TEMPERATURE:
         notes += (f"torchaudio's temperature is {_TEMPERATURE}, here it is {head.temperature}",)
     files.write_json(
         _beside(path, ".json"),
@@ -180,7 +181,8 @@ def _arguments(network: Network) -> dict[str, Any]:
         "encoder_layer_norm_first": config.pre_norm,
         "encoder_layer_drop": regularization.layer_drop,
     }
-    if network.kind != "pretraining":
+    head = network.head
+    if head is None or network.kind != "pretraining":
         classes = network.vocabulary.size if network.vocabulary else None
         return {**arguments, "aux_num_out": classes}
     scale = regularization.frontend_gradient_scale
@@ -200,8 +202,8 @@ def _arguments(network: Network) -> dict[str, Any]:
         "mask_channel_min_space": 1,
         "skip_masked": False,
         "skip_nomask": False,
-        "num_classes": sum(network.head.codebook_sizes),
-        "final_dim": network.head.projection_dim,
+        "num_classes": sum(head.codebook_sizes),
+        "final_dim": head.projection_dim,
         # torchaudio takes numbers between 0 and 1 only; None leaves gradients as they are.
         "feature_grad_mult": scale if 0.0 < scale < 1.0 else None,
     }
@@ -220,7 +222,8 @@ def _published(
         )
 
     prefix = "wav2vec2." if kind == "pretraining" else ""
-    convolutions, layers = [], 0
+    convolutions: list[tuple[int, ...]] = []
+    layers = 0
     while (name := f"{prefix}feature_extractor.conv_layers.{len(convolutions)}.conv.weight") in (
         tensors
     ):

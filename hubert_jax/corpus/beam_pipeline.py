@@ -95,10 +95,10 @@ def write_shards(
         pipeline.run().wait_until_finish()
     except RuntimeError as error:
         # What a step raises comes back as the end of a long report.
-        found = re.search(r"InputError: (.*?)( \[while running .*)?$", str(error).strip())
-        if found is None:
+        reason = re.search(r"InputError: (.*?)( \[while running .*)?$", str(error).strip())
+        if reason is None:
             raise
-        raise InputError(found[1]) from None
+        raise InputError(reason[1]) from None
     found = [
         ShardInfo(**files.read_json(path, "a shard's description"))
         for path in sorted(directory.glob("*.tfrecord.json"))
@@ -189,7 +189,8 @@ class _Plan:
 
     def __call__(self, key: Key, utterances: Iterable[tuple[Place, int]]) -> tuple[Key, list]:
         ordered = sorted(utterances)
-        ranges = assembly.plan_shards([samples for _, samples in ordered], self._shard_megabytes)
+        lengths = np.array([samples for _, samples in ordered])
+        ranges = assembly.plan_shards(lengths, self._shard_megabytes)
         return key, [ordered[first][0] for first, _ in ranges]
 
 

@@ -109,7 +109,7 @@ def utterances_of(source: SourceUtterance, treatment: Treatment) -> Iterator[Utt
         yield Utterance(f"{source.id}:{start}-{end}", waveform, source.speaker)
 
 
-def _chained(first, second, rest):
+def _chained(first: tuple, second: tuple, rest: Iterator[tuple]) -> Iterator[tuple]:
     yield first
     yield second
     yield from rest

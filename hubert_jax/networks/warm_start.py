@@ -80,7 +80,7 @@ def _why_fresh(network: Network, head: Head, codebook_digests: Sequence[str]) ->
         found, expected = getattr(network.head, field.name), getattr(head, field.name)
         if found != expected:
             return f"its head has {field.name} {found}, config.head.{field.name} is {expected}"
-    digests = network.units.codebook_digests
+    digests = network.units.codebook_digests if network.units else ()
     if not digests:
         return "it does not say which codebook its head predicts"
     if digests != tuple(codebook_digests):

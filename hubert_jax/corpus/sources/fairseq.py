@@ -38,7 +38,8 @@ def discover(manifest: pathlib.Path) -> list[SourceUtterance]:
     if not lines:
         raise InputError(f"{manifest}: expected lines PATH<TAB>SAMPLES, found none after line 1")
     texts = _transcripts(manifest, len(lines))
-    utterances, folders = [], {}
+    utterances: list[SourceUtterance] = []
+    folders: dict[pathlib.PurePosixPath, pathlib.Path] = {}
     for (number, line), text in zip(lines, texts, strict=True):
         name, tab, samples = line.partition("\t")
         if not tab or not samples.strip().isdecimal():

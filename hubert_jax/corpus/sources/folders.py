@@ -134,7 +134,7 @@ def discover(folder: pathlib.Path, found: Found) -> list[SourceUtterance]:
             if not path.name.endswith(transcripts.CHAPTER_SUFFIX):
                 deep.setdefault(listed.path, []).append(transcripts.read_table(path))
     used: set[Transcript] = set()
-    utterances = []
+    utterances: list[SourceUtterance] = []
     # Folder by folder: a corpus's chapters are too many to have all of their tables at once.
     while found.folders:
         listed = found.folders.pop()
