@@ -178,6 +178,9 @@ def test_an_interrupted_labelling_keeps_its_shards(tmp_path, splits, monkeypatch
         ({"fit_share": 0.0}, "fit_share=0.0"),
         ({"fit_max_frames": 0}, "fit_max_frames=0"),
         ({"num_clusters": 1_000}, "found 900 frames to fit on"),
+        ({"num_clusters": 0}, "num_clusters=0: expected 1"),
+        ({"seed": -1}, "config.seed=-1: expected 0"),
+        ({"seed": 2**32}, "config.seed=4294967296: expected 0"),
     ],
 )
 def test_label_job_refuses(labelled, tmp_path, change, message):
