@@ -171,7 +171,7 @@ def _read(directory: str | os.PathLike, schema: type[Manifest], what: str, write
     for shard in manifest.shards:
         if shard.file not in there:
             raise InputError(
-                f"{path.with_name(shard.file)}: listed in the {what} but not there; "
+                f"{path.parent / shard.file}: listed in the {what} but not there; "
                 f"run {writer} again"
             )
     return manifest

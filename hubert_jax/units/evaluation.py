@@ -10,6 +10,7 @@ import numpy as np
 from hubert_jax.data import manifests, records
 from hubert_jax.data.index import read_index
 from hubert_jax.data.label_sets import check_labels
+from hubert_jax.errors import InputError
 from hubert_jax.networks.trained import Trained
 from hubert_jax.units import kmeans
 from hubert_jax.units.features import Feature, hidden_states
@@ -55,6 +56,11 @@ class SplitScorer:
         for i, (path, manifest) in enumerate(sets):
             joint = self._joint(manifest.num_classes)
             for name, labels in records.read_labels(path):
+                if name not in self._samples:
+                    raise InputError(
+                        f"{path}: labels of {name!r}, which {self._audio_dir} does not have; a "
+                        "label shard was exchanged: run the label job on this audio again"
+                    )
                 joint.add(name, self._samples[name], labels, manifest.rate_hz)
             bound = {
                 "feature": manifest.feature,

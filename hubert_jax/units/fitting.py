@@ -23,6 +23,8 @@ class Fitting:
       max_frames: frames to fit on, at most.
       settings: how k-means runs.
       fraction: of the split's utterances to sample from, at most; in (0, 1].
+
+    Raises InputError for a seed or a number of codewords out of range.
     """
 
     audio: str
@@ -31,6 +33,10 @@ class Fitting:
     max_frames: int
     settings: kmeans.KMeansConfig
     fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        # Before hours of audio are read for it.
+        kmeans.require_fittable(self.num_clusters, self.seed)
 
     def wanted(self, rate: int) -> Callable[[str], bool]:
         """Tells which utterances are read, for features of `rate` Hz.

@@ -31,6 +31,13 @@ class KMeansConfig:
     max_iter: int = 100  # passes over the frames at most
     max_no_improvement: int = 100  # batches without progress after which it stops
 
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 1:
+                raise InputError(
+                    f"config.kmeans.{field.name}={getattr(self, field.name)}: expected 1 or more"
+                )
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Codebook:
@@ -90,14 +97,19 @@ class Codebook:
             with np.load(path) as arrays:
                 centroids = arrays["centroids"]
             codebook = cls(centroids, *(described[f.name] for f in dataclasses.fields(cls)[1:]))
+            digest = described["digest"]
         except FileNotFoundError:
             raise InputError(f"{path}: codebook not found; run the label job again") from None
-        except (zipfile.BadZipFile, ValueError, OSError, EOFError, KeyError, TypeError) as error:
+        except (
+            # What zipfile raises of damage that looks like encryption or another compression.
+            *(zipfile.BadZipFile, RuntimeError, NotImplementedError),
+            *(ValueError, OSError, EOFError, KeyError, TypeError),
+        ) as error:
             raise InputError(f"{path}: not a codebook ({error}); run the label job again") from None
-        if codebook.digest != described["digest"]:
+        if codebook.digest != digest:
             raise InputError(
                 f"{path}: found centroids with digest {codebook.digest[:12]}, codebook.json says "
-                f"{str(described['digest'])[:12]}; copy both files of one fit, or fit again"
+                f"{str(digest)[:12]}; copy both files of one fit, or fit again"
             )
         return codebook
 
@@ -214,6 +226,14 @@ def _frame_keys(utterance_id: str, frames: int, seed: int) -> np.ndarray:
     return mixed ^ (mixed >> np.uint64(31))
 
 
+def require_fittable(num_clusters: int, seed: int) -> None:
+    """Raises InputError for a number of clusters or a seed that no codebook can be fitted with."""
+    if not 1 <= num_clusters <= 65_536:
+        raise InputError(f"num_clusters={num_clusters}: expected 1 to 65,536")
+    if not 0 <= seed < 2**32:
+        raise InputError(f"config.seed={seed}: expected 0 to 4,294,967,295")
+
+
 def fit(
     features: np.ndarray,
     num_clusters: int,
@@ -240,8 +260,7 @@ def fit(
 
     settings = settings or KMeansConfig()
     features = _checked(features)
-    if not 1 <= num_clusters <= 65_536:
-        raise InputError(f"num_clusters={num_clusters}: expected 1 to 65,536")
+    require_fittable(num_clusters, seed)
     if len(features) < num_clusters:
         raise InputError(
             f"num_clusters={num_clusters}: found {len(features)} frames to fit on, expected at "

@@ -77,11 +77,12 @@ def read_alignments(path: str | os.PathLike) -> dict[str, Alignment]:
         ) from None
     segments: dict[str, list[tuple[float, float, str]]] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        fields = line.split()
+        fields = line.rsplit(maxsplit=3)  # names of files may have spaces
         if not fields:
             continue
         try:
             utterance_id, *times, phone = fields
+            utterance_id = utterance_id.lstrip()
             start, end = map(float, times)
         except ValueError:
             raise InputError(

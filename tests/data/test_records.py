@@ -1,5 +1,6 @@
 """Shards and manifests: round trips, and refusal of everything that was damaged."""
 
+import dataclasses
 import hashlib
 import json
 import struct
@@ -198,6 +199,11 @@ def test_missing_shard_and_missing_manifest(tmp_path):
     manifest = _split(tmp_path, _utterances(3))
     (tmp_path / manifest.shards[0].file).unlink()
     with pytest.raises(InputError, match="listed in the audio manifest but not there"):
+        manifests.read_manifest(tmp_path)
+    elsewhere = dataclasses.replace(manifest.shards[0], file="sub/audio.tfrecord")
+    shards = (elsewhere, *manifest.shards[1:])
+    manifests.write_manifest(tmp_path, dataclasses.replace(manifest, shards=shards))
+    with pytest.raises(InputError, match="sub/audio.tfrecord: listed in the audio manifest but"):
         manifests.read_manifest(tmp_path)
     with pytest.raises(InputError, match="audio manifest not found"):
         manifests.read_manifest(tmp_path / "elsewhere")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import types
 
 import numpy as np
@@ -177,6 +178,9 @@ def test_an_interrupted_labelling_keeps_its_shards(tmp_path, splits, monkeypatch
         ({"fit_share": 0.0}, "fit_share=0.0"),
         ({"fit_max_frames": 0}, "fit_max_frames=0"),
         ({"num_clusters": 1_000}, "found 900 frames to fit on"),
+        ({"num_clusters": 0}, "num_clusters=0: expected 1"),
+        ({"seed": -1}, "config.seed=-1: expected 0"),
+        ({"seed": 2**32}, "config.seed=4294967296: expected 0"),
     ],
 )
 def test_label_job_refuses(labelled, tmp_path, change, message):
@@ -286,6 +290,18 @@ def test_evaluate_job_refuses_labels_of_other_audio(evaluation, labelled):
     wrong = dataclasses.replace(evaluation, labels=(f"{labelled[0].workdir}/label/train",))
     with pytest.raises(InputError, match="label/train: audio_digest: found"):
         evaluate.run(wrong)
+
+
+def test_evaluate_job_refuses_a_label_shard_of_another_split(evaluation, splits, tmp_path):
+    labels = tmp_path / "dev"
+    shutil.copytree(evaluation.labels[0], labels)
+    (shard,) = manifests.read_label_manifest(labels).shards
+    other = [
+        (f"other {name}", values) for name, values in records.read_label_shard(labels / shard.file)
+    ]
+    records.write_label_shard(labels / shard.file, other)
+    with pytest.raises(InputError, match="labels of 'other .*', which .* does not have"):
+        evaluate.run(dataclasses.replace(evaluation, labels=(str(labels),)))
 
 
 def test_a_layer_that_is_not_there_is_refused_before_audio_is_read(

@@ -135,6 +135,20 @@ def test_damaged_codebooks_are_refused(tmp_path):
         Codebook.load(tmp_path)
 
 
+def test_any_damaged_byte_of_a_codebook_is_refused_or_changes_nothing(tmp_path):
+    codebook = codebook_of([[0.0], [1.0]])
+    codebook.save(tmp_path)
+    for path in (tmp_path / "codebook.npz", tmp_path / "codebook.json"):
+        content = path.read_bytes()
+        for place, byte in enumerate(content):
+            path.write_bytes(content[:place] + bytes([byte ^ 1]) + content[place + 1 :])
+            try:
+                assert Codebook.load(tmp_path).digest == codebook.digest
+            except InputError:
+                pass
+        path.write_bytes(content)
+
+
 def _sampled(seed, order, max_frames=60):
     """The frames, numbered 0 to 299, that are drawn from ten utterances added in some order."""
     sample = FrameSample(max_frames, seed)

@@ -65,6 +65,14 @@ def test_phone_at_the_centre_of_a_frame(tmp_path):
         phones_at_frames(alignment, 6, 50)
 
 
+def test_ids_may_have_spaces(tmp_path):
+    found = read_alignments(write(tmp_path, " é 1 2 0 0.1 A\né 1 2 0.1 0.2 B\n1 2\t0 0.1 A\n"))
+    assert {name: a.phones.tolist() for name, a in found.items()} == {
+        "é 1 2": ["A", "B"],
+        "1 2": ["A"],
+    }
+
+
 @pytest.mark.parametrize("rate", [50, 100])
 def test_an_alignment_that_starts_late_begins_with_its_first_phone(tmp_path, rate):
     # The first centre is at 12.5 ms.
