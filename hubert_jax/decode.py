@@ -63,6 +63,7 @@ def run(config: DecodeConfig) -> dict:
     from hubert_jax.data.manifests import read_manifest
 
     directory = files.require_writable(config.workdir) / "decode"
+    job.require_alone("decode")
     manifest = read_manifest(config.audio)
     if not manifest.transcribed:
         raise InputError(_no_transcript(config.audio, "none of its utterances has a transcript"))

@@ -49,6 +49,7 @@ def run(config: ExportConfig) -> dict:
     """
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)
+    job.require_alone("export")
     from hubert_jax.convert import formats
 
     if config.audio:

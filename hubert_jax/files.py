@@ -1,6 +1,7 @@
 """Files and directories that appear complete or not at all."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -91,6 +92,29 @@ def writing_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         os.rename(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike, what: str) -> Iterator[None]:
+    """Refuses a second `what` that would lock the same file; a killed one leaves no lock behind.
+
+    Where the file system has no locks, nothing is refused.
+
+    Raises:
+      InputError: another one is running.
+    """
+    path = pathlib.Path(path)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{path.parent}: another {what} is running there; wait for it or pass another "
+                "--config.workdir"
+            ) from None
+        except OSError:
+            pass
+        yield
 
 
 def require_writable(workdir: str | os.PathLike) -> pathlib.Path:

@@ -73,6 +73,22 @@ def versions() -> dict[str, str]:
     return found
 
 
+def require_alone(name: str) -> None:
+    """Refuses one of several processes that JAX has joined, where a job is done by one.
+
+    Raises:
+      InputError: there are several.
+    """
+    import jax
+
+    # Not asked otherwise: it would start a back-end, which takes an accelerator's memory.
+    if jax.distributed.is_initialized() and jax.process_count() > 1:
+        raise InputError(
+            f"{name}: started in {jax.process_count()} processes; expected one: it uses all "
+            "devices of its host, and only train and finetune run on several"
+        )
+
+
 def finish(
     workdir: str,
     name: str,

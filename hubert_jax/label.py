@@ -65,10 +65,18 @@ def run(config: LabelConfig) -> dict:
     """Labels the splits; returns the content of `WORKDIR/label/result.json`.
 
     Raises:
-      InputError: no split, two of one name, a codebook of another feature, or unusable input.
+      InputError: no split, two of one name, a codebook of another feature, unusable input, or
+        another label job in the same directory.
     """
     started = time.monotonic()
-    directory = pathlib.Path(files.require_writable(config.workdir), "label")
+    workdir = files.require_writable(config.workdir)
+    job.require_alone("label")
+    # Two would take each other's shards away.
+    with files.locked(workdir / ".label.lock", "label job"):
+        return _label(config, workdir / "label", started)
+
+
+def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict:
     if not config.audio:
         raise InputError("config.audio: found no split, expected directories written by prepare")
     from hubert_jax.data import manifests

@@ -9,7 +9,6 @@ writes. `--dry_run` prints what would run, and why, and touches nothing.
 
 import contextlib
 import dataclasses
-import fcntl
 import graphlib
 import itertools
 import pathlib
@@ -111,7 +110,7 @@ def run(config: PipelineConfig) -> dict:
     """
     stages = plan(config)
     workdir = files.require_writable(config.workdir)
-    with _locked(workdir):
+    with files.locked(workdir / ".lock", "pipeline"):
         _keep_compiled(workdir)
         contents = ContentDigests(workdir / _CONTENTS)
         outside = _outside(stages, contents)
@@ -399,20 +398,6 @@ def _keep_compiled(workdir: pathlib.Path) -> None:
 
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
         jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
-
-
-@contextlib.contextmanager
-def _locked(workdir: pathlib.Path) -> Iterator[None]:
-    """Refuses a second pipeline in the same directory; a killed one leaves no lock behind."""
-    with open(workdir / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(
-                f"{workdir}: another pipeline is running there; wait for it or pass another "
-                "--config.workdir"
-            ) from None
-        yield
 
 
 if __name__ == "__main__":
