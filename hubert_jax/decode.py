@@ -64,6 +64,7 @@ def run(config: DecodeConfig) -> dict:
 
     directory = files.require_writable(config.workdir) / "decode"
     job.require_alone("decode")
+    (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
     manifest = read_manifest(config.audio)
     if not manifest.transcribed:
         raise InputError(_no_transcript(config.audio, "none of its utterances has a transcript"))
