@@ -1,8 +1,8 @@
 """Where the stages of a pipeline write, and how one refers to what another has written.
 
-A stage is called JOB or GROUP/JOB and writes WORKDIR/JOB or WORKDIR/GROUP/JOB. `prepare:train` is a
-prepared split, `it1/label:train` the labels of a split, `it1/label` its codebook, `it1/train` the
-checkpoints of a training, `pretrained/export` an exported model, `public/convert` a converted one.
+The stage JOB or GROUP/JOB writes WORKDIR/JOB or WORKDIR/GROUP/JOB. `prepare:train` is a prepared
+split, `it1/label:train` the labels of one, `it1/label` a codebook; `it1/train`,
+`pretrained/finetune`, `pretrained/export` and `public/convert` are networks.
 """
 
 import dataclasses
@@ -11,8 +11,25 @@ from typing import Any
 
 from hubert_jax.errors import InputError
 
-_CHECKPOINTS = ("train", "finetune")
-_SPLITS = ("prepare", "label")
+_EXAMPLES = {
+    "a prepared split": "prepare:SPLIT",
+    "labels": "GROUP/label:SPLIT",
+    "a codebook": "GROUP/label",
+    "a network": "GROUP/train, GROUP/finetune, GROUP/export or GROUP/convert",
+}
+_TAKEN = {
+    "audio": "a prepared split",
+    "fit_audio": "a prepared split",
+    "labels": "labels",
+    "codebook": "a codebook",
+    "checkpoint": "a network",
+    "init_from": "a network",
+    "source": "a network",
+}
+_GIVEN = {("prepare", True): "a prepared split", ("label", True): "labels"} | {
+    ("label", False): "a codebook",
+    **{(job, False): "a network" for job in ("train", "finetune", "export", "convert")},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,35 +45,27 @@ class Reference:
         stage, _, split = text.partition(":")
         return cls(stage, split)
 
+    def require_fits(self, key: str) -> None:
+        """Raises InputError where a job's `key` takes no output of this kind."""
+        if key not in _TAKEN:
+            raise InputError(f"inputs.{key}: no such input; known: {', '.join(_TAKEN)}")
+        taken = _TAKEN[key]
+        if _GIVEN.get((job_of(self.stage), bool(self.split))) != taken:
+            found = f"{self.stage}:{self.split}" if self.split else self.stage
+            raise InputError(f"inputs.{key}={found}: expected {taken}, {_EXAMPLES[taken]}")
+
     def path(self, workdir: str, values: Mapping[str, Any] | None = None) -> str:
-        """What the key of a job's configuration takes for it.
-
-        Args:
-          workdir: the run's.
-          values: of the stage's configuration, which may say where it writes.
-
-        Raises:
-          InputError: a split of a job that has none, none of one that has, or a job without an
-            output that others read.
-        """
-        job = job_of(self.stage)
-        where = stage_directory(workdir, self.stage)
-        if job in _SPLITS and self.split:
-            return f"{where}/{self.split}"
-        if job == "label":
-            return where
-        if job in _CHECKPOINTS and not self.split:
+        """What a job's configuration takes for it; `values` are the stage's own configuration."""
+        job, where = job_of(self.stage), stage_directory(workdir, self.stage)
+        values = values or {}
+        if job in ("train", "finetune"):
             return f"orbax:{where}/checkpoints"
-        if job == "export" and not self.split:
-            return f"hf:{(values or {}).get('out') or f'{where}/model'}"
-        if job == "convert" and not self.split and values:
+        if job == "export":
+            return f"hf:{values.get('out') or f'{where}/model'}"
+        if job == "convert":
             target = values["target"]
             return f"{target}{where}/model" if target.endswith(":") else target
-        raise InputError(
-            f"{self.stage}{':' * bool(self.split)}{self.split}: expected prepare:SPLIT, "
-            "GROUP/label:SPLIT, GROUP/label, GROUP/train, GROUP/finetune, GROUP/export or "
-            "GROUP/convert"
-        )
+        return f"{where}/{self.split}" if self.split else where
 
     def digest(self, result: dict[str, Any]) -> Any:
         """What identifies the output, from the stage's `result.json`.
@@ -71,11 +80,10 @@ class Reference:
                     f"{self.stage}:{self.split}: no such split; there are {', '.join(splits)}"
                 )
             found = splits[self.split]
-            # The same shards are drawn from in other proportions by another mixture.
+            # Another mixture draws from the same shards in other proportions.
             return [found["digest"], found["shares"]] if "shares" in found else found["digest"]
-        job = job_of(self.stage)
         named = {"label": "codebook_digest", "export": "digests", "convert": "digests"}
-        return result[named.get(job, "fingerprint")]
+        return result[named.get(job_of(self.stage), "fingerprint")]
 
 
 def job_of(stage: str) -> str:

@@ -1,10 +1,9 @@
-"""Runs jobs one after another from one configuration, and writes the report.
+"""Runs the stages of one configuration in the order of their inputs, and writes the report.
 
-The configuration lists the stages; which reads from which follows from their inputs. A stage runs
-again only when its job's version, its configuration or the content of its inputs has changed;
-what it had written is then set aside, not deleted, and comes back when the change is undone. What
-was interrupted continues. Writes WORKDIR/report.json, WORKDIR/report.html and what each job
-writes. `--dry_run` prints what would run, and why, and touches nothing.
+A stage runs again only when its job's version, its configuration or the content of its inputs has
+changed; its old output is set aside, and comes back when the change is undone. Interrupted stages
+continue. Writes WORKDIR/report.json and report.html. `--dry_run` prints what would run, and why,
+and touches nothing.
 """
 
 import contextlib
@@ -60,11 +59,8 @@ _MORE = range(2, 1_000_000)
 class PipelineConfig:
     """Configuration of a pipeline.
 
-    Attributes:
-      workdir: where everything is written.
-      stages: by name, JOB or GROUP.JOB: the values of the job's configuration and `inputs`, which
-        maps its keys to what other stages write (see `layout`).
-      report: which groups the report is about.
+    `stages` holds, under JOB or GROUP.JOB, the values of the job's configuration and `inputs`,
+    which maps its keys to what other stages write (see `layout`).
     """
 
     workdir: MayChange[str]
@@ -88,17 +84,11 @@ class PipelineConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One job of a run, ready to start.
+    """One job of a pipeline, ready to start."""
 
-    Attributes:
-      name: JOB or GROUP/JOB.
-      config: its configuration, with the paths of its inputs.
-      inputs: keys of the configuration that name outputs of other stages.
-    """
-
-    name: str
-    config: Any
-    inputs: dict[str, tuple[Reference, ...]]
+    name: str  # JOB or GROUP/JOB
+    config: Any  # of the job, with the paths of its inputs
+    inputs: dict[str, tuple[Reference, ...]]  # by the keys of `config` that they fill
 
 
 def run(config: PipelineConfig) -> dict:
@@ -113,7 +103,7 @@ def run(config: PipelineConfig) -> dict:
     with files.locked(workdir / ".lock", "pipeline"):
         _keep_compiled(workdir)
         contents = ContentDigests(workdir / _CONTENTS)
-        outside = _outside(stages, contents)
+        outside = _outside(workdir, stages, contents)
         contents.save()
         results: dict[str, dict] = {}
         skipped = []
@@ -133,7 +123,7 @@ def dry_run(config: PipelineConfig) -> dict:
     results: dict[str, dict] = {}
     runs: list[str] = []
     stages = plan(config)
-    outside = _outside(stages, ContentDigests(workdir / _CONTENTS))
+    outside = _outside(workdir, stages, ContentDigests(workdir / _CONTENTS))
     for stage in stages:
         sources = {ref.stage for refs in stage.inputs.values() for ref in refs}
         waiting = [name for name in sorted(sources) if name not in results]
@@ -206,6 +196,11 @@ def _stage(workdir: str, name: str, values: Mapping[str, Any], listed: Mapping[s
     values = dict(values.items())
     inputs = {}
     path = f"config.stages.{name.replace('/', '.')}"
+    if values.get("workdir"):
+        raise InputError(
+            f"{path}.workdir={values['workdir']}: the pipeline decides it; leave it out and pass "
+            "--config.workdir=DIR"
+        )
     schema = JOBS[job_of(name)][0]
     defaults = {field.name: field.default for field in dataclasses.fields(schema)}
     for key, given in _group(values.pop("inputs", None) or {}, f"{path}.inputs").items():
@@ -229,11 +224,12 @@ def _stage(workdir: str, name: str, values: Mapping[str, Any], listed: Mapping[s
 
 
 def _require(reference: Reference, key: str, listed: Mapping[str, Any]) -> None:
-    """Refuses a reference to a stage or a split that there is not."""
+    """Refuses a reference to a stage or a split that does not exist."""
     if reference.stage not in listed:
         raise InputError(
             f"inputs.{key}={reference.stage}: no such stage; there are {', '.join(listed)}"
         )
+    reference.require_fits(key)
     splits, job_name = [], job_of(reference.stage)
     if job_name == "prepare":
         default = JOBS["prepare"][0].splits
@@ -264,12 +260,10 @@ def _key_parts(
     }
 
 
-def _outside(stages: list[Stage], contents: ContentDigests) -> dict[str, dict[str, list[str]]]:
-    """Digests of what each stage reads that no stage has written, by the configuration's keys.
-
-    Raises:
-      InputError: something is not there; the message begins with the stage's name.
-    """
+def _outside(
+    workdir: pathlib.Path, stages: list[Stage], contents: ContentDigests
+) -> dict[str, dict[str, list[str]]]:
+    """Digests of what each stage reads from outside of the pipeline, by stage and key."""
     found: dict[str, dict[str, list[str]]] = {stage.name: {} for stage in stages}
     for stage in stages:
         for field in dataclasses.fields(stage.config):
@@ -277,6 +271,12 @@ def _outside(stages: list[Stage], contents: ContentDigests) -> dict[str, dict[st
             if "reads" in marks and field.name not in stage.inputs:
                 paths = _outside_paths(stage.config, field.name)
                 with _named(stage.name, f"config.{field.name}: "):
+                    for path in paths:
+                        if workdir.absolute().is_relative_to(path.absolute()):
+                            raise InputError(
+                                f"{path}: holds the workdir {workdir}, so that every run would "
+                                "change it; pass another --config.workdir"
+                            )
                     digests = [contents.of(path) for path in paths]
                 if digests:
                     found[stage.name][field.name] = digests
@@ -303,7 +303,7 @@ def _outside_paths(config: Any, key: str) -> list[pathlib.Path]:
 def _state(
     workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]
 ) -> tuple[str, dict | None]:
-    """What would become of a stage, in words, and its result where it is finished."""
+    """What would be done about a stage, in words, and its result where it is finished."""
     directory = _directory(workdir, stage.name)
     key = config_lib.digest(parts)
     record = _record(directory)
@@ -341,7 +341,7 @@ def _run_stage(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) ->
 
 
 def _set_aside(workdir: pathlib.Path, name: str, directory: pathlib.Path) -> None:
-    """Moves what another key made, or a job outside of the pipeline, out of the way."""
+    """Moves away what another key, or a job run by itself, has written there."""
     if not directory.exists():
         return
     first = _aside(workdir, name, _record(directory).get("key", "unknown"))
@@ -401,6 +401,6 @@ def _keep_compiled(workdir: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    flags = [argument for argument in sys.argv if argument.lstrip("-") == "dry_run"]
-    sys.argv = [argument for argument in sys.argv if argument not in flags]
-    job.main("pipeline", PipelineConfig, dry_run if flags else run)
+    asked = [each for each in sys.argv if each in ("--dry_run", "--dry-run", "-dry_run")]
+    sys.argv = [argument for argument in sys.argv if argument not in asked]
+    job.main("pipeline", PipelineConfig, dry_run if asked else run)

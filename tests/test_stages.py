@@ -380,7 +380,19 @@ def test_dry_run_says_what_and_why_and_touches_nothing(jobs, tmp_path, corpus, c
         ),
         (
             {"it1": {"label": {"inputs": {"audio": ("prepare",)}}}},
-            r"\[it1/label\] prepare: expected prepare:SPLIT",
+            r"\[it1/label\] inputs.audio=prepare: expected a prepared split, prepare:SPLIT",
+        ),
+        (
+            {"it2": {"label": {"inputs": {"checkpoint": "it1/label"}}}},
+            r"\[it2/label\] inputs.checkpoint=it1/label: expected a network, GROUP/train",
+        ),
+        (
+            {"it1": {"label": {"inputs": {"audios": ("prepare:train",)}}}},
+            r"\[it1/label\] inputs.audios: no such input; known: audio, fit_audio, labels",
+        ),
+        (
+            {"it1": {"label": {"workdir": "elsewhere"}}},
+            r"\[it1/label\] config.stages.it1.label.workdir=elsewhere: the pipeline decides it",
         ),
         (
             {
@@ -482,6 +494,15 @@ def test_references():
         "it1/train": "orbax:runs/x/it1/train/checkpoints",
         "a/export": "hf:runs/x/a/export/model",
     }
+
+
+def test_a_workdir_inside_of_the_corpus_is_refused(tmp_path):
+    """Every run would change what it reads, so that nothing would ever be skipped."""
+    (tmp_path / "speech").mkdir()
+    values = {"prepare": {"corpus": str(tmp_path), "splits": ("speech",)}}
+    config = pipeline.PipelineConfig(str(tmp_path / "speech" / "run"), values)
+    with pytest.raises(InputError, match=r"\[prepare\] config.corpus: .*speech: holds the workdir"):
+        pipeline.dry_run(config)
 
 
 @pytest.mark.parametrize("name", ["demo", "own_audio"])
