@@ -1,10 +1,8 @@
-"""Looks through the audio and the labels of a training before it, and refuses what does not fit.
+"""Reads every record of a training's audio and labels, and refuses what does not fit.
 
-Takes the configuration of the train job. Reads every record: frames against labels, ids, classes,
-buckets, digests of shards. Prints hours by bucket, the share of audio that crops leave out, rows
-and frames of a step (over the devices that config.mesh names, one if it names none), codewords
-without a frame, silent and clipped utterances. With an empty config.labels it looks at the audio
-alone. Writes WORKDIR/check/result.json.
+Takes the configuration of the train job; an empty config.labels checks the audio alone. Prints
+hours by bucket, what crops leave out, rows of a step over the devices of config.mesh, dead
+codewords, silent and clipped utterances. Writes WORKDIR/check/result.json.
 """
 
 import dataclasses
@@ -15,9 +13,6 @@ import time
 from hubert_jax import files, job
 from hubert_jax.data import label_sets, manifests, preflight, schedule
 from hubert_jax.tasks.pretraining import TrainConfig
-
-_PROGRESS_SECONDS = 5.0
-
 
 VERSION = 1  # raise it when the same configuration and inputs give another output
 
@@ -44,8 +39,8 @@ def run(config: TrainConfig) -> dict:
         flush=True,
     )
     with_labels = list(zip(map(pathlib.Path, config.labels), labels, strict=True))
-    progress = _Progress(audio.seconds)
-    findings = preflight.inspect(directory, audio, with_labels, progress)
+    progress = job.Progress("check", audio.seconds / 3600, "{:.2f} of {:.2f} h")
+    findings = preflight.inspect(directory, audio, with_labels, lambda s: progress(s / 3600))
     left_out = preflight.crop_loss(uses)
     _print_buckets(uses)
     print(f"a pass leaves out {left_out:.1%} of the audio")
@@ -103,20 +98,6 @@ def _print_buckets(uses: dict[int, preflight.BucketUse]) -> None:
             )
         else:
             print(f"{line}  under 2 s, not for pre-training")
-
-
-class _Progress:
-    """Prints how much of the audio is checked, now and then."""
-
-    def __init__(self, seconds: float) -> None:
-        self._total, self._done = seconds, 0.0
-        self._reported = time.monotonic()
-
-    def __call__(self, seconds: float) -> None:
-        self._done += seconds
-        if time.monotonic() - self._reported > _PROGRESS_SECONDS:
-            self._reported = time.monotonic()
-            print(f"check: {self._done / 3600:.2f} of {self._total / 3600:.2f} h", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,7 @@
 """A job's command line: `--config=FILE.py[:PART]` and `--config.KEY=VALUE`, as absl flags.
 
-`ml_collections.config_flags` parses the overrides. A configuration file has `get_config(part)`,
-which returns the ConfigDict of one job, and usually `PARTS`, which names what it can be asked
-for. What the file leaves out takes the default of the job's dataclass, so any key that the job
-knows can be overridden. Further parameters of `get_config` are keys of the file's own: overridden
-alike, but before the file returns its values, all of which may depend on them.
+A configuration file has `get_config(part)`, which returns a ConfigDict, and usually `PARTS`.
+Further parameters of `get_config` are keys of the file's own, given before it returns its values.
 """
 
 import ast
@@ -13,6 +10,7 @@ import difflib
 import importlib.util
 import inspect
 import pathlib
+import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_type_hints
@@ -25,6 +23,7 @@ from hubert_jax import config as config_lib
 from hubert_jax.errors import InputError
 
 _HELP = ("--help", "-h", "-help", "--helpfull")
+_COMMENTED = re.compile(r"^    (\w+):[^#\n]*(  # .*)$", re.MULTILINE)  # a field and its comment
 
 
 def wants_help(arguments: list[str]) -> bool:
@@ -33,13 +32,10 @@ def wants_help(arguments: list[str]) -> bool:
 
 
 def usage(job: str, schema: type, description: str, part: str = "") -> str:
-    """The text that `--help` prints: what the job does and every key with type and default.
-
-    `part` is the part of the configuration file that the job takes, if it is not its name.
-    """
+    """The text of `--help`; `part` of a configuration file is the job's, its name's if empty."""
     keys = "\n".join(
-        f"  --config.{key:<34} {kind}, " + ("required" if default is None else repr(default))
-        for key, kind, default in _described(schema)
+        f"  --config.{key:<34} {kind}, {'required' if default is None else repr(default)}{comment}"
+        for key, kind, default, comment in _described(schema)
     )
     return (
         f"{textwrap.dedent(description).strip()}\n\n"
@@ -53,15 +49,9 @@ def usage(job: str, schema: type, description: str, part: str = "") -> str:
 
 
 def read(arguments: list[str], job: str, schema: type) -> Any:
-    """The configuration that a command line asks for.
+    """The configuration that a command line asks for, as a `schema`.
 
-    Args:
-      arguments: what follows the program's name.
-      job: the part of the file that is taken where the user names none.
-      schema: the job's frozen dataclass.
-
-    Returns:
-      An instance of `schema`.
+    The part `job` of the file is taken where the user names none.
 
     Raises:
       InputError: no such file or part, an unknown key, a value of another type, or anything
@@ -186,7 +176,7 @@ def _unset(kind: Any) -> Any:
 
 
 def _without_placeholders(config: ConfigDict) -> dict[str, Any]:
-    """Keys that still have no value are missing, which `config.build` reports by name."""
+    """Without the keys that still have no value, which `config.build` then reports."""
     return {
         name: _without_placeholders(value) if isinstance(value, ConfigDict) else value
         for name, value in config.items()
@@ -254,18 +244,19 @@ def _suggestion(key: str, known: list[str]) -> str:
     return f"did you mean config.{close[0]}?" if close else "--help lists the keys"
 
 
-def _described(schema: Any, prefix: str = "") -> Iterator[tuple[str, str, Any]]:
-    """(key, type, default or None if it is required) of every key, groups opened."""
+def _described(schema: Any, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:
+    """(key, type, default or None if required, "  # ..." or "") of every key, groups opened."""
     hints = get_type_hints(schema)
+    comments = dict(_COMMENTED.findall(inspect.getsource(schema)))
     for field in dataclasses.fields(schema):
-        kind = hints[field.name]
+        kind, default = hints[field.name], field.default
+        if default is dataclasses.MISSING:
+            default = None
         if dataclasses.is_dataclass(kind):
-            default = None if field.default is dataclasses.MISSING else field.default
-            for key, name, value in _described(kind, f"{prefix}{field.name}."):
+            for key, name, value, comment in _described(kind, f"{prefix}{field.name}."):
                 if default is not None:
                     value = getattr(default, key.rpartition(".")[2], value)
-                yield key, name, value
+                yield key, name, value, comment
         else:
             name = kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
-            required = field.default is dataclasses.MISSING
-            yield prefix + field.name, name, None if required else field.default
+            yield prefix + field.name, name, default, comments.get(field.name, "")

@@ -1,9 +1,4 @@
-"""Typed configuration: frozen dataclasses built from a ConfigDict, strict about every key.
-
-`configs/*.py` hold ConfigDicts, flags override their values, and each job turns what results into
-one frozen dataclass before anything expensive starts. A key that does not exist, a key that is
-missing and a value of another type are `InputError`s that name the key's full path.
-"""
+"""Typed configuration: frozen dataclasses built from a ConfigDict, strict about every key."""
 
 import dataclasses
 import difflib
@@ -28,21 +23,13 @@ Reads = Annotated[T, "reads"]
 
 
 def build(schema: Callable[..., Schema], values: Mapping[str, Any], path: str = "config") -> Schema:
-    """Builds the frozen dataclass `schema` from `values`.
+    """Builds the frozen dataclass `schema` from a ConfigDict or mapping.
 
-    Args:
-      schema: a dataclass type; its fields may be bool, int, float, str, `tuple[X, ...]`, optional
-        types and other dataclasses.
-      values: a ConfigDict or a plain mapping with exactly the schema's keys; keys whose field
-        has a default may be left out.
-      path: the name of `values` in messages, for example `config.loss`.
-
-    Returns:
-      An instance of `schema`.
+    Its fields may be bool, int, float, str, `tuple[X, ...]`, optional types and dataclasses.
+    Messages call `values` by `path`.
 
     Raises:
-      InputError: unknown key, missing key, wrong type, or what the dataclass's own
-        `__post_init__` refuses.
+      InputError: unknown key, missing key, wrong type, or what `__post_init__` refuses.
     """
     fields, hints = _described(schema)
     for key in values:
@@ -70,7 +57,7 @@ def _described(schema: Any) -> tuple[dict[str, dataclasses.Field], dict[str, Any
 
 def _checked(expected: Any, value: Any, path: str) -> Any:
     """`value` as the type `expected`, or an InputError that names `path`."""
-    if expected is Any:  # a group that whoever takes it checks
+    if expected is Any:  # validated by the job that receives it
         return value
     origin = typing.get_origin(expected)
     if origin in (typing.Union, types.UnionType):
@@ -103,15 +90,10 @@ def _checked(expected: Any, value: Any, path: str) -> Any:
 
 
 def decisive(config: Any, complete: bool = False) -> dict[str, Any]:
-    """The values of a configuration that decide what comes out, JSON-able.
+    """The values that decide what comes out, JSON-able: no field that is `MayChange` or `Reads`.
 
-    Args:
-      config: a dataclass.
-      complete: with the values that are their fields' defaults; without them, a new field with a
-        default changes nothing.
-
-    Returns:
-      Nested dictionaries; no field that is `MayChange` or `Reads`.
+    Values that are their fields' defaults are left out unless `complete`, so that a new field with
+    a default changes nothing.
     """
     found = {}
     for field in dataclasses.fields(config):

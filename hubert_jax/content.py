@@ -20,12 +20,9 @@ class ContentDigests:
         self._changed = False
 
     def of(self, path: str | os.PathLike) -> str:
-        """SHA-256 (hex) of a file's content, or of a folder's contents by their names below it.
+        """SHA-256 (hex) of a file's content, or of a folder's contents and names.
 
-        Links are followed, but not in circles. Neither the path nor any time is part of it.
-
-        Raises:
-          InputError: nothing there, or something that cannot be read.
+        Links are followed, but not in circles. Raises InputError for what cannot be read.
         """
         root = pathlib.Path(path)
         if not root.exists():

@@ -1,9 +1,8 @@
-"""Transcribes a prepared split with a fine-tuned checkpoint and scores the result.
+"""Transcribes a prepared split with a fine-tuned network and scores the result.
 
-Reads a finetune checkpoint and an audio split that has transcripts; decodes every utterance
-greedily and, unless --config.greedy=True, with a CTC beam search. Writes
-WORKDIR/decode/hypotheses.jsonl (id, reference, greedy, beam) and WORKDIR/decode/result.json
-(word and character error rates over the whole split).
+Decodes every utterance greedily and, unless --config.greedy=True, with a CTC beam search. Writes
+WORKDIR/decode/hypotheses.jsonl (id, reference, greedy, beam) and result.json (word and character
+error rates of the split).
 """
 
 import dataclasses
@@ -20,17 +19,12 @@ from hubert_jax.model.architecture import Execution
 
 _PAIRS_SHOWN = 5
 
-
 VERSION = 1  # raise it when the same configuration and inputs give another output
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodeConfig:
-    """Configuration of the decode job.
-
-    The beam's defaults suit a search without a language model; `word_score` is w2 of equation 4,
-    added for every word.
-    """
+    """Configuration of the decode job; the beam's defaults suit no language model."""
 
     workdir: MayChange[str]
     checkpoint: Reads[str]  # network with a CTC head: orbax:DIR, orbax:DIR@STEP, hf:DIR, ...
@@ -38,20 +32,18 @@ class DecodeConfig:
     greedy: bool = False  # greedy only, no beam search
     beam_size: int = 20
     beam_threshold: float = 20.0  # nats
-    word_score: float = 0.0
+    word_score: float = 0.0  # w2 of equation 4, added for every word
     execution: MayChange[Execution] = Execution()  # how the network runs
 
     def __post_init__(self) -> None:
         if self.beam_size < 1:
-            raise InputError(f"config.beam_size: expected at least 1, found {self.beam_size}")
+            raise InputError(f"config.beam_size={self.beam_size}: expected at least 1")
         if not self.beam_threshold > 0:
-            raise InputError(
-                f"config.beam_threshold: expected more than 0, found {self.beam_threshold}"
-            )
+            raise InputError(f"config.beam_threshold={self.beam_threshold}: expected more than 0")
 
 
 def run(config: DecodeConfig) -> dict:
-    """Decodes the split; returns what it wrote to `WORKDIR/decode/result.json`.
+    """Decodes the split; returns the content of `WORKDIR/decode/result.json`.
 
     Raises:
       InputError: the split has an utterance without a transcript, or the checkpoint is not one

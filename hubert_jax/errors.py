@@ -2,16 +2,16 @@
 
 
 class InputError(Exception):
-    """What the user gave is wrong: a file, a field, a configuration.
+    """A file, a field or a configuration is wrong.
 
-    The message is a single line that says which file or field, what was found, what was
-    expected and what to do. Jobs print it and exit with status 1, without a traceback.
+    The message is one line: which, what was found, what was expected, what to do. Jobs print it
+    and exit with status 1.
     """
 
 
 class Diverged(Exception):
-    """Training left the finite numbers; the input may be perfectly right.
+    """Training left the finite numbers.
 
-    The message is a single line that says at which step, and from where to go on. Jobs print it
-    and exit with status 3.
+    The message is one line: at which step, and from where to go on. Jobs print it and exit with
+    status 3.
     """

@@ -1,9 +1,8 @@
 """Scores units against phone alignments: PNMI, phone purity and cluster purity.
 
-Scores label directories (label), or the layers of a checkpoint (train), or both: a layer's units
-come from k-means on one split and are scored on another. With a split to fit on, MFCC with as many
-clusters is scored beside them. Writes WORKDIR/evaluate/joint_counts.npz (how often each phone
-meets each unit) and WORKDIR/evaluate/result.json.
+Scores label sets (label), or layers of a network (train), clustered on one split and scored on
+another, beside MFCC with as many clusters. Writes WORKDIR/evaluate/joint_counts.npz (how often each
+phone meets each unit) and result.json.
 """
 
 import dataclasses
@@ -26,40 +25,21 @@ VERSION = 1  # raise it when the same configuration and inputs give another outp
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """Configuration of evaluation.
-
-    Attributes:
-      workdir: where the results are written.
-      audio: directory of the prepared split that is scored.
-      alignments: its phones, lines `UTT-ID START END PHONE`.
-      labels: label directories of `audio`, if any are to be scored.
-      checkpoint: network whose layers are to be scored, if any: orbax:DIR, orbax:DIR@STEP,
-        hf:DIR, fairseq:FILE or torchaudio:FILE.
-      layers: which of them; empty: the output of every block. 0 is the input of block 1.
-      untrained: also scores the same layers of the network as initialised.
-      fit_audio: the prepared split that k-means is fitted on: needed with `checkpoint`; without
-        one it adds the MFCC reference to the label sets.
-      num_clusters: codewords of the layers and of the MFCC reference.
-      seed: of the sample and the k-means.
-      fit_max_frames: frames to fit on, at most. Those of all layers are in memory at once.
-      frame_rate: 50 or 100 frames a second; labels of the other rate are read at these frames.
-      kmeans: how k-means runs; fewer starts than for training targets, as a dozen are fitted.
-      execution: how the network runs.
-    """
+    """Configuration of evaluation."""
 
     workdir: MayChange[str]
-    audio: Reads[str]
-    alignments: Reads[str]
-    labels: Reads[tuple[str, ...]] = ()
-    checkpoint: Reads[str] = ""
-    layers: tuple[int, ...] = ()
-    untrained: bool = False
-    fit_audio: Reads[str] = ""
+    audio: Reads[str]  # the prepared split that is scored
+    alignments: Reads[str]  # its phones, lines UTT-ID START END PHONE
+    labels: Reads[tuple[str, ...]] = ()  # label directories of `audio`
+    checkpoint: Reads[str] = ""  # orbax:DIR[@STEP], hf:DIR, fairseq:FILE or torchaudio:FILE
+    layers: tuple[int, ...] = ()  # of it; 0 is the input of block 1; empty: every block's output
+    untrained: bool = False  # also scores the layers of the network as initialised
+    fit_audio: Reads[str] = ""  # prepared split for k-means of layers and of the MFCC reference
     num_clusters: int = 100
-    seed: int = 0
-    fit_max_frames: int = 100_000
-    frame_rate: int = 50
-    kmeans: KMeansConfig = KMeansConfig(n_init=3, max_no_improvement=20)
+    seed: int = 0  # of the sample and the k-means
+    fit_max_frames: int = 100_000  # at most; those of all layers are in memory at once
+    frame_rate: int = 50  # or 100; labels of the other rate are read at these frames
+    kmeans: KMeansConfig = KMeansConfig(n_init=3, max_no_improvement=20)  # a dozen are fitted
     execution: MayChange[Execution] = Execution()
 
 

@@ -1,11 +1,9 @@
-"""Exports a checkpoint as a directory that Hugging Face transformers loads.
+"""Exports a network as a directory that Hugging Face transformers loads.
 
-Reads a checkpoint of pre-training (train) or fine-tuning (finetune) and writes config.json,
-model.safetensors and preprocessor_config.json, with a CTC head its tokenizer, with a pre-training
-head pretraining_head.safetensors. With an audio split, and transformers and torch installed, it
-also runs both networks over its first utterances and prints the largest difference of their
-hidden states. Writes the directory and WORKDIR/export/result.json. Other formats, and the way
-back, are the business of `python -m hubert_jax.convert`.
+Reads a checkpoint (train, finetune) and writes WORKDIR/export/model and result.json. With an audio
+split, and transformers and torch installed, it prints the largest difference between the hidden
+states of both networks over the first utterances. `python -m hubert_jax.convert` knows other
+formats and the way back.
 """
 
 import dataclasses
@@ -18,27 +16,18 @@ from hubert_jax.model.architecture import Execution
 
 _COMPARED_UTTERANCES = 10
 
-
 VERSION = 1  # raise it when the same configuration and inputs give another output
 
 
 @dataclasses.dataclass(frozen=True)
 class ExportConfig:
-    """Configuration of the export.
-
-    Attributes:
-      workdir: where the result is written.
-      checkpoint: network: orbax:DIR, orbax:DIR@STEP, fairseq:FILE, torchaudio:FILE or hf:DIR.
-      out: the model directory; empty: WORKDIR/export/model.
-      audio: directory of a prepared audio split to compare on; empty: nothing is compared.
-      execution: how our network runs in the comparison.
-    """
+    """Configuration of the export."""
 
     workdir: MayChange[str]
-    checkpoint: Reads[str]
-    out: str = ""
-    audio: Reads[str] = ""
-    execution: MayChange[Execution] = Execution()
+    checkpoint: Reads[str]  # orbax:DIR[@STEP], fairseq:FILE, torchaudio:FILE or hf:DIR
+    out: str = ""  # the model directory; empty: WORKDIR/export/model
+    audio: Reads[str] = ""  # prepared split to compare on, if any
+    execution: MayChange[Execution] = Execution()  # of our network in the comparison
 
 
 def run(config: ExportConfig) -> dict:

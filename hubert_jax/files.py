@@ -48,12 +48,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike, what: str, writer: str = "the job that writes it") -> Any:
-    """Reads a JSON file.
-
-    Args:
-      path: the file.
-      what: what the file is, for messages ("audio manifest").
-      writer: the job that writes it ("hubert_jax.prepare").
+    """Reads a JSON file; messages call it `what` and advise to run `writer`.
 
     Raises:
       InputError: the file is missing or is not JSON.
@@ -74,10 +69,9 @@ def sha256_file(path: str | os.PathLike) -> str:
 
 @contextlib.contextmanager
 def writing_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a temporary sibling of `path` that becomes `path` when the block ends well.
+    """Yields a temporary sibling that replaces `path` when the block ends well.
 
-    An older `path` is replaced; on an error the temporary directory is removed and the older one
-    stays. What an interrupted process left aside is swept away first.
+    What an interrupted process left aside is swept away first.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,13 +90,7 @@ def writing_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def locked(path: str | os.PathLike, what: str) -> Iterator[None]:
-    """Refuses a second `what` that would lock the same file; a killed one leaves no lock behind.
-
-    Where the file system has no locks, nothing is refused.
-
-    Raises:
-      InputError: another one is running.
-    """
+    """Raises InputError where another `what` has locked the file; a killed one leaves no lock."""
     path = pathlib.Path(path)
     with open(path, "w") as file:
         try:
@@ -113,16 +101,12 @@ def locked(path: str | os.PathLike, what: str) -> Iterator[None]:
                 "--config.workdir"
             ) from None
         except OSError:
-            pass
+            pass  # the file system has no locks
         yield
 
 
 def require_writable(workdir: str | os.PathLike) -> pathlib.Path:
-    """Creates `workdir` where it is missing and proves that files can be written there.
-
-    Raises:
-      InputError: it is a file, or cannot be created or written.
-    """
+    """Creates `workdir` where it is missing; raises InputError where it cannot be written."""
     path = pathlib.Path(workdir)
     # Several hosts may try at once, and processes in containers have the same number.
     probe = path / f".writable-{secrets.token_hex(8)}"

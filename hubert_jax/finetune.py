@@ -1,11 +1,9 @@
 """Fine-tunes a pre-trained network with CTC on transcribed speech.
 
-Reads an audio split with transcripts (prepare) and a network: the checkpoints of a pre-training
-run (train) or public weights of another library. With an empty config.init_from the same network
-learns from scratch. Audio is never cropped.
-Writes WORKDIR/finetune/checkpoints, metrics.jsonl, tensorboard/ and, at the end,
-WORKDIR/finetune/result.json. The same command continues an interrupted run. On several hosts,
-started on each of them with `--config.distributed.coordinator`, it is one run.
+Reads a transcribed split (prepare) and a network: checkpoints of a training, or public weights;
+with an empty config.init_from it learns from scratch. Writes WORKDIR/finetune/checkpoints,
+metrics.jsonl, tensorboard/ and, at the end, result.json. The same command continues an
+interrupted run. Started on several hosts with `--config.distributed.coordinator` it is one run.
 """
 
 import dataclasses
@@ -26,9 +24,7 @@ VERSION = ctc.VERSION
 def run(config: FinetuneConfig) -> dict:
     """Fine-tunes; returns the content of `WORKDIR/finetune/result.json`.
 
-    Raises:
-      InputError: inputs that do not fit together, before anything expensive starts.
-      Diverged: a loss or gradient that is not finite.
+    Raises InputError for inputs that do not fit together, and Diverged.
     """
     started = time.monotonic()
     directory = files.require_writable(config.workdir) / "finetune"

@@ -15,24 +15,16 @@ RATES = (50, 100)  # frames per second
 
 
 def num_frames(num_samples: Any, rate: int = 50) -> Any:
-    """Frames of an utterance: (n - 400) // hop + 1, or 0 where it is shorter than one frame.
+    """Frames at `rate` Hz of n samples: (n - 400) // hop + 1, or 0 where that is less.
 
-    Args:
-      num_samples: n at 16 kHz, an int or an integer array of NumPy's or JAX's.
-      rate: frames per second, one of `RATES`.
-
-    Returns:
-      As `num_samples`.
+    Takes an int or an integer array and returns the same.
     """
     count = (num_samples - WINDOW) // (SAMPLE_RATE // rate) + 1
     return count * (count > 0)
 
 
 def num_samples(frames: Any) -> Any:
-    """The shortest waveform with T = `frames` frames of 50 Hz: 320 T + 80 samples.
-
-    Of an int or an integer array; returns as it.
-    """
+    """The shortest waveform with T = `frames` frames of 50 Hz: 320 T + 80 samples."""
     return HOP * frames + WINDOW - HOP
 
 

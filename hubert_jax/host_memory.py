@@ -13,12 +13,9 @@ _NEVER = -1
 def keep_freed_memory() -> None:
     """Makes glibc reuse what is freed instead of giving it back to the kernel.
 
-    XLA's CPU back-end allocates its workspace at every call. With glibc's defaults the kernel maps
-    and zeroes each large block anew: a fifth of a training step's time on CPU, and more where a
-    virtual machine has to get its pages from the host. The process then keeps the most memory that
-    it ever had: two or three workspaces where a step is dispatched before the last one's workspace
-    is freed. Call it before other threads start. Does nothing where the C library is another one or
-    where JAX computes on an accelerator.
+    XLA's CPU back-end allocates its workspace at every call, which the kernel would map and zero
+    anew: a fifth of a training step. The process keeps the most memory that it ever had. Call it
+    before other threads start. Does nothing where JAX computes on an accelerator.
     """
     if platform.libc_ver()[0] != "glibc" or not _computes_on_cpu():
         return

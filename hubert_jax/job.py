@@ -14,6 +14,8 @@ import hubert_jax
 from hubert_jax import command_line, files, host_memory
 from hubert_jax.errors import Diverged, InputError
 
+_PROGRESS_SECONDS = 5.0
+
 _started = time.monotonic()
 
 
@@ -26,17 +28,15 @@ def main(
 ) -> None:
     """Runs a job from the command line.
 
-    Args:
-      name: the job's name, for example `train`; a configuration file is asked for the part of
-        this name unless the user names another (`--config=configs/finetune/base.py:10h`).
-      schema: the frozen dataclass of the job's configuration.
-      run: does the work; it takes a `schema` and returns the result. Its module's docstring
-        is the job's description.
-      part: of the configuration file that it takes, if it is not its name.
-      computes: whether it runs networks; on the CPU back-end such a job keeps freed memory.
-
     Exit status: 0 when finished, 1 for bad input (one line on standard error) and for a crash
     (with its traceback), 3 when training diverged, 130 when interrupted from the keyboard.
+
+    Args:
+      name: the job's, and of its part of a configuration file unless `part` is.
+      schema: the frozen dataclass of the job's configuration.
+      run: takes a `schema`, returns the result; its module's docstring describes the job.
+      part: of the configuration file that it takes, if it is not its name.
+      computes: whether it runs networks; on the CPU back-end such a job keeps freed memory.
     """
     arguments = sys.argv[1:]
     if command_line.wants_help(arguments):
@@ -48,7 +48,7 @@ def main(
 
 
 def guarded(work: Callable[[], Any]) -> None:
-    """Does a job's work; bad input and interruption end the process as `main` says."""
+    """Does a job's work; the process ends as `main` says."""
     # Orbax warns of files that parts of its own checkpoints do not have.
     logging.set_verbosity(logging.ERROR)
     try:
@@ -74,11 +74,7 @@ def versions() -> dict[str, str]:
 
 
 def require_alone(name: str) -> None:
-    """Refuses one of several processes that JAX has joined, where a job is done by one.
-
-    Raises:
-      InputError: there are several.
-    """
+    """Raises InputError in one of several processes that JAX has joined."""
     import jax
 
     # Not asked otherwise: it would start a back-end, which takes an accelerator's memory.
@@ -87,6 +83,22 @@ def require_alone(name: str) -> None:
             f"{name}: started in {jax.process_count()} processes; expected one: it uses all "
             "devices of its host, and only train and finetune run on several"
         )
+
+
+class Progress:
+    """Prints how much of a job is done, every five seconds."""
+
+    def __init__(self, what: str, total: float, line: str) -> None:
+        """`line` is the format of the amounts done and in `total`, such as "{} of {} files"."""
+        self._what, self._total, self._line = what, total, line
+        self._done, self._printed = type(total)(0), time.monotonic()
+
+    def __call__(self, done: float) -> None:
+        """Adds `done` to what is done."""
+        self._done += done
+        if time.monotonic() - self._printed > _PROGRESS_SECONDS:
+            self._printed = time.monotonic()
+            print(f"{self._what}: {self._line.format(self._done, self._total)}", flush=True)
 
 
 def finish(
@@ -100,8 +112,7 @@ def finish(
     """Writes `WORKDIR/<name>/result.json`, the sign that the job is finished.
 
     Args:
-      workdir: the job's working directory.
-      name: the job's name.
+      workdir, name: of the job.
       result: what was done; JSON-able.
       started: `time.monotonic()` at the job's start; the process's start when left out.
       path: another file to write, for a job without a working directory.

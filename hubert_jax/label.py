@@ -1,8 +1,8 @@
 """Turns audio into units: fits a codebook by k-means and labels every frame with it.
 
-Reads prepared audio splits (prepare) and, for units of a layer, a checkpoint (train). Fits the
-codebook on the first split, or takes an existing one, and writes WORKDIR/label/codebook.npz and
-codebook.json, one directory of label shards a split, and at the end WORKDIR/label/result.json.
+Reads prepared splits (prepare) and, for units of a layer, a network (train). Fits the codebook on
+the first split, or takes an existing one. Writes WORKDIR/label/codebook.npz and codebook.json, one
+directory of label shards a split, and at the end result.json.
 """
 
 from __future__ import annotations
@@ -22,41 +22,23 @@ from hubert_jax.units.kmeans import Codebook, KMeansConfig
 if TYPE_CHECKING:
     from hubert_jax.units.features import Feature
 
-
 VERSION = 1  # raise it when the same configuration and inputs give another output
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelConfig:
-    """Configuration of labelling.
-
-    Attributes:
-      workdir: where the results are written.
-      audio: directories of prepared splits; the codebook is fitted on the first.
-      feature: "mfcc" (Kaldi's), "mfcc_librosa" or "layer".
-      checkpoint: for "layer": network, orbax:DIR, orbax:DIR@STEP, hf:DIR, fairseq:FILE or
-        torchaudio:FILE.
-      layer: for "layer": 0 is the input of block 1, l the output of block l.
-      num_clusters: codewords; ignored with `codebook`.
-      seed: of the sample and the k-means.
-      fit_share: share of the first split's utterances to fit on, at most.
-      fit_max_frames: frames to fit on, at most.
-      codebook: directory of an earlier label job whose codebook is used; empty: fit one. Splits
-        that are compared or trained on together must share one codebook.
-      kmeans: how k-means runs.
-      execution: how the network runs.
-    """
+    """Configuration of labelling. Splits that are trained on together share one codebook."""
 
     workdir: MayChange[str]
-    audio: Reads[tuple[str, ...]]
-    feature: str = "mfcc"
-    checkpoint: Reads[str] = ""
-    layer: int = 0
-    num_clusters: int = 100
-    seed: int = 0
-    fit_share: float = 1.0
-    fit_max_frames: int = 10_000_000
-    codebook: Reads[str] = ""
+    audio: Reads[tuple[str, ...]]  # prepared splits; the codebook is fitted on the first
+    feature: str = "mfcc"  # Kaldi's; or mfcc_librosa, or layer
+    checkpoint: Reads[str] = ""  # of layer: orbax:DIR[@STEP], hf:DIR, fairseq:FILE, torchaudio:FILE
+    layer: int = -1  # of layer: 0 is the input of block 1, l the output of block l
+    num_clusters: int = 100  # codewords; ignored with `codebook`
+    seed: int = 0  # of the sample and the k-means
+    fit_share: float = 1.0  # of the first split's utterances to fit on, at most
+    fit_max_frames: int = 10_000_000  # to fit on, at most
+    codebook: Reads[str] = ""  # directory of an earlier label job; empty: fit one
     kmeans: KMeansConfig = KMeansConfig()
     execution: MayChange[Execution] = Execution()
 

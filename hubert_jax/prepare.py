@@ -1,11 +1,9 @@
 """Turns a corpus of audio files into the audio shards that every other job reads.
 
-A split is one folder of the corpus, or several: `--config.splits="('train-clean-5',
-'train=train-clean-5+train-clean-100')"` makes the splits `train-clean-5` and `train`. In place of a
-folder stands whatever `hubert_jax.corpus.sources` knows: a manifest of fairseq's, Parquet files,
-`tfds:NAME/SPLIT`. Each split appears under WORKDIR/prepare/ when it is complete; an interrupted job
-goes on where it was. Files that cannot be used stop the job unless `--config.max_rejected_share`
-allows some, which are then listed in the split's `rejected.tsv`.
+`--config.splits=dev,train=a+b` makes the split `dev` of the folder `dev`, and `train` of two. A
+folder may also be a manifest of fairseq's, Parquet files or `tfds:NAME/SPLIT`. A split appears
+under WORKDIR/prepare/ when it is complete; an interrupted job continues. Files that cannot be used
+stop the job unless `--config.max_rejected_share` allows some, then listed in `rejected.tsv`.
 """
 
 import collections
@@ -24,9 +22,6 @@ from hubert_jax.errors import InputError
 
 if TYPE_CHECKING:
     from hubert_jax.corpus.mixing import Mixture
-
-_PROGRESS_SECONDS = 5.0
-
 
 VERSION = 1  # raise it when the same configuration and inputs give another output
 
@@ -53,39 +48,30 @@ class PrepareConfig:
     def __post_init__(self) -> None:
         from hubert_jax.data.encoding import ENCODINGS
 
-        for name, least in (("shard_megabytes", 1), ("workers", 0)):
-            if getattr(self, name) < least:
-                raise InputError(
-                    f"config.{name}: expected at least {least}, found {getattr(self, name)}"
-                )
-        if not 0 <= self.max_rejected_share < 1:
-            raise InputError(
-                f"config.max_rejected_share: expected at least 0 and less than 1, "
-                f"found {self.max_rejected_share}"
-            )
-        if self.encoding not in ENCODINGS:
-            raise InputError(
-                f"config.encoding={self.encoding!r}: expected {' or '.join(ENCODINGS)}"
-            )
-        if self.cut_seconds and self.cut_seconds < 4:
-            raise InputError(
-                f"config.cut_seconds={self.cut_seconds}: expected at least 4, or 0 to cut nothing"
-            )
-        for name in ("language_exponent", "corpus_exponent"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(
-                    f"config.{name}: expected between 0 and 1, found {getattr(self, name)}"
-                )
+        for name, fits, expected in (
+            ("shard_megabytes", self.shard_megabytes >= 1, "at least 1"),
+            ("workers", self.workers >= 0, "at least 0"),
+            ("max_rejected_share", 0 <= self.max_rejected_share < 1, "at least 0, less than 1"),
+            ("encoding", self.encoding in ENCODINGS, " or ".join(ENCODINGS)),
+            (
+                "cut_seconds",
+                self.cut_seconds == 0 or self.cut_seconds >= 4,
+                "at least 4, or 0 to cut nothing",
+            ),
+            ("language_exponent", 0 <= self.language_exponent <= 1, "between 0 and 1"),
+            ("corpus_exponent", 0 <= self.corpus_exponent <= 1, "between 0 and 1"),
+        ):
+            if not fits:
+                raise InputError(f"config.{name}={getattr(self, name)!r}: expected {expected}")
         split_folders(self.splits)
 
     def reads(self) -> list[pathlib.Path]:
         """Files and folders whose content decides what comes out.
 
-        Data sets of TensorFlow Datasets are left out: their names say which version they are.
+        Not those of TensorFlow Datasets, whose names say their versions.
         """
-        named = [folder for folders in split_folders(self.splits).values() for folder in folders]
         found = []
-        for path in (pathlib.Path(self.corpus, f) for f in named if not f.startswith("tfds:")):
+        for path in (pathlib.Path(self.corpus, name) for name in self._folders()):
             found.append(path)
             if path.suffix.lower() == ".tsv" and path.is_file():
                 # A manifest of fairseq's names its folder of audio; transcripts lie beside it.
@@ -95,13 +81,17 @@ class PrepareConfig:
                 found += [transcripts for transcripts in beside if transcripts.is_file()]
         return list(dict.fromkeys(found))
 
+    def _folders(self) -> list[str]:
+        """Folders of the corpus that the splits name."""
+        named = (name for folders in split_folders(self.splits).values() for name in folders)
+        return [name for name in named if not name.startswith("tfds:")]
+
 
 def split_folders(splits: tuple[str, ...]) -> dict[str, dict[str, float]]:
     """Folders of every split and their weights: {"train": {"a": 1, "b": 2}} for ("train=a+b*2",).
 
     Raises:
-      InputError: no split, a split twice, a folder twice, a name that is not a directory's, or a
-        weight that is not a number above 0.
+      InputError: no split, one twice, a folder twice, an unusable name or weight.
     """
     if not splits:
         raise InputError("config.splits: expected at least one split, found none")
@@ -139,19 +129,18 @@ def _weighted(folder: str) -> tuple[str, float]:
 
 
 def run(config: PrepareConfig) -> dict:
-    """Prepares the splits; returns what it wrote to `WORKDIR/prepare/result.json`.
+    """Prepares the splits; returns the content of `WORKDIR/prepare/result.json`.
 
     Raises:
-      InputError: a folder is missing or empty, two utterances have the same id, more files than
-        allowed cannot be used, or the disk is full; the split that it concerns is left as it was.
+      InputError: a folder missing or empty, an id twice, too many unusable files, or a full disk;
+        the split that it concerns is left as it was.
     """
     started = time.monotonic()
     from hubert_jax.corpus.sources import SourceUtterance, discover, refuse_duplicates
 
     output = files.require_writable(config.workdir) / "prepare"
     corpus = pathlib.Path(config.corpus)
-    named = [folder for folders in split_folders(config.splits).values() for folder in folders]
-    if not corpus.is_dir() and not all(folder.startswith("tfds:") for folder in named):
+    if not corpus.is_dir() and config._folders():
         raise InputError(
             f"config.corpus={config.corpus}: no such directory; pass --config.corpus=DIR, "
             "the directory that holds the folders of config.splits"
@@ -205,7 +194,7 @@ def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sour
         workers = config.workers or os.cpu_count() or 1
         # Kept where the job is refused or killed: the next run has only the rest to do.
         aside = output / f".{split}.parts"
-        progress = _Progress(split, len(sources))
+        progress = job.Progress(f"prepare {split}", len(sources), "{} of {} files")
         written = preparation.write_parts(aside, sources, treatment, workers, progress)
         _refuse_too_many(config, split, [part.notes for part in written], len(sources))
         with files.writing_directory(output / split) as directory:
@@ -239,26 +228,12 @@ def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sour
 
 
 def _mixture(config: PrepareConfig, split: str) -> "Mixture | None":
-    """The split's `mixing.Mixture`, None where all its folders are drawn equally often."""
+    """None where all folders of the split are drawn equally often."""
     from hubert_jax.corpus.mixing import Mixture
 
     weights = split_folders(config.splits)[split]
     mixture = Mixture(weights, config.language_exponent, config.corpus_exponent)
     return None if mixture.even else mixture
-
-
-class _Progress:
-    """Prints how many files are done, now and then."""
-
-    def __init__(self, split: str, total: int) -> None:
-        self._split, self._total, self._done = split, total, 0
-        self._reported = time.monotonic()
-
-    def __call__(self, done: int) -> None:
-        self._done += done
-        if time.monotonic() - self._reported > _PROGRESS_SECONDS:
-            self._reported = time.monotonic()
-            print(f"prepare {self._split}: {self._done} of {self._total} files", flush=True)
 
 
 def _refuse_too_many(config: PrepareConfig, split: str, notes: list, total: int) -> None:

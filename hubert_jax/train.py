@@ -1,10 +1,9 @@
 """Pre-trains HuBERT by masked prediction of units.
 
-Reads audio shards (prepare) and one or more label sets of the same audio (label); checks that
-they fit, then trains over all devices. Writes WORKDIR/train/checkpoints, metrics.jsonl,
-tensorboard/ and, at the end, WORKDIR/train/result.json. The same command continues an
-interrupted run from its newest checkpoint. On several hosts, started on each of them with
-`--config.distributed.coordinator`, it is one run; all need the same files under the same paths.
+Reads audio shards (prepare) and label sets of the same audio (label). Writes
+WORKDIR/train/checkpoints, metrics.jsonl, tensorboard/ and, at the end, result.json. The same
+command continues an interrupted run. Started on several hosts with
+`--config.distributed.coordinator` it is one run; all need the same files under the same paths.
 """
 
 import dataclasses
@@ -25,9 +24,7 @@ VERSION = pretraining.VERSION
 def run(config: TrainConfig) -> dict:
     """Trains; returns the content of `WORKDIR/train/result.json`.
 
-    Raises:
-      InputError: inputs that do not fit together, before anything expensive starts.
-      Diverged: a loss or gradient that is not finite.
+    Raises InputError for inputs that do not fit together, and Diverged.
     """
     started = time.monotonic()
     directory = files.require_writable(config.workdir) / "train"

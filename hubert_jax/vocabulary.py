@@ -1,9 +1,7 @@
 """Letter vocabularies of the CTC head: text to class indices and back.
 
-Class 0 is the CTC blank. The classes after it are the characters in the order of fairseq's
-`dict.ltr.txt`, the word boundary "|" first. A head of fairseq or Hugging Face has 32 classes: the
-same blank and characters, and between them three special symbols, which no text contains but
-which keep their classes here too, so that nothing of such a head is lost.
+Class 0 is the blank, then come characters in the order of fairseq's `dict.ltr.txt`, "|" first. The
+heads of fairseq and Hugging Face have three special symbols between them, which keep their classes.
 """
 
 from __future__ import annotations
@@ -22,16 +20,14 @@ WORD_BOUNDARY = "|"
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """The characters a CTC head can emit, without the blank, which is always class 0.
-
-    Without special symbols character `characters[i]` is class `i + 1`. The word boundary "|" must
-    be one of them; it stands for the spaces of a text. Raises InputError for a repeated or
-    multi-character entry.
+    """The characters a CTC head can emit; class 0 is the blank.
 
     Attributes:
-      characters: in the order of their classes.
-      specials: (class, name) of symbols that own a class and never appear in a text, such as
-        `(3, "<unk>")`, in the order of their classes; the characters take the classes between.
+      characters: in the order of their classes; "|" among them stands for spaces.
+      specials: (class, name) of symbols that no text holds, such as `(3, "<unk>")`, ascending;
+        the characters take the classes between.
+
+    Raises InputError for a repeated or multi-character entry.
     """
 
     characters: tuple[str, ...]
@@ -84,10 +80,8 @@ class Vocabulary:
         return self._indices[WORD_BOUNDARY]
 
     def encode(self, text: str, utterance: str = "") -> np.ndarray:
-        """Class indices of a text: int32, shape (letters + spaces between words,).
+        """Class indices of a text: int32, shape (letters + boundaries between words,).
 
-        Runs of white space count as one boundary; none is put before the first or after the
-        last word. Case is kept: corpora are brought to the vocabulary's case when prepared.
         Raises InputError, naming `utterance`, for a character outside the vocabulary.
         """
         joined = " ".join(text.split())
@@ -98,12 +92,10 @@ class Vocabulary:
         return np.array([self._indices[character] for character in spelled], np.int32)
 
     def decode(self, indices: Sequence[int] | np.ndarray) -> str:
-        """Text of a labelling (no blanks): a space for every word boundary, none at the ends.
+        """Text of a labelling: a space for every word boundary, none at the ends.
 
-        Two boundaries in a row (a blank stood between them) are two spaces, as fairseq and
-        transformers print them; error rates count words and single spaces.
-
-        Raises ValueError for the blank or an index outside the vocabulary.
+        Two boundaries in a row are two spaces, as in fairseq and transformers. Raises ValueError
+        for the blank or an index outside the vocabulary.
         """
         indices = [int(i) for i in indices]
         if any(not BLANK < i < self.size for i in indices):
@@ -120,7 +112,7 @@ class Vocabulary:
         return frames[starts & (frames != BLANK)]
 
     def to_dict(self) -> dict[str, list]:
-        """JSON-able `{"characters": [...]}`, with "specials" where there are any."""
+        """JSON-able, for `from_dict`."""
         specials = [[index, name] for index, name in self.specials]
         return {"characters": list(self.characters), **({"specials": specials} if specials else {})}
 
@@ -137,10 +129,7 @@ class Vocabulary:
 
     @classmethod
     def from_symbols(cls, symbols: Sequence[str]) -> Vocabulary:
-        """Vocabulary whose classes 1, 2, ... are `symbols`.
-
-        Longer ones than a character, such as "<unk>", are special.
-        """
+        """Vocabulary whose classes 1, 2, ... are `symbols`; longer ones are special."""
         numbered = list(enumerate(symbols, start=1))
         return cls(
             tuple(symbol for _, symbol in numbered if len(symbol) == 1),
@@ -149,10 +138,9 @@ class Vocabulary:
 
     @classmethod
     def from_transcripts(cls, transcripts: Iterable[str]) -> Vocabulary:
-        """Vocabulary of another language: the word boundary, then every character that occurs.
+        """The word boundary, then every character that occurs, commonest first.
 
-        Commonest first, ties in code point order, so that the texts' order does not count.
-        Raises InputError if no text holds a character, or if one holds a literal "|".
+        Ties in code point order. Raises InputError for no characters, or a literal "|".
         """
         counts: collections.Counter[str] = collections.Counter()
         for text in transcripts:

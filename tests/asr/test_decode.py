@@ -111,6 +111,7 @@ def test_pretraining_checkpoint_is_refused(tmp_path, outputs):
 def test_unusable_input_leaves_nothing_behind(tmp_path, outputs, broken, message):
     outputs.rows[:] = broken
     outputs.manifest.transcribed = sum(bool(text) for _, text, _ in broken)
+    files.write_json(tmp_path / "decode" / "result.json", {})  # of an earlier decoding
     with pytest.raises(InputError, match=message):
         decode.run(_config(tmp_path))
     assert not list(tmp_path.rglob("*.json*"))

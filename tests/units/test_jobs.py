@@ -213,6 +213,14 @@ def test_several_processes_are_refused(labelled, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_export_that_fails_leaves_no_result_of_an_earlier_one(tmp_path):
+    result = tmp_path / "export" / "result.json"
+    files.write_json(result, {})
+    with pytest.raises(InputError, match="none"):
+        export.run(export.ExportConfig(str(tmp_path), f"orbax:{tmp_path}/none"))
+    assert not result.exists()
+
+
 def test_two_splits_of_one_name_are_refused(labelled, splits, tmp_path):
     config = dataclasses.replace(labelled[0], workdir=str(tmp_path), audio=(splits[0], splits[0]))
     with pytest.raises(InputError, match="two splits named 'train'"):
