@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -135,25 +135,6 @@ class Vocabulary:
             tuple(symbol for _, symbol in numbered if len(symbol) == 1),
             tuple((index, symbol) for index, symbol in numbered if len(symbol) != 1),
         )
-
-    @classmethod
-    def from_transcripts(cls, transcripts: Iterable[str]) -> Vocabulary:
-        """The word boundary, then every character that occurs, commonest first.
-
-        Ties in code point order. Raises InputError for no characters, or a literal "|".
-        """
-        counts: collections.Counter[str] = collections.Counter()
-        for text in transcripts:
-            counts.update("".join(text.split()))
-        if not counts:
-            raise InputError("vocabulary: the transcripts hold no characters at all")
-        if WORD_BOUNDARY in counts:
-            raise InputError(
-                f"vocabulary: a transcript holds {WORD_BOUNDARY!r}, which is kept for the word "
-                "boundary; take it out of the transcripts"
-            )
-        ranked = sorted(counts, key=lambda character: (-counts[character], character))
-        return cls((WORD_BOUNDARY, *ranked))
 
     def _refusal(self, character: str, utterance: str) -> str:
         where = f"utterance {utterance}: " if utterance else ""

@@ -68,17 +68,9 @@ def test_decode_refuses_what_is_no_labelling(indices):
 
 
 def test_vocabulary_of_another_language():
-    vocabulary = Vocabulary.from_transcripts(["ñandú da", "añada"])
-    assert vocabulary.characters == ("|", "a", "d", "ñ", "n", "ú")
-    assert Vocabulary.from_transcripts(["añada", "ñandú da"]) == vocabulary
+    vocabulary = Vocabulary(("|", "a", "d", "ñ", "n", "ú"))
     assert vocabulary.decode(vocabulary.encode("da ñandú")) == "da ñandú"
     assert Vocabulary.from_dict(json.loads(json.dumps(vocabulary.to_dict()))) == vocabulary
-
-
-@pytest.mark.parametrize("transcripts", [[], ["", " "], ["a|b"]])
-def test_transcripts_without_a_usable_alphabet_are_refused(transcripts):
-    with pytest.raises(InputError):
-        Vocabulary.from_transcripts(transcripts)
 
 
 @pytest.mark.parametrize(

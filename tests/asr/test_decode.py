@@ -86,7 +86,7 @@ def test_word_score_reaches_the_search(tmp_path, outputs):
 
 
 def test_vocabulary_of_another_language(tmp_path, outputs):
-    vocabulary = Vocabulary.from_transcripts(["ñandú"])
+    vocabulary = Vocabulary(tuple("|ñandú"))
     outputs.network.vocabulary = vocabulary
     outputs.rows[:] = [("utt", "dún", _log_probs("dún", vocabulary))]
     assert decode.run(_config(tmp_path))["wer"] == {"greedy": 0.0, "beam": 0.0}
