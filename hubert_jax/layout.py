@@ -56,7 +56,7 @@ class Reference:
 
     def path(self, workdir: str, values: Mapping[str, Any] | None = None) -> str:
         """What a job's configuration takes for it; `values` are the stage's own configuration."""
-        job, where = job_of(self.stage), stage_directory(workdir, self.stage)
+        job, where = job_of(self.stage), f"{workdir}/{self.stage}"
         values = values or {}
         if job in ("train", "finetune"):
             return f"orbax:{where}/checkpoints"
@@ -92,11 +92,6 @@ def job_of(stage: str) -> str:
 
 
 def group_directory(workdir: str, stage: str) -> str:
-    """The working directory of a stage's job."""
+    """The working directory of a stage's job, which writes WORKDIR/STAGE."""
     group = stage.rpartition("/")[0]
     return f"{workdir}/{group}" if group else workdir
-
-
-def stage_directory(workdir: str, stage: str) -> str:
-    """What a stage writes, `result.json` among it."""
-    return f"{workdir}/{stage}"

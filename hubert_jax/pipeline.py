@@ -34,7 +34,7 @@ from hubert_jax.config import MayChange
 from hubert_jax.content import ContentDigests
 from hubert_jax.convert import __main__ as convert
 from hubert_jax.errors import Diverged, InputError
-from hubert_jax.layout import Reference, group_directory, job_of, stage_directory
+from hubert_jax.layout import Reference, group_directory, job_of
 from hubert_jax.report.assemble import ReportConfig, assemble
 
 # The configuration and the function of every job that can be a stage.
@@ -52,7 +52,6 @@ JOBS: dict[str, tuple[Any, Callable[[Any], dict], int]] = {
 # What a stage's folder was made from, in that folder: one rename moves both.
 _RECORD = "stage.json"
 _CONTENTS = "stages/contents.json"
-_MORE = range(2, 1_000_000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +93,7 @@ class Stage:
 def run(config: PipelineConfig) -> dict:
     """Runs what has to run; returns the content of `WORKDIR/report.json`.
 
-    Raises:
-      InputError: of any stage; the message begins with the stage's name.
-      Diverged: a training did.
+    Raises InputError and Diverged of any stage, with the stage's name.
     """
     stages = plan(config)
     workdir = files.require_writable(config.workdir)
@@ -140,11 +137,11 @@ def dry_run(config: PipelineConfig) -> dict:
 
 
 def plan(config: PipelineConfig) -> list[Stage]:
-    """All stages in an order in which inputs come first, every configuration checked.
+    """All stages, inputs first.
 
     Raises:
-      InputError: an unknown job or stage, stages that wait for each other, a split that is not
-        prepared, or what a job's configuration refuses; the message begins with the stage's name.
+      InputError: an unknown job, stage or split, stages that wait for each other, or what a job's
+        configuration refuses.
     """
     listed = dict(_listed(config.stages))
     stages = {}
@@ -304,7 +301,7 @@ def _state(
     workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]
 ) -> tuple[str, dict | None]:
     """What would be done about a stage, in words, and its result where it is finished."""
-    directory = _directory(workdir, stage.name)
+    directory = workdir / stage.name
     key = config_lib.digest(parts)
     record = _record(directory)
     if record.get("key") == key:
@@ -324,7 +321,7 @@ def _run_stage(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) ->
     key = config_lib.digest(parts)
     state, result = _state(workdir, stage, parts)
     print(f"[{stage.name}] {state}", flush=True)
-    directory = _directory(workdir, stage.name)
+    directory = workdir / stage.name
     if _record(directory).get("key") != key:
         _set_aside(workdir, stage.name, directory)
         aside = _aside(workdir, stage.name, key)
@@ -345,29 +342,24 @@ def _set_aside(workdir: pathlib.Path, name: str, directory: pathlib.Path) -> Non
     if not directory.exists():
         return
     first = _aside(workdir, name, _record(directory).get("key", "unknown"))
-    names = itertools.chain([first], (first.with_name(f"{first.name}-{n}") for n in _MORE))
-    aside = next(path for path in names if not path.exists())
+    numbered = (first.with_name(f"{first.name}-{n}") for n in itertools.count(2))
+    aside = next(path for path in itertools.chain([first], numbered) if not path.exists())
     print(f"[{name}] what is there is set aside in {aside}", flush=True)
     aside.parent.mkdir(exist_ok=True)
     directory.rename(aside)
-
-
-def _directory(workdir: pathlib.Path, name: str) -> pathlib.Path:
-    return pathlib.Path(stage_directory(str(workdir), name))
 
 
 def _aside(workdir: pathlib.Path, name: str, key: str) -> pathlib.Path:
     return workdir / "set_aside" / f"{name.replace('/', '-')}-{key[:12]}"
 
 
-def _record(directory: pathlib.Path) -> dict[str, Any]:
-    path = directory / _RECORD
-    return files.read_json(path, "stage record") if path.exists() else {}
+def _record(directory: pathlib.Path, name: str = _RECORD) -> dict[str, Any]:
+    path = directory / name
+    return files.read_json(path, "record of a stage") if path.exists() else {}
 
 
 def _result(directory: pathlib.Path) -> dict | None:
-    path = directory / "result.json"
-    return files.read_json(path, "result") if path.exists() else None
+    return _record(directory, "result.json") or None
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:

@@ -80,7 +80,7 @@ class Vocabulary:
         return self._indices[WORD_BOUNDARY]
 
     def encode(self, text: str, utterance: str = "") -> np.ndarray:
-        """Class indices of a text: int32, shape (letters + boundaries between words,).
+        """Class indices of a text: int32 (characters and boundaries,).
 
         Raises InputError, naming `utterance`, for a character outside the vocabulary.
         """
