@@ -7,7 +7,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from hubert_jax import command_line
+from hubert_jax import command_line, pipeline
 from hubert_jax import config as config_lib
 from hubert_jax.decode import DecodeConfig
 from hubert_jax.errors import InputError
@@ -107,11 +107,13 @@ def test_configurations_feed_one_another():
         assert train.labels == (f"{label.workdir}/label/{splits[0]}",)
 
 
-@pytest.mark.parametrize("name", ["base", "large"])
-def test_every_finetuning_configuration_builds(name, repository, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "pretrained"), [("base", "base_it2"), ("large", "large"), ("xlarge", "xlarge")]
+)
+def test_every_finetuning_configuration_builds(name, pretrained, repository, monkeypatch):
     monkeypatch.chdir(repository)
     module = importlib.import_module(f"configs.finetune.{name}")
-    pretraining = importlib.import_module("configs.base_it2" if name == "base" else "configs.large")
+    pretraining = importlib.import_module(f"configs.{pretrained}")
     for part in module.PARTS:
         built = command_line.read(
             [f"--config=configs/finetune/{name}.py:{part}"], "finetune", FinetuneConfig
@@ -143,3 +145,41 @@ def test_networks_have_the_published_sizes(name, encoder, total):
     shapes = jax.eval_shape(init(config.architecture, released), jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes["hubert"])) == encoder
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == total
+
+
+@pytest.mark.parametrize("name", ["librispeech", "librilight"])
+def test_a_rehearsal_has_the_stages_of_the_paper_and_shrinks_what_costs(
+    name, repository, monkeypatch
+):
+    monkeypatch.chdir(repository)
+    plans = {}
+    for part in ("pipeline", "rehearsal"):
+        arguments = [f"--config=configs/paper/{name}.py:{part}", "--config.corpus=corpus"]
+        config = command_line.read(arguments, "pipeline", PipelineConfig)
+        plans[part] = {stage.name: stage for stage in pipeline.plan(config)}
+    assert list(plans["pipeline"]) == list(plans["rehearsal"])
+    shrunk = set()
+    for name, stage in plans["pipeline"].items():
+        rehearsed = plans["rehearsal"][name]
+        assert rehearsed.inputs == stage.inputs
+        paper, ours = _leaves(stage.config), _leaves(rehearsed.config)
+        shrunk |= {key for key in paper if paper[key] != ours[key] and "workdir" not in key}
+    assert shrunk <= {
+        *("corpus", "splits", "audio", "labels", "checkpoint", "init_from"),  # where things lie
+        *("fit_max_frames", "kmeans.n_init", "beam_size", "max_frames", "frames_per_step"),
+        *("loop.steps", "loop.log_every", "loop.save_every", "ctc.freeze_steps"),
+        *("architecture.conv_channels", "architecture.dim", "architecture.ffn_dim"),
+        "head.projection_dim",
+    }
+
+
+def _leaves(config, prefix=""):
+    """Values by dotted key."""
+    found = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= _leaves(value, f"{prefix}{field.name}.")
+        else:
+            found[f"{prefix}{field.name}"] = value
+    return found

@@ -505,16 +505,26 @@ def test_a_workdir_inside_of_the_corpus_is_refused(tmp_path):
         pipeline.dry_run(config)
 
 
-@pytest.mark.parametrize("name", ["demo", "own_audio"])
+@pytest.mark.parametrize(
+    "name",
+    ["demo.py", "own_audio.py"]
+    + [
+        f"paper/{f}.py{p}"
+        for f in ("librispeech", "librilight")
+        for p in ("", ":rehearsal", ":full")
+    ],
+)
 def test_every_pipeline_of_the_repository_plans(name, repository, monkeypatch):
     monkeypatch.chdir(repository)
-    arguments = [f"--config=configs/{name}.py"]
-    if name == "own_audio":
+    arguments = [f"--config=configs/{name}"]
+    if name.endswith(".py") and name != "demo.py":
+        with pytest.raises(InputError, match="config.corpus: missing"):
+            command_line.read(arguments, "pipeline", pipeline.PipelineConfig)
         arguments.append("--config.corpus=speech")
     config = command_line.read(arguments, "pipeline", pipeline.PipelineConfig)
     stages = pipeline.plan(config)
     names = [stage.name for stage in stages]
-    assert names[0] == "prepare" and "it1/train" in names
+    assert names[0] == "prepare" and {"it1/train", "xlarge/train"} & set(names)
     for earlier, later in itertools.pairwise(names):
         assert earlier != later
     assert json.dumps(config_lib.decisive(stages[1].config))
