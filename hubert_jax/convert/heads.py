@@ -16,12 +16,9 @@ def head_to_library(
 ) -> dict[str, np.ndarray]:
     """Our `final_proj_i` and `label_embeddings_i` as in "fairseq" or "torchaudio".
 
-    Gives the projections' weight (codebooks * projection_dim, dim) and bias (codebooks *
-    projection_dim,) and the label embeddings (sum of codebook_sizes, projection_dim). Without
-    `final_proj_0`, which fairseq drops when it fine-tunes, only the last.
-
-    Raises:
-      InputError: the parameters do not fit `head`.
+    The projections' weight (codebooks * projection_dim, dim) and bias (codebooks *
+    projection_dim,), unless fine-tuning by fairseq dropped them; the label embeddings (sum of
+    codebook_sizes, projection_dim). Raises InputError where they do not fit `head`.
     """
     projected = "final_proj_0" in params
     weights, biases, codes = [], [], []
@@ -55,9 +52,7 @@ def head_from_library(
     """The inverse of `head_to_library`: `final_proj_i` and `label_embeddings_i`, float32.
 
     A projection that all codebooks share (fairseq without `untie_final_proj`) is copied for each.
-
-    Raises:
-      InputError: tensors that are missing, left over or do not fit `head`.
+    Raises InputError for tensors that are missing, left over or do not fit `head`.
     """
     names = PRETRAINING_HEAD[library]
     projected = any(name in tensors for name in names[:2])

@@ -19,8 +19,8 @@ class Entry:
       row: index into the layer axis of a stacked parameter; None: not stacked.
       layout: here and in torch: "linear" is (in, out), (out, in); "convolution" is (kernel, in,
         out), (out, in, kernel); "magnitude" is (kernel,), (1, 1, kernel); "same".
-      hugging_face, fairseq, torchaudio: the name that is written, then others that are read (torch
-        renamed the parts of a weight norm); of `HubertModel` and of `HuBERTPretrainModel`.
+      hugging_face, fairseq, torchaudio: the name in `HubertModel` or `HuBERTPretrainModel` that is
+        written, then others that are read (torch renamed the parts of a weight norm).
     """
 
     ours: str
@@ -42,9 +42,7 @@ def _module(ours: str, kind: str, *theirs: str, row: int | None = None) -> tuple
 
 _TORCHAUDIO_MASK = "mask_generator.mask_embedding"
 CTC_HEAD = _module("ctc_head", "linear", "lm_head", "w2v_encoder.proj", "aux")
-# Projection, its bias and label embeddings: one tensor each for all codebooks. transformers has no
-# pre-training head.
-PRETRAINING_HEAD = {
+PRETRAINING_HEAD = {  # projection, bias, label embeddings: one tensor each for all codebooks
     "fairseq": ("final_proj.weight", "final_proj.bias", "label_embs_concat"),
     "torchaudio": (
         "logit_generator.final_proj.weight",
@@ -58,8 +56,8 @@ PRETRAINING_HEAD = {
 def table(architecture: Architecture) -> tuple[Entry, ...]:
     """The encoder's entries, in the order of the network; the same for post- and pre-LN.
 
-    Sources: transformers' `modeling_hubert`; fairseq's `models/hubert/hubert.py` and
-    `models/wav2vec/wav2vec2.py`; torchaudio's `models/wav2vec2`.
+    From transformers' `modeling_hubert`, fairseq's `models/hubert/hubert.py` and
+    `models/wav2vec/wav2vec2.py`, and torchaudio's `models/wav2vec2`.
     """
     entries: list[Entry] = []
 
@@ -72,36 +70,29 @@ def table(architecture: Architecture) -> tuple[Entry, ...]:
     layer_norms = architecture.frontend_norm == "layer"
     for i in range(len(architecture.conv_channels)):
         name = f"feature_extractor.conv_layers.{i}"
-        names = (f"{name}.conv.weight",), (f"{name}.0.weight",), (f"wav2vec2.{name}.conv.weight",)
-        add(f"frontend/conv_{i}/kernel", "convolution", *names)
+        kernel = (f"{name}.conv.weight",), (f"{name}.0.weight",), (f"wav2vec2.{name}.conv.weight",)
+        add(f"frontend/conv_{i}/kernel", "convolution", *kernel)
         if i == 0 or layer_norms:
             # A LayerNorm stands between two transpositions: number 1 of its sequence.
             in_fairseq = f"{name}.2.1" if layer_norms else f"{name}.2"
             norm = f"{name}.layer_norm"
             add_module(f"frontend/norm_{i}", "norm", norm, in_fairseq, f"wav2vec2.{norm}")
-    name = "feature_projection.layer_norm"
-    add_module("frontend_norm", "norm", name, "layer_norm", f"wav2vec2.encoder.{name}")
-    name = "feature_projection.projection"
-    add_module(
-        "feature_projection", "linear", name, "post_extract_proj", f"wav2vec2.encoder.{name}"
-    )
+    for ours, kind, name, in_fairseq in (
+        ("frontend_norm", "norm", "feature_projection.layer_norm", "layer_norm"),
+        ("feature_projection", "linear", "feature_projection.projection", "post_extract_proj"),
+    ):
+        add_module(ours, kind, name, in_fairseq, f"wav2vec2.encoder.{name}")
     add("mask_embedding", "same", ("masked_spec_embed",), ("mask_emb",), (_TORCHAUDIO_MASK,))
     transformer = "wav2vec2.encoder.transformer"
-    position = (
-        "encoder.pos_conv_embed.conv",
-        "encoder.pos_conv.0",
-        f"{transformer}.pos_conv_embed.conv",
-    )
+    name = "pos_conv_embed.conv"
+    position = f"encoder.{name}", "encoder.pos_conv.0", f"{transformer}.{name}"
     for ours, layout, old, new in (
         ("magnitude", "magnitude", "weight_g", "parametrizations.weight.original0"),
         ("direction", "convolution", "weight_v", "parametrizations.weight.original1"),
     ):
         # fairseq writes the old spelling only; all versions of torchaudio read it.
-        parts = (new, old), (old, new), (old, new)
-        names = [
-            (f"{name}.{written}", f"{name}.{read}")
-            for name, (written, read) in zip(position, parts, strict=True)
-        ]
+        parts = zip(position, ((new, old), (old, new), (old, new)), strict=True)
+        names = [(f"{name}.{written}", f"{name}.{read}") for name, (written, read) in parts]
         add(f"positional/{ours}", layout, *names)
     add("positional/bias", "same", *((f"{name}.bias",) for name in position))
     norm = "encoder.layer_norm"
@@ -117,9 +108,10 @@ def table(architecture: Architecture) -> tuple[Entry, ...]:
             ("attention_norm", "norm", "layer_norm", "self_attn_layer_norm"),
             ("ffn_norm", "norm", "final_layer_norm", "final_layer_norm"),
         ):
-            layer = f"encoder.layers.{i}."
-            theirs = layer + name, layer + in_fairseq, f"{transformer}.layers.{i}.{name}"
-            add_module(f"transformer/layers/layer/{ours}", kind, *theirs, row=i)
+            layer = f"layers.{i}"
+            theirs = f"encoder.{layer}.{name}", f"encoder.{layer}.{in_fairseq}"
+            in_torchaudio = f"{transformer}.{layer}.{name}"
+            add_module(f"transformer/layers/layer/{ours}", kind, *theirs, in_torchaudio, row=i)
     return tuple(entries)
 
 

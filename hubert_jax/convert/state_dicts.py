@@ -16,11 +16,8 @@ def to_state_dict(
     """Our parameters, head included, as the state of a "fairseq" or "torchaudio" model, contiguous.
 
     What torchaudio's `Wav2Vec2Model` has no home for (the mask embedding; label embeddings without
-    projections) is left out. `head` is needed where label embeddings are written.
-
-    Raises:
-      InputError: parameters that do not fit the architecture, or a network that fairseq
-        cannot express.
+    projections) is left out. Raises InputError for parameters that do not fit the architecture and
+    for a network that fairseq cannot express.
     """
     if library == "fairseq" and architecture.conv_channels[-1] == architecture.dim:
         raise InputError(
@@ -45,11 +42,7 @@ def from_state_dict(
     library: str,
     what: str,
 ) -> dict[str, Any]:
-    """The inverse of `to_state_dict`: our parameters, float32; `head` is the pre-training head.
-
-    Raises:
-      InputError: tensors that are missing, left over or of another shape.
-    """
+    """The inverse of `to_state_dict`, float32; raises InputError for tensors that do not fit."""
     kind = names.kind_of_tensors(tensors, library)
     prefix = names.encoder_prefix(library, kind)
     in_head = {prefix + name: name for name in names.PRETRAINING_HEAD[library]}
