@@ -374,3 +374,15 @@ def test_published_sizes_are_known_by_their_shapes(released, kind):
     assert found == expected
     assert torchaudio._vocabulary(29, None) == LIBRISPEECH
     assert torchaudio._vocabulary(32, None).symbols[:4] == (*FAIRSEQ_SPECIALS[::2], "<unk>", "|")
+
+
+@pytest.mark.parametrize("scheme", ["hf", "fairseq", "torchaudio"])
+def test_label_embeddings_beside_an_encoder_come_back(config, make_params, tmp_path, scheme):
+    params = make_params(config)
+    kept = ("hubert", "label_embeddings_0", "label_embeddings_1")
+    network = config.network({name: params[name] for name in kept})
+    where = f"{scheme}:{tmp_path}/encoder.pt"
+    formats.write(where, network)
+    found = formats.read(where)
+    assert_same_parameters(found, network)
+    assert found.head == config.head
