@@ -1,8 +1,6 @@
-"""Converts a network between formats, in any direction; nothing of it is lost.
+"""Converts a network, heads included, between formats; what changes on the way is printed.
 
-Pre-training and CTC models of any size, their heads included. Reading never runs code that a file
-carries. What the target format has no home for travels beside it, and whatever was widened, left
-out or made anew is printed. The target appears complete or not at all.
+Reading never runs code that a file carries; the target appears complete or not at all.
 """
 
 import argparse
@@ -38,13 +36,9 @@ example:
 
 @dataclasses.dataclass(frozen=True)
 class ConvertConfig:
-    """Configuration of the conversion.
+    """From one `SCHEME:PATH` to another; a target `SCHEME:` alone is WORKDIR/convert/model.
 
-    Attributes:
-      workdir: the result is written as `WORKDIR/convert/result.json`; empty: beside the target, as
-        `PATH.result.json`.
-      source: network, `SCHEME:PATH`.
-      target: `SCHEME:PATH`, or with a workdir `SCHEME:` alone, which is WORKDIR/convert/model.
+    Without a workdir the result is `PATH.result.json` beside the target.
     """
 
     workdir: MayChange[str]
@@ -58,11 +52,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def run(config: ConvertConfig) -> dict:
-    """Converts; returns the content of the result file that it wrote.
-
-    Raises:
-      InputError: a source that cannot be read, or a target that cannot be written.
-    """
+    """Converts; returns the result as written. Raises InputError where either end is unusable."""
     started = time.monotonic()
     from hubert_jax.convert import formats
 

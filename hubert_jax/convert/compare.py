@@ -30,19 +30,11 @@ def largest_difference(
     audio: Iterable[np.ndarray],
     execution: Execution | None = None,
 ) -> float:
-    """Largest absolute difference between transformers' hidden states and ours.
+    """Largest absolute difference between the hidden states of an exported network and ours.
 
-    The input of block 1, the output of every block and what the heads read are compared,
-    each utterance alone. transformers prepares the waveform itself, as the exported files
-    tell it to. Layers are read where they are computed: transformers' `hidden_states` differ
-    between its versions in whether the last one has passed the final LayerNorm.
-
-    Args:
-      directory: what `hugging_face.write_directory` wrote.
-      params: our parameters, of which `hubert` is used.
-      architecture: of the encoder.
-      audio: utterances, int16 (n,), at 16 kHz.
-      execution: how ours runs; None: in float32, as theirs.
+    Of the input of block 1, the output of every block and what the heads read, each utterance
+    alone: int16 (n,) at 16 kHz, which transformers prepares itself. Without `execution` ours runs
+    in float32, as theirs does.
     """
     transformers = _import_transformers()
     import torch
@@ -57,6 +49,7 @@ def largest_difference(
         hidden: Any = ours.apply({"params": params}, waveform, collect=True)
         return hidden["layers"][:, 0], hidden["output"][0]
 
+    # Hooks, as `hidden_states` ends before or after the final LayerNorm, depending on the version.
     seen: list[torch.Tensor] = []
     blocks = theirs.encoder.layers
     blocks[0].register_forward_pre_hook(lambda block, inputs: seen.append(inputs[0]))
@@ -97,11 +90,10 @@ def _quiet(transformers: types.ModuleType) -> Iterator[None]:
 
 
 def _import_transformers() -> types.ModuleType:
-    """transformers, without two libraries that it, or torch, would import and nothing here needs.
+    """transformers, without two libraries that may break and that nothing here needs.
 
-    torchaudio made for another build of torch does not import; it then counts as missing. triton,
-    which comes with torch's CUDA builds, ends a process that has TensorFlow in it with a
-    segmentation fault; torch does without it.
+    torchaudio made for another build of torch does not import. triton, of torch's CUDA builds,
+    crashes a process that has TensorFlow in it.
     """
     modules: dict[str, Any] = sys.modules
     modules.setdefault("triton", None)

@@ -1,8 +1,4 @@
-"""The encoder, and its CTC head, under another library's names and back.
-
-Both directions read one table (`names`), so a round trip is the identity, bit for bit, and whatever
-is missing, left over or of another shape is refused by name.
-"""
+"""The encoder, and its CTC head, under another library's names and back, bit for bit."""
 
 import functools
 from collections.abc import Iterable, Mapping
@@ -14,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from hubert_jax.convert.names import CTC_HEAD, Entry, kind_of_tensors, spellings, table
+from hubert_jax.convert.names import CTC_HEAD, kind_of_tensors, spellings, table
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_samples
 from hubert_jax.model.architecture import Architecture, Execution, Head
@@ -36,13 +32,7 @@ def kind_of_parameters(params: Mapping[str, Any]) -> str:
 def shapes(
     architecture: Architecture, head: Head | None = None, vocabulary_size: int | None = None
 ) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter by its path, read off the network itself.
-
-    Args:
-      architecture: of the encoder.
-      head: the pre-training head, if there is one.
-      vocabulary_size: classes of the CTC head, if there is one; not with `head`.
-    """
+    """Shape of every parameter by its path; `vocabulary_size` is of a CTC head, not with `head`."""
     kernels = choice.choose(Execution(), architecture)
     network: nn.Module = Hubert(architecture, kernels)
     if head is not None:
@@ -59,17 +49,10 @@ def shapes(
 def to_library(
     params: Mapping[str, Any], architecture: Architecture, library: str
 ) -> dict[str, np.ndarray]:
-    """Our encoder, and its CTC head where there is one, under another library's names.
+    """`hubert` and, where there is one, `ctc_head` under the names of one of `LIBRARIES`.
 
-    Args:
-      params: our parameters: `hubert` and possibly `ctc_head` (the CTC head); a pre-training
-        head is not looked at (`heads` converts it), but decides which model they are named for.
-      architecture: of the encoder.
-      library: one of `LIBRARIES`.
-
-    Returns:
-      The tensors by name; views where the layout allows it. torchaudio's `Wav2Vec2Model` has no
-      mask embedding: without a pre-training head it is left out there.
+    Views where the layout allows it. A pre-training head is left to `heads`; without one,
+    torchaudio's `Wav2Vec2Model` has no mask embedding.
 
     Raises:
       InputError: parameters that are missing, left over or of another shape.
@@ -77,11 +60,9 @@ def to_library(
     kind = kind_of_parameters(params)
     flat = traverse_util.flatten_dict(dict(params), sep="/")
     flat = {path: leaf for path, leaf in flat.items() if not path.startswith(_OUR_HEAD)}
-    vocabulary_size = None
-    if "ctc_head/bias" in flat:
-        vocabulary_size = np.shape(flat["ctc_head/bias"])[0]
-    entries = _entries(architecture, kind)
-    expected = shapes(architecture, vocabulary_size=vocabulary_size)
+    classes = np.shape(flat["ctc_head/bias"])[0] if "ctc_head/bias" in flat else None
+    entries = table(architecture) + (CTC_HEAD if kind == "ctc" else ())
+    expected = shapes(architecture, vocabulary_size=classes)
     expected = {entry.ours: expected[entry.ours] for entry in entries}
     require_names("our parameters", flat, expected)
     for path, shape in expected.items():
@@ -107,74 +88,62 @@ def from_library(
     what: str,
     kind: str | None = None,
 ) -> dict[str, Any]:
-    """The inverse of `to_library`: our parameters, float32.
+    """The inverse of `to_library`, float32; `kind` is read off the names where it is None.
 
-    Args:
-      tensors: the state of a model without its pre-training head; biases of the convolutions,
-        which HuBERT does not have, may be there when they are zero (transformers adds them where
-        a configuration says `conv_bias`).
-      architecture: of the encoder.
-      library: one of `LIBRARIES`.
-      what: what the tensors are, for messages.
-      kind: one of `KINDS`; None: by the tensors' names.
-
-    Returns:
-      `hubert`, and `ctc_head` where there is a CTC head. `hubert/mask_embedding` is missing
-      where the tensors have none, which transformers and torchaudio allow.
+    Zero biases of convolutions (transformers' `conv_bias`) are left out; the mask embedding may be
+    missing, except in fairseq. `what` stands for the tensors in messages.
 
     Raises:
       InputError: tensors that are missing, left over or of another shape.
     """
     kind = kind_of_tensors(tensors, library) if kind is None else kind
-    found = dict(tensors)
-    for name in zero_biases(found, architecture, library, kind):
-        del found[name]
+    zero = _zero_biases(tensors, architecture, library, kind)
+    found = {name: np.asarray(tensors[name]) for name in tensors.keys() - zero}
     chosen = {}
-    for entry in _entries(architecture, kind):
+    for entry in table(architecture) + (CTC_HEAD if kind == "ctc" else ()):
         names = spellings(entry, library, kind)
         present = [name for name in names if name in found]
         optional = entry.ours == "hubert/mask_embedding" and library != "fairseq"
         if names and (present or not optional):
-            chosen[entry] = present[0] if present else names[0]
+            chosen[entry] = (present or names)[0]
     require_names(what, found, chosen.values())
 
-    vocabulary_size = None
+    classes = found[chosen[CTC_HEAD[1]]].shape[0] if kind == "ctc" else None
+    expected = shapes(architecture, vocabulary_size=classes)
+    flat: dict[str, np.ndarray] = {}
     for entry, name in chosen.items():
-        if entry.ours == "ctc_head/bias":
-            vocabulary_size = np.shape(found[name])[0]
-    expected = shapes(architecture, vocabulary_size=vocabulary_size)
-    stacked: dict[str, Any] = {}
-    for entry, name in chosen.items():
-        leaf = _from_torch_layout(np.asarray(found[name]), entry.layout)
-        shape = expected[entry.ours] if entry.row is None else expected[entry.ours][1:]
-        if leaf is None or leaf.shape != shape:
-            theirs = _to_torch_layout(np.empty(shape, np.bool_), entry.layout).shape
+        if entry.ours not in flat:
+            flat[entry.ours] = np.empty(expected[entry.ours], np.float32)
+        leaf = flat[entry.ours] if entry.row is None else flat[entry.ours][entry.row]
+        theirs = _to_torch_layout(leaf, entry.layout)  # a view: writing to it fills `leaf`
+        if found[name].shape != theirs.shape:
             raise InputError(
-                f"{what}: {name} has shape {found[name].shape}, but the architecture gives {theirs}"
+                f"{what}: {name} has shape {found[name].shape}, but the architecture gives "
+                f"{theirs.shape}"
             )
-        stacked.setdefault(entry.ours, []).append(leaf.astype(np.float32))
-    flat = {}
-    for entry in chosen:
-        leaves = stacked[entry.ours]
-        flat[entry.ours] = leaves[0] if entry.row is None else leaves
-    flat = {
-        path: np.stack(leaf) if isinstance(leaf, list) else np.ascontiguousarray(leaf)
-        for path, leaf in flat.items()
-    }
+        theirs[...] = found[name]
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def zero_biases(
+def note_on_biases(
     tensors: Mapping[str, np.ndarray], architecture: Architecture, library: str, kind: str
-) -> list[str]:
+) -> tuple[str, ...]:
+    """A note where `from_library` leaves biases of the front-end's convolutions out."""
+    zero = _zero_biases(tensors, architecture, library, kind)
+    note = f"left out: {len(zero)} biases of the front-end's convolutions, all zero"
+    return (note,) if zero else ()
+
+
+def _zero_biases(
+    tensors: Mapping[str, np.ndarray], architecture: Architecture, library: str, kind: str
+) -> set[str]:
     """Names of biases of the front-end's convolutions that are zero: they change nothing."""
-    names = []
-    for i in range(len(architecture.conv_channels)):
-        (weight,) = spellings(table(architecture)[0], library, kind)
-        name = weight.replace("layers.0.", f"layers.{i}.").removesuffix("weight") + "bias"
-        if name in tensors and not np.any(tensors[name]):
-            names.append(name)
-    return names
+    (weight,) = spellings(table(architecture)[0], library, kind)
+    names = {
+        weight.replace("layers.0.", f"layers.{i}.").removesuffix("weight") + "bias"
+        for i in range(len(architecture.conv_channels))
+    }
+    return {name for name in names if name in tensors and not np.any(tensors[name])}
 
 
 def require_names(what: str, found: Iterable[str], expected: Iterable[str]) -> None:
@@ -190,20 +159,7 @@ def require_names(what: str, found: Iterable[str], expected: Iterable[str]) -> N
             raise InputError(f"{what}: {problem}: {listed}{more}; does the architecture fit them?")
 
 
-@functools.cache
-def _entries(architecture: Architecture, kind: str) -> tuple[Entry, ...]:
-    entries = table(architecture)
-    return (*entries, *CTC_HEAD) if kind == "ctc" else entries
-
-
 def _to_torch_layout(leaf: np.ndarray, layout: str) -> np.ndarray:
     if layout == "magnitude":
         return leaf[None, None, :]
-    return leaf if layout == "same" else leaf.transpose()
-
-
-def _from_torch_layout(leaf: np.ndarray, layout: str) -> np.ndarray | None:
-    """None where the array cannot have this layout; the caller checks all other shapes."""
-    if layout == "magnitude":
-        return leaf[0, 0] if leaf.ndim == 3 and leaf.shape[:2] == (1, 1) else None
     return leaf if layout == "same" else leaf.transpose()

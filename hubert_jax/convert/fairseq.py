@@ -1,28 +1,18 @@
 """fairseq checkpoints (`.pt`) of HubertModel and HubertCtc, read and written without fairseq.
 
-A checkpoint holds `cfg` (task and model), `model` (the state dict) and `task_state` (the
-dictionaries of the labels). What is written here holds plain data and tensors only; a dictionary
-is the list of its symbols, whose length and order are all that fairseq asks of it when it builds
-a model. Source: fairseq 0.12.2, `checkpoint_utils.py`, `models/hubert`, `tasks/hubert_pretraining`.
+Source: fairseq 0.12.2, `checkpoint_utils.py`, `models/hubert`, `tasks/hubert_pretraining`.
 """
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from hubert_jax import config as config_lib
 from hubert_jax import files
-from hubert_jax.convert import encoders, names, torch_files
-from hubert_jax.convert import network as network_lib
-from hubert_jax.convert.fairseq_config import (
-    ctc_sections,
-    described,
-    model_section,
-    sections,
-    task_section,
-)
+from hubert_jax.convert import encoders, fairseq_config, names, torch_files
 from hubert_jax.convert.network import Network, Units
 from hubert_jax.convert.state_dicts import from_state_dict, to_state_dict
 from hubert_jax.errors import InputError
@@ -34,11 +24,7 @@ _OURS = "hubert_jax"  # key of what fairseq's own fields have no home for
 
 
 def read(path: str | os.PathLike) -> Network:
-    """Reads a checkpoint of pre-training or of CTC fine-tuning.
-
-    Raises:
-      InputError: a file that is damaged, names code to be run, or holds another network.
-    """
+    """Reads a checkpoint; raises InputError for a damaged or harmful one and for other networks."""
     content = torch_files.load(path)
     if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
         found = sorted(map(str, content))[:6] if isinstance(content, Mapping) else type(content)
@@ -46,68 +32,53 @@ def read(path: str | os.PathLike) -> Network:
             f"{path}: no fairseq checkpoint: expected `cfg` and `model`, found {found}; a bare "
             "state dict of torchaudio is read as torchaudio:FILE"
         )
-    configuration = torch_files.plain(content.get("cfg") or content.get("args"))
-    if not configuration:
+    config = torch_files.plain(content.get("cfg") or content.get("args"))
+    if not config:
         raise InputError(f"{path}: the checkpoint has neither `cfg` nor `args`")
     tensors, notes = torch_files.arrays(content["model"], path)
     kind = names.kind_of_tensors(tensors, "fairseq")
-    model, task = sections(configuration, path)
-    _require_name(model, ("hubert", "hubert_ctc"), path)
+    model, task = fairseq_config.sections(config, path)
+    name = model.get("_name") or model.get("arch")
+    if name not in ("hubert", "hubert_ctc", None):
+        raise InputError(f"{path}: cfg.model._name is {name!r}, expected hubert or hubert_ctc")
     if kind == "ctc":
-        model, task = sections(model.get("w2v_args") or {}, path)
+        model, task = fairseq_config.sections(model.get("w2v_args") or {}, path)
     ours, state = (_plain_dict(content.get(key)) for key in (_OURS, "task_state"))
-    listed = map(_symbols, state.get("dictionaries") or ())
-    dictionaries = [symbols for symbols in listed if symbols]
-    of_head = {
-        name.removeprefix(names.encoder_prefix("fairseq", kind)): tensor
-        for name, tensor in tensors.items()
-    }
-    architecture, head, regularization = described(model, task, of_head, dictionaries, path)
-
-    biases = encoders.zero_biases(tensors, architecture, "fairseq", kind)
-    if biases:
-        notes += (f"left out: {len(biases)} biases of the front-end's convolutions, all zero",)
+    dictionaries = list(filter(None, map(_symbols, state.get("dictionaries") or ())))
+    prefix = names.encoder_prefix("fairseq", kind)
+    of_head = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    architecture, head, regularization = fairseq_config.described(
+        model, task, of_head, dictionaries, path
+    )
+    notes += encoders.note_on_biases(tensors, architecture, "fairseq", kind)
     shared = of_head.get("final_proj.weight")
     if head and shared is not None and len(shared) == head.projection_dim:
         codebooks = len(head.codebook_sizes)
         notes += (f"copied: one projection for all {codebooks} codebooks",) * (codebooks > 1)
     params = from_state_dict(tensors, architecture, head, "fairseq", str(path))
-    vocabulary, units = None, None
+    vocabulary = units = None
     if kind == "ctc":
         vocabulary = _vocabulary(state.get("target_dictionary"), tensors, path)
     if head is not None:
         units = _units(dictionaries, task, ours, head, path)
-    return Network(
-        params,
-        architecture,
-        head,
-        regularization,
-        vocabulary,
-        units,
-        files.sha256_file(path),
-        notes,
-    )
+    digest = files.sha256_file(path)
+    return Network(params, architecture, head, regularization, vocabulary, units, digest, notes)
 
 
 def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
-    """Writes a checkpoint; returns a note for everything that fairseq will find unusual.
+    """Writes plain data and tensors, dictionaries as lists; returns a note where there is no head.
 
     Raises:
       InputError: a network that fairseq cannot express.
     """
     units, kind = network.units, network.kind
-    model, task = model_section(network), task_section(network)
-    dictionaries: list[list[str] | None] = [None]
-    if units is not None:
-        dictionaries = [list(symbols) for symbols in units.symbols]
-    state: dict[str, Any] = {"dictionaries": dictionaries}
-    notes: tuple[str, ...] = ()
+    model, task = fairseq_config.model_section(network), fairseq_config.task_section(network)
+    state: dict[str, Any] = {"dictionaries": units.symbols if units else [None]}
     if network.vocabulary is not None:
-        model, task = ctc_sections(model, task)
-        state["target_dictionary"] = _dictionary(network.vocabulary)
-    elif kind == "encoder":
-        notes = ("no pre-training head to write: fairseq loads it with strict=False",)
-    described: dict[str, Any] = {
+        model, task = fairseq_config.ctc_sections(model, task)
+        renamed = (_PAD if symbol == _BLANK else symbol for symbol in network.vocabulary.symbols)
+        state["target_dictionary"] = [_BLANK, *renamed]
+    content: dict[str, Any] = {
         "args": None,
         "cfg": {"_name": None, "task": task, "model": model},
         "criterion": None,
@@ -122,27 +93,19 @@ def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
         "task_state": state,
         "extra_state": {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}},
         "last_optimizer_state": None,
-        _OURS: network_lib.described(network) | {"units": units and units.to_dict()},
+        _OURS: network.described() | {"units": units and config_lib.to_dict(units)},
     }
-    # Through JSON: pickle writes one string twice or refers back to it, as objects happen to be
-    # shared, and the same network is to give the same file.
-    described = json.loads(json.dumps(described))
+    # Pickle refers back to objects that happen to be shared; JSON shares the same ones each time.
+    content = json.loads(json.dumps(content))
     tensors = to_state_dict(network.params, network.architecture, network.head, "fairseq")
-    torch_files.save(path, {**described, "model": tensors})
-    return notes
+    torch_files.save(path, {**content, "model": tensors})
+    note = "no pre-training head to write: fairseq loads it with strict=False"
+    return (note,) if kind == "encoder" else ()
 
 
 def _plain_dict(value: Any) -> dict[str, Any]:
     value = torch_files.plain(value)
     return value if isinstance(value, dict) else {}
-
-
-def _require_name(model: Mapping[str, Any], expected: Sequence[str], where: Any) -> None:
-    name = model.get("_name") or model.get("arch")
-    if name not in (*expected, None):
-        raise InputError(
-            f"{where}: cfg.model._name is {name!r}, expected one of {', '.join(expected)}"
-        )
 
 
 def _symbols(dictionary: Any) -> list[str] | None:
@@ -152,13 +115,7 @@ def _symbols(dictionary: Any) -> list[str] | None:
     return [str(symbol) for symbol in dictionary] if dictionary else None
 
 
-def _units(
-    dictionaries: Sequence[Sequence[str]],
-    task: Mapping[str, Any],
-    ours: Mapping[str, Any],
-    head: Head,
-    where: Any,
-) -> Units:
+def _units(dictionaries: list[list[str]], task: dict, ours: dict, head: Head, where: Any) -> Units:
     rate = task.get("label_rate")
     rate = float(rate) if isinstance(rate, (int, float)) and rate > 0 else 50.0
     digests = tuple(map(str, _plain_dict(ours.get("units")).get("codebook_digests") or ()))
@@ -180,11 +137,5 @@ def _vocabulary(dictionary: Any, tensors: Mapping[str, np.ndarray], where: Any) 
         raise InputError(f"{where}: {len(symbols)} symbols for a CTC head of {classes} classes")
     if symbols[0] != _BLANK:
         raise InputError(f"{where}: class 0 is {symbols[0]!r}, expected the blank {_BLANK!r}")
-    # We store no blank symbol; fairseq's <pad> becomes our <s>.
     renamed = (_BLANK if symbol == _PAD else symbol for symbol in symbols[1:])
     return Vocabulary.from_symbols(tuple(renamed))
-
-
-def _dictionary(vocabulary: Vocabulary) -> list[str]:
-    renamed = (_PAD if symbol == _BLANK else symbol for symbol in vocabulary.symbols)
-    return [_BLANK, *renamed]

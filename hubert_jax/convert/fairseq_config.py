@@ -1,8 +1,4 @@
-"""fairseq's configuration of HuBERT, read and written.
-
-Source: fairseq 0.12.2, `HubertConfig` and `HubertCtcConfig` in `models/hubert`,
-`HubertPretrainingConfig` in `tasks/hubert_pretraining`.
-"""
+"""fairseq's configuration of HuBERT (0.12.2: `models/hubert`, `tasks/hubert_pretraining`)."""
 
 import ast
 import os
@@ -37,8 +33,7 @@ _REGULARIZATION = {
 }
 _CONV_LAYERS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
 _NORMS = {"default": "group", "layer_norm": "layer"}
-# What HuBERT is by definition; another value would be another network.
-_FIXED = {
+_FIXED = {  # by definition: another value would be another network
     "activation_fn": "gelu",
     "layer_type": "transformer",
     "target_glu": False,
@@ -55,51 +50,44 @@ def described(
     dictionaries: Sequence[Sequence[str]],
     where: str | os.PathLike,
 ) -> tuple[Architecture, Head | None, Regularization]:
-    """What a network is and was trained with, from fairseq's configuration.
+    """What a network is and was trained with, from the sections of pre-training.
 
-    Args:
-      model, task: sections of the configuration of pre-training.
-      head: the head's tensors under the names of `HubertModel`, as far as there are any.
-      dictionaries: symbols of each codebook; none: the head has one codebook.
-      where: the file, for messages.
-
-    Raises:
-      InputError: a network that is not HuBERT as defined here.
+    `head` has its tensors under the names of `HubertModel`; without dictionaries it has one
+    codebook. Raises InputError for a network that is not HuBERT as defined here.
     """
     for field, expected in _FIXED.items():
         if model.get(field, expected) != expected:
             raise InputError(
                 f"{where}: cfg.model.{field} is {model[field]!r}, expected {expected!r}"
             )
-    layers = parse_conv_layers(model.get("conv_feature_layers", _CONV_LAYERS), str(where))
+    layers = _parse_conv_layers(model.get("conv_feature_layers", _CONV_LAYERS), where)
+    channels, kernels, strides = zip(*layers, strict=True)
     mode = model.get("extractor_mode", "default")
     if mode not in _NORMS:
         raise InputError(f"{where}: cfg.model.extractor_mode is {mode!r}, expected {list(_NORMS)}")
     architecture = dict(
         **_numbers(model, _ARCHITECTURE, where),
-        conv_channels=tuple(channels for channels, _, _ in layers),
-        conv_kernels=tuple(kernel for _, kernel, _ in layers),
-        conv_strides=tuple(stride for _, _, stride in layers),
+        conv_channels=channels,
+        conv_kernels=kernels,
+        conv_strides=strides,
         frontend_norm=_NORMS[mode],
         normalize_waveform=bool(task.get("normalize", False)),
     )
+    regularization = _numbers(model, _REGULARIZATION, where)
     return (
         config_lib.build(Architecture, architecture, f"{where}: architecture"),
         _head(model, head, dictionaries, where),
-        config_lib.build(
-            Regularization, _numbers(model, _REGULARIZATION, where), f"{where}: cfg.model"
-        ),
+        config_lib.build(Regularization, regularization, f"{where}: cfg.model"),
     )
 
 
 def _numbers(model: Mapping[str, Any], fields: Mapping[str, tuple], where: Any) -> dict[str, Any]:
-    """The values of `fields`, a fairseq field each, by our names."""
+    """The values of the table `fields`, by our names."""
     found = {}
     for field, (name, default) in fields.items():
         value = model.get(field, default)
-        if isinstance(value, bool) != isinstance(default, bool) or not isinstance(
-            value, (int, float)
-        ):
+        same = isinstance(value, bool) == isinstance(default, bool)
+        if not same or not isinstance(value, (int, float)):
             raise InputError(f"{where}: cfg.model.{field} is {value!r}, expected a number")
         found[name] = type(default)(value)
     return found
@@ -124,44 +112,30 @@ def _head(
     return Head(sizes, width, temperature)
 
 
-def parse_conv_layers(text: str, where: str = "conv_feature_layers") -> list[tuple[int, int, int]]:
-    """The list in fairseq's `conv_feature_layers`, a Python expression, which is not run.
+def _parse_conv_layers(text: Any, where: Any) -> list[tuple[int, int, int]]:
+    """(channels, kernel, stride) of every layer, from a Python expression that is not run."""
 
-    Args:
-      text: lists of (channels, kernel, stride), added and repeated: "[(512,3,2)] * 4 + ...".
-      where: for messages.
-
-    Raises:
-      InputError: anything else.
-    """
-
-    def value(node: ast.AST) -> Any:
+    def value(node: ast.expr) -> Any:
         match node:
-            case ast.Constant(value=int() as number) if not isinstance(number, bool):
-                return number
-            case ast.Tuple(elts=elements):
-                return tuple(value(element) for element in elements)
-            case ast.List(elts=elements):
-                return [value(element) for element in elements]
             case ast.BinOp(left=left, op=ast.Add(), right=right):
-                left, right = value(left), value(right)
-                if isinstance(left, list) and isinstance(right, list):
-                    return left + right
-            case ast.BinOp(left=left, op=ast.Mult(), right=right):
-                left, right = value(left), value(right)
-                if isinstance(left, int):
-                    left, right = right, left
-                if isinstance(left, list) and isinstance(right, int):
-                    if len(left) * right <= _MOST_LAYERS:
-                        return left * right
-        raise ValueError
+                return [*value(left), *value(right)]
+            case (
+                ast.BinOp(left=layers, op=ast.Mult(), right=ast.Constant(value=int() as times))
+                | ast.BinOp(left=ast.Constant(value=int() as times), op=ast.Mult(), right=layers)
+            ):
+                found = value(layers)
+                if len(found) * times > _MOST_LAYERS:
+                    raise ValueError
+                return found * times
+        return ast.literal_eval(node)
 
     try:
         layers = value(ast.parse(str(text).strip(), mode="eval").body)
         if not isinstance(layers, list) or not 0 < len(layers) <= _MOST_LAYERS:
             raise ValueError
         for layer in layers:
-            if not isinstance(layer, tuple) or len(layer) != 3 or min(layer) < 1:
+            sizes = isinstance(layer, tuple) and [type(size) for size in layer] == [int] * 3
+            if not sizes or min(layer) < 1:
                 raise ValueError
     except (SyntaxError, TypeError, ValueError, RecursionError, MemoryError):
         raise InputError(
@@ -173,7 +147,7 @@ def parse_conv_layers(text: str, where: str = "conv_feature_layers") -> list[tup
 
 
 def sections(configuration: Any, where: str | os.PathLike) -> tuple[dict, dict]:
-    """Model and task of a configuration: nested since fairseq 0.10.2, before that one level."""
+    """Model and task of a configuration: nested since fairseq 0.10.2, flat before."""
     if not isinstance(configuration, dict) or not configuration:
         raise InputError(f"{where}: the configuration of the model is missing (cfg.model)")
     if isinstance(configuration.get("model"), dict):
@@ -184,26 +158,20 @@ def sections(configuration: Any, where: str | os.PathLike) -> tuple[dict, dict]:
 
 def model_section(network: Network) -> dict[str, Any]:
     """`cfg.model` of a HubertModel."""
-    architecture, regularization = network.architecture, network.regularization
-    layers = zip(
-        architecture.conv_channels,
-        architecture.conv_kernels,
-        architecture.conv_strides,
-        strict=True,
-    )
+    config, regularization = network.architecture, network.regularization
+    layers = zip(config.conv_channels, config.conv_kernels, config.conv_strides, strict=True)
     return {
         "_name": "hubert",
         "label_rate": network.units.rate_hz if network.units else 50.0,
-        "extractor_mode": {norm: mode for mode, norm in _NORMS.items()}[architecture.frontend_norm],
+        "extractor_mode": {norm: mode for mode, norm in _NORMS.items()}[config.frontend_norm],
         "conv_feature_layers": str(list(layers)),
         "conv_bias": False,
-        **{field: getattr(architecture, name) for field, (name, _) in _ARCHITECTURE.items()},
+        **{field: getattr(config, name) for field, (name, _) in _ARCHITECTURE.items()},
         **{field: getattr(regularization, name) for field, (name, _) in _REGULARIZATION.items()},
         "activation_fn": "gelu",
         "layer_type": "transformer",
         "target_glu": False,
-        # Unused by fairseq; released checkpoints copy dropout_input.
-        "dropout_features": regularization.input_dropout,
+        "dropout_features": regularization.input_dropout,  # unused; as in released checkpoints
         "logit_temp": network.head.temperature if network.head else 0.1,
         "final_dim": network.head.projection_dim if network.head else 0,
         "untie_final_proj": True,
@@ -236,16 +204,11 @@ def ctc_sections(model: dict[str, Any], task: dict[str, Any]) -> tuple[dict, dic
         "apply_mask": True,
         "final_dropout": 0.0,
         "layerdrop": model["encoder_layerdrop"],
-        **{
-            key: model[key]
-            for key in (
-                "dropout",
-                "attention_dropout",
-                "activation_dropout",
-                "dropout_input",
-                "feature_grad_mult",
-            )
-        },
+        "dropout": model["dropout"],
+        "attention_dropout": model["attention_dropout"],
+        "activation_dropout": model["activation_dropout"],
+        "dropout_input": model["dropout_input"],
+        "feature_grad_mult": model["feature_grad_mult"],
         "w2v_args": {"_name": None, "task": task, "model": model},
     }
     finetuning = {

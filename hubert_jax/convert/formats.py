@@ -1,11 +1,4 @@
-"""One seam for all formats: a network is read from and written to `SCHEME:PATH`.
-
-hf:DIR            a directory that transformers loads
-fairseq:FILE      a checkpoint of fairseq (.pt)
-torchaudio:FILE   a state dict of torchaudio (.pt, .pth), with FILE.json beside it
-orbax:DIR         the checkpoint directory of a run of this package; its newest good checkpoint
-orbax:DIR@STEP    one of its checkpoints
-"""
+"""One seam for all formats: a network is read from and written to `SCHEME:PATH`."""
 
 import dataclasses
 import pathlib
@@ -16,7 +9,7 @@ from hubert_jax import config as config_lib
 from hubert_jax import files
 from hubert_jax.convert import fairseq, hugging_face, torchaudio
 from hubert_jax.convert.encoders import require_names, shapes
-from hubert_jax.convert.network import Network, Units, described, with_mask_embedding
+from hubert_jax.convert.network import Network, Units, with_mask_embedding
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Architecture, Head, Regularization
 from hubert_jax.vocabulary import Vocabulary
@@ -26,27 +19,14 @@ SCHEMES = ("hf", "fairseq", "torchaudio", "orbax")
 
 @dataclasses.dataclass(frozen=True)
 class Written:
-    """What writing a network left behind.
-
-    Attributes:
-      digests: SHA-256 (hex) of every file by its name; of an orbax checkpoint its fingerprint.
-      notes: a sentence for everything that the format has no home for.
-    """
+    """SHA-256 (hex) of every file, of orbax the fingerprint; notes on what has no home in it."""
 
     digests: dict[str, str]
     notes: tuple[str, ...] = ()
 
 
 def parse(where: str, key: str) -> tuple[str, pathlib.Path]:
-    """Scheme and path of `SCHEME:PATH`.
-
-    Args:
-      where: what the user wrote.
-      key: the flag or configuration key that it was written for, for messages.
-
-    Raises:
-      InputError: no scheme, an unknown one, or no path.
-    """
+    """Scheme and path of `SCHEME:PATH`; raises InputError, naming the flag or key `key`."""
     scheme, separator, path = where.partition(":")
     if not separator or scheme not in SCHEMES or not path:
         remedy = "" if separator else f"; a checkpoint directory of a run is written orbax:{where}"
@@ -58,54 +38,42 @@ def parse(where: str, key: str) -> tuple[str, pathlib.Path]:
 
 
 def read(where: str, key: str = "--from", shardings: Callable[[Any], Any] | None = None) -> Network:
-    """Reads a network.
+    """Reads a network: an orbax checkpoint straight onto devices, others as host arrays.
 
-    Args:
-      where, key: as of `parse`.
-      shardings: gives the sharding of every parameter, from the tree of their shapes: an orbax
-        checkpoint is read straight onto these devices. Other formats give host arrays.
+    `shardings` gives every parameter's sharding, from the tree of their shapes.
 
     Raises:
       InputError: nothing there, a damaged file, or a network that is not HuBERT as defined here.
     """
     scheme, path = parse(where, key)
+    if scheme == "orbax":
+        return _read_orbax(path, shardings)
     if scheme == "hf":
         return hugging_face.read_directory(path)
-    if scheme == "fairseq":
-        return fairseq.read(path)
-    if scheme == "torchaudio":
-        return torchaudio.read(path)
-    return _read_orbax(path, shardings)
+    return (fairseq if scheme == "fairseq" else torchaudio).read(path)
 
 
 def write(where: str, network: Network, key: str = "--to") -> Written:
-    """Writes a network, complete or not at all; arguments as of `parse`.
+    """Writes a network, complete or not at all.
 
     Raises:
       InputError: something else is in its place, or the format cannot express the network.
     """
     scheme, path = parse(where, key)
     try:
-        return _write(scheme, path, network, where, key)
+        if scheme == "hf":
+            return Written(hugging_face.write_directory(path, network))
+        if scheme == "orbax":
+            return _write_orbax(path, network, where, key)
+        if path.is_dir():
+            raise InputError(f"{key}={where}: a directory, expected the name of a file")
+        notes = (fairseq if scheme == "fairseq" else torchaudio).write(path, network)
+        suffixes = ("", ".json", ".rest.safetensors") if scheme == "torchaudio" else ("",)
+        written = [path.with_name(path.name + suffix) for suffix in suffixes]
+        digests = {file.name: files.sha256_file(file) for file in written if file.is_file()}
+        return Written(digests, notes)
     except OSError as error:
         raise InputError(f"{key}={where}: cannot be written ({error.strerror or error})") from None
-
-
-def _write(scheme: str, path: pathlib.Path, network: Network, where: str, key: str) -> Written:
-    if scheme == "hf":
-        return Written(hugging_face.write_directory(path, network))
-    if scheme == "orbax":
-        return _write_orbax(path, network, where, key)
-    if path.is_dir():
-        raise InputError(f"{key}={where}: a directory, expected the name of a file")
-    notes = (fairseq if scheme == "fairseq" else torchaudio).write(path, network)
-    written = sorted(path.parent.glob(f"{path.name}*")) if scheme == "torchaudio" else [path]
-    own = [file for file in written if file.name in (path.name, *_companions(path))]
-    return Written({file.name: files.sha256_file(file) for file in own}, notes)
-
-
-def _companions(path: pathlib.Path) -> tuple[str, ...]:
-    return (f"{path.name}.json", f"{path.name}.rest.safetensors")
 
 
 def _read_orbax(path: pathlib.Path, shardings: Callable[[Any], Any] | None) -> Network:
@@ -116,33 +84,25 @@ def _read_orbax(path: pathlib.Path, shardings: Callable[[Any], Any] | None) -> N
         raise InputError(
             f"{path}: a checkpoint of kind {metadata['kind']!r}, expected one of train or finetune"
         )
-    architecture = config_lib.build(Architecture, metadata["architecture"], f"{path}: architecture")
-    regularization = config_lib.build(
-        Regularization, metadata["regularization"], f"{path}: regularization"
-    )
+
+    def build(schema: Callable[..., Any], name: str) -> Any:
+        return config_lib.build(schema, metadata[name], f"{path}: {name}")
+
+    architecture = build(Architecture, "architecture")
+    regularization = build(Regularization, "regularization")
     vocabulary = head = units = None
     if metadata["kind"] == "ctc":
         vocabulary = Vocabulary.from_dict(metadata["vocabulary"])
     if "label_embeddings_0" in params:
-        head = config_lib.build(Head, metadata["head"], f"{path}: head")
-        units = _units_of_run(metadata, head, path)
-    return Network(
-        params, architecture, head, regularization, vocabulary, units, fingerprint(metadata)
-    )
-
-
-def _units_of_run(metadata: dict, head: Head, path: pathlib.Path) -> Units | None:
-    """Of a converted network as they came; of a run by its label sets."""
-    if metadata.get("units"):
-        return Units.from_dict(metadata["units"], head.codebook_sizes, str(path))
-    labels = metadata.get("labels")
-    if not labels:
-        return None
-    return Units.numbered(
-        head.codebook_sizes,
-        rate_hz=float(labels[0]["rate_hz"]),
-        codebook_digests=tuple(manifest["codebook_digest"] for manifest in labels),
-    )
+        head = build(Head, "head")
+        if metadata.get("units"):  # of a converted network
+            units = Units.from_dict(metadata["units"], head.codebook_sizes, str(path))
+        elif labels := metadata.get("labels"):
+            digests = tuple(manifest["codebook_digest"] for manifest in labels)
+            rate = float(labels[0]["rate_hz"])
+            units = Units.numbered(head.codebook_sizes, rate_hz=rate, codebook_digests=digests)
+    digest = fingerprint(metadata)
+    return Network(params, architecture, head, regularization, vocabulary, units, digest)
 
 
 def _write_orbax(path: pathlib.Path, network: Network, where: str, key: str) -> Written:
@@ -159,10 +119,10 @@ def _write_orbax(path: pathlib.Path, network: Network, where: str, key: str) -> 
     require_names("the network", {*network.flat, "hubert/mask_embedding"}, {*expected, *beside})
     metadata = {
         "kind": network.kind,
-        **described(network),
+        **network.described(),
         "inputs": {"converted": network.digest()},
         **({"vocabulary": vocabulary.to_dict()} if vocabulary else {}),
-        **({"units": network.units.to_dict()} if network.units else {}),
+        **({"units": config_lib.to_dict(network.units)} if network.units else {}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.writing_directory(path) as aside:

@@ -1,9 +1,4 @@
-"""Directories that transformers loads offline, written and read without it.
-
-A directory holds `config.json`, `model.safetensors` and `preprocessor_config.json`; with a CTC
-head the tokenizer's files; after pre-training `pretraining_head.safetensors`, which transformers
-has no module for and ignores.
-"""
+"""Directories that transformers loads offline, written and read without it."""
 
 import json
 import os
@@ -11,13 +6,10 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from hubert_jax import config as config_lib
 from hubert_jax import files
-from hubert_jax.convert import network as network_lib
 from hubert_jax.convert import torch_files
-from hubert_jax.convert.encoders import from_library, require_names, to_library, zero_biases
+from hubert_jax.convert.encoders import from_library, note_on_biases, require_names, to_library
 from hubert_jax.convert.heads import head_from_library, head_to_library
 from hubert_jax.convert.names import kind_of_tensors
 from hubert_jax.convert.network import Network, Units, with_mask_embedding
@@ -27,23 +19,19 @@ from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE
 from hubert_jax.model.architecture import Architecture, Head, Regularization
 from hubert_jax.model.kernels.norm import EPSILON
-from hubert_jax.vocabulary import BLANK, Vocabulary
+from hubert_jax.vocabulary import BLANK
 
 MODEL, HEAD = "model.safetensors", "pretraining_head.safetensors"
 _OLD_MODEL = "pytorch_model.bin"  # how transformers saved before safetensors; read, not written
 
 
 def write_directory(out: str | os.PathLike, network: Network) -> dict[str, str]:
-    """Writes a model directory for transformers; an older one in its place is replaced.
-
-    Returns:
-      SHA-256 (hex) of every file by its name.
+    """Writes a model directory, or replaces one; gives the SHA-256 (hex) of each file by name.
 
     Raises:
-      InputError: parameters that do not fit the architecture, or `out` is something else than an
-        exported model.
+      InputError: parameters that do not fit the architecture, or `out` is no model directory.
     """
-    ctc, head = network.kind == "ctc", network.head
+    head = network.head
     tensors = to_library(network.params, network.architecture, "hugging_face")
     out = pathlib.Path(out)
     if out.exists() and not (out / MODEL).is_file():
@@ -51,24 +39,21 @@ def write_directory(out: str | os.PathLike, network: Network) -> dict[str, str]:
             f"{out}: exists and holds no {MODEL}; it would be replaced: name another directory"
         )
     with files.writing_directory(out) as aside:
-        # transformers reads nothing but `format`, and has no field for all of an architecture.
-        described = network_lib.described(network)
-        del described["head"]  # which has a file of its own
-        metadata = {name: json.dumps(values) for name, values in described.items()}
+        metadata = network.described()  # transformers has no field for all of it
+        del metadata["head"]  # which has a file of its own
         write_tensors(aside / MODEL, tensors, metadata)
         files.write_json(aside / "config.json", model_config(network))
-        extractor = _feature_extractor(network.architecture, ctc)
-        files.write_json(aside / "preprocessor_config.json", extractor)
+        files.write_json(aside / "preprocessor_config.json", _feature_extractor(network))
         if network.vocabulary is not None:
             for name, content in tokenizer_files(network.vocabulary).items():
                 files.write_json(aside / name, content)
         if head is not None and network.units is not None:
             metadata = {
-                "class_counts": json.dumps(head.codebook_sizes),
-                "projection_dim": json.dumps(head.projection_dim),
-                "temperature": json.dumps(head.temperature),
-                "label_offset": json.dumps(network.units.offset),
-                "units": json.dumps(network.units.to_dict()),
+                "class_counts": head.codebook_sizes,
+                "projection_dim": head.projection_dim,
+                "temperature": head.temperature,
+                "label_offset": network.units.offset,
+                "units": config_lib.to_dict(network.units),
             }
             tensors = head_to_library(network.params, network.architecture, head, "fairseq")
             write_tensors(aside / HEAD, tensors, metadata)
@@ -77,13 +62,7 @@ def write_directory(out: str | os.PathLike, network: Network) -> dict[str, str]:
 
 
 def read_directory(directory: str | os.PathLike) -> Network:
-    """Reads a model directory that transformers or `write_directory` wrote.
-
-    Weights in `pytorch_model.bin` need torch; they are read without running pickled code.
-
-    Returns:
-      The network with the head that is there, CTC or pre-training. The blank of a CTC head comes
-      first here; all other classes keep their order.
+    """Reads a model directory; the blank of a CTC head is moved to class 0.
 
     Raises:
       InputError: files missing or broken, or a network that is not a HuBERT as defined here.
@@ -101,56 +80,42 @@ def read_directory(directory: str | os.PathLike) -> Network:
         of_model: dict[str, str] = {}
     else:
         tensors, of_model, notes = read_tensors(model)
-    head = None
-    head_tensors: dict[str, np.ndarray] = {}
-    of_head: dict[str, str] = {}
-    if (directory / HEAD).is_file():
-        head_tensors, of_head, widened = read_tensors(directory / HEAD)
-        notes += tuple(f"{HEAD}: {note}" for note in widened)
-    architecture, regularization = described(values, str(directory / "config.json"), of_model)
+    architecture, regularization = _described(values, str(directory / "config.json"), of_model)
     kind = kind_of_tensors(tensors, "hugging_face")
-    biases = zero_biases(tensors, architecture, "hugging_face", kind)
-    if biases:
-        notes += (f"left out: {len(biases)} biases of the front-end's convolutions, all zero",)
-    vocabulary = None
+    notes += note_on_biases(tensors, architecture, "hugging_face", kind)
+    vocabulary = head = units = None
     if kind == "ctc":
-        require_names(
-            str(model),
-            {"lm_head.weight", "lm_head.bias"} & set(tensors),
-            ("lm_head.weight", "lm_head.bias"),
-        )
+        names = {"lm_head.weight", "lm_head.bias"}
+        require_names(str(model), names & set(tensors), names)
         vocabulary, rows = read_vocabulary(directory, len(tensors["lm_head.bias"]), values)
         if rows != sorted(rows):
             notes += (f"moved: the blank, from class {rows[0]} to class 0",)
-        for name in ("lm_head.weight", "lm_head.bias"):
-            tensors[name] = tensors[name][rows]
+        tensors |= {name: tensors[name][rows] for name in names}
     params = from_library(tensors, architecture, "hugging_face", str(model))
     params, made = with_mask_embedding(params, architecture)
-    units, digest = None, files.sha256_file(model)
-    if head_tensors:
+    digest = files.sha256_file(model)
+    if (directory / HEAD).is_file():
         where = str(directory / HEAD)
-        head = Head(
-            tuple(_parsed(of_head, "class_counts", HEAD)),
-            _parsed(of_head, "projection_dim", HEAD),
-            _parsed(of_head, "temperature", HEAD),
-        )
-        params |= head_from_library(head_tensors, architecture, head, "fairseq", where)
+        tensors, of_head, widened = read_tensors(where)
+        notes += tuple(f"{HEAD}: {note}" for note in widened)
+        fields = ("class_counts", "projection_dim", "temperature")
+        sizes, width, temperature = (_parsed(of_head, field, HEAD) for field in fields)
+        head = Head(tuple(sizes), width, temperature)
+        params |= head_from_library(tensors, architecture, head, "fairseq", where)
         if "units" in of_head:
-            found = _parsed(of_head, "units", where)
-            units = Units.from_dict(found, head.codebook_sizes, where)
+            units = Units.from_dict(_parsed(of_head, "units", where), head.codebook_sizes, where)
         digest = config_lib.digest([digest, files.sha256_file(where)])
     notes += made
     return Network(params, architecture, head, regularization, vocabulary, units, digest, notes)
 
 
 def model_config(network: Network) -> dict[str, Any]:
-    """The fields of transformers' `HubertConfig`, as in `config.json`.
-
-    `mask_time_prob` must be above 0, or transformers builds no mask embedding. Its masks only
-    matter to whoever fine-tunes there; they are transformers' defaults, spans as in the paper.
-    """
+    """The fields of transformers' `HubertConfig`, as in `config.json`; masks are its defaults."""
     config, regularization = network.architecture, network.regularization
     vocabulary = network.vocabulary
+    classes = {"<s>": 1, "</s>": 2}  # transformers' defaults
+    if vocabulary is not None:
+        classes = {name: index for index, name in vocabulary.specials}
     return {
         "architectures": ["HubertModel" if vocabulary is None else "HubertForCTC"],
         "model_type": "hubert",
@@ -182,17 +147,16 @@ def model_config(network: Network) -> dict[str, Any]:
         "layerdrop": regularization.layer_drop,
         "initializer_range": 0.02,
         "apply_spec_augment": True,
-        "mask_time_prob": 0.05,
+        "mask_time_prob": 0.05,  # 0: transformers would build no mask embedding
         "mask_time_length": 10,
         "mask_time_min_masks": 2,
         "mask_feature_prob": 0.0,
         "mask_feature_length": 64,
         "mask_feature_min_masks": 0,
-        # Without a head: transformers' own defaults, its letter vocabulary of 32.
-        "vocab_size": 32 if vocabulary is None else vocabulary.size,
+        "vocab_size": 32 if vocabulary is None else vocabulary.size,  # 32: transformers' default
         "pad_token_id": BLANK,
-        "bos_token_id": 1 if vocabulary is None else _class_of("<s>", vocabulary),
-        "eos_token_id": 2 if vocabulary is None else _class_of("</s>", vocabulary),
+        "bos_token_id": classes.get("<s>"),
+        "eos_token_id": classes.get("</s>"),
         "ctc_loss_reduction": "sum",
         "ctc_zero_infinity": True,
         "use_weighted_layer_sum": False,
@@ -200,12 +164,7 @@ def model_config(network: Network) -> dict[str, Any]:
     }
 
 
-def _class_of(symbol: str, vocabulary: Vocabulary) -> int | None:
-    return {name: index for index, name in vocabulary.specials}.get(symbol)
-
-
-# What the network here is by definition; another value would be another network.
-_FIXED = {
+_FIXED = {  # by definition: another value would be another network
     "model_type": "hubert",
     "feat_extract_activation": "gelu",
     "hidden_act": "gelu",
@@ -215,22 +174,13 @@ _FIXED = {
 }
 
 
-def described(
+def _described(
     values: Mapping[str, Any], path: str, model: Mapping[str, str]
 ) -> tuple[Architecture, Regularization]:
-    """What a network is and was trained with, from transformers' configuration.
+    """What a network is and was trained with, from `config.json` and the metadata of `MODEL`.
 
-    What transformers does not know is in the metadata of files that were written here. Where there
-    is none it follows the released models: the waveform is normalised and the front-end's
+    Without metadata, as the released models: the waveform is normalised and the front-end's
     gradient is not scaled where the front-end has LayerNorms.
-
-    Args:
-      values: the content of `config.json`.
-      path: where it came from, for messages.
-      model: metadata of `model.safetensors`.
-
-    Raises:
-      InputError: a field that is missing, or whose value is not HuBERT.
     """
     for key, expected in _FIXED.items():
         if values.get(key, expected) != expected:
@@ -282,19 +232,15 @@ def _parsed(metadata: Mapping[str, str], key: str, where: Any) -> Any:
         raise InputError(f"{where}: the metadata's {key!r} is missing or broken") from None
 
 
-def _feature_extractor(architecture: Architecture, ctc: bool) -> dict[str, Any]:
-    """`preprocessor_config.json`.
-
-    An attention mask is asked for where the front-end has LayerNorms only: transformers' GroupNorm
-    takes padding into its statistics whether it has a mask or not.
-    """
-    values = {
+def _feature_extractor(network: Network) -> dict[str, Any]:
+    return {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         "feature_size": 1,
         "sampling_rate": SAMPLE_RATE,
-        "do_normalize": architecture.normalize_waveform,
-        "return_attention_mask": architecture.frontend_norm == "layer",
+        "do_normalize": network.architecture.normalize_waveform,
+        # transformers' GroupNorm takes padding into its statistics whether it has a mask or not.
+        "return_attention_mask": network.architecture.frontend_norm == "layer",
         "padding_side": "right",
         "padding_value": 0.0,
+        **({"processor_class": "Wav2Vec2Processor"} if network.kind == "ctc" else {}),
     }
-    return values | ({"processor_class": "Wav2Vec2Processor"} if ctc else {})

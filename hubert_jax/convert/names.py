@@ -1,9 +1,4 @@
-"""One table of names: our parameters and where other libraries keep the same numbers.
-
-Each `Entry` binds one tensor of ours (for the transformer: one row of a stacked one) to its name
-in another library, a column a library, and to the layout it has there. Both directions
-(`encoders`, `heads`) read the same table.
-"""
+"""One table of names: our parameters and where other libraries keep the same numbers."""
 
 import dataclasses
 import functools
@@ -17,19 +12,15 @@ KINDS = ("encoder", "pretraining", "ctc")
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One tensor.
-
-    A name in another library comes with its spellings: the one that is written first, then those
-    that are read as well (torch renamed the parts of a weight norm).
+    """One tensor: where it is here and in other libraries.
 
     Attributes:
       ours: path of the parameter, `hubert/feature_projection/kernel`.
-      row: index into the leading layer axis of a stacked parameter; None: not stacked.
-      layout: "same"; "linear": (in, out) here, (out, in) in torch; "convolution": (kernel, in,
-        out) here, (out, in, kernel) in torch; "magnitude": (kernel,) here, (1, 1, kernel) there.
-      hugging_face: its name in transformers' `HubertModel`.
-      fairseq: its name in fairseq's `HubertModel`.
-      torchaudio: its name in torchaudio's `HuBERTPretrainModel`.
+      row: index into the layer axis of a stacked parameter; None: not stacked.
+      layout: here and in torch: "linear" is (in, out), (out, in); "convolution" is (kernel, in,
+        out), (out, in, kernel); "magnitude" is (kernel,), (1, 1, kernel); "same".
+      hugging_face, fairseq, torchaudio: the name in `HubertModel` or `HuBERTPretrainModel` that is
+        written, then others that are read (torch renamed the parts of a weight norm).
     """
 
     ours: str
@@ -40,63 +31,72 @@ class Entry:
     torchaudio: tuple[str, ...]
 
 
+def _module(ours: str, kind: str, *theirs: str, row: int | None = None) -> tuple[Entry, Entry]:
+    """Weight and bias of a norm or a linear layer, from its names in the three libraries."""
+    weight, layout = ("scale", "same") if kind == "norm" else ("kernel", "linear")
+    return (
+        Entry(f"{ours}/{weight}", row, layout, *((f"{name}.weight",) for name in theirs)),
+        Entry(f"{ours}/bias", row, "same", *((f"{name}.bias",) for name in theirs)),
+    )
+
+
+_TORCHAUDIO_MASK = "mask_generator.mask_embedding"
+CTC_HEAD = _module("ctc_head", "linear", "lm_head", "w2v_encoder.proj", "aux")
+PRETRAINING_HEAD = {  # projection, bias, label embeddings: one tensor each for all codebooks
+    "fairseq": ("final_proj.weight", "final_proj.bias", "label_embs_concat"),
+    "torchaudio": (
+        "logit_generator.final_proj.weight",
+        "logit_generator.final_proj.bias",
+        "logit_generator.label_embeddings",
+    ),
+}
+
+
 @functools.cache
 def table(architecture: Architecture) -> tuple[Entry, ...]:
-    """The entries of the encoder, in the order of the network.
+    """The encoder's entries, in the order of the network; the same for post- and pre-LN.
 
-    Sources: transformers' `modeling_hubert`; fairseq's `models/hubert/hubert.py` and
-    `models/wav2vec/wav2vec2.py`; torchaudio's `models/wav2vec2`. Post- and pre-LN have the same
-    names everywhere; only the code around them differs.
+    From transformers' `modeling_hubert`, fairseq's `models/hubert/hubert.py` and
+    `models/wav2vec/wav2vec2.py`, and torchaudio's `models/wav2vec2`.
     """
-    entries = []
+    entries: list[Entry] = []
 
-    def add(ours: str, layout: str, row: int | None, *names: tuple[str, ...]) -> None:
-        entries.append(Entry(f"hubert/{ours}", row, layout, *names))
+    def add(ours: str, layout: str, *names: tuple[str, ...]) -> None:
+        entries.append(Entry(f"hubert/{ours}", None, layout, *names))
 
     def add_module(ours: str, kind: str, *theirs: str, row: int | None = None) -> None:
-        """A LayerNorm or a linear layer: `theirs` are its names in the three libraries."""
-        weight, layout = ("scale", "same") if kind == "norm" else ("kernel", "linear")
-        add(f"{ours}/{weight}", layout, row, *((f"{name}.weight",) for name in theirs))
-        add(f"{ours}/bias", "same", row, *((f"{name}.bias",) for name in theirs))
+        entries.extend(_module(f"hubert/{ours}", kind, *theirs, row=row))
 
+    layer_norms = architecture.frontend_norm == "layer"
     for i in range(len(architecture.conv_channels)):
-        theirs = f"feature_extractor.conv_layers.{i}"
-        convolution = (f"{theirs}.conv.weight",), (f"{theirs}.0.weight",)
-        in_torchaudio = (f"wav2vec2.{theirs}.conv.weight",)
-        add(f"frontend/conv_{i}/kernel", "convolution", None, *convolution, in_torchaudio)
-        if i == 0 or architecture.frontend_norm == "layer":
+        name = f"feature_extractor.conv_layers.{i}"
+        kernel = (f"{name}.conv.weight",), (f"{name}.0.weight",), (f"wav2vec2.{name}.conv.weight",)
+        add(f"frontend/conv_{i}/kernel", "convolution", *kernel)
+        if i == 0 or layer_norms:
             # A LayerNorm stands between two transpositions: number 1 of its sequence.
-            in_fairseq = f"{theirs}.2.1" if architecture.frontend_norm == "layer" else f"{theirs}.2"
-            norm = f"{theirs}.layer_norm"
+            in_fairseq = f"{name}.2.1" if layer_norms else f"{name}.2"
+            norm = f"{name}.layer_norm"
             add_module(f"frontend/norm_{i}", "norm", norm, in_fairseq, f"wav2vec2.{norm}")
-    for ours, kind, in_hugging_face, in_fairseq in (
-        ("frontend_norm", "norm", "layer_norm", "layer_norm"),
-        ("feature_projection", "linear", "projection", "post_extract_proj"),
+    for ours, kind, name, in_fairseq in (
+        ("frontend_norm", "norm", "feature_projection.layer_norm", "layer_norm"),
+        ("feature_projection", "linear", "feature_projection.projection", "post_extract_proj"),
     ):
-        name = f"feature_projection.{in_hugging_face}"
         add_module(ours, kind, name, in_fairseq, f"wav2vec2.encoder.{name}")
-    masked = ("masked_spec_embed",), ("mask_emb",), (_TORCHAUDIO_MASK,)
-    add("mask_embedding", "same", None, *masked)
-    position = {
-        "hugging_face": "encoder.pos_conv_embed.conv",
-        "fairseq": "encoder.pos_conv.0",
-        "torchaudio": "wav2vec2.encoder.transformer.pos_conv_embed.conv",
-    }
+    add("mask_embedding", "same", ("masked_spec_embed",), ("mask_emb",), (_TORCHAUDIO_MASK,))
+    transformer = "wav2vec2.encoder.transformer"
+    name = "pos_conv_embed.conv"
+    position = f"encoder.{name}", "encoder.pos_conv.0", f"{transformer}.{name}"
     for ours, layout, old, new in (
         ("magnitude", "magnitude", "weight_g", "parametrizations.weight.original0"),
         ("direction", "convolution", "weight_v", "parametrizations.weight.original1"),
     ):
         # fairseq writes the old spelling only; all versions of torchaudio read it.
-        names = [
-            tuple(f"{name}.{spelling}" for spelling in spellings)
-            for name, spellings in zip(
-                position.values(), ((new, old), (old, new), (old, new)), strict=True
-            )
-        ]
-        add(f"positional/{ours}", layout, None, *names)
-    add("positional/bias", "same", None, *((f"{name}.bias",) for name in position.values()))
+        parts = zip(position, ((new, old), (old, new), (old, new)), strict=True)
+        names = [(f"{name}.{written}", f"{name}.{read}") for name, (written, read) in parts]
+        add(f"positional/{ours}", layout, *names)
+    add("positional/bias", "same", *((f"{name}.bias",) for name in position))
     norm = "encoder.layer_norm"
-    add_module("encoder_norm", "norm", norm, norm, "wav2vec2.encoder.transformer.layer_norm")
+    add_module("encoder_norm", "norm", norm, norm, f"{transformer}.layer_norm")
     for i in range(architecture.num_layers):
         for ours, kind, name, in_fairseq in (
             ("query", "linear", "attention.q_proj", "self_attn.q_proj"),
@@ -108,60 +108,19 @@ def table(architecture: Architecture) -> tuple[Entry, ...]:
             ("attention_norm", "norm", "layer_norm", "self_attn_layer_norm"),
             ("ffn_norm", "norm", "final_layer_norm", "final_layer_norm"),
         ):
-            add_module(
-                f"transformer/layers/layer/{ours}",
-                kind,
-                f"encoder.layers.{i}.{name}",
-                f"encoder.layers.{i}.{in_fairseq}",
-                f"wav2vec2.encoder.transformer.layers.{i}.{name}",
-                row=i,
-            )
+            layer = f"layers.{i}"
+            theirs = f"encoder.{layer}.{name}", f"encoder.{layer}.{in_fairseq}"
+            in_torchaudio = f"{transformer}.{layer}.{name}"
+            add_module(f"transformer/layers/layer/{ours}", kind, *theirs, in_torchaudio, row=i)
     return tuple(entries)
 
 
-_TORCHAUDIO_MASK = "mask_generator.mask_embedding"
-
-CTC_HEAD = (
-    Entry(
-        "ctc_head/kernel",
-        None,
-        "linear",
-        ("lm_head.weight",),
-        ("w2v_encoder.proj.weight",),
-        ("aux.weight",),
-    ),
-    Entry(
-        "ctc_head/bias",
-        None,
-        "same",
-        ("lm_head.bias",),
-        ("w2v_encoder.proj.bias",),
-        ("aux.bias",),
-    ),
-)
-
-# The pre-training head, one tensor each whatever the number of codebooks (`heads` cuts them):
-# projection, its bias, label embeddings. transformers has none; there it lies in a file beside the
-# model under fairseq's names.
-PRETRAINING_HEAD = {
-    "fairseq": ("final_proj.weight", "final_proj.bias", "label_embs_concat"),
-    "torchaudio": (
-        "logit_generator.final_proj.weight",
-        "logit_generator.final_proj.bias",
-        "logit_generator.label_embeddings",
-    ),
-}
-
-
 def spellings(entry: Entry, library: str, kind: str) -> tuple[str, ...]:
-    """Names of a tensor in the model that `library` has for `kind`; none: it has no home there.
+    """A tensor's names in the model that `library` has for `kind`; none: it has no home there.
 
-    Args:
-      entry: of `table` or `CTC_HEAD`.
-      library: one of `LIBRARIES`.
-      kind: "encoder" (transformers' `HubertModel`, torchaudio's `Wav2Vec2Model`), "pretraining"
-        (fairseq's `HubertModel`, torchaudio's `HuBERTPretrainModel`) or "ctc" (transformers'
-        `HubertForCTC`, fairseq's `HubertCtc`, torchaudio's `Wav2Vec2Model` with `aux`).
+    "encoder" is transformers' `HubertModel` and torchaudio's `Wav2Vec2Model`; "pretraining" is
+    fairseq's `HubertModel` and torchaudio's `HuBERTPretrainModel`; "ctc" is `HubertForCTC`,
+    `HubertCtc` and `Wav2Vec2Model` with `aux`.
     """
     names = getattr(entry, library)
     if not entry.ours.startswith("hubert/"):
@@ -172,10 +131,9 @@ def spellings(entry: Entry, library: str, kind: str) -> tuple[str, ...]:
 
 
 def encoder_prefix(library: str, kind: str) -> str:
-    """What stands before the encoder's names, where a model with a CTC head nests the encoder."""
-    if kind == "ctc":
-        return {"hugging_face": "hubert.", "fairseq": "w2v_encoder.w2v_model."}.get(library, "")
-    return ""
+    """What stands before the encoder's names where a model with a CTC head nests the encoder."""
+    prefixes = {"hugging_face": "hubert.", "fairseq": "w2v_encoder.w2v_model."}
+    return prefixes.get(library, "") if kind == "ctc" else ""
 
 
 def kind_of_tensors(tensors: Iterable[str], library: str) -> str:

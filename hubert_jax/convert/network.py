@@ -1,5 +1,6 @@
 """A network with all that belongs to it, whatever file it came from or goes to."""
 
+import collections
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -22,10 +23,9 @@ class Units:
     """What the classes of a pre-training head stand for.
 
     Attributes:
-      symbols: for each codebook, the names of its classes in order: units by their number, and
-        the special symbols that fairseq's dictionaries put first.
-      rate_hz: labels per second that the head was trained with.
-      codebook_digests: of the codebooks that gave the units; empty: not known.
+      symbols: of the classes of each codebook: numbers of units, after fairseq's specials.
+      rate_hz: labels per second.
+      codebook_digests: empty: not known.
     """
 
     symbols: tuple[tuple[str, ...], ...]
@@ -41,22 +41,14 @@ class Units:
     def offset(self) -> int:
         """First class of a unit in the first codebook: 4 after fairseq's specials, else 0."""
         symbols = self.symbols[0]
-        units = [i for i, symbol in enumerate(symbols) if symbol not in FAIRSEQ_SPECIALS]
-        return units[0] if units else len(symbols)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-able; `from_dict` reads it back."""
-        return config_lib.to_dict(self)
+        units = (i for i, symbol in enumerate(symbols) if symbol not in FAIRSEQ_SPECIALS)
+        return next(units, len(symbols))
 
     @classmethod
     def from_dict(
         cls, values: Mapping[str, Any], codebook_sizes: Sequence[int], where: str
     ) -> "Units":
-        """What `to_dict` gave.
-
-        Raises:
-          InputError: something else, or symbols of other class counts than `codebook_sizes`.
-        """
+        """From JSON; raises InputError for anything else, and for other `codebook_sizes`."""
         try:
             units = cls(
                 tuple(tuple(str(symbol) for symbol in symbols) for symbols in values["symbols"]),
@@ -83,13 +75,10 @@ class Network:
     """Parameters, what they are, and what converting them changed.
 
     Attributes:
-      params: our parameters, float32: `hubert`; `final_proj_i` and `label_embeddings_i`
-        (pre-training) or `ctc_head` (CTC) where there is a head.
-      architecture: of the encoder.
-      head: of pre-training; None without label embeddings.
-      regularization: what it was trained with, as far as its file says so.
-      vocabulary: of the CTC head; None without one.
-      units: what the classes of `label_embeddings_i` stand for; None without them.
+      params: float32: `hubert`; `final_proj_i` and `label_embeddings_i`, or `ctc_head`.
+      head, units: None without label embeddings.
+      regularization: as far as its file says so.
+      vocabulary: None without a CTC head.
       fingerprint: digest that stands for the weights and where they came from; may be empty.
       notes: a sentence for everything that reading widened, left out or made anew.
     """
@@ -105,11 +94,10 @@ class Network:
 
     def __post_init__(self) -> None:
         if (self.vocabulary is not None) != ("ctc_head" in self.params):
-            found = "no" if self.vocabulary is None else "a"
             raise InputError(
-                "a CTC head needs the vocabulary that it was trained with; "
-                f"found {found} vocabulary and {'a' if self.kind == 'ctc' else 'no'} head in the "
-                "parameters"
+                "a CTC head needs the vocabulary that it was trained with; found "
+                f"{'no' if self.vocabulary is None else 'a'} vocabulary and "
+                f"{'a' if self.kind == 'ctc' else 'no'} head in the parameters"
             )
         if self.vocabulary is not None:
             classes = np.shape(self.params["ctc_head"]["bias"])[0]
@@ -141,6 +129,14 @@ class Network:
         """The parameters by path."""
         return traverse_util.flatten_dict(dict(self.params), sep="/")
 
+    def described(self) -> dict[str, Any]:
+        """What a converted file keeps beside the tensors, JSON-able."""
+        return {
+            "architecture": config_lib.to_dict(self.architecture),
+            "head": self.head and config_lib.to_dict(self.head),
+            "regularization": config_lib.to_dict(self.regularization),
+        }
+
     def digest(self) -> str:
         """SHA-256 (hex) of the parameters, by path, shape and bytes."""
         total = hashlib.sha256()
@@ -151,22 +147,10 @@ class Network:
         return total.hexdigest()
 
 
-def described(network: Network) -> dict[str, Any]:
-    """What a converted file keeps of a network beside its tensors, JSON-able."""
-    return {
-        "architecture": config_lib.to_dict(network.architecture),
-        "head": network.head and config_lib.to_dict(network.head),
-        "regularization": config_lib.to_dict(network.regularization),
-    }
-
-
 def with_mask_embedding(
     params: Mapping[str, Any], architecture: Architecture
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Parameters that have a mask embedding, and a note where a new one had to be made.
-
-    A new one is uniform in [0, 1) as at initialisation, always the same.
-    """
+    """Parameters with a mask embedding, and a note where it had to be made: uniform in [0, 1)."""
     params = dict(params)
     if "mask_embedding" in params["hubert"]:
         return params, ()
@@ -177,8 +161,8 @@ def with_mask_embedding(
 
 def widening_note(dtypes: Sequence[str]) -> tuple[str, ...]:
     """A note on tensors that are not float32 in the file, from the dtypes of all its tensors."""
-    notes = []
-    for dtype in sorted(set(dtypes) - {"float32"}):
-        change = "narrowed" if dtype == "float64" else "widened"
-        notes.append(f"{change} to float32: {list(dtypes).count(dtype)} tensors in {dtype}")
-    return tuple(notes)
+    return tuple(
+        f"{'narrowed' if dtype == 'float64' else 'widened'} to float32: {count} tensors in {dtype}"
+        for dtype, count in sorted(collections.Counter(dtypes).items())
+        if dtype != "float32"
+    )

@@ -1,7 +1,9 @@
 """Safetensors files of NumPy arrays."""
 
+import json
 import os
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -12,37 +14,32 @@ from hubert_jax.errors import InputError
 
 
 def write_tensors(
-    path: str | os.PathLike,
-    tensors: Mapping[str, np.ndarray],
-    metadata: Mapping[str, str] | None = None,
+    path: str | os.PathLike, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, Any]
 ) -> None:
-    """Writes arrays in torch's layout; transformers refuses a file that does not say so."""
+    """Writes arrays as torch's, or transformers would refuse them; the metadata as JSON."""
     # safetensors writes the bytes as they lie: a transposed view would be stored scrambled.
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    safetensors.numpy.save_file(tensors, path, {"format": "pt", **(metadata or {})})
+    described = {name: json.dumps(value) for name, value in metadata.items()}
+    safetensors.numpy.save_file(tensors, path, {"format": "pt", **described})
 
 
 def read_tensors(
     path: str | os.PathLike,
 ) -> tuple[dict[str, np.ndarray], dict[str, str], tuple[str, ...]]:
-    """Arrays by name, all in float32; the file's metadata; a note on what was not float32.
+    """Arrays by name, float32; the file's metadata; a note on what was not float32.
 
     Raises:
       InputError: the file is missing, damaged, or holds something else than floating point.
     """
-    tensors, dtypes = {}, []
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            names = {name: file.get_slice(name).get_dtype() for name in file.keys()}
-            half = [name for name, dtype in names.items() if dtype == "BF16"]
-            for name in names.keys() - set(half):
-                tensors[name] = file.get_tensor(name)
-                dtypes.append(tensors[name].dtype.name)
+            half = {name for name in file.keys() if file.get_slice(name).get_dtype() == "BF16"}
+            tensors = {name: file.get_tensor(name) for name in file.keys() if name not in half}
+        dtypes = [tensor.dtype.name for tensor in tensors.values()] + ["bfloat16"] * len(half)
         if half:  # NumPy itself does not know the dtype
             with safetensors.safe_open(path, framework="flax") as file:
                 tensors |= {name: np.asarray(file.get_tensor(name), np.float32) for name in half}
-            dtypes += ["bfloat16"] * len(half)
     except (OSError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: cannot be read as safetensors ({error})") from None
     for name, tensor in tensors.items():

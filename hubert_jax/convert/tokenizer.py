@@ -14,17 +14,15 @@ _BLANK_TOKEN = "<pad>"  # transformers' CTC models take the padding token for th
 def tokenizer_files(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
     """The files of a `Wav2Vec2CTCTokenizer` by name.
 
-    The head keeps its own classes, blank first: the tokenizer has `<s>`, `</s>` and `<unk>` where
-    the head has rows for them. Rows that were never trained would be three more things that a
-    decoder must not choose, and without an unknown token a text outside the vocabulary is refused
-    instead of being taught.
+    `<s>`, `</s>` and `<unk>` are there only where the head has rows for them: a decoder must not
+    choose rows that were never trained, and a text outside the vocabulary is to be refused.
     """
     tokens = {_BLANK_TOKEN: BLANK}
     tokens |= {symbol: i for i, symbol in enumerate(vocabulary.symbols, start=1)}
     special: dict[str, str | None] = {"pad_token": _BLANK_TOKEN}
     for key, symbol in (("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")):
         special[key] = symbol if symbol in tokens else None
-    described = {
+    config = {
         "tokenizer_class": "Wav2Vec2CTCTokenizer",
         "processor_class": "Wav2Vec2Processor",
         **special,
@@ -35,7 +33,7 @@ def tokenizer_files(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
     }
     return {
         "vocab.json": tokens,
-        "tokenizer_config.json": described,
+        "tokenizer_config.json": config,
         "special_tokens_map.json": {key: token for key, token in special.items() if token},
     }
 
@@ -43,7 +41,7 @@ def tokenizer_files(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
 def read_vocabulary(
     directory: pathlib.Path, classes: int, values: Mapping[str, Any]
 ) -> tuple[Vocabulary, list[int]]:
-    """The vocabulary in `vocab.json` and, for each of our classes, its row in the head there."""
+    """The vocabulary in `vocab.json`, and the row in the head there of each of our classes."""
     path = directory / "vocab.json"
     tokens = files.read_json(path, "vocabulary of the CTC head")
     if sorted(tokens.values()) != list(range(classes)):

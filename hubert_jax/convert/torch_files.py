@@ -1,9 +1,4 @@
-"""torch's files, read without running what is pickled in them.
-
-`torch.load(weights_only=True)` builds tensors and plain containers and nothing else. fairseq's
-checkpoints name further classes: their dictionaries, their configuration. Those names are given
-to one inert class, which keeps what it is given and does nothing; any other name is refused.
-"""
+"""torch's files, read without running what is pickled in them."""
 
 import os
 import pathlib
@@ -18,28 +13,16 @@ from hubert_jax import files
 from hubert_jax.convert.network import widening_note
 from hubert_jax.errors import InputError
 
-# Names in genuine checkpoints of fairseq; torch says which others below its packages it meets.
+# Names in genuine checkpoints of fairseq; NumPy's are of scalars among the training metrics.
 _INERT_NAMES = (
     "argparse.Namespace",
-    "fairseq.data.dictionary.Dictionary",
-    "omegaconf.base.ContainerMetadata",
-    "omegaconf.base.Metadata",
-    "omegaconf.dictconfig.DictConfig",
-    "omegaconf.listconfig.ListConfig",
-    "omegaconf.nodes.AnyNode",
-    "omegaconf.nodes.BooleanNode",
-    "omegaconf.nodes.EnumNode",
-    "omegaconf.nodes.FloatNode",
-    "omegaconf.nodes.IntegerNode",
-    "omegaconf.nodes.StringNode",
     "typing.Any",
-    # Scalars of NumPy among the training metrics.
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
     "numpy.dtype",
     "_codecs.encode",
 )
-_INERT_PACKAGES = ("fairseq.", "omegaconf.")
+_INERT_PACKAGES = ("fairseq.", "omegaconf.")  # torch says which names below them it meets
 
 
 class _Inert:
@@ -67,7 +50,7 @@ def load(path: str | os.PathLike) -> Any:
     """The content of a file that torch wrote, on the CPU; tensors stay in the file until used.
 
     Raises:
-      InputError: torch or the file is missing; the file is damaged, or names anything to be run.
+      InputError: torch or the file is missing; the file is damaged, or names code to be run.
     """
     torch = _torch(path)
     path = pathlib.Path(path)
@@ -79,8 +62,7 @@ def load(path: str | os.PathLike) -> Any:
         try:
             with torch.serialization.safe_globals([(_Inert, name) for name in names]):
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-        # A damaged file ends in errors of many types: none of them is a fault of ours.
-        except Exception as error:
+        except Exception as error:  # a damaged file ends in errors of many types
             named = re.search(r"GLOBAL ([\w.]+)", str(error))
             if named is None:
                 reason = next(iter(str(error).splitlines()), "") or type(error).__name__
@@ -96,11 +78,7 @@ def load(path: str | os.PathLike) -> Any:
 
 
 def save(path: str | os.PathLike, content: Any) -> None:
-    """Writes nested dictionaries and lists for `torch.load`; NumPy arrays become tensors.
-
-    Raises:
-      InputError: torch is missing.
-    """
+    """Writes nested dictionaries; arrays become tensors. Raises InputError without torch."""
     torch = _torch(path)
 
     def converted(value: Any) -> Any:
@@ -118,11 +96,7 @@ def save(path: str | os.PathLike, content: Any) -> None:
 def arrays(
     tensors: Mapping[str, Any], path: str | os.PathLike
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Tensors as float32 arrays, and a note where they were of another precision.
-
-    Raises:
-      InputError: something that is no tensor of floating-point numbers.
-    """
+    """Tensors as float32 arrays, and a note on other dtypes; raises InputError for integers."""
     torch = _torch(path)
     found, dtypes = {}, []
     for name, tensor in tensors.items():
@@ -137,11 +111,7 @@ def arrays(
 
 
 def plain(value: Any, _within: frozenset[int] = frozenset()) -> Any:
-    """Dictionaries, lists, strings and numbers instead of inert objects.
-
-    Omegaconf's containers and nodes become their content, a namespace or dictionary its
-    attributes, an enumeration's member its value.
-    """
+    """Plain data instead of inert objects: what is in omegaconf's nodes, others' attributes."""
     if id(value) in _within:
         return None
     within = _within | {id(value)}

@@ -1,15 +1,12 @@
-"""State dicts of torchaudio's HuBERT models, with what they lack in files beside them.
+"""State dicts of torchaudio's HuBERT models (2.11, `models/wav2vec2`), and files beside them.
 
-A state dict carries no configuration: `FILE.json` beside it does, and builds the model there:
-`torchaudio.models.hubert_pretrain_model(**arguments)` or `wav2vec2_model(**arguments)`. What
-torchaudio has no home for (the mask embedding of a `Wav2Vec2Model`, label embeddings beside a CTC
-head) lies in `FILE.rest.safetensors`, so nothing is lost on the way back. Source: torchaudio 2.11,
-`models/wav2vec2`.
+`FILE.json` has the configuration, `FILE.rest.safetensors` tensors that have no home there.
 """
 
+import itertools
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +15,6 @@ from flax import traverse_util
 from hubert_jax import config as config_lib
 from hubert_jax import files
 from hubert_jax.convert import encoders, names, torch_files
-from hubert_jax.convert import network as network_lib
 from hubert_jax.convert.network import Network, Units, with_mask_embedding
 from hubert_jax.convert.safetensors_files import read_tensors, write_tensors
 from hubert_jax.convert.state_dicts import from_state_dict, to_state_dict
@@ -26,20 +22,17 @@ from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import NO_REGULARIZATION, Architecture, Head, Regularization
 from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
-# Width, layers and feed-forward width of the published sizes, and the heads, which no shape shows.
+# (dim, num_layers, ffn_dim) of the published sizes: attention heads, which no shape shows.
 _PUBLISHED = {(768, 12, 3072): 12, (1024, 24, 4096): 16, (1280, 48, 5120): 16}
 _STRIDES = {(10, 3, 3, 3, 3, 2, 2): (5, 2, 2, 2, 2, 2, 2)}
 _TEMPERATURE = 0.1  # of torchaudio's logits, not to be changed there
 
 
 def read(path: str | os.PathLike) -> Network:
-    """Reads a state dict of `HuBERTPretrainModel` or `Wav2Vec2Model`.
-
-    The architecture comes from `FILE.json`; without it from the shapes, for the published sizes.
+    """Reads a state dict; without `FILE.json` the shapes tell the published architectures.
 
     Raises:
-      InputError: a damaged file, one that names code to be run, or an architecture that nothing
-        tells.
+      InputError: a file that is damaged or names code to be run, or an unknown architecture.
     """
     path = pathlib.Path(path)
     content = torch_files.load(path)
@@ -62,10 +55,7 @@ def read(path: str | os.PathLike) -> Network:
     else:
         architecture, head, regularization = _published(tensors, kind, path)
         notes += (f"read off the shapes: the architecture, since there is no {beside.name}",)
-
-    biases = encoders.zero_biases(tensors, architecture, "torchaudio", kind)
-    if biases:
-        notes += (f"left out: {len(biases)} biases of the front-end's convolutions, all zero",)
+    notes += encoders.note_on_biases(tensors, architecture, "torchaudio", kind)
     params = from_state_dict(tensors, architecture, head, "torchaudio", str(path))
     if described.get("rest"):
         rest, _, _ = read_tensors(path.with_name(described["rest"]))
@@ -73,7 +63,6 @@ def read(path: str | os.PathLike) -> Network:
         params = traverse_util.unflatten_dict({**rest, **flat}, sep="/")
     params, made = with_mask_embedding(params, architecture)
     notes += made
-
     vocabulary = units = None
     if kind == "ctc":
         if "vocabulary" in described:
@@ -83,77 +72,62 @@ def read(path: str | os.PathLike) -> Network:
             notes += ("taken for granted: the letters of fairseq's dict.ltr.txt",)
     if head is not None and described.get("units"):
         units = Units.from_dict(described["units"], head.codebook_sizes, str(beside))
-    return Network(
-        params,
-        architecture,
-        head,
-        regularization,
-        vocabulary,
-        units,
-        files.sha256_file(path),
-        notes,
-    )
+    digest = files.sha256_file(path)
+    return Network(params, architecture, head, regularization, vocabulary, units, digest, notes)
 
 
-def _described(described: Mapping[str, Any], path: pathlib.Path) -> tuple[Any, Any, Any]:
-    """Architecture, head and regularization of `FILE.json`."""
-    values = {name: described.get(name) for name in ("architecture", "head", "regularization")}
-    schemas = (Architecture, Head, Regularization)
-    architecture, head, regularization = (
-        None
-        if schema is Head and values[name] is None
-        else config_lib.build(schema, values[name] or {}, f"{path}: {name}")
-        for name, schema in zip(values, schemas, strict=True)
-    )
-    return architecture, head, regularization
+def _described(
+    values: Mapping[str, Any], path: pathlib.Path
+) -> tuple[Architecture, Head | None, Regularization]:
+    def build(schema: Callable[..., Any], name: str) -> Any:
+        return config_lib.build(schema, values.get(name) or {}, f"{path}: {name}")
+
+    architecture = build(Architecture, "architecture")
+    head = None if values.get("head") is None else build(Head, "head")
+    return architecture, head, build(Regularization, "regularization")
 
 
 def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
-    """Writes a state dict and the files beside it; returns a note for what has no home in it.
-
-    Raises:
-      InputError: parameters that do not fit the architecture.
-    """
+    """Writes a state dict and the files beside it; returns notes on what has no home in it."""
     path, head, kind = pathlib.Path(path), network.head, network.kind
     tensors = to_state_dict(network.params, network.architecture, head, "torchaudio")
-    rest = {}
-    if kind != "pretraining":
-        rest = {
-            name: np.asarray(leaf)
-            for name, leaf in network.flat.items()
-            if name == "hubert/mask_embedding" or name.startswith("label_embeddings_")
-        }
-    notes: tuple[str, ...] = ()
+    rest = {
+        name: np.asarray(leaf)
+        for name, leaf in network.flat.items()
+        if kind != "pretraining" and name.startswith(("hubert/mask_embedding", "label_embeddings_"))
+    }
+    notes = []
     beside = _beside(path, ".rest.safetensors")
     if rest:
         with files.writing_file(beside) as aside:
-            write_tensors(aside, rest)
-        notes += (
+            write_tensors(aside, rest, {})
+        notes.append(
             f"left out of the state dict, kept in {beside.name}: {', '.join(sorted(rest))}, which "
-            "torchaudio's Wav2Vec2Model has no home for",
+            "torchaudio's Wav2Vec2Model has no home for"
         )
     else:
         beside.unlink(missing_ok=True)
-    if head and kind == "pretraining" and len(head.codebook_sizes) > 1:
-        notes += (
-            f"joined: the heads of {len(head.codebook_sizes)} codebooks, where torchaudio has one; "
-            "its encoder loads them, its head does not",
-        )
-    if head and kind == "pretraining" and head.temperature != _TEMPERATURE:
-        notes += (f"torchaudio's temperature is {_TEMPERATURE}, here it is {head.temperature}",)
-    files.write_json(
-        _beside(path, ".json"),
-        {
-            "model": "hubert_pretrain_model" if kind == "pretraining" else "wav2vec2_model",
-            "arguments": _arguments(network),
-            **network_lib.described(network),
-            **({"rest": beside.name} if rest else {}),
-            **({"vocabulary": network.vocabulary.to_dict()} if network.vocabulary else {}),
-            **({"units": network.units.to_dict()} if network.units else {}),
-        },
-    )
+    if head and kind == "pretraining":
+        if len(head.codebook_sizes) > 1:
+            notes.append(
+                f"joined: the heads of {len(head.codebook_sizes)} codebooks, where torchaudio has "
+                "one; its encoder loads them, its head does not"
+            )
+        if head.temperature != _TEMPERATURE:
+            notes.append(
+                f"torchaudio's temperature is {_TEMPERATURE}, here it is {head.temperature}"
+            )
+    described = {
+        "model": "hubert_pretrain_model" if kind == "pretraining" else "wav2vec2_model",
+        "arguments": _arguments(network),
+        **network.described(),
+        **({"rest": beside.name} if rest else {}),
+        **({"vocabulary": network.vocabulary.to_dict()} if network.vocabulary else {}),
+        **({"units": config_lib.to_dict(network.units)} if network.units else {}),
+    }
+    files.write_json(_beside(path, ".json"), described)
     torch_files.save(path, tensors)
-    return notes
+    return tuple(notes)
 
 
 def _beside(path: pathlib.Path, suffix: str) -> pathlib.Path:
@@ -161,7 +135,7 @@ def _beside(path: pathlib.Path, suffix: str) -> pathlib.Path:
 
 
 def _arguments(network: Network) -> dict[str, Any]:
-    """Arguments of the function that builds the model in torchaudio."""
+    """Of `torchaudio.models.hubert_pretrain_model` or `wav2vec2_model`."""
     config, regularization = network.architecture, network.regularization
     layers = zip(config.conv_channels, config.conv_kernels, config.conv_strides, strict=True)
     arguments = {
@@ -204,8 +178,7 @@ def _arguments(network: Network) -> dict[str, Any]:
         "skip_nomask": False,
         "num_classes": sum(head.codebook_sizes),
         "final_dim": head.projection_dim,
-        # torchaudio takes numbers between 0 and 1 only; None leaves gradients as they are.
-        "feature_grad_mult": scale if 0.0 < scale < 1.0 else None,
+        "feature_grad_mult": scale if 0.0 < scale < 1.0 else None,  # torchaudio refuses others
     }
 
 
@@ -214,7 +187,12 @@ def _published(
 ) -> tuple[Architecture, Head | None, Regularization]:
     """Architecture, head and regularization of a published size, from the shapes of its tensors."""
 
-    def refuse(found: Any) -> InputError:
+    def shapes(pattern: str) -> list[tuple[int, ...]]:
+        """Of the tensors whose names have 0, 1, ... in the pattern, up to the first missing."""
+        numbered = map(pattern.format, itertools.count())
+        return [tensors[name].shape for name in itertools.takewhile(tensors.__contains__, numbered)]
+
+    def refuse(found: str) -> InputError:
         return InputError(
             f"{path}: a state dict carries no configuration, and its shapes ({found}) are none of "
             f"the published sizes; write {_beside(path, '.json').name} beside it with "
@@ -222,25 +200,16 @@ def _published(
         )
 
     prefix = "wav2vec2." if kind == "pretraining" else ""
-    convolutions: list[tuple[int, ...]] = []
-    layers = 0
-    while (name := f"{prefix}feature_extractor.conv_layers.{len(convolutions)}.conv.weight") in (
-        tensors
-    ):
-        convolutions.append(tensors[name].shape)
     transformer = f"{prefix}encoder.transformer"
-    while f"{transformer}.layers.{layers}.attention.q_proj.weight" in tensors:
-        layers += 1
-    widths = f"{transformer}.layers.0.feed_forward.intermediate_dense.weight"
+    convolutions = shapes(f"{prefix}feature_extractor.conv_layers.{{}}.conv.weight")
     kernels = tuple(shape[-1] for shape in convolutions)
-    position = [
-        tensors[f"{transformer}.pos_conv_embed.conv.{name}"].shape
-        for name in ("weight_v", "parametrizations.weight.original1")
-        if f"{transformer}.pos_conv_embed.conv.{name}" in tensors
-    ]
-    if not position or len(position[0]) != 3 or widths not in tensors or kernels not in _STRIDES:
-        raise refuse(f"convolutions of {kernels}, {layers} layers")
-    ffn_dim, dim = tensors[widths].shape
+    wide = shapes(f"{transformer}.layers.{{}}.feed_forward.intermediate_dense.weight")
+    direction = f"{transformer}.pos_conv_embed.conv"
+    spelled = (f"{direction}.weight_v", f"{direction}.parametrizations.weight.original1")
+    position = [tensors[name].shape for name in spelled if name in tensors]
+    if not position or len(position[0]) != 3 or not wide or kernels not in _STRIDES:
+        raise refuse(f"convolutions of {kernels}, {len(wide)} layers")
+    (ffn_dim, dim), layers = wide[0], len(wide)
     if (dim, layers, ffn_dim) not in _PUBLISHED:
         raise refuse(f"width {dim}, {layers} layers, feed-forward {ffn_dim}")
     large = f"{prefix}feature_extractor.conv_layers.1.layer_norm.weight" in tensors
@@ -268,13 +237,13 @@ def _published(
 
 
 def _vocabulary(classes: int, path: pathlib.Path) -> Vocabulary:
-    """The published models' classes: blank, three special symbols or none, 28 characters."""
+    """The published classes: blank, three special symbols or none, 28 characters."""
     for specials in ((), ("<s>", "</s>", "<unk>")):
         vocabulary = Vocabulary.from_symbols((*specials, *LIBRISPEECH.characters))
         if vocabulary.size == classes:
             return vocabulary
     raise InputError(
         f"{path}: a CTC head of {classes} classes, and no {_beside(path, '.json').name} beside it "
-        'that says what they are ("vocabulary": {"ctc_head": [...]}); published ones have 29 '
+        'that says what they are ("vocabulary": {"characters": [...]}); published ones have 29 '
         "or 32"
     )

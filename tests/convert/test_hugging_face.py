@@ -138,15 +138,19 @@ def test_head_and_vocabulary_must_fit(config, make_params, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_other_networks_are_refused_by_field(config):
-    values = hugging_face.model_config(config.network({}))
+def test_other_networks_are_refused_by_field(config, make_params, tmp_path):
+    directory = tmp_path / "model"
+    hugging_face.write_directory(directory, config.network(make_params(config)))
+    values = json.loads((directory / "config.json").read_text())
     names_of_others = {"hidden_act": "relu", "conv_pos_batch_norm": True, "model_type": "wavlm"}
     for key, value in names_of_others.items():
+        (directory / "config.json").write_text(json.dumps({**values, key: value}))
         with pytest.raises(InputError, match=f"config.json: {key} is {value!r}"):
-            hugging_face.described({**values, key: value}, "config.json", {})
+            hugging_face.read_directory(directory)
     del values["num_attention_heads"]
-    with pytest.raises(InputError, match="num_attention_heads is missing"):
-        hugging_face.described(values, "config.json", {})
+    (directory / "config.json").write_text(json.dumps(values))
+    with pytest.raises(InputError, match="config.json: num_attention_heads is missing"):
+        hugging_face.read_directory(directory)
 
 
 def test_fields_of_another_type_are_named(config, make_params, tmp_path):

@@ -175,3 +175,20 @@ def test_pretraining_head_keeps_all_codebooks_apart(config, make_params, assert_
     tensors["label_embs_concat"] = tensors["label_embs_concat"][:-1]
     with pytest.raises(InputError, match=r"label_embs_concat has shape \(16, 16\)"):
         heads.head_from_library(tensors, config.architecture, config.head, "fairseq")
+
+
+@pytest.mark.parametrize("library", ["fairseq", "torchaudio"])
+def test_a_head_is_never_dropped_without_a_word(config, make_params, library):
+    params = make_params(config)
+    tensors = to_state_dict(params, config, library)
+    with pytest.raises(AssertionError, match="come with the head"):
+        state_dicts.to_state_dict(params, config.architecture, None, library)
+    with pytest.raises(InputError, match="has a pre-training head, which its configuration lacks"):
+        state_dicts.from_state_dict(tensors, config.architecture, None, library, "file")
+    embeddings = names.PRETRAINING_HEAD[library][2]
+    del tensors[embeddings]
+    with pytest.raises(InputError, match=f"file: missing: {embeddings}"):
+        state_dicts.from_state_dict(tensors, config.architecture, None, library, "file")
+    del params["label_embeddings_0"]
+    with pytest.raises(InputError, match="label_embeddings_0 is missing"):
+        to_state_dict(params, config, library)

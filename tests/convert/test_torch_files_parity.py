@@ -12,7 +12,7 @@ from oracles import Described
 
 from hubert_jax import files
 from hubert_jax.convert import encoders, fairseq, formats, names, state_dicts, torchaudio
-from hubert_jax.convert.fairseq_config import parse_conv_layers
+from hubert_jax.convert.fairseq_config import _parse_conv_layers
 from hubert_jax.convert.network import FAIRSEQ_SPECIALS, Network
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import NO_REGULARIZATION, Architecture, Head
@@ -201,6 +201,7 @@ NORM = "encoder.layers.1.final_layer_norm.bias"
         ),
         (lambda c: c["model"].update({NORM: torch.ones(48).int()}), f"{NORM} is torch.int32"),
         (lambda c: c["model"].pop("final_proj.bias"), "missing: final_proj.bias"),
+        (lambda c: c["model"].pop("label_embs_concat"), "missing: label_embs_concat"),
         (
             lambda c: c["model"].update(label_embs_concat=torch.ones(16, 16)),
             r"label_embs_concat has 16 rows, the dictionaries have \[10, 7\] symbols",
@@ -292,10 +293,10 @@ def test_fine_tuned_heads_and_their_dictionaries_must_fit(config, make_params, t
 )
 def test_the_list_of_convolutions_is_parsed_not_run(text, expected):
     if expected:
-        assert parse_conv_layers(text) == expected
+        assert _parse_conv_layers(text, "file") == expected
     else:
         with pytest.raises(InputError, match="expected lists of .channels, kernel, stride."):
-            parse_conv_layers(text)
+            _parse_conv_layers(text, "file")
 
 
 def test_weights_that_transformers_saved_before_safetensors(config, make_params, tmp_path):
@@ -373,3 +374,15 @@ def test_published_sizes_are_known_by_their_shapes(released, kind):
     assert found == expected
     assert torchaudio._vocabulary(29, None) == LIBRISPEECH
     assert torchaudio._vocabulary(32, None).symbols[:4] == (*FAIRSEQ_SPECIALS[::2], "<unk>", "|")
+
+
+@pytest.mark.parametrize("scheme", ["hf", "fairseq", "torchaudio"])
+def test_label_embeddings_beside_an_encoder_come_back(config, make_params, tmp_path, scheme):
+    params = make_params(config)
+    kept = ("hubert", "label_embeddings_0", "label_embeddings_1")
+    network = config.network({name: params[name] for name in kept})
+    where = f"{scheme}:{tmp_path}/encoder.pt"
+    formats.write(where, network)
+    found = formats.read(where)
+    assert_same_parameters(found, network)
+    assert found.head == config.head
