@@ -160,7 +160,7 @@ class _Read(beam.DoFn):
 
     def process(self, numbered: tuple[int, list[SourceUtterance]]) -> Iterator[tuple[Key, _Record]]:
         number, sources = numbered
-        taken = parts.NoteTaker()
+        noted: list[Notes] = []
         for source in sources:
             # All of a file or nothing, so it is held until its end is seen to be sound.
             kept = []
@@ -170,15 +170,15 @@ class _Read(beam.DoFn):
                     order = assembly.shuffle_order(utterance.id)
                     place = b"".join(number.to_bytes(8) for number in order)
                     record = _Record(place, len(utterance.audio), content)
-                    kept.append((parts.describe(utterance), record))
+                    kept.append((Notes.of(utterance), record))
             except InputError as error:
-                taken.reject(source.name, str(error))
+                noted.append(Notes.of_refused(source.name, str(error)))
                 continue
-            taken.keep(described for described, _ in kept)
+            noted += [notes for notes, _ in kept]
             for _, record in kept:
                 yield (source.corpus, buckets.bucket_of(record.samples)), record
         path = self._directory / f"{_NOTES}-{number:06d}.json"
-        files.write_json(path, dataclasses.asdict(taken.notes()))
+        files.write_json(path, dataclasses.asdict(Notes.joined(noted)))
 
 
 class _Plan:
