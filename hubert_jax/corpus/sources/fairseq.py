@@ -20,14 +20,11 @@ from hubert_jax.errors import InputError
 
 
 def discover(manifest: pathlib.Path) -> list[SourceUtterance]:
-    """The utterances of a manifest.
-
-    A folder in line 1 that is not absolute is taken relative to the manifest's own. Ids are the
-    files' names where the layout is LibriSpeech's, else their paths below that folder.
+    """The utterances of a manifest, whose folder may be relative to its own.
 
     Raises:
-      InputError: the folder is missing, a line is not `PATH<TAB>SAMPLES`, or the transcripts
-        have another number of lines; names file and line.
+      InputError: the folder is missing, a line is not `PATH<TAB>SAMPLES`, or there is another
+        number of transcripts; names file and line.
     """
     (_, first), *lines = read_lines(manifest) or [(1, "")]
     root = manifest.parent / first.strip()

@@ -1,8 +1,6 @@
 """Parquet tables as Hugging Face's data sets have them: audio files' bytes in a struct column.
 
-Needs pyarrow (`pip install hubert_jax[parquet]`). The column of the audio is the one that is a
-struct with a field `bytes`; `id`, transcript and speaker come from the columns of those names
-(`sources.transcripts`). Without an `id` an utterance is called FILE:ROW.
+Needs pyarrow (`pip install hubert_jax[parquet]`). Without an `id` an utterance is FILE:ROW.
 """
 
 import dataclasses
@@ -11,7 +9,7 @@ import pathlib
 import threading
 from typing import Any
 
-from hubert_jax.corpus.sources.transcripts import SPEAKER_COLUMNS, TEXT_COLUMNS, of_columns
+from hubert_jax.corpus.sources.transcripts import COLUMNS, utterance_of
 from hubert_jax.corpus.sources.utterances import SourceUtterance
 from hubert_jax.errors import InputError
 
@@ -28,7 +26,7 @@ class ParquetRow:
     row: int
 
     def load(self) -> bytes:
-        """The audio file's content; raises InputError if the table is damaged or has none."""
+        """The audio file's content; raises InputError if it is damaged or missing."""
         key = (self.path, self.column, self.group)
         if getattr(_cache, "key", None) != key:
             _cache.key = None
@@ -50,7 +48,7 @@ def discover(paths: list[pathlib.Path]) -> list[SourceUtterance]:
     """The utterances of one or more tables that make up a corpus.
 
     Raises:
-      InputError: pyarrow is missing, a file is damaged, is not Parquet or has no audio column.
+      InputError: pyarrow is missing, or a file is damaged, not Parquet or has no audio column.
     """
     top = pathlib.Path(os.path.commonpath([path.parent for path in paths]))
     return [utterance for path in paths for utterance in _rows(path, top)]
@@ -59,30 +57,18 @@ def discover(paths: list[pathlib.Path]) -> list[SourceUtterance]:
 def _rows(path: pathlib.Path, top: pathlib.Path) -> list[SourceUtterance]:
     table = _open(path)
     column = _audio_column(path, table.schema_arrow)
-    names = [
-        name for name in ("id", *TEXT_COLUMNS, *SPEAKER_COLUMNS) if name in table.schema_arrow.names
-    ]
+    names = [name for name in COLUMNS if name in table.schema_arrow.names]
     stem = path.relative_to(top).with_suffix("").as_posix()
     folder, file = path.parent, path.name
-    utterances, first = [], 0
+    utterances: list[SourceUtterance] = []
     for group in range(table.num_row_groups):
-        described = _guarded(path, lambda g=group: table.read_row_group(g, names).to_pylist())
         rows = table.metadata.row_group(group).num_rows
-        for row, values in enumerate(described or [{}] * rows):
-            transcript = of_columns(values)
+        columns = _guarded(path, lambda g=group: table.read_row_group(g, names).to_pylist())
+        for number, values in enumerate(columns or [{}] * rows):
             name = values.get("id")
-            utterances.append(
-                SourceUtterance(
-                    id=f"{stem}:{first + row}" if name in (None, "") else str(name),
-                    folder=folder,
-                    file=file,
-                    speaker=transcript.speaker,
-                    text=transcript.text,
-                    defect="" if transcript.text != "" else "empty transcript; expected words",
-                    row=ParquetRow(path, column, group, row),
-                )
-            )
-        first += rows
+            name = f"{stem}:{len(utterances)}" if name in (None, "") else str(name)
+            row = ParquetRow(path, column, group, number)
+            utterances.append(utterance_of(name, folder, file, values, row))
     return utterances
 
 

@@ -1,7 +1,6 @@
-"""Data sets that TensorFlow Datasets has prepared: `tfds:librispeech/train_clean100`.
+"""Data sets that TensorFlow Datasets has prepared, `tfds:NAME/CONFIG:VERSION/SPLIT` or less.
 
-The name may hold a configuration and a version, as TensorFlow Datasets writes them
-(`tfds:NAME/CONFIG:VERSION/SPLIT`). Nothing is downloaded here: `tfds build NAME` does that.
+Nothing is downloaded here: `tfds build NAME` does that.
 """
 
 import dataclasses
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hubert_jax.corpus.audio_files import Samples
-from hubert_jax.corpus.sources.transcripts import SPEAKER_COLUMNS, TEXT_COLUMNS, of_columns
+from hubert_jax.corpus.sources.transcripts import COLUMNS, utterance_of
 from hubert_jax.corpus.sources.utterances import SourceUtterance
 from hubert_jax.errors import InputError
 
@@ -51,15 +50,12 @@ class TfdsRow:
 
 
 def discover(location: str, data_dir: str) -> list[SourceUtterance]:
-    """The utterances of a split; ids are the feature `id`, or the record's own.
+    """The utterances of `tfds:NAME/SPLIT`; ids are the feature `id`, or the record's own.
 
-    Args:
-      location: `tfds:NAME/SPLIT`.
-      data_dir: where the data set was prepared; "": where TensorFlow Datasets looks by default.
+    `data_dir` is where it was prepared, "" where TensorFlow Datasets looks by default.
 
     Raises:
-      InputError: the data set is unknown or not prepared, has no such split, no audio, or does
-        not say its sample rate.
+      InputError: unknown, not prepared, no such split, no audio or no sample rate.
     """
     data_set, _, split = location.removeprefix(PREFIX).rpartition("/")
     if not data_set:
@@ -74,24 +70,18 @@ def discover(location: str, data_dir: str) -> list[SourceUtterance]:
     feature = _audio_feature(location, builder.info.features)
     wanted = [
         name
-        for name in ("id", *TEXT_COLUMNS, *SPEAKER_COLUMNS)
+        for name in COLUMNS
         if name in builder.info.features and builder.info.features[name].shape == ()
     ]
     utterances, folder = [], pathlib.Path(builder.data_path)
     for index, values in enumerate(_examples(builder, split, wanted)):
-        described = {name: _plain(value) for name, value in values.items()}
-        transcript = of_columns(described)
-        utterances.append(
-            SourceUtterance(
-                id=str(described.get("id") or described["tfds_id"]),
-                folder=folder,
-                file="",
-                speaker=transcript.speaker,
-                text=transcript.text,
-                defect="" if transcript.text != "" else "empty transcript; expected words",
-                row=TfdsRow(data_set, data_dir, split, feature, index),
-            )
-        )
+        described = {
+            name: value.decode() if isinstance(value, bytes) else value
+            for name, value in values.items()
+        }
+        name = str(described.get("id") or described["tfds_id"])
+        row = TfdsRow(data_set, data_dir, split, feature, index)
+        utterances.append(utterance_of(name, folder, "", described, row))
     if not utterances:
         raise InputError(f"{location}: expected examples, found none")
     return utterances
@@ -152,10 +142,6 @@ def _not_prepared(builder: Any) -> InputError:
         f"{PREFIX}{builder.info.full_name}: not prepared in {builder.data_path}; build it first: "
         f"tfds build {builder.name}"
     )
-
-
-def _plain(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def _samples(values: np.ndarray, rate: int) -> Samples:

@@ -16,27 +16,23 @@ class Row(Protocol):
     """Audio that is not a file of its own: a row of a table, a record of a data set."""
 
     def load(self) -> bytes | Samples:
-        """The row's audio: an audio file's content, or samples; raises InputError."""
-        ...
+        """An audio file's content, or samples; raises InputError."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SourceUtterance:
-    """One utterance as the corpus has it.
-
-    There may be ten million, so they are slim, and share their folders' paths.
+    """One utterance as the corpus has it; slim, since there may be ten million.
 
     Attributes:
-      id: unique in the corpus; the file's name in LibriSpeech's layout, elsewhere its path below
-        the folder; without the suffix.
-      folder: of the file.
-      file: name of the audio file, or of the file that holds it (for a transcript without audio:
-        of the file that holds the transcript).
-      speaker: the speaker's name, "" if the corpus does not say.
-      text: the transcript in upper case with single spaces, None if there is none.
+      id: unique in the corpus, without suffix; the file's name in LibriSpeech's layout, elsewhere
+        its path below the corpus.
+      folder: of the file; shared between utterances.
+      file: that holds the audio, or a transcript whose audio is missing.
+      speaker: "" if the corpus does not say.
+      text: in upper case with single spaces, None if there is none.
       defect: why the utterance cannot be used, "" if nothing is known against it.
-      row: where in `path` the audio is, None if the file is the audio.
-      corpus: the number of its corpus where a split mixes several, else 0.
+      row: where in the file the audio is, None if the file is the audio.
+      corpus: its number where a split mixes several.
     """
 
     id: str
@@ -55,7 +51,7 @@ class SourceUtterance:
 
     @property
     def name(self) -> str:
-        """How messages call it: the path, and its id where the path is not its own."""
+        """How messages call it: the path, and the id of a row."""
         return f"{self.path}" if self.row is None else f"{self.path}, {self.id}"
 
     def load(self) -> pathlib.Path | bytes | Samples:
@@ -64,7 +60,7 @@ class SourceUtterance:
 
 
 def refuse_duplicates(utterances: Iterable[SourceUtterance]) -> None:
-    """Raises InputError, naming both files, if two utterances, sorted by id, have the same."""
+    """Raises InputError if two utterances, sorted by id, have the same; names both files."""
     for one, other in itertools.pairwise(utterances):
         if one.id == other.id:
             first, second = sorted(str(utterance.path) for utterance in (one, other))
@@ -80,14 +76,14 @@ def normalised(text: str) -> str:
 
 
 def composed(name: str) -> str:
-    """A name as it is compared: file systems and tables may write accents differently."""
+    """A name to compare: file systems and tables may write accents differently."""
     return unicodedata.normalize("NFC", name)
 
 
 def named_by_path(relative: pathlib.PurePath) -> tuple[str, str]:
-    """(id, defect) of a file by its path below its corpus; the id has no suffix.
+    """(id, defect) of a file by its path below its corpus.
 
-    File names are bytes: one that is not UTF-8 can neither be an id nor be printed.
+    A name that is not UTF-8 can neither be an id nor be printed.
     """
     name = relative.with_suffix("").as_posix()
     try:
@@ -105,17 +101,13 @@ def is_librispeech(path: pathlib.PurePath) -> bool:
 
 
 def read_lines(path: pathlib.Path) -> list[tuple[int, str]]:
-    """Numbered lines (from 1) of a UTF-8 text that are not blank.
-
-    Raises:
-      InputError: the file cannot be read or is not UTF-8.
-    """
+    """Numbered lines (from 1) that are not blank, of a UTF-8 text; raises as `read_text`."""
     lines = enumerate(read_text(path).split("\n"), start=1)
     return [(number, line.rstrip("\r")) for number, line in lines if line.strip()]
 
 
 def read_text(path: pathlib.Path) -> str:
-    """A UTF-8 text, with or without a byte order mark; raises as `read_lines`."""
+    """A UTF-8 text, with or without a byte order mark; raises InputError if it is none."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
