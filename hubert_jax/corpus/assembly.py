@@ -37,10 +37,8 @@ def assemble(
 ) -> AudioManifest:
     """Copies the records of all parts into a split's shards; writes its index, tables and manifest.
 
-    A shard is of one bucket and one corpus of `mixture` (whose order is that of `INDEX["group"]`),
-    and is full once it has `shard_megabytes`. Shards depend on the utterances and their order
-    alone: equal input gives equal bytes however it was divided into parts.
-
+    A shard is of one bucket and one corpus of `mixture` (in the order of `INDEX["group"]`). Shards
+    depend on the utterances and their order alone, however these were divided into parts.
     `directory` is of a `files.writing_directory`; `workers` threads copy.
 
     Raises:
@@ -72,8 +70,7 @@ def write_tables(
 ) -> AudioManifest:
     """Writes a split's manifest, its index (`indexed`, of `shards`), what was refused and is odd.
 
-    Raises:
-      InputError: a corpus of the mixture has nothing that can be used.
+    Raises InputError if a corpus of the mixture has nothing that can be used.
     """
     noted = Notes.joined(notes)
     for name, rows in (("rejected.tsv", noted.rejected), ("flagged.tsv", noted.flagged)):
@@ -104,13 +101,12 @@ def shard_name(bucket_frames: int, number: int, count: int) -> str:
 
 
 def plan_shards(samples: np.ndarray, shard_megabytes: int) -> list[tuple[int, int]]:
-    """Ranges (first, last + 1) of shards over utterances of `samples` (n,) each.
+    """Ranges (first, last + 1) of utterances, a shard each; `samples` (n,) are of the utterances.
 
     A shard is full once it has `shard_megabytes`, 10**6 bytes of 16-bit audio.
     """
     ends = np.cumsum(samples, dtype=np.int64)
-    # An integer, or every search would convert all of `ends`.
-    full = math.ceil(shard_megabytes * 10**6 / 2)
+    full = math.ceil(shard_megabytes * 10**6 / 2)  # an integer: else each search converts `ends`
     ranges, first, before = [], 0, 0
     while first < len(ends):
         last = min(int(np.searchsorted(ends, before + full)), len(ends) - 1)
@@ -125,7 +121,7 @@ def plan_split(
     """Decides from the parts' indexes which records become which shard, of `groups` corpora.
 
     Returns the index of all records (parts.INDEX), the part that each lies in, and (file, bucket,
-    group, rows of the index) of every shard. Raises InputError if two utterances have one order.
+    group, rows of the index) of every shard. Raises InputError if two have the same order.
     """
     content = bytearray()  # grows in place: a list of arrays would be there twice
     lengths = []

@@ -1,7 +1,4 @@
-"""Audio files to 16 kHz mono waveforms, with every way in which a file can be bad named.
-
-libsndfile reads cut-off and damaged files without a word, so all of this is looked for here.
-"""
+"""Audio files to 16 kHz mono waveforms; defects that libsndfile lets pass are found here."""
 
 import dataclasses
 import io
@@ -18,12 +15,9 @@ import soundfile
 from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE, WINDOW
 
-# Rates outside are damaged headers; resampling from 1 Hz would fill the memory.
-_MIN_RATE, _MAX_RATE = 4_000, 768_000
-# Float files may exceed full scale a little; this far beyond, they hold integers.
-_MAX_FLOAT = 4.0
-# FLAC written to a pipe; libsndfile then reports the largest 64-bit number.
-_UNKNOWN_LENGTH = 2**40
+_MIN_RATE, _MAX_RATE = 4_000, 768_000  # others are damage; resampling 1 Hz would fill memory
+_MAX_FLOAT = 4.0  # full scale may be exceeded a little; beyond this, they are integers
+_UNKNOWN_LENGTH = 2**40  # of FLAC written to a pipe: the largest 64-bit number
 _BLOCK_VALUES = 1 << 20  # of all channels, decoded at a time: 4 MB
 _OGG_LAST_PAGE = 4
 _OGG_MAX_PAGE_BYTES = 65_307
@@ -46,8 +40,7 @@ def read_waveform(audio: Audio, convert: bool = False, name: str = "") -> np.nda
     """The waveform of an audio file or `Samples`: int16 (samples,), mono at 16 kHz, 400 or more.
 
     Up to 16 bits come back exactly; others are rounded and clipped at full scale. `convert` mixes
-    channels down to their mean and resamples (soxr, high quality). Messages begin with `name`, or
-    the path.
+    channels to their mean and resamples (soxr, high quality). Messages begin with `name` or path.
 
     Raises:
       InputError: no file, not audio, damaged, cut off, too short, NaN or infinite samples, or
@@ -186,10 +179,9 @@ def _native_blocks(name: str, file: soundfile.SoundFile, audio: _File) -> Iterat
 
 
 def _expected_frames(file: soundfile.SoundFile, audio: _File) -> int:
-    """How many samples the file says that it has, which libsndfile may have lowered."""
+    """Samples that the file says it has, which libsndfile may have lowered."""
     if file.format in ("WAV", "WAVEX"):
-        # libsndfile takes what is there and notes the difference in its log. Programs that write
-        # to a pipe do not know the length and leave 0 or a huge number.
+        # The header's number is in libsndfile's log; files written to a pipe have 0 or a huge one.
         note = re.search(r"^\s*data : (\d+) \(should be \d+\)", file.extra_info, re.MULTILINE)
         if note and 0 < int(note[1]) < 2**31 - 2**16:
             return int(note[1]) // (file.channels * _WAV_SAMPLE_BYTES.get(file.subtype, 4))
@@ -208,8 +200,7 @@ def _mp3_frames(audio: _File) -> int:
     flags, frames = struct.unpack_from(">II", head, tag + 4)
     if not flags & 1:
         return 0
-    # MPEG-1 has 1,152 samples a frame, MPEG-2 and 2.5 half as many. The frame's header is at most
-    # 36 bytes before the tag.
+    # The frame's header is at most 36 bytes before; MPEG-1 has 1,152 samples a frame, others 576.
     header = head.rfind(b"\xff", max(0, tag - 40), tag - 3)
     per_frame = 1152 if header >= 0 and head[header + 1] & 0x18 == 0x18 else 576
     # Decoders leave out the encoder's delay and padding, below 4,096 samples each.

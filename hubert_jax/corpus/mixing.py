@@ -19,10 +19,9 @@ class Mixture:
     def shares(self, seconds: dict[str, float]) -> dict[str, float]:
         """Shares by corpus, which sum to 1, from seconds of audio (all above 0) by corpus.
 
-        Up-sampled at two levels as in mHuBERT-147. The language of `de/mls` is `de`; its share is
-        (its seconds / all seconds) ** language_exponent, divided among its corpora by (corpus
-        seconds / language seconds) ** corpus_exponent, each normalised. Exponents of 1 keep the
-        natural shares, 0 makes languages (or a language's corpora) equal.
+        As in mHuBERT-147, a language (`de` of `de/mls`) has (its seconds / all seconds) **
+        language_exponent, divided among its corpora by (corpus seconds / language seconds) **
+        corpus_exponent, each normalised. Exponents of 1 keep the natural shares, 0 makes all equal.
         """
         languages: dict[str, dict[str, float]] = {}
         for name, value in seconds.items():

@@ -1,7 +1,4 @@
-"""Parts: what one worker made of some of a split's files, before shards are put together.
-
-Shards copy a part's records, so they depend on the utterances alone, not on workers or restarts.
-"""
+"""Parts: what one worker made of some of a split's files; shards are put together from them."""
 
 import dataclasses
 import pathlib
@@ -14,14 +11,12 @@ from hubert_jax.data import waveform
 from hubert_jax.data.records import RecordWriter, Utterance, serialize
 from hubert_jax.errors import InputError
 
-# Of a record: its place in the split's order (the first number counts most), the number of its
-# corpus, its samples, and the bytes of the part where it lies.
 INDEX = np.dtype(
     [
-        ("order", "<u8", (2,)),
-        ("group", "<i4"),
+        ("order", "<u8", (2,)),  # the record's place in its split; the first number counts most
+        ("group", "<i4"),  # number of its corpus
         ("samples", "<u4"),
-        ("offset", "<i8"),
+        ("offset", "<i8"),  # bytes in the part's file
         ("length", "<u4"),
     ]
 )
@@ -91,43 +86,37 @@ class Item:
 
 
 def write(path: pathlib.Path, items: Iterable[Item], encoded: str) -> Part:
-    """Writes a part: records, as one of `encoding.ENCODINGS`, to `path`; index and notes beside it.
+    """Writes a part: records to `path` (.tfrecord), their index beside it, and notes last.
 
-    Items that raise InputError are noted as rejected.
-
-    Raises:
-      InputError: a file cannot be written.
+    Items that raise InputError are noted as rejected. `encoded` is one of `encoding.ENCODINGS`.
+    Raises InputError if a file cannot be written.
     """
-    rows: list[tuple] = []
-    noted: list[Notes] = []
     with RecordWriter(path) as writer:
-        for item in items:
-            of_item, notes_of_item = _write_item(writer, item, encoded)
-            rows += of_item
-            noted += notes_of_item
-    index, notes = np.array(rows, INDEX), Notes.joined(noted)
+        written = [_write_item(writer, item, encoded) for item in items]
+    index = np.array([row for rows, _ in written for row in rows], INDEX)
+    notes = Notes.joined([noted for _, noted in written])
     try:
         np.save(path.with_suffix(".npy"), index)
-        # The notes come last: a part is complete once they are there.
         files.write_json(path.with_suffix(".json"), dataclasses.asdict(notes))
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     return Part(path, notes)
 
 
-def _write_item(writer: RecordWriter, item: Item, encoded: str) -> tuple[list[tuple], list[Notes]]:
+def _write_item(writer: RecordWriter, item: Item, encoded: str) -> tuple[list[tuple], Notes]:
     """Writes one file's utterances; returns their rows of the index, and notes."""
-    rows, notes = [], []
+    rows: list[tuple] = []
+    notes: list[Notes] = []
     utterances = iter(item.utterances)
     while True:
         try:
             order, utterance = next(utterances)
             record = serialize(utterance, encoded)
         except StopIteration:
-            return rows, notes
+            return rows, Notes.joined(notes)
         except InputError as error:
             # A damaged end makes void what came before: those records stay unused.
-            return [], [Notes.of_refused(item.name, str(error))]
+            return [], Notes.of_refused(item.name, str(error))
         offset = writer.bytes
         length = writer.write(record)
         rows.append((order, item.group, len(utterance.audio), offset, length))
@@ -140,8 +129,7 @@ def _one_line(text: str) -> str:
 
 
 def read(path: pathlib.Path) -> Part | None:
-    """A part that was written completely, None otherwise."""
-    # Nothing says that an older part's notes are removed before its other files.
+    """A part that was written completely and has all its files, None otherwise."""
     if not all(path.with_suffix(suffix).is_file() for suffix in (".json", ".npy", ".tfrecord")):
         return None
     return Part(path, read_notes(path.with_suffix(".json")))

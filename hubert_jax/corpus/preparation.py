@@ -1,7 +1,4 @@
-"""From a corpus's utterances to a split's parts, by threads, resumable.
-
-A part is named after all that its content depends on: one that is there is never stale.
-"""
+"""From a corpus's utterances to a split's parts, by threads, resumable."""
 
 import concurrent.futures
 import dataclasses
@@ -45,10 +42,8 @@ def write_parts(
     """Writes the parts that are not there yet; returns all, in the order of the sources.
 
     Whatever else is in `directory` is removed. `sources` are sorted by id; `workers` are threads;
-    `progress` is called with the number of files of every part that is complete.
-
-    Raises:
-      InputError: a part cannot be written; those that are complete stay.
+    `progress` is called with the number of files of every part that is complete. Raises InputError
+    if a part cannot be written; those that are complete stay.
     """
     directory.mkdir(parents=True, exist_ok=True)
     planned = {_name(part, treatment): part for part in divided(sources)}
@@ -92,8 +87,7 @@ def _items(
 def utterances_of(source: SourceUtterance, treatment: Treatment) -> Iterator[Utterance]:
     """What a file gives: one utterance, or pieces `ID:START-END` (samples) of a long recording.
 
-    Raises:
-      InputError: the file cannot be used; what came before is void.
+    Raises InputError if the file cannot be used; what came before is void.
     """
     if source.defect:
         raise InputError(f"{source.name}: {source.defect}")
@@ -128,7 +122,7 @@ def divided(sources: Sequence[SourceUtterance]) -> Iterator[list[SourceUtterance
 
 
 def _name(part: list[SourceUtterance], treatment: Treatment) -> str:
-    """A digest of all that a part's content depends on."""
+    """A digest of all that a part's content depends on: one that is there is never stale."""
     versions = [_VERSION, soundfile.__libsndfile_version__, soxr.__version__]
     rows = [
         [s.id, str(s.path), s.speaker, s.text, s.defect, repr(s.row), s.corpus, _stamp(s.path)]

@@ -1,7 +1,4 @@
-"""What a corpus is: folders of audio, manifests, tables of rows, TensorFlow Datasets builders.
-
-Each kind is a module that gives `SourceUtterance`s; nothing downstream knows which.
-"""
+"""What a corpus is: each module here gives the `SourceUtterance`s of one kind."""
 
 import operator
 import os
@@ -21,8 +18,7 @@ def discover(location: str | os.PathLike, data_dir: str = "") -> list[SourceUtte
     `.tsv`, a `.parquet` file or a folder of them, or a folder of audio files.
 
     Raises:
-      InputError: there is no such corpus, it is empty, it cannot be listed, or two of its
-        utterances have the same id; names the file and line where there is one.
+      InputError: no such corpus, an empty one, one that cannot be listed, or an id twice.
     """
     name, path = os.fspath(location), pathlib.Path(location)
     suffix = path.suffix.lower()

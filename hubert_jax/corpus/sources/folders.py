@@ -1,7 +1,4 @@
-"""Folders of audio files: LibriSpeech's and Libri-light's trees, and any other.
-
-A file's transcript is in the nearest table above it, of one of the forms in `transcripts`.
-"""
+"""Folders of audio files: LibriSpeech's and Libri-light's trees, and any other."""
 
 import itertools
 import json
@@ -13,7 +10,7 @@ from typing import NamedTuple
 
 from hubert_jax.corpus.sources import transcripts
 from hubert_jax.corpus.sources.transcripts import Table, Transcript
-from hubert_jax.corpus.sources.utterances import SourceUtterance, is_librispeech, named_by_path
+from hubert_jax.corpus.sources.utterances import SourceUtterance, identify
 from hubert_jax.errors import InputError
 
 _AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
@@ -22,7 +19,7 @@ _OTHER_AUDIO = (".m4a", ".m4b", ".aac", ".wma", ".amr", ".ape", ".wv")
 
 
 class Listed(NamedTuple):
-    """What a folder itself holds: sorted names of audio files, names of JSON files, paths."""
+    """What a folder itself holds: paths, sorted names of audio files, names of JSON files."""
 
     path: pathlib.Path
     audio: list[str]
@@ -35,8 +32,7 @@ class Listed(NamedTuple):
 def walk(top: pathlib.Path) -> list[Listed]:
     """What is in a folder and below it; follows links, leaves out names that begin with a dot.
 
-    Raises:
-      InputError: a folder cannot be listed, or vanishes meanwhile: what it holds is unknown.
+    Raises InputError if a folder cannot be listed, or vanishes: what it holds is unknown.
     """
     return list(_walk(top, (), top))
 
@@ -61,7 +57,7 @@ def _walk(
         lower = name.lower()
         if name.startswith("."):
             continue
-        elif is_folder:
+        if is_folder:
             yield from _walk(folder / name, (*above, here), top)
         elif lower.endswith(_AUDIO_SUFFIXES + _OTHER_AUDIO):
             listed.audio.append(name)
@@ -89,11 +85,10 @@ def _is_folder(entry: os.DirEntry) -> bool:
 def discover(folder: pathlib.Path, found: list[Listed]) -> list[SourceUtterance]:
     """The utterances of a folder of audio files; empties `found`, which is `walk(folder)`.
 
-    Speakers are the table's, else Libri-light's, LibriSpeech's or the first folder. Where there
-    are transcripts, audio and transcripts without the other have a `defect`, empty ones too.
+    A speaker is the transcript's, else Libri-light's, LibriSpeech's or the first folder. Where
+    there are transcripts, audio without one and transcripts without audio have a `defect`.
 
-    Raises:
-      InputError: no audio file, or a table of transcripts that cannot be used.
+    Raises InputError if there is no audio, or a table cannot be read.
     """
     if not any(listed.audio for listed in found):
         expected = ", ".join(f"*{suffix}" for suffix in _AUDIO_SUFFIXES)
@@ -109,10 +104,8 @@ def discover(folder: pathlib.Path, found: list[Listed]) -> list[SourceUtterance]
     while found:
         listed = found.pop()
         chapters = [transcripts.read_table(path) for path in listed.chapters]
-        folders = (listed.path, *listed.path.parents)
-        above = itertools.chain.from_iterable(deep.get(parent, ()) for parent in folders)
-        # A chapter's own file counts before a table for everything.
-        table = next(itertools.chain(chapters, above), None)
+        above = (deep.get(parent, []) for parent in (listed.path, *listed.path.parents))
+        table = next(itertools.chain(chapters, *above), None)
         of_folder: set[Transcript] = set()
         utterances += _utterances(listed, folder, table, of_folder)
         for chapter in chapters:
@@ -129,13 +122,12 @@ def _without_audio(
 ) -> Iterator[SourceUtterance]:
     """What a table says about files that are not there."""
     parent, file = table.path.parent, table.path.name
-    # Below the folder such a name may occur in several tables.
     below = pathlib.PurePosixPath(parent.relative_to(folder).as_posix())
     for name, said in table.entries.items():
         if said in used:
             continue
         entry, where = name, "one beside it"
-        if table.deep:
+        if table.deep:  # several may have the name
             entry, where = str(below / name), str(parent / name)
         defect = f"transcript of {name} has no audio file; expected {where}"
         yield SourceUtterance(entry, parent, file, said.speaker, said.text, defect)
@@ -144,14 +136,10 @@ def _without_audio(
 def _utterances(
     listed: Listed, folder: pathlib.Path, table: Table | None, used: set[Transcript]
 ) -> Iterator[SourceUtterance]:
-    """The audio files of one folder; adds to `used` what the table says about them."""
+    """Of one folder; adds to `used` what the table says about its files."""
     for file in listed.audio:
         path = listed.path / file
-        relative = path.relative_to(folder)
-        name, defect = named_by_path(relative)
-        speaker = relative.parts[0] if len(relative.parts) > 1 else ""
-        if not defect and is_librispeech(path):
-            name, speaker = path.stem, path.parent.parent.name
+        name, speaker, defect = identify(folder, path.relative_to(folder))
         if (sidecar := path.with_suffix(".json")).name in listed.json:
             speaker = _librilight_speaker(sidecar) or speaker
         if not defect and path.suffix.lower() in _OTHER_AUDIO:
@@ -169,7 +157,6 @@ def _utterances(
             defect = f"no transcript; expected a line for it in {table.path}"
         elif text == "":
             defect = f"empty transcript in {table.path}; expected words"
-        # Names of speakers are shared, however many utterances they have.
         yield SourceUtterance(name, listed.path, file, sys.intern(speaker), text, defect)
 
 

@@ -3,10 +3,12 @@
 Needs pyarrow (`pip install hubert_jax[parquet]`). Without an `id` an utterance is FILE:ROW.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from hubert_jax.corpus.sources.transcripts import COLUMNS, utterance_of
@@ -31,9 +33,8 @@ class ParquetRow:
         if getattr(_cache, "key", None) != key:
             _cache.key = None
             table = _open(self.path)
-            _cache.values = _guarded(
-                self.path, lambda: table.read_row_group(self.group, [self.column]).column(0)
-            )
+            with _guarded(self.path):
+                _cache.values = table.read_row_group(self.group, [self.column]).column(0)
             _cache.key = key
         value = _cache.values[self.row].as_py()
         if not value or not value.get("bytes"):
@@ -63,7 +64,8 @@ def _rows(path: pathlib.Path, top: pathlib.Path) -> list[SourceUtterance]:
     utterances: list[SourceUtterance] = []
     for group in range(table.num_row_groups):
         rows = table.metadata.row_group(group).num_rows
-        columns = _guarded(path, lambda g=group: table.read_row_group(g, names).to_pylist())
+        with _guarded(path):
+            columns = table.read_row_group(group, names).to_pylist()
         for number, values in enumerate(columns or [{}] * rows):
             name = values.get("id")
             name = f"{stem}:{len(utterances)}" if name in (None, "") else str(name)
@@ -91,14 +93,16 @@ def _open(path: pathlib.Path) -> Any:
         raise InputError(
             f"{path}: reading Parquet needs pyarrow; install hubert_jax[parquet]"
         ) from None
-    return _guarded(path, lambda: pyarrow.parquet.ParquetFile(path))
+    with _guarded(path):
+        return pyarrow.parquet.ParquetFile(path)
 
 
-def _guarded(path: pathlib.Path, read: Any) -> Any:
+@contextlib.contextmanager
+def _guarded(path: pathlib.Path) -> Iterator[None]:
     import pyarrow
 
     try:
-        return read()
+        yield
     except (OSError, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: damaged or not Parquet ({reason[:200]})") from None

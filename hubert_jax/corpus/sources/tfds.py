@@ -1,7 +1,4 @@
-"""Data sets that TensorFlow Datasets has prepared, `tfds:NAME/CONFIG:VERSION/SPLIT` or less.
-
-Nothing is downloaded here: `tfds build NAME` does that.
-"""
+"""Data sets that TensorFlow Datasets has prepared (`tfds build`); nothing is downloaded here."""
 
 import dataclasses
 import pathlib
@@ -50,12 +47,10 @@ class TfdsRow:
 
 
 def discover(location: str, data_dir: str) -> list[SourceUtterance]:
-    """The utterances of `tfds:NAME/SPLIT`; ids are the feature `id`, or the record's own.
+    """The utterances of `tfds:NAME/CONFIG:VERSION/SPLIT`; ids are the feature `id` or the record's.
 
-    `data_dir` is where it was prepared, "" where TensorFlow Datasets looks by default.
-
-    Raises:
-      InputError: unknown, not prepared, no such split, no audio or no sample rate.
+    `data_dir` is where it was prepared, "" where TensorFlow Datasets looks by default. Raises
+    InputError if it is unknown or not prepared, or has no such split, no audio or no sample rate.
     """
     data_set, _, split = location.removeprefix(PREFIX).rpartition("/")
     if not data_set:
@@ -75,13 +70,13 @@ def discover(location: str, data_dir: str) -> list[SourceUtterance]:
     ]
     utterances, folder = [], pathlib.Path(builder.data_path)
     for index, values in enumerate(_examples(builder, split, wanted)):
-        described = {
+        columns = {
             name: value.decode() if isinstance(value, bytes) else value
             for name, value in values.items()
         }
-        name = str(described.get("id") or described["tfds_id"])
+        name = str(columns.get("id") or columns["tfds_id"])
         row = TfdsRow(data_set, data_dir, split, feature, index)
-        utterances.append(utterance_of(name, folder, "", described, row))
+        utterances.append(utterance_of(name, folder, "", columns, row))
     if not utterances:
         raise InputError(f"{location}: expected examples, found none")
     return utterances
@@ -120,13 +115,9 @@ def _examples(builder: Any, split: str, features: list[str]) -> Iterator[dict]:
     config = tfds.ReadConfig(
         add_tfds_id=True, try_autocache=False, interleave_cycle_length=1, skip_prefetch=True
     )
+    decoders = tfds.decode.PartialDecoding(dict.fromkeys(features, True))
     try:
-        data_set = builder.as_dataset(
-            split=split,
-            shuffle_files=False,
-            read_config=config,
-            decoders=tfds.decode.PartialDecoding(dict.fromkeys(features, True)),
-        )
+        data_set = builder.as_dataset(split=split, read_config=config, decoders=decoders)
         yield from data_set.as_numpy_iterator()
     except AssertionError:
         raise _not_prepared(builder) from None

@@ -1,4 +1,4 @@
-"""Tables of transcripts that lie beside audio files, in the five forms that corpora have them."""
+"""Tables of transcripts beside audio files, in the five forms that corpora have them."""
 
 import csv
 import dataclasses
@@ -20,8 +20,7 @@ from hubert_jax.errors import InputError
 CHAPTER_SUFFIX = ".trans.txt"
 TABLE = "transcripts.tsv"
 METADATA = ("metadata.csv", "metadata.jsonl")
-# First column of transcripts.tsv, where its first line names the columns.
-_FILE_COLUMNS = ("file", "utterance", "id")
+_FILE_COLUMNS = ("file", "utterance", "id")  # the first one of transcripts.tsv
 # The names under which Hugging Face's corpora have them, the first one that is there.
 _TEXT_COLUMNS = ("transcription", "text", "sentence", "transcript", "normalized_text")
 _SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id")
@@ -58,11 +57,7 @@ class Table:
 
 
 def read_table(path: pathlib.Path) -> Table:
-    """Reads a table of any form, told apart by name and first line.
-
-    Raises:
-      InputError: not UTF-8, a file named twice, or a column missing; names the line.
-    """
+    """Reads a table of any form; raises InputError, which names the line, where it is damaged."""
     chapter = path.name.endswith(CHAPTER_SUFFIX)
     if chapter:
         rows = _chapter(path)
@@ -97,11 +92,11 @@ def _chapter(path: pathlib.Path) -> _Rows:
 
 def _table(path: pathlib.Path) -> _Rows:
     """transcripts.tsv: lines `FILE<TAB>TEXT`, or columns named in the first line."""
-    columns = {"file": 0, "text": 1}
+    columns = {"text": 1}
     for number, line in read_lines(path):
         cells = line.split("\t")
         if number == 1 and "text" in cells and cells[0] in _FILE_COLUMNS:
-            columns = {"file": 0} | {name: i for i, name in enumerate(cells) if i}
+            columns = {name: i for i, name in enumerate(cells)}
             continue
         if len(cells) <= columns["text"]:
             raise InputError(
@@ -114,23 +109,21 @@ def _table(path: pathlib.Path) -> _Rows:
 
 
 def _ljspeech(path: pathlib.Path, lines: list[tuple[int, str]]) -> _Rows:
-    """metadata.csv: lines `ID|TEXT|NORMALISED TEXT` for `wavs/ID.wav`, by the folder's speaker."""
+    """metadata.csv of one speaker: lines `ID|TEXT|TEXT WITHOUT NUMBERS` for `wavs/ID.wav`."""
     speaker = path.absolute().parent.name
     for number, line in lines:
         cells = line.split("|")
         if len(cells) < 2:
             raise InputError(f"{path}, line {number}: expected ID|TEXT, found {line[:40]!r}")
-        # The last column has numbers and abbreviations written out.
         yield number, f"wavs/{cells[0].strip()}", Transcript(normalised(cells[-1]), speaker)
 
 
 def _csv(path: pathlib.Path) -> _Rows:
     """metadata.csv of a Hugging Face audio folder: a column `file_name`, others by name."""
-    # A cell may hold line breaks, so the module counts the lines itself.
     reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         for row in reader:
-            yield _metadata(path, reader.line_num, row)
+            yield _metadata(path, reader.line_num, row)  # cells may hold line breaks
     except csv.Error as error:
         raise InputError(
             f"{path}, line {reader.line_num}: not comma-separated values ({error})"

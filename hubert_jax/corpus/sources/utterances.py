@@ -21,28 +21,16 @@ class Row(Protocol):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SourceUtterance:
-    """One utterance as the corpus has it; slim, since there may be ten million.
+    """One utterance as the corpus has it; slim, since there may be ten million."""
 
-    Attributes:
-      id: unique in the corpus, without suffix; the file's name in LibriSpeech's layout, elsewhere
-        its path below the corpus.
-      folder: of the file; shared between utterances.
-      file: that holds the audio, or a transcript whose audio is missing.
-      speaker: "" if the corpus does not say.
-      text: in upper case with single spaces, None if there is none.
-      defect: why the utterance cannot be used, "" if nothing is known against it.
-      row: where in the file the audio is, None if the file is the audio.
-      corpus: its number where a split mixes several.
-    """
-
-    id: str
-    folder: pathlib.Path
-    file: str
-    speaker: str
-    text: str | None
-    defect: str = ""
-    row: Row | None = None
-    corpus: int = 0
+    id: str  # as `identify` gives it, or a row's
+    folder: pathlib.Path  # shared between utterances
+    file: str  # with the audio, or with a transcript whose audio is missing
+    speaker: str  # "" if unknown
+    text: str | None  # in upper case with single spaces
+    defect: str = ""  # why it cannot be used
+    row: Row | None = None  # where in the file the audio is; None: the file is the audio
+    corpus: int = 0  # its number where a split mixes several
 
     @property
     def path(self) -> pathlib.Path:
@@ -80,24 +68,24 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def named_by_path(relative: pathlib.PurePath) -> tuple[str, str]:
-    """(id, defect) of a file by its path below its corpus.
+def identify(corpus: pathlib.Path, relative: pathlib.PurePath) -> tuple[str, str, str]:
+    """(id, speaker, defect) of a file by its path below its corpus.
 
-    A name that is not UTF-8 can neither be an id nor be printed.
+    LibriSpeech's SPEAKER/CHAPTER/SPEAKER-CHAPTER-UTT.flac says both; elsewhere the id is the path
+    without suffix, the speaker the first folder.
     """
+    speaker = relative.parts[0] if len(relative.parts) > 1 else ""
     name = relative.with_suffix("").as_posix()
     try:
         name.encode()
-    except UnicodeEncodeError:
-        raw = os.fsencode(name)
-        return raw.decode("utf-8", "backslashreplace"), "its name is not UTF-8; rename the file"
-    return name, ""
-
-
-def is_librispeech(path: pathlib.PurePath) -> bool:
-    """Whether a path is SPEAKER/CHAPTER/SPEAKER-CHAPTER-UTT.flac."""
-    speaker, chapter = path.parent.parent.name, path.parent.name
-    return bool(speaker) and path.stem.startswith(f"{speaker}-{chapter}-")
+    except UnicodeEncodeError:  # can neither be an id nor be printed
+        raw = os.fsencode(name).decode("utf-8", "backslashreplace")
+        return raw, speaker, "its name is not UTF-8; rename the file"
+    chapter = (corpus / relative).parent
+    reader = chapter.parent.name
+    if reader and relative.stem.startswith(f"{reader}-{chapter.name}-"):
+        return relative.stem, reader, ""
+    return name, speaker, ""
 
 
 def read_lines(path: pathlib.Path) -> list[tuple[int, str]]:
@@ -107,7 +95,7 @@ def read_lines(path: pathlib.Path) -> list[tuple[int, str]]:
 
 
 def read_text(path: pathlib.Path) -> str:
-    """A UTF-8 text, with or without a byte order mark; raises InputError if it is none."""
+    """A UTF-8 text, with or without a byte order mark; raises InputError if it cannot be read."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
