@@ -183,10 +183,10 @@ def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sour
     if config.beam_runner:
         from hubert_jax.corpus import beam_pipeline
 
-        runner = beam_pipeline.Runner(config.beam_runner, config.beam_options)
+        pipeline = beam_pipeline.pipeline_on(config.beam_runner, config.beam_options)
         with files.writing_directory(output / split) as directory:
             done, indexed, notes = beam_pipeline.write_shards(
-                directory, sources, treatment, config.shard_megabytes, settings["mixture"], runner
+                pipeline, directory, sources, treatment, config.shard_megabytes, settings["mixture"]
             )
             _refuse_too_many(config, split, notes, len(sources))
             manifest = assembly.write_tables(directory, split, done, indexed, notes, **settings)

@@ -37,54 +37,22 @@ def assemble(
 ) -> AudioManifest:
     """Copies the records of all parts into a split's shards; writes its index, tables and manifest.
 
-    A shard is full once its utterances have `shard_megabytes`; it is a function of the utterances
-    and their order alone, so equal input gives equal bytes however it was divided into parts.
-    Buckets without utterances have no shard.
-
-    Args:
-      directory: of a `files.writing_directory`.
-      split: the split's name.
-      written: the parts.
-      shard_megabytes: 10**6 bytes of 16-bit audio per shard; 64 are 2,000 s.
-      encoding: how the parts' records hold audio.
-      mixture: its corpora in the order of their numbers in the parts' index; a shard then holds
-        one of them only. None: they are all one.
-      workers: threads that copy.
+    A shard is of one bucket and one corpus of `mixture` (in the order of `INDEX["group"]`). Shards
+    depend on the utterances and their order alone, however these were divided into parts.
+    `directory` is of a `files.writing_directory`; `workers` threads copy.
 
     Raises:
-      InputError: two utterances have the same order, or a shard cannot be written.
+      InputError: two utterances have the same id, or a shard cannot be written.
     """
     groups = tuple(mixture.weights) if mixture else ("",)
-    index, part_of, planned = plan_split(written, len(groups), shard_megabytes)
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        copied = [
-            pool.submit(_copy, directory / name, rows, index, part_of, written)
-            for name, _, _, rows in planned
-        ]
-        try:
-            done = [future.result() for future in copied]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    shards = tuple(
-        ShardInfo(
-            file=name,
-            bucket_frames=frames,
-            utterances=len(rows),
-            samples=int(index["samples"][rows].sum()),
-            digest=digest,
-            group=groups[group],
-        )
-        for (name, frames, group, rows), (digest, _) in zip(planned, done, strict=True)
-    )
-    del index, part_of, planned  # hundreds of megabytes where there are ten million records
-    notes = [part.notes for part in written]
+    # On return the plan is freed: hundreds of megabytes where there are ten million records.
+    copied = _copy_records(directory, written, groups, shard_megabytes, workers)
     return write_tables(
         directory,
         split,
-        shards,
-        [indexed for _, indexed in done],
-        notes,
+        tuple(shard for shard, _ in copied),
+        [indexed for _, indexed in copied],
+        [part.notes for part in written],
         encoding=encoding,
         mixture=mixture,
     )
@@ -100,29 +68,26 @@ def write_tables(
     encoding: str,
     mixture: Mixture | None,
 ) -> AudioManifest:
-    """Writes what lies beside a split's shards: index, manifest, what was refused, what is odd.
+    """Writes a split's manifest, its index (`indexed`, of `shards`), what was refused and is odd.
 
-    `indexed` is of the shards, in their order.
-
-    Raises:
-      InputError: a corpus of the mixture has nothing that can be used.
+    Raises InputError if a corpus of the mixture has nothing that can be used.
     """
-    rejected = sorted(row for note in notes for row in note.rejected)
-    flagged = sorted(row for note in notes for row in note.flagged)
-    for name, rows in (("rejected.tsv", rejected), ("flagged.tsv", flagged)):
-        (directory / name).write_text("".join(f"{file}\t{reason}\n" for file, reason in rows))
+    noted = Notes.joined(notes)
+    for name, rows in (("rejected.tsv", noted.rejected), ("flagged.tsv", noted.flagged)):
+        lines = (f"{file}\t{reason}\n" for file, reason in sorted(rows))
+        (directory / name).write_text("".join(lines))
     manifest = AudioManifest(
         split=split,
         sample_rate=SAMPLE_RATE,
         utterances=sum(shard.utterances for shard in shards),
         seconds=_seconds(shards),
-        speakers=len({speaker for note in notes for speaker in note.speakers}),
-        transcribed=sum(note.transcribed for note in notes),
-        rejected=len(rejected),
+        speakers=len(noted.speakers),
+        transcribed=noted.transcribed,
+        rejected=len(noted.rejected),
         digest=manifests.shards_digest(shards),
         shards=shards,
         encoding=encoding,
-        flagged=len(flagged),
+        flagged=len(noted.flagged),
         groups=_groups(split, shards, mixture) if mixture else (),
         index=write_index(directory, indexed),
     )
@@ -136,18 +101,12 @@ def shard_name(bucket_frames: int, number: int, count: int) -> str:
 
 
 def plan_shards(samples: np.ndarray, shard_megabytes: int) -> list[tuple[int, int]]:
-    """Divides utterances, in order, into shards: each is full once it has its megabytes.
+    """Ranges (first, last + 1) of utterances, a shard each; `samples` (n,) are of the utterances.
 
-    Args:
-      samples: of every utterance, (n,) int.
-      shard_megabytes: 10**6 bytes of 16-bit audio.
-
-    Returns:
-      The ranges (first, last + 1) of the shards.
+    A shard is full once it has `shard_megabytes`, 10**6 bytes of 16-bit audio.
     """
     ends = np.cumsum(samples, dtype=np.int64)
-    # An integer, or every search would convert all of `ends`.
-    full = math.ceil(shard_megabytes * 10**6 / 2)
+    full = math.ceil(shard_megabytes * 10**6 / 2)  # an integer: else each search converts `ends`
     ranges, first, before = [], 0, 0
     while first < len(ends):
         last = min(int(np.searchsorted(ends, before + full)), len(ends) - 1)
@@ -159,19 +118,10 @@ def plan_shards(samples: np.ndarray, shard_megabytes: int) -> list[tuple[int, in
 def plan_split(
     written: Sequence[Part], groups: int, shard_megabytes: int
 ) -> tuple[np.ndarray, np.ndarray, list[tuple[str, int, int, np.ndarray]]]:
-    """Decides which records of all parts become which shard; reads no audio.
+    """Decides from the parts' indexes which records become which shard, of `groups` corpora.
 
-    Args:
-      written: the parts; of each, its index alone is read.
-      groups: the number of corpora.
-      shard_megabytes: 10**6 bytes of 16-bit audio per shard.
-
-    Returns:
-      The index of all records (parts.INDEX), the part that each lies in, and of every shard its
-      file, its bucket, its group and its rows of the index.
-
-    Raises:
-      InputError: two utterances have the same order.
+    Returns the index of all records (parts.INDEX), the part that each lies in, and (file, bucket,
+    group, rows of the index) of every shard. Raises InputError if two have the same order.
     """
     content = bytearray()  # grows in place: a list of arrays would be there twice
     lengths = []
@@ -182,13 +132,6 @@ def plan_split(
     index = np.frombuffer(content, INDEX)
     part_of = np.repeat(np.arange(len(written), dtype=np.int32), lengths)
     _refuse_equal(index, part_of, written)
-    return index, part_of, _plan(index, groups, shard_megabytes)
-
-
-def _plan(
-    index: np.ndarray, groups: int, shard_megabytes: int
-) -> list[tuple[str, int, int, np.ndarray]]:
-    """(file, bucket, group, rows of the index) of every shard."""
     bucket = bucket_numbers(index["samples"])
     planned = []
     for number, frames in enumerate((0, *BUCKETS)):
@@ -200,7 +143,7 @@ def _plan(
                 shards.append((group, rows[first:end]))
         for i, (group, rows) in enumerate(shards):
             planned.append((shard_name(frames, i, len(shards)), frames, group, rows))
-    return planned
+    return index, part_of, planned
 
 
 def _in_order(order: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -213,27 +156,36 @@ def _in_order(order: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return rows[ranks]
 
 
-def _copy(
-    path: pathlib.Path,
-    rows: np.ndarray,
-    index: np.ndarray,
-    part_of: np.ndarray,
+def _copy_records(
+    directory: pathlib.Path,
     written: Sequence[Part],
-) -> tuple[str, ShardIndex]:
-    """Writes one shard; returns its SHA-256 and its part of the split's index."""
-    digest = hashlib.sha256()
-    indexed = []
-    try:
-        with open(path, "wb") as shard:
-            for row in rows:
-                content = _record(index[row], written[part_of[row]])
-                digest.update(content)
-                shard.write(content)
-                record = content[records.HEADER_BYTES : -records.FOOTER_BYTES]
-                indexed.append(records.index_row(record))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror})") from None
-    return digest.hexdigest(), ShardIndex.of(indexed)
+    groups: tuple[str, ...],
+    shard_megabytes: int,
+    workers: int,
+) -> list[tuple[ShardInfo, ShardIndex]]:
+    """Writes the shards; returns what manifest and index say of each."""
+    index, part_of, planned = plan_split(written, len(groups), shard_megabytes)
+
+    def write(shard: tuple[str, int, int, np.ndarray]) -> tuple[ShardInfo, ShardIndex]:
+        name, frames, group, rows = shard
+        digest = hashlib.sha256()
+        indexed = []
+        try:
+            with open(directory / name, "wb") as file:
+                for row in rows:
+                    content = _record(index[row], written[part_of[row]])
+                    digest.update(content)
+                    file.write(content)
+                    record = content[records.HEADER_BYTES : -records.FOOTER_BYTES]
+                    indexed.append(records.index_row(record))
+        except OSError as error:
+            raise InputError(f"{directory / name}: cannot be written ({error.strerror})") from None
+        samples = int(index["samples"][rows].sum())
+        info = ShardInfo(name, frames, len(rows), samples, digest.hexdigest(), groups[group])
+        return info, ShardIndex.of(indexed)
+
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(write, planned))
 
 
 def _record(row: np.void, part: Part) -> bytes:
@@ -250,7 +202,7 @@ def _record(row: np.void, part: Part) -> bytes:
 
 def _refuse_equal(index: np.ndarray, part_of: np.ndarray, written: Sequence[Part]) -> None:
     """Two utterances of one id, such as a piece of a recording and a file of the same name."""
-    # Halves of the orders first, and no more of them than has to be: there may be ten million.
+    # First halves alone at first, and no copy of the others: there may be ten million.
     first = np.sort(index["order"][:, 0])
     repeated = first[1:][first[1:] == first[:-1]]
     rows = np.flatnonzero(np.isin(index["order"][:, 0], repeated)) if len(repeated) else repeated
@@ -258,10 +210,9 @@ def _refuse_equal(index: np.ndarray, part_of: np.ndarray, written: Sequence[Part
     rows, order = (values[np.lexsort((order[:, 1], order[:, 0]))] for values in (rows, order))
     equal = np.flatnonzero((order[1:] == order[:-1]).all(axis=1))
     if len(equal):
-        row = rows[equal[0]]
         raise InputError(
-            f"{written[part_of[row]].path}: two utterances have the same id; expected every id "
-            "once, rename one of the files"
+            f"{written[part_of[rows[equal[0]]]].path}: two utterances have the same id; expected "
+            "every id once, rename one of the files"
         )
 
 

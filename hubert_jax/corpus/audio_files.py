@@ -1,19 +1,13 @@
-"""Audio files to 16 kHz mono waveforms, with every way in which a file can be bad named.
-
-Audio is decoded in blocks, so a recording may be hours long. libsndfile tells formats by content,
-whatever a file's name says. It is lenient: it reads a cut-off WAV, Ogg or MP3 file without a word
-and stops in the middle of a damaged Ogg stream. Audio that ends early no longer fits its
-transcript or its alignment, so all of this is looked for here.
-"""
+"""Audio files to 16 kHz mono waveforms; defects that libsndfile lets pass are found here."""
 
 import dataclasses
 import io
 import os
-import pathlib
 import re
 import stat
 import struct
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -21,12 +15,9 @@ import soundfile
 from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE, WINDOW
 
-# Rates outside are damaged headers; resampling from 1 Hz would fill the memory.
-MIN_RATE, MAX_RATE = 4_000, 768_000
-# Float files may exceed full scale a little; this far beyond, they hold integers.
-_MAX_FLOAT = 4.0
-# FLAC written to a pipe; libsndfile then reports the largest 64-bit number.
-_UNKNOWN_LENGTH = 2**40
+_MIN_RATE, _MAX_RATE = 4_000, 768_000  # others are damage; resampling 1 Hz would fill memory
+_MAX_FLOAT = 4.0  # full scale may be exceeded a little; beyond this, they are integers
+_UNKNOWN_LENGTH = 2**40  # of FLAC written to a pipe: the largest 64-bit number
 _BLOCK_VALUES = 1 << 20  # of all channels, decoded at a time: 4 MB
 _OGG_LAST_PAGE = 4
 _OGG_MAX_PAGE_BYTES = 65_307
@@ -35,41 +26,33 @@ _WAV_SAMPLE_BYTES = {"PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """Audio that is decoded already: float32 (samples, channels), full scale 1, and its rate."""
+    """Decoded audio: float32 (samples, channels), full scale 1, and its rate in Hz."""
 
     values: np.ndarray
     rate: int
 
 
-# A file, the content of one, or what was in one.
-Audio = str | os.PathLike | bytes | Samples
+_File = str | os.PathLike | bytes  # bytes: its content
+Audio = _File | Samples
 
 
 def read_waveform(audio: Audio, convert: bool = False, name: str = "") -> np.ndarray:
-    """Reads audio whole (WAV, FLAC, Ogg Vorbis, Ogg Opus, MP3).
+    """The waveform of an audio file or `Samples`: int16 (samples,), mono at 16 kHz, 400 or more.
 
-    Args:
-      audio: the file, its content, or decoded samples.
-      convert: mix channels down to their mean and resample other rates (soxr, high quality);
-        without it such files are refused.
-      name: what messages call it; "": the file's path.
-
-    Returns:
-      int16, shape (samples,), mono at 16 kHz, at least 400 samples. Files of 16 bits and less
-      come back exactly; others are rounded to the nearest step and clipped at full scale.
+    Up to 16 bits come back exactly; others are rounded and clipped at full scale. `convert` mixes
+    channels to their mean and resamples (soxr, high quality). Messages begin with `name` or path.
 
     Raises:
-      InputError: the file is missing, empty, not audio, damaged, cut off, holds NaN or infinite
-        samples, has another rate or several channels while `convert` is False, or is too short.
-        The message starts with the name.
+      InputError: no file, not audio, damaged, cut off, too short, NaN or infinite samples, or
+        another rate or several channels while `convert` is False.
     """
     return np.concatenate(list(waveform_blocks(audio, convert, name)))
 
 
 def waveform_blocks(audio: Audio, convert: bool = False, name: str = "") -> Iterator[np.ndarray]:
-    """The waveform of `read_waveform`, block by block: memory does not grow with its length.
+    """The waveform of `read_waveform` in blocks: memory does not grow with its length.
 
-    What is wrong with a file may show at its end only: an error makes the blocks before it void.
+    An error, which may come at a file's end only, makes the blocks before it void.
     """
     if isinstance(audio, (str, os.PathLike)):
         name = name or str(audio)
@@ -89,13 +72,12 @@ def _blocks(audio: Audio, convert: bool, name: str) -> Iterator[np.ndarray]:
         yield from _converted(name, iter([audio.values]), audio.rate, floating=True)
         return
     try:
-        content = io.BytesIO(audio) if isinstance(audio, bytes) else pathlib.Path(audio)
-        if _size(content, name) == 0:
+        if _size(audio, name) == 0:
             raise InputError(f"{name}: empty file (0 bytes); expected audio")
-        with _SoundFile(content) as file:
+        with _SoundFile(io.BytesIO(audio) if isinstance(audio, bytes) else audio) as file:
             _check_kind(name, file.frames, file.channels, file.samplerate, convert)
             floating = file.subtype in ("FLOAT", "DOUBLE")
-            native = _native_blocks(name, file, content)
+            native = _native_blocks(name, file, audio)
             yield from _converted(name, native, file.samplerate, floating)
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror})") from None
@@ -113,10 +95,10 @@ class _SoundFile(soundfile.SoundFile):
         return False
 
 
-def _size(content: io.BytesIO | pathlib.Path, name: str) -> int:
-    if isinstance(content, io.BytesIO):
-        return content.getbuffer().nbytes
-    status = content.stat()
+def _size(audio: _File, name: str) -> int:
+    if isinstance(audio, bytes):
+        return len(audio)
+    status = os.stat(audio)
     if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
         raise InputError(f"{name}: not a regular file; expected audio")
     return status.st_size
@@ -128,8 +110,8 @@ def _check_kind(name: str, frames: int, channels: int, rate: int, convert: bool)
         raise InputError(f"{name}: 0 samples; expected at least {WINDOW}")
     if frames >= _UNKNOWN_LENGTH:
         raise InputError(f"{name}: its header states no length; expected it, code the file again")
-    if not MIN_RATE <= rate <= MAX_RATE:
-        raise InputError(f"{name}: {rate} Hz; expected {MIN_RATE} to {MAX_RATE} Hz")
+    if not _MIN_RATE <= rate <= _MAX_RATE:
+        raise InputError(f"{name}: {rate} Hz; expected {_MIN_RATE} to {_MAX_RATE} Hz")
     found = []
     if channels != 1:
         found.append("stereo" if channels == 2 else f"{channels} channels")
@@ -172,9 +154,7 @@ def _to_int16(waveform: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype(np.int16)
 
 
-def _native_blocks(
-    name: str, file: soundfile.SoundFile, content: io.BytesIO | pathlib.Path
-) -> Iterator[np.ndarray]:
+def _native_blocks(name: str, file: soundfile.SoundFile, audio: _File) -> Iterator[np.ndarray]:
     """A file's samples, (samples, channels) float32; refuses at the end if some are missing."""
     size = max(1, _BLOCK_VALUES // file.channels)
     decoded = 0
@@ -185,68 +165,59 @@ def _native_blocks(
         yield block
         if len(block) < wanted:  # after damage in an Ogg stream a further read would go on
             break
-    expected = _expected_frames(file, content)
+    expected = _expected_frames(file, audio)
     if decoded < expected:
         raise InputError(
             f"{name}: corrupt or cut off, {decoded} samples found, {expected} expected; "
             "copy the file again"
         )
-    if file.format == "OGG" and not _ends_with_last_page(_tail(content, _OGG_MAX_PAGE_BYTES)):
+    if file.format == "OGG" and not _ends_with_last_page(audio):
         raise InputError(
             f"{name}: cut off, {decoded} samples found but not the page that ends an Ogg stream; "
             "copy the file again"
         )
 
 
-def _expected_frames(file: soundfile.SoundFile, content: io.BytesIO | pathlib.Path) -> int:
-    """How many samples the file says that it has, which libsndfile may have lowered."""
+def _expected_frames(file: soundfile.SoundFile, audio: _File) -> int:
+    """Samples that the file says it has, which libsndfile may have lowered."""
     if file.format in ("WAV", "WAVEX"):
-        # libsndfile takes what is there and notes the difference in its log. Programs that write
-        # to a pipe do not know the length and leave 0 or a huge number.
+        # The header's number is in libsndfile's log; files written to a pipe have 0 or a huge one.
         note = re.search(r"^\s*data : (\d+) \(should be \d+\)", file.extra_info, re.MULTILINE)
         if note and 0 < int(note[1]) < 2**31 - 2**16:
             return int(note[1]) // (file.channels * _WAV_SAMPLE_BYTES.get(file.subtype, 4))
     if file.format in ("MP3", "MPEG"):
-        return _mp3_frames(_head(content, 1 << 16))
+        return _mp3_frames(audio)
     return file.frames
 
 
-def _mp3_frames(head: bytes) -> int:
+def _mp3_frames(audio: _File) -> int:
     """Samples by the tag in which encoders note the number of frames; 0 without one."""
+    with _open(audio) as file:
+        head = file.read(1 << 16)
     tag = max(head.find(b"Xing"), head.find(b"Info"))
     if tag < 0 or len(head) < tag + 144:
         return 0
-    (flags,) = struct.unpack_from(">I", head, tag + 4)
+    flags, frames = struct.unpack_from(">II", head, tag + 4)
     if not flags & 1:
         return 0
-    (frames,) = struct.unpack_from(">I", head, tag + 8)
-    # MPEG-1 has 1,152 samples a frame, MPEG-2 and 2.5 half as many. The header of the frame is
-    # at most 36 bytes before the tag.
+    # The frame's header is at most 36 bytes before; MPEG-1 has 1,152 samples a frame, others 576.
     header = head.rfind(b"\xff", max(0, tag - 40), tag - 3)
     per_frame = 1152 if header >= 0 and head[header + 1] & 0x18 == 0x18 else 576
     # Decoders leave out the encoder's delay and padding, below 4,096 samples each.
     return max(0, frames * per_frame - 2 * 4096)
 
 
-def _head(content: io.BytesIO | pathlib.Path, size: int) -> bytes:
-    if isinstance(content, io.BytesIO):
-        return bytes(content.getbuffer()[:size])
-    with open(content, "rb") as file:
-        return file.read(size)
-
-
-def _tail(content: io.BytesIO | pathlib.Path, size: int) -> bytes:
-    if isinstance(content, io.BytesIO):
-        return bytes(content.getbuffer()[-size:])
-    with open(content, "rb") as file:
-        file.seek(-min(size, os.fstat(file.fileno()).st_size), os.SEEK_END)
-        return file.read()
-
-
-def _ends_with_last_page(tail: bytes) -> bool:
+def _ends_with_last_page(audio: _File) -> bool:
     """Whether an Ogg file's last page is complete and marked as its stream's end."""
+    with _open(audio) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _OGG_MAX_PAGE_BYTES))
+        tail = file.read()
     page = tail[tail.rfind(b"OggS") :]
     if len(page) < 27 or len(page) < 27 + page[26]:
         return False
     segments = page[27 : 27 + page[26]]
     return bool(page[5] & _OGG_LAST_PAGE) and len(page) == 27 + len(segments) + sum(segments)
+
+
+def _open(audio: _File) -> BinaryIO:
+    return io.BytesIO(audio) if isinstance(audio, bytes) else open(audio, "rb")

@@ -1,11 +1,7 @@
-"""Preparation on Apache Beam, for corpora that take more than one machine.
+"""Preparation on Apache Beam, for several machines: the bytes of the preparation by threads.
 
-Needs apache-beam (`pip install hubert_jax[beam]`). The shards are those of the preparation by
-threads, byte for byte: both go by the order of the utterances' ids. The corpus and the output must
-be on a file system that all workers have, under the same paths.
-
-    sources -> read -> (corpus, bucket): places and lengths -> plan of the shards
-                    -> (corpus, bucket, shard): records -> sorted, written -> descriptions
+sources -> read -> (corpus, bucket): places and lengths -> plan of the shards
+                -> (corpus, bucket, shard): records -> sorted, written -> descriptions
 """
 
 import bisect
@@ -41,55 +37,39 @@ except ImportError:
 _NOTES = "notes"  # of files in the output's directory, which its manifest then replaces
 # What Beam calls DirectRunner tries another one first, which it downloads.
 _DIRECT = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
-_DIRECT_OPTIONS = ("--direct_num_workers=0", "--direct_running_mode=multi_threading")
+_DIRECT_OPTIONS = ("--direct_num_workers=0", "--direct_running_mode=multi_threading")  # all cores
 
-Key = tuple[int, int]  # number of the corpus, bucket
-Place = bytes  # an utterance's order; Beam has no numbers that large
+_Key = tuple[int, int]  # number of the corpus, bucket
 
 
-@dataclasses.dataclass(frozen=True)
-class Runner:
-    """What runs the pipeline: Beam's name of it, and the pipeline's options as on a command line.
+def pipeline_on(runner: str, options: Sequence[str] = ()) -> beam.Pipeline:
+    """An empty pipeline on one of Beam's runners; raises InputError if that cannot be used."""
+    from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
 
-    DirectRunner uses all cores of this machine, unless the options say otherwise.
-    """
-
-    name: str = "DirectRunner"
-    options: tuple[str, ...] = ()
-
-    def pipeline(self) -> beam.Pipeline:
-        """An empty pipeline; raises InputError if there is no such runner."""
-        from apache_beam.options.pipeline_options import PipelineOptions, SetupOptions
-
-        direct = self.name == "DirectRunner"
-        given = self.options or (_DIRECT_OPTIONS if direct else ())
-        options = PipelineOptions([f"--runner={_DIRECT if direct else self.name}", *given])
-        options.view_as(SetupOptions).save_main_session = False
-        try:
-            return beam.Pipeline(options=options)
-        except (ValueError, ImportError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(
-                f"config.beam_runner={self.name}: cannot be used ({reason[:200]})"
-            ) from None
+    direct = runner == "DirectRunner"
+    given = options or (_DIRECT_OPTIONS if direct else ())
+    parsed = PipelineOptions([f"--runner={_DIRECT if direct else runner}", *given])
+    parsed.view_as(SetupOptions).save_main_session = False
+    try:
+        return beam.Pipeline(options=parsed)
+    except (ValueError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"config.beam_runner={runner}: cannot be used ({reason[:200]})") from None
 
 
 def write_shards(
+    pipeline: beam.Pipeline,
     directory: pathlib.Path,
     sources: Sequence[SourceUtterance],
     treatment: Treatment,
     shard_megabytes: int,
     mixture: Mixture | None,
-    runner: Runner,
 ) -> tuple[tuple[ShardInfo, ...], list[ShardIndex], list[Notes]]:
     """Writes a split's shards; returns what `assembly.write_tables` takes of them.
 
-    Arguments are those of `preparation.write_parts` and `assembly.assemble`.
-
-    Raises:
-      InputError: the runner cannot be used.
+    Workers share the file system of `directory` and sources; the other arguments are those of
+    `preparation.write_parts` and `assembly.assemble`. Raises InputError for what a step refuses.
     """
-    pipeline = runner.pipeline()
     build(pipeline, directory, sources, treatment, shard_megabytes, mixture)
     try:
         pipeline.run().wait_until_finish()
@@ -101,7 +81,7 @@ def write_shards(
         raise InputError(reason[1]) from None
     found = [
         ShardInfo(**files.read_json(path, "a shard's description"))
-        for path in sorted(directory.glob("*.tfrecord.json"))
+        for path in sorted(directory.glob("*.tfrecord.json"))  # in the manifest's order
     ]
     indexed = []
     for info in found:
@@ -110,7 +90,6 @@ def write_shards(
     notes = [parts.read_notes(path) for path in directory.glob(f"{_NOTES}-*.json")]
     for path in [*directory.glob("*.json"), *directory.glob("*.npz")]:
         path.unlink()
-    # Names sort by bucket and number, which is the manifest's order.
     return tuple(found), indexed, notes
 
 
@@ -129,13 +108,13 @@ def build(
         pipeline
         | "Parts" >> beam.Create(divided)
         | "Spread" >> beam.Reshuffle()
-        | "Read" >> beam.ParDo(_Read(directory, treatment))
+        | "Read" >> beam.FlatMap(_read, directory, treatment)
     )
     plan = (
         records
         | "Lengths" >> beam.MapTuple(lambda key, record: (key, (record.place, record.samples)))
         | "LengthsByBucket" >> beam.GroupByKey()
-        | "Plan" >> beam.MapTuple(_Plan(shard_megabytes))
+        | "Plan" >> beam.Map(_plan, shard_megabytes)
     )
     _ = (
         records
@@ -147,55 +126,49 @@ def build(
 
 @dataclasses.dataclass(frozen=True)
 class _Record:
-    place: Place
+    place: bytes  # the utterance's order; Beam has no numbers that large
     samples: int
     content: bytes
 
 
-class _Read(beam.DoFn):
-    """(number, sources) to ((corpus, bucket), record); notes go to a file of the part's."""
-
-    def __init__(self, directory: pathlib.Path, treatment: Treatment) -> None:
-        self._directory, self._treatment = directory, treatment
-
-    def process(self, numbered: tuple[int, list[SourceUtterance]]) -> Iterator[tuple[Key, _Record]]:
-        number, sources = numbered
-        taken = parts.NoteTaker()
-        for source in sources:
-            # All of a file or nothing, so it is held until its end is seen to be sound.
-            kept = []
-            try:
-                for utterance in preparation.utterances_of(source, self._treatment):
-                    content = serialize(utterance, self._treatment.encoding)
-                    order = assembly.shuffle_order(utterance.id)
-                    place = b"".join(number.to_bytes(8) for number in order)
-                    record = _Record(place, len(utterance.audio), content)
-                    kept.append((parts.describe(utterance), record))
-            except InputError as error:
-                taken.reject(source.name, str(error))
-                continue
-            taken.keep(described for described, _ in kept)
-            for _, record in kept:
-                yield (source.corpus, buckets.bucket_of(record.samples)), record
-        path = self._directory / f"{_NOTES}-{number:06d}.json"
-        files.write_json(path, dataclasses.asdict(taken.notes()))
+def _read(
+    numbered: tuple[int, list[SourceUtterance]], directory: pathlib.Path, treatment: Treatment
+) -> Iterator[tuple[_Key, _Record]]:
+    """The records of a part; its notes go to a file."""
+    number, sources = numbered
+    noted: list[Notes] = []
+    for source in sources:
+        # All of a file or nothing, so it is held until its end is seen to be sound.
+        kept = []
+        try:
+            for utterance in preparation.utterances_of(source, treatment):
+                place = b"".join(half.to_bytes(8) for half in assembly.shuffle_order(utterance.id))
+                content = serialize(utterance, treatment.encoding)
+                record = _Record(place, len(utterance.audio), content)
+                kept.append((Notes.of(utterance), record))
+        except InputError as error:
+            noted.append(Notes.of_refused(source.name, str(error)))
+            continue
+        for notes, record in kept:
+            noted.append(notes)
+            yield (source.corpus, buckets.bucket_of(record.samples)), record
+    path = directory / f"{_NOTES}-{number:06d}.json"
+    files.write_json(path, dataclasses.asdict(Notes.joined(noted)))
 
 
-class _Plan:
-    """Places and lengths of a corpus's bucket to the places with which its shards begin."""
-
-    def __init__(self, shard_megabytes: int) -> None:
-        self._shard_megabytes = shard_megabytes
-
-    def __call__(self, key: Key, utterances: Iterable[tuple[Place, int]]) -> tuple[Key, list]:
-        ordered = sorted(utterances)
-        lengths = np.array([samples for _, samples in ordered])
-        ranges = assembly.plan_shards(lengths, self._shard_megabytes)
-        return key, [ordered[first][0] for first, _ in ranges]
+def _plan(
+    keyed: tuple[_Key, Iterable[tuple[bytes, int]]], shard_megabytes: int
+) -> tuple[_Key, list[bytes]]:
+    """Places and samples of a corpus's bucket to the places with which its shards begin."""
+    key, utterances = keyed
+    ordered = sorted(utterances)
+    samples = np.array([samples for _, samples in ordered])
+    ranges = assembly.plan_shards(samples, shard_megabytes)
+    return key, [ordered[first][0] for first, _ in ranges]
 
 
 def _assign(
-    keyed: tuple[Key, _Record], plan: dict[Key, list[Place]]
+    keyed: tuple[_Key, _Record], plan: dict[_Key, list[bytes]]
 ) -> tuple[tuple[int, int, int], _Record]:
     key, record = keyed
     return (*key, bisect.bisect_right(plan[key], record.place) - 1), record
@@ -203,7 +176,7 @@ def _assign(
 
 def _write(
     shard: tuple[tuple[int, int, int], Iterable[_Record]],
-    plan: dict[Key, list[Place]],
+    plan: dict[_Key, list[bytes]],
     directory: pathlib.Path,
     groups: tuple[str, ...],
 ) -> None:
@@ -224,12 +197,7 @@ def _write(
     indexed = ShardIndex.of(index_row(record.content) for record in ordered)
     with files.writing_file(directory / f"{name}.npz") as table, open(table, "wb") as file:
         np.savez(file, **vars(indexed))
-    info = ShardInfo(
-        file=name,
-        bucket_frames=frames,
-        utterances=len(ordered),
-        samples=sum(record.samples for record in ordered),
-        digest=files.sha256_file(directory / name),
-        group=groups[group],
-    )
+    samples = sum(record.samples for record in ordered)
+    digest = files.sha256_file(directory / name)
+    info = ShardInfo(name, frames, len(ordered), samples, digest, groups[group])
     files.write_json(directory / f"{name}.json", dataclasses.asdict(info))

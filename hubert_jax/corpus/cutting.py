@@ -1,10 +1,4 @@
-"""Long recordings cut at silences, in memory that does not grow with their length.
-
-The recording is laid out in 10 ms steps of energy. A piece ends in the middle of the last silence
-(0.3 s in which every step is 30 dB or more below speech, see `_cut`) that leaves it at most
-`longest` and at least 2 s long. Where there is none, it ends at the quietest 0.3 s. The pieces lie
-end to end: nothing is lost, and the cuts are a function of the recording alone.
-"""
+"""Long recordings cut at silences, in memory that does not grow with their length."""
 
 from collections.abc import Iterable, Iterator
 
@@ -12,11 +6,10 @@ import numpy as np
 
 from hubert_jax.frames import SAMPLE_RATE
 
-SHORTEST_SECONDS = 2  # below it, pre-training would leave a piece out
+_SHORTEST_SECONDS = 2  # below it, pre-training would leave a piece out
 _STEP = SAMPLE_RATE // 100
 _SILENCE_STEPS = 30
-# Speech is what the loudest twentieth of the last half minute exceeds; in read speech pauses are
-# 40 to 60 dB below it, in noise less, and then the quietest place is taken.
+# In read speech pauses are 40 to 60 dB below it; in noise less, so the quietest place is taken.
 _SPEECH_PERCENTILE = 95
 _BELOW_SPEECH = 1000  # 30 dB of energy
 
@@ -24,18 +17,14 @@ _BELOW_SPEECH = 1000  # 30 dB of energy
 def pieces(
     blocks: Iterable[np.ndarray], longest_seconds: float
 ) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Cuts a recording.
+    """Yields (start, end, int16 waveform) of a recording's pieces, end to end, in its samples.
 
-    Args:
-      blocks: int16 waveform at 16 kHz, in blocks of any size.
-      longest_seconds: of a piece; at least 4, so that both sides of a cut can have 2 s.
-
-    Yields:
-      (start, end, waveform): the piece in samples of the recording, its int16 samples
-      (end - start,). A recording of `longest_seconds` or less is one piece.
+    `blocks` are its int16 waveform at 16 kHz; `longest_seconds` are at least 4. A cut is in the
+    middle of the last silence (0.3 s of 10 ms steps 30 dB or more below speech) that leaves a
+    piece of 2 s to `longest_seconds`; without one, at the quietest 0.3 s.
     """
     longest = int(longest_seconds * SAMPLE_RATE)
-    shortest = SHORTEST_SECONDS * SAMPLE_RATE
+    shortest = _SHORTEST_SECONDS * SAMPLE_RATE
     pending, start = np.zeros(0, np.int16), 0
     for block in blocks:
         pending = np.concatenate([pending, block])
@@ -55,11 +44,10 @@ def pieces(
 def _cut(waveform: np.ndarray, latest: int) -> int:
     """Where to cut, in samples between 2 s and `latest`; a multiple of 10 ms."""
     steps = len(waveform) // _STEP
-    # In integers: every machine finds the same cut.
+    # In integers, so that every machine finds the same cut.
     energy = (waveform[: steps * _STEP].reshape(steps, _STEP).astype(np.int64) ** 2).sum(axis=1)
-    # The loudest step of the 0.3 s around each boundary between two steps.
     around = np.lib.stride_tricks.sliding_window_view(energy, _SILENCE_STEPS).max(axis=1)
-    first = SHORTEST_SECONDS * SAMPLE_RATE // _STEP - _SILENCE_STEPS // 2
+    first = _SHORTEST_SECONDS * SAMPLE_RATE // _STEP - _SILENCE_STEPS // 2
     around = around[first : latest // _STEP - _SILENCE_STEPS // 2 + 1]
     speech = np.percentile(energy, _SPEECH_PERCENTILE, method="lower")
     silent = np.flatnonzero(around * _BELOW_SPEECH <= speech)

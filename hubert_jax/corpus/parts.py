@@ -1,14 +1,8 @@
-"""Parts: what one worker made of some of a split's files, before shards are put together.
-
-A part is a file of records in the order of the sources, an index that says where each record lies,
-and notes on what was refused. Shards are then made by copying records, so that they depend on the
-utterances alone: not on which worker had which files, nor on how often it was interrupted.
-"""
+"""Parts: what one worker made of some of a split's files; shards are put together from them."""
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -17,14 +11,12 @@ from hubert_jax.data import waveform
 from hubert_jax.data.records import RecordWriter, Utterance, serialize
 from hubert_jax.errors import InputError
 
-# One row a record: its place in the split's order (two numbers, the first one counts most), the
-# number of its corpus, its samples, and the bytes of the part where it lies.
 INDEX = np.dtype(
     [
-        ("order", "<u8", (2,)),
-        ("group", "<i4"),
+        ("order", "<u8", (2,)),  # the record's place in its split; the first number counts most
+        ("group", "<i4"),  # number of its corpus
         ("samples", "<u4"),
-        ("offset", "<i8"),
+        ("offset", "<i8"),  # bytes in the part's file
         ("length", "<u4"),
     ]
 )
@@ -32,15 +24,41 @@ INDEX = np.dtype(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Notes:
-    """What is known of a part beside its records; `transcribed` is a count.
+    """What is known of utterances beside their records.
 
-    `rejected` and `flagged` are (file or utterance, reason) pairs.
+    `rejected` and `flagged` are (file or utterance, reason) pairs; `transcribed` is a count.
     """
 
     rejected: tuple[tuple[str, str], ...] = ()
     flagged: tuple[tuple[str, str], ...] = ()
     speakers: tuple[str, ...] = ()
     transcribed: int = 0
+
+    @classmethod
+    def of(cls, utterance: Utterance) -> "Notes":
+        """Of an utterance that is kept."""
+        flag = waveform.flag(utterance.audio)
+        return cls(
+            flagged=((_one_line(utterance.id), flag),) if flag else (),
+            speakers=(utterance.speaker,) if utterance.speaker else (),
+            transcribed=int(bool(utterance.text)),
+        )
+
+    @classmethod
+    def of_refused(cls, name: str, message: str) -> "Notes":
+        """Of a file that cannot be used; the message is `NAME: REASON`."""
+        reason = message.removeprefix(f"{name}: ")
+        return cls(rejected=((_one_line(name), _one_line(reason)),))
+
+    @classmethod
+    def joined(cls, notes: Sequence["Notes"]) -> "Notes":
+        """All of them in order, each speaker once."""
+        return cls(
+            rejected=tuple(row for each in notes for row in each.rejected),
+            flagged=tuple(row for each in notes for row in each.flagged),
+            speakers=tuple(sorted({speaker for each in notes for speaker in each.speakers})),
+            transcribed=sum(each.transcribed for each in notes),
+        )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,7 +75,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """Utterances that belong together: those of one file, with their order and their corpus.
+    """One file's (order, utterance) pairs, and the number of its corpus.
 
     Iterating `utterances` may raise InputError, `NAME: REASON`; then none of them counts.
     """
@@ -68,29 +86,15 @@ class Item:
 
 
 def write(path: pathlib.Path, items: Iterable[Item], encoded: str) -> Part:
-    """Writes a part; it is complete when its notes are there, which come last.
+    """Writes a part: records to `path` (.tfrecord), their index beside it, and notes last.
 
-    Args:
-      path: of the records, `.tfrecord`; index and notes lie beside it.
-      items: what to write; those that raise InputError are noted as rejected.
-      encoded: one of `encoding.ENCODINGS`.
-
-    Raises:
-      InputError: a file cannot be written.
+    Items that raise InputError are noted as rejected. `encoded` is one of `encoding.ENCODINGS`.
+    Raises InputError if a file cannot be written.
     """
-    rows: list[tuple] = []
-    taken = NoteTaker()
     with RecordWriter(path) as writer:
-        for item in items:
-            try:
-                written = list(_written(writer, item, encoded))
-            except _Unusable as error:
-                # A damaged end makes void what came before: those records stay unused.
-                taken.reject(item.name, str(error))
-            else:
-                taken.keep(described for described, _ in written)
-                rows += [row for _, row in written]
-    index, notes = np.array(rows, INDEX), taken.notes()
+        written = [_write_item(writer, item, encoded) for item in items]
+    index = np.array([row for rows, _ in written for row in rows], INDEX)
+    notes = Notes.joined([noted for _, noted in written])
     try:
         np.save(path.with_suffix(".npy"), index)
         files.write_json(path.with_suffix(".json"), dataclasses.asdict(notes))
@@ -99,66 +103,24 @@ def write(path: pathlib.Path, items: Iterable[Item], encoded: str) -> Part:
     return Part(path, notes)
 
 
-class Described(NamedTuple):
-    """What the notes need of an utterance."""
-
-    id: str
-    speaker: str
-    transcribed: bool
-    flag: str
-
-
-def describe(utterance: Utterance) -> Described:
-    """What the notes need of an utterance, without its audio."""
-    return Described(
-        utterance.id, utterance.speaker, bool(utterance.text), waveform.flag(utterance.audio)
-    )
-
-
-class NoteTaker:
-    """Collects notes, file by file."""
-
-    def __init__(self) -> None:
-        self._rejected: list[tuple[str, str]] = []
-        self._kept: list[Described] = []
-
-    def reject(self, name: str, message: str) -> None:
-        """Notes a file that cannot be used; the message is `NAME: REASON`."""
-        reason = message.removeprefix(f"{name}: ")
-        self._rejected.append((_one_line(name), _one_line(reason)))
-
-    def keep(self, utterances: Iterable[Described]) -> None:
-        """Notes the utterances of a file."""
-        self._kept += utterances
-
-    def notes(self) -> Notes:
-        """All that was noted."""
-        return Notes(
-            rejected=tuple(self._rejected),
-            flagged=tuple((_one_line(row.id), row.flag) for row in self._kept if row.flag),
-            speakers=tuple(sorted({row.speaker for row in self._kept if row.speaker})),
-            transcribed=sum(row.transcribed for row in self._kept),
-        )
-
-
-class _Unusable(Exception):
-    """A file cannot be read, as opposed to a part that cannot be written."""
-
-
-def _written(writer: RecordWriter, item: Item, encoded: str) -> Iterator[tuple[Described, tuple]]:
-    """Writes one file's utterances; gives what is noted and the index's row of each."""
+def _write_item(writer: RecordWriter, item: Item, encoded: str) -> tuple[list[tuple], Notes]:
+    """Writes one file's utterances; returns their rows of the index, and notes."""
+    rows: list[tuple] = []
+    notes: list[Notes] = []
     utterances = iter(item.utterances)
     while True:
         try:
             order, utterance = next(utterances)
             record = serialize(utterance, encoded)
         except StopIteration:
-            return
+            return rows, Notes.joined(notes)
         except InputError as error:
-            raise _Unusable(str(error)) from None
+            # A damaged end makes void what came before: those records stay unused.
+            return [], Notes.of_refused(item.name, str(error))
         offset = writer.bytes
         length = writer.write(record)
-        yield describe(utterance), (order, item.group, len(utterance.audio), offset, length)
+        rows.append((order, item.group, len(utterance.audio), offset, length))
+        notes.append(Notes.of(utterance))
 
 
 def _one_line(text: str) -> str:
@@ -167,8 +129,7 @@ def _one_line(text: str) -> str:
 
 
 def read(path: pathlib.Path) -> Part | None:
-    """A part that was written completely, None otherwise."""
-    # The notes are written last, but nothing says that they are removed first.
+    """A part that was written completely and has all its files, None otherwise."""
     if not all(path.with_suffix(suffix).is_file() for suffix in (".json", ".npy", ".tfrecord")):
         return None
     return Part(path, read_notes(path.with_suffix(".json")))

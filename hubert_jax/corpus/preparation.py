@@ -1,17 +1,16 @@
-"""From a corpus's utterances to a split's parts, by threads, resumable.
-
-Sources are divided into parts in the order of their ids. Every part is named after all that its
-content depends on and is complete or not there: what a killed preparation has finished, the next
-one takes over, and a file that has changed since is read again.
-"""
+"""From a corpus's utterances to a split's parts, by threads, resumable."""
 
 import concurrent.futures
 import dataclasses
 import hashlib
+import itertools
 import json
 import pathlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+
+import soundfile
+import soxr
 
 from hubert_jax.corpus import assembly, cutting, parts
 from hubert_jax.corpus.audio_files import read_waveform, waveform_blocks
@@ -19,24 +18,18 @@ from hubert_jax.corpus.sources import SourceUtterance
 from hubert_jax.data.records import Utterance
 from hubert_jax.errors import InputError
 
-# Of a part. Small ones lose little when they are interrupted, and keep all workers busy.
+# Small parts lose little when they are interrupted, and keep all workers busy.
 _PART_FILES, _PART_BYTES, _PART_ROWS = 64, 64 * 10**6, 512
 _VERSION = 1  # of what this package makes of a file; another one makes older parts void
 
 
 @dataclasses.dataclass(frozen=True)
 class Treatment:
-    """What is done with every file.
+    """What is done with every file; `encoding` is one of `encoding.ENCODINGS`."""
 
-    Attributes:
-      convert: mix down several channels, resample other rates.
-      encoding: of the records' audio, one of `encoding.ENCODINGS`.
-      cut_seconds: recordings without a transcript that are longer are cut at silences; 0: none.
-    """
-
-    convert: bool = False
+    convert: bool = False  # mix down several channels, resample other rates
     encoding: str = "pcm16"
-    cut_seconds: float = 30.0
+    cut_seconds: float = 30.0  # longer recordings without transcript are cut at silences; 0: none
 
 
 def write_parts(
@@ -48,15 +41,9 @@ def write_parts(
 ) -> list[parts.Part]:
     """Writes the parts that are not there yet; returns all, in the order of the sources.
 
-    Args:
-      directory: of this split's parts, created where it is missing; others in it are removed.
-      sources: in the order of their ids.
-      treatment: what is done with them.
-      workers: threads.
-      progress: called with the number of files of every part that is complete.
-
-    Raises:
-      InputError: a part cannot be written; those that are complete stay.
+    Whatever else is in `directory` is removed. `sources` are sorted by id; `workers` are threads;
+    `progress` is called with the number of files of every part that is complete. Raises InputError
+    if a part cannot be written; those that are complete stay.
     """
     directory.mkdir(parents=True, exist_ok=True)
     planned = {_name(part, treatment): part for part in divided(sources)}
@@ -79,40 +66,9 @@ def write_parts(
                 progress(futures[future])
         except BaseException:
             stop.set()
-            pool.shutdown(wait=True, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
             raise
     return [future.result() for future in futures]
-
-
-def utterances_of(source: SourceUtterance, treatment: Treatment) -> Iterator[Utterance]:
-    """What a file gives: one utterance, or the pieces of a long recording.
-
-    A piece is called `ID:START-END`, in samples at 16 kHz.
-
-    Raises:
-      InputError: the file cannot be used; what came before is void.
-    """
-    if source.defect:
-        raise InputError(f"{source.name}: {source.defect}")
-    audio = source.load()
-    if source.text is not None or not treatment.cut_seconds:
-        waveform = read_waveform(audio, treatment.convert, source.name)
-        yield Utterance(source.id, waveform, source.speaker, source.text or "")
-        return
-    blocks = waveform_blocks(audio, treatment.convert, source.name)
-    pieces = cutting.pieces(blocks, treatment.cut_seconds)
-    first, second = next(pieces), next(pieces, None)
-    if second is None:
-        yield Utterance(source.id, first[2], source.speaker)
-        return
-    for start, end, waveform in _chained(first, second, pieces):
-        yield Utterance(f"{source.id}:{start}-{end}", waveform, source.speaker)
-
-
-def _chained(first: tuple, second: tuple, rest: Iterator[tuple]) -> Iterator[tuple]:
-    yield first
-    yield second
-    yield from rest
 
 
 def _items(
@@ -128,8 +84,30 @@ def _items(
         yield parts.Item(source.name, ordered, source.corpus)
 
 
+def utterances_of(source: SourceUtterance, treatment: Treatment) -> Iterator[Utterance]:
+    """What a file gives: one utterance, or pieces `ID:START-END` (samples) of a long recording.
+
+    Raises InputError if the file cannot be used; what came before is void.
+    """
+    if source.defect:
+        raise InputError(f"{source.name}: {source.defect}")
+    audio = source.load()
+    if source.text is not None or not treatment.cut_seconds:
+        waveform = read_waveform(audio, treatment.convert, source.name)
+        yield Utterance(source.id, waveform, source.speaker, source.text or "")
+        return
+    blocks = waveform_blocks(audio, treatment.convert, source.name)
+    pieces = cutting.pieces(blocks, treatment.cut_seconds)
+    first, second = next(pieces), next(pieces, None)
+    if second is None:
+        yield Utterance(source.id, first[2], source.speaker)
+        return
+    for start, end, waveform in itertools.chain([first, second], pieces):
+        yield Utterance(f"{source.id}:{start}-{end}", waveform, source.speaker)
+
+
 def divided(sources: Sequence[SourceUtterance]) -> Iterator[list[SourceUtterance]]:
-    """Consecutive sources, up to a number of files, of their bytes, or of rows of a table."""
+    """Parts: consecutive sources, up to a number of files, of bytes, or of rows of a table."""
     part: list[SourceUtterance] = []
     size = 0
     for source in sources:
@@ -144,23 +122,11 @@ def divided(sources: Sequence[SourceUtterance]) -> Iterator[list[SourceUtterance
 
 
 def _name(part: list[SourceUtterance], treatment: Treatment) -> str:
-    """A digest of all that a part's content depends on."""
-    import soundfile
-    import soxr
-
+    """A digest of all that a part's content depends on: one that is there is never stale."""
     versions = [_VERSION, soundfile.__libsndfile_version__, soxr.__version__]
     rows = [
-        [
-            source.id,
-            str(source.path),
-            source.speaker,
-            source.text,
-            source.defect,
-            repr(source.row),
-            source.corpus,
-            _stamp(source.path),
-        ]
-        for source in part
+        [s.id, str(s.path), s.speaker, s.text, s.defect, repr(s.row), s.corpus, _stamp(s.path)]
+        for s in part
     ]
     content = json.dumps([versions, dataclasses.astuple(treatment), rows])
     return hashlib.sha256(content.encode()).hexdigest()[:32]

@@ -81,7 +81,7 @@ def test_pipeline_translates_for_clusters(corpus, tmp_path, runner, options):
     """All that is sent to a cluster, without sending it."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
-    pipeline = beam_pipeline.Runner(runner, options).pipeline()
+    pipeline = beam_pipeline.pipeline_on(runner, options)
     assert type(pipeline.runner).__name__ == runner
     sources = discover(corpus / "read")
     treatment = preparation.Treatment()

@@ -1,9 +1,4 @@
-"""What a corpus is: folders of audio, manifests, tables of rows, TensorFlow Datasets builders.
-
-`discover` lists the utterances of any of them; `hubert_jax.corpus.audio_files` reads their audio. A
-further kind of corpus is another module with a function that returns `SourceUtterance`s: nothing
-downstream knows where they came from.
-"""
+"""What a corpus is: each module here gives the `SourceUtterance`s of one kind."""
 
 import operator
 import os
@@ -17,43 +12,36 @@ __all__ = ["SourceUtterance", "discover", "refuse_duplicates"]
 
 
 def discover(location: str | os.PathLike, data_dir: str = "") -> list[SourceUtterance]:
-    """Lists a corpus's utterances, sorted by id.
+    """A corpus's utterances, sorted by id.
 
-    Args:
-      location: one of
-        `tfds:NAME/SPLIT`, a data set that TensorFlow Datasets has prepared (`sources.tfds`);
-        a `.tsv` file, a manifest as fairseq writes it (`sources.fairseq`);
-        a `.parquet` file, or a folder of them (`sources.parquet`);
-        any other folder: audio files with or without transcripts (`sources.folders`).
-      data_dir: where TensorFlow Datasets keeps what it prepared; "": where it does by default.
+    `location` is `tfds:NAME/SPLIT` (with `data_dir` as in `tfds.discover`), a fairseq manifest
+    `.tsv`, a `.parquet` file or a folder of them, or a folder of audio files.
 
     Raises:
-      InputError: there is no such corpus, it is empty, it cannot be listed, or two of its
-        utterances have the same id; the message names the file and line where there is one.
+      InputError: no such corpus, an empty one, one that cannot be listed, or an id twice.
     """
-    name = os.fspath(location)
+    name, path = os.fspath(location), pathlib.Path(location)
+    suffix = path.suffix.lower()
     if name.startswith(tfds.PREFIX):
         utterances = tfds.discover(name, data_dir)
-    else:
-        path = pathlib.Path(location)
-        suffix = path.suffix.lower()
-        if suffix == ".tsv" and path.is_file():
-            utterances = fairseq.discover(path)
-        elif suffix == ".parquet" and path.is_file():
-            utterances = parquet.discover([path])
-        elif path.is_dir():
-            found = folders.walk(path)
-            # Some corpora keep single files beside their tables, as samples.
-            if found.parquet and not found.audio:
-                utterances = parquet.discover(found.parquet)
-            else:
-                utterances = folders.discover(path, found)
+    elif suffix == ".tsv" and path.is_file():
+        utterances = fairseq.discover(path)
+    elif suffix == ".parquet" and path.is_file():
+        utterances = parquet.discover([path])
+    elif path.is_dir():
+        found = folders.walk(path)
+        tables = [table for listed in found for table in listed.parquet]
+        # Some corpora keep single files beside their tables, as samples.
+        if tables and not any(listed.audio for listed in found):
+            utterances = parquet.discover(tables)
         else:
-            what = "a file" if path.exists() else "nothing"
-            raise InputError(
-                f"{path}: expected a folder of audio files, a .tsv or a .parquet file, "
-                f"found {what} there"
-            )
+            utterances = folders.discover(path, found)
+    else:
+        what = "a file" if path.exists() else "nothing"
+        raise InputError(
+            f"{path}: expected a folder of audio files, a .tsv or a .parquet file, "
+            f"found {what} there"
+        )
     utterances.sort(key=operator.attrgetter("id"))
     refuse_duplicates(utterances)
     return utterances

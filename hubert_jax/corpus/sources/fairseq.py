@@ -1,17 +1,11 @@
-"""Manifests as fairseq's recipes write them.
-
-train.tsv   line 1: the folder of the audio; then lines `PATH<TAB>SAMPLES`
-train.wrd   optional: line n is the transcript of the n-th audio file
-train.ltr   optional, where there is no .wrd: the same as letters, `T H E | C A T |`
-"""
+"""Manifests as fairseq's recipes write them: train.tsv, and train.wrd or train.ltr beside it."""
 
 import pathlib
 import sys
 
 from hubert_jax.corpus.sources.utterances import (
     SourceUtterance,
-    is_librispeech,
-    named_by_path,
+    identify,
     normalised,
     read_lines,
     read_text,
@@ -20,14 +14,10 @@ from hubert_jax.errors import InputError
 
 
 def discover(manifest: pathlib.Path) -> list[SourceUtterance]:
-    """The utterances of a manifest.
+    """The utterances of a manifest: line 1 is the folder of the audio, the others PATH<TAB>SAMPLES.
 
-    A folder in line 1 that is not absolute is taken relative to the manifest's own. Ids are the
-    files' names where the layout is LibriSpeech's, else their paths below that folder.
-
-    Raises:
-      InputError: the folder is missing, a line is not `PATH<TAB>SAMPLES`, or the transcripts
-        have another number of lines; names file and line.
+    The folder may be relative to the manifest's. Raises InputError, which names file and line, if
+    it is missing, a line is not as expected, or there is another number of transcripts.
     """
     (_, first), *lines = read_lines(manifest) or [(1, "")]
     root = manifest.parent / first.strip()
@@ -47,26 +37,23 @@ def discover(manifest: pathlib.Path) -> list[SourceUtterance]:
                 f"{manifest}, line {number}: expected PATH<TAB>SAMPLES, found {line[:80]!r}"
             )
         relative = pathlib.PurePosixPath(name)
-        utterance_id, defect = named_by_path(relative)
-        speaker = sys.intern(relative.parts[0]) if len(relative.parts) > 1 else ""
-        if is_librispeech(root / relative):
-            utterance_id, speaker = relative.stem, sys.intern((root / relative).parent.parent.name)
+        name, speaker, defect = identify(root, relative)
         if text == "":
             defect = defect or f"empty transcript beside {manifest}, line {number}"
         folder = folders.setdefault(relative.parent, root / relative.parent)
         utterances.append(
-            SourceUtterance(utterance_id, folder, relative.name, speaker, text, defect)
+            SourceUtterance(name, folder, relative.name, sys.intern(speaker), text, defect)
         )
     return utterances
 
 
 def _transcripts(manifest: pathlib.Path, expected: int) -> list[str | None]:
+    """Of the .wrd file, or the .ltr file as letters `T H E | C A T |`; None where there is none."""
     words, letters = manifest.with_suffix(".wrd"), manifest.with_suffix(".ltr")
     path = words if words.is_file() else letters
     if not path.is_file():
         return [None] * expected
-    # A blank line is an empty transcript here, not nothing.
-    lines = read_text(path).removesuffix("\n").split("\n")
+    lines = read_text(path).removesuffix("\n").split("\n")  # a blank one is an empty transcript
     if len(lines) != expected:
         raise InputError(
             f"{path}: {len(lines)} lines, but {manifest} has {expected} audio files; "

@@ -1,17 +1,17 @@
 """Parquet tables as Hugging Face's data sets have them: audio files' bytes in a struct column.
 
-Needs pyarrow (`pip install hubert_jax[parquet]`). The column of the audio is the one that is a
-struct with a field `bytes`; `id`, transcript and speaker come from the columns of those names
-(`sources.transcripts`). Without an `id` an utterance is called FILE:ROW.
+Needs pyarrow (`pip install hubert_jax[parquet]`). Without an `id` an utterance is FILE:ROW.
 """
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
-from hubert_jax.corpus.sources.transcripts import SPEAKER_COLUMNS, TEXT_COLUMNS, of_columns
+from hubert_jax.corpus.sources.transcripts import COLUMNS, utterance_of
 from hubert_jax.corpus.sources.utterances import SourceUtterance
 from hubert_jax.errors import InputError
 
@@ -28,14 +28,13 @@ class ParquetRow:
     row: int
 
     def load(self) -> bytes:
-        """The audio file's content; raises InputError if the table is damaged or has none."""
+        """The audio file's content; raises InputError if it is damaged or missing."""
         key = (self.path, self.column, self.group)
         if getattr(_cache, "key", None) != key:
             _cache.key = None
             table = _open(self.path)
-            _cache.values = _guarded(
-                self.path, lambda: table.read_row_group(self.group, [self.column]).column(0)
-            )
+            with _guarded(self.path):
+                _cache.values = table.read_row_group(self.group, [self.column]).column(0)
             _cache.key = key
         value = _cache.values[self.row].as_py()
         if not value or not value.get("bytes"):
@@ -50,7 +49,7 @@ def discover(paths: list[pathlib.Path]) -> list[SourceUtterance]:
     """The utterances of one or more tables that make up a corpus.
 
     Raises:
-      InputError: pyarrow is missing, a file is damaged, is not Parquet or has no audio column.
+      InputError: pyarrow is missing, or a file is damaged, not Parquet or has no audio column.
     """
     top = pathlib.Path(os.path.commonpath([path.parent for path in paths]))
     return [utterance for path in paths for utterance in _rows(path, top)]
@@ -59,30 +58,19 @@ def discover(paths: list[pathlib.Path]) -> list[SourceUtterance]:
 def _rows(path: pathlib.Path, top: pathlib.Path) -> list[SourceUtterance]:
     table = _open(path)
     column = _audio_column(path, table.schema_arrow)
-    names = [
-        name for name in ("id", *TEXT_COLUMNS, *SPEAKER_COLUMNS) if name in table.schema_arrow.names
-    ]
+    names = [name for name in COLUMNS if name in table.schema_arrow.names]
     stem = path.relative_to(top).with_suffix("").as_posix()
     folder, file = path.parent, path.name
-    utterances, first = [], 0
+    utterances: list[SourceUtterance] = []
     for group in range(table.num_row_groups):
-        described = _guarded(path, lambda g=group: table.read_row_group(g, names).to_pylist())
         rows = table.metadata.row_group(group).num_rows
-        for row, values in enumerate(described or [{}] * rows):
-            transcript = of_columns(values)
+        with _guarded(path):
+            columns = table.read_row_group(group, names).to_pylist()
+        for number, values in enumerate(columns or [{}] * rows):
             name = values.get("id")
-            utterances.append(
-                SourceUtterance(
-                    id=f"{stem}:{first + row}" if name in (None, "") else str(name),
-                    folder=folder,
-                    file=file,
-                    speaker=transcript.speaker,
-                    text=transcript.text,
-                    defect="" if transcript.text != "" else "empty transcript; expected words",
-                    row=ParquetRow(path, column, group, row),
-                )
-            )
-        first += rows
+            name = f"{stem}:{len(utterances)}" if name in (None, "") else str(name)
+            row = ParquetRow(path, column, group, number)
+            utterances.append(utterance_of(name, folder, file, values, row))
     return utterances
 
 
@@ -105,14 +93,16 @@ def _open(path: pathlib.Path) -> Any:
         raise InputError(
             f"{path}: reading Parquet needs pyarrow; install hubert_jax[parquet]"
         ) from None
-    return _guarded(path, lambda: pyarrow.parquet.ParquetFile(path))
+    with _guarded(path):
+        return pyarrow.parquet.ParquetFile(path)
 
 
-def _guarded(path: pathlib.Path, read: Any) -> Any:
+@contextlib.contextmanager
+def _guarded(path: pathlib.Path) -> Iterator[None]:
     import pyarrow
 
     try:
-        return read()
+        yield
     except (OSError, pyarrow.ArrowException) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: damaged or not Parquet ({reason[:200]})") from None

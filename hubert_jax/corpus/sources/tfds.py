@@ -1,8 +1,4 @@
-"""Data sets that TensorFlow Datasets has prepared: `tfds:librispeech/train_clean100`.
-
-The name may hold a configuration and a version, as TensorFlow Datasets writes them
-(`tfds:NAME/CONFIG:VERSION/SPLIT`). Nothing is downloaded here: `tfds build NAME` does that.
-"""
+"""Data sets that TensorFlow Datasets has prepared (`tfds build`); nothing is downloaded here."""
 
 import dataclasses
 import pathlib
@@ -13,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hubert_jax.corpus.audio_files import Samples
-from hubert_jax.corpus.sources.transcripts import SPEAKER_COLUMNS, TEXT_COLUMNS, of_columns
+from hubert_jax.corpus.sources.transcripts import COLUMNS, utterance_of
 from hubert_jax.corpus.sources.utterances import SourceUtterance
 from hubert_jax.errors import InputError
 
@@ -51,15 +47,10 @@ class TfdsRow:
 
 
 def discover(location: str, data_dir: str) -> list[SourceUtterance]:
-    """The utterances of a split; ids are the feature `id`, or the record's own.
+    """The utterances of `tfds:NAME/CONFIG:VERSION/SPLIT`; ids are the feature `id` or the record's.
 
-    Args:
-      location: `tfds:NAME/SPLIT`.
-      data_dir: where the data set was prepared; "": where TensorFlow Datasets looks by default.
-
-    Raises:
-      InputError: the data set is unknown or not prepared, has no such split, no audio, or does
-        not say its sample rate.
+    `data_dir` is where it was prepared, "" where TensorFlow Datasets looks by default. Raises
+    InputError if it is unknown or not prepared, or has no such split, no audio or no sample rate.
     """
     data_set, _, split = location.removeprefix(PREFIX).rpartition("/")
     if not data_set:
@@ -74,24 +65,18 @@ def discover(location: str, data_dir: str) -> list[SourceUtterance]:
     feature = _audio_feature(location, builder.info.features)
     wanted = [
         name
-        for name in ("id", *TEXT_COLUMNS, *SPEAKER_COLUMNS)
+        for name in COLUMNS
         if name in builder.info.features and builder.info.features[name].shape == ()
     ]
     utterances, folder = [], pathlib.Path(builder.data_path)
     for index, values in enumerate(_examples(builder, split, wanted)):
-        described = {name: _plain(value) for name, value in values.items()}
-        transcript = of_columns(described)
-        utterances.append(
-            SourceUtterance(
-                id=str(described.get("id") or described["tfds_id"]),
-                folder=folder,
-                file="",
-                speaker=transcript.speaker,
-                text=transcript.text,
-                defect="" if transcript.text != "" else "empty transcript; expected words",
-                row=TfdsRow(data_set, data_dir, split, feature, index),
-            )
-        )
+        columns = {
+            name: value.decode() if isinstance(value, bytes) else value
+            for name, value in values.items()
+        }
+        name = str(columns.get("id") or columns["tfds_id"])
+        row = TfdsRow(data_set, data_dir, split, feature, index)
+        utterances.append(utterance_of(name, folder, "", columns, row))
     if not utterances:
         raise InputError(f"{location}: expected examples, found none")
     return utterances
@@ -130,13 +115,9 @@ def _examples(builder: Any, split: str, features: list[str]) -> Iterator[dict]:
     config = tfds.ReadConfig(
         add_tfds_id=True, try_autocache=False, interleave_cycle_length=1, skip_prefetch=True
     )
+    decoders = tfds.decode.PartialDecoding(dict.fromkeys(features, True))
     try:
-        data_set = builder.as_dataset(
-            split=split,
-            shuffle_files=False,
-            read_config=config,
-            decoders=tfds.decode.PartialDecoding(dict.fromkeys(features, True)),
-        )
+        data_set = builder.as_dataset(split=split, read_config=config, decoders=decoders)
         yield from data_set.as_numpy_iterator()
     except AssertionError:
         raise _not_prepared(builder) from None
@@ -152,10 +133,6 @@ def _not_prepared(builder: Any) -> InputError:
         f"{PREFIX}{builder.info.full_name}: not prepared in {builder.data_path}; build it first: "
         f"tfds build {builder.name}"
     )
-
-
-def _plain(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def _samples(values: np.ndarray, rate: int) -> Samples:

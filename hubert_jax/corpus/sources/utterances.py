@@ -16,37 +16,21 @@ class Row(Protocol):
     """Audio that is not a file of its own: a row of a table, a record of a data set."""
 
     def load(self) -> bytes | Samples:
-        """The row's audio: an audio file's content, or samples; raises InputError."""
-        ...
+        """An audio file's content, or samples; raises InputError."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class SourceUtterance:
-    """One utterance as the corpus has it.
+    """One utterance as the corpus has it; slim, since there may be ten million."""
 
-    There may be ten million, so they are slim, and share their folders' paths.
-
-    Attributes:
-      id: unique in the corpus; the file's name in LibriSpeech's layout, elsewhere its path below
-        the folder; without the suffix.
-      folder: of the file.
-      file: name of the audio file, or of the file that holds it (for a transcript without audio:
-        of the file that holds the transcript).
-      speaker: the speaker's name, "" if the corpus does not say.
-      text: the transcript in upper case with single spaces, None if there is none.
-      defect: why the utterance cannot be used, "" if nothing is known against it.
-      row: where in `path` the audio is, None if the file is the audio.
-      corpus: the number of its corpus where a split mixes several, else 0.
-    """
-
-    id: str
-    folder: pathlib.Path
-    file: str
-    speaker: str
-    text: str | None
-    defect: str = ""
-    row: Row | None = None
-    corpus: int = 0
+    id: str  # as `identify` gives it, or a row's
+    folder: pathlib.Path  # shared between utterances
+    file: str  # with the audio, or with a transcript whose audio is missing
+    speaker: str  # "" if unknown
+    text: str | None  # in upper case with single spaces
+    defect: str = ""  # why it cannot be used
+    row: Row | None = None  # where in the file the audio is; None: the file is the audio
+    corpus: int = 0  # its number where a split mixes several
 
     @property
     def path(self) -> pathlib.Path:
@@ -55,7 +39,7 @@ class SourceUtterance:
 
     @property
     def name(self) -> str:
-        """How messages call it: the path, and its id where the path is not its own."""
+        """How messages call it: the path, and the id of a row."""
         return f"{self.path}" if self.row is None else f"{self.path}, {self.id}"
 
     def load(self) -> pathlib.Path | bytes | Samples:
@@ -64,7 +48,7 @@ class SourceUtterance:
 
 
 def refuse_duplicates(utterances: Iterable[SourceUtterance]) -> None:
-    """Raises InputError, naming both files, if two utterances, sorted by id, have the same."""
+    """Raises InputError if two utterances, sorted by id, have the same; names both files."""
     for one, other in itertools.pairwise(utterances):
         if one.id == other.id:
             first, second = sorted(str(utterance.path) for utterance in (one, other))
@@ -80,42 +64,38 @@ def normalised(text: str) -> str:
 
 
 def composed(name: str) -> str:
-    """A name as it is compared: file systems and tables may write accents differently."""
+    """A name to compare: file systems and tables may write accents differently."""
     return unicodedata.normalize("NFC", name)
 
 
-def named_by_path(relative: pathlib.PurePath) -> tuple[str, str]:
-    """(id, defect) of a file by its path below its corpus; the id has no suffix.
+def identify(corpus: pathlib.Path, relative: pathlib.PurePath) -> tuple[str, str, str]:
+    """(id, speaker, defect) of a file by its path below its corpus.
 
-    File names are bytes: one that is not UTF-8 can neither be an id nor be printed.
+    LibriSpeech's SPEAKER/CHAPTER/SPEAKER-CHAPTER-UTT.flac says both; elsewhere the id is the path
+    without suffix, the speaker the first folder.
     """
+    speaker = relative.parts[0] if len(relative.parts) > 1 else ""
     name = relative.with_suffix("").as_posix()
     try:
         name.encode()
-    except UnicodeEncodeError:
-        raw = os.fsencode(name)
-        return raw.decode("utf-8", "backslashreplace"), "its name is not UTF-8; rename the file"
-    return name, ""
-
-
-def is_librispeech(path: pathlib.PurePath) -> bool:
-    """Whether a path is SPEAKER/CHAPTER/SPEAKER-CHAPTER-UTT.flac."""
-    speaker, chapter = path.parent.parent.name, path.parent.name
-    return bool(speaker) and path.stem.startswith(f"{speaker}-{chapter}-")
+    except UnicodeEncodeError:  # can neither be an id nor be printed
+        raw = os.fsencode(name).decode("utf-8", "backslashreplace")
+        return raw, speaker, "its name is not UTF-8; rename the file"
+    chapter = (corpus / relative).parent
+    reader = chapter.parent.name
+    if reader and relative.stem.startswith(f"{reader}-{chapter.name}-"):
+        return relative.stem, reader, ""
+    return name, speaker, ""
 
 
 def read_lines(path: pathlib.Path) -> list[tuple[int, str]]:
-    """Numbered lines (from 1) of a UTF-8 text that are not blank.
-
-    Raises:
-      InputError: the file cannot be read or is not UTF-8.
-    """
+    """Numbered lines (from 1) that are not blank, of a UTF-8 text; raises as `read_text`."""
     lines = enumerate(read_text(path).split("\n"), start=1)
     return [(number, line.rstrip("\r")) for number, line in lines if line.strip()]
 
 
 def read_text(path: pathlib.Path) -> str:
-    """A UTF-8 text, with or without a byte order mark; raises as `read_lines`."""
+    """A UTF-8 text, with or without a byte order mark; raises InputError if it cannot be read."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except OSError as error:
