@@ -14,18 +14,12 @@ _STEP_FRAMES = 256  # padded lengths are multiples of it: each shape compiles on
 
 @dataclasses.dataclass(frozen=True)
 class PaddedBatch:
-    """Utterances of about the same length.
-
-    Attributes:
-      ids, texts: of the utterances; there may be fewer of them than rows.
-      waveform: (B, N) float32, zero in the padding and in rows without an utterance.
-      num_samples: (B,) int32, valid samples; rows without an utterance have 400.
-    """
+    """Utterances of about the same length; the last of the B rows may have none."""
 
     ids: tuple[str, ...]
     texts: tuple[str, ...]
-    waveform: np.ndarray
-    num_samples: np.ndarray
+    waveform: np.ndarray  # (B, N) float32, zero in the padding and in rows without an utterance
+    num_samples: np.ndarray  # (B,) int32, valid samples; 400 in rows without an utterance
 
 
 def padded_batches(
@@ -35,21 +29,11 @@ def padded_batches(
     row_multiple: int = 1,
     wanted: Callable[[str], bool] | None = None,
 ) -> Iterator[PaddedBatch]:
-    """Every utterance once, grouped by padded length.
+    """Every utterance whose id is `wanted` once, padded to a multiple of 256 frames.
 
-    What is left over at the end comes in batches of a quarter of the rows: empty rows cost as much
-    as full ones.
-
-    Args:
-      utterances: what to batch; some batches' worth is held in memory.
-      frames_per_batch: padded frames of a batch, at least one row for each device.
-      normalize_waveform: zero mean, unit variance over each utterance.
-      row_multiple: rows are a multiple of it.
-      wanted: tells by its id whether an utterance takes part; None: all do.
-
-    Yields:
-      Batches of one padded length each, a multiple of 256 frames; of each length there are two
-      shapes.
+    A batch has up to `frames_per_batch` padded frames, in `row_multiple` rows or a multiple of it.
+    What is left over of a length comes in batches of a quarter of the rows, as empty rows cost as
+    much as full ones; so each length has two shapes. Some batches' worth is held in memory.
     """
 
     def rows_of(frames: int, padded: int) -> int:
@@ -61,8 +45,7 @@ def padded_batches(
             continue
         frames = max(1, num_frames(len(utterance.audio)))
         padded = -(-frames // _STEP_FRAMES) * _STEP_FRAMES
-        rows = rows_of(frames_per_batch, padded)
-        group = waiting.setdefault(padded, [])
+        group, rows = waiting.setdefault(padded, []), rows_of(frames_per_batch, padded)
         group.append(utterance)
         if len(group) == rows:
             yield _pad(waiting.pop(padded), padded, rows, normalize_waveform)
