@@ -101,7 +101,7 @@ def _plan(directory: pathlib.Path, utterances: int) -> dict:
     seconds["written"] = time.monotonic() - started
     manifest = manifests.read_manifest(directory)
     read = read_index(directory, manifest)
-    assert len(read.ids) == len(read.speaker) == manifest.utterances
+    assert len(read.ids) == len(read.samples) == manifest.utterances
     seconds["read"] = time.monotonic() - started
     buckets: dict[int, list[int]] = {}
     for shard in manifest.shards:
