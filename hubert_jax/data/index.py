@@ -26,14 +26,14 @@ INDEX = "index.npz"
 
 
 @dataclasses.dataclass(frozen=True)
-class Locations:
+class _Locations:
     """Where the records of a directory of shards lie."""
 
     first: np.ndarray  # (shards + 1,) int64, number of each shard's first record; the last is n
     begins: np.ndarray  # (n + 1,) int64, where each record begins, in bytes over all shards
 
     @classmethod
-    def of(cls, lengths: np.ndarray, shards: Sequence[ShardInfo | LabelShardInfo]) -> "Locations":
+    def of(cls, lengths: np.ndarray, shards: Sequence[ShardInfo | LabelShardInfo]) -> "_Locations":
         """From the records' lengths in the file, (n,), framing included."""
         return cls(_sums([shard.utterances for shard in shards]), _sums(lengths))
 
@@ -66,7 +66,7 @@ class Index:
     """The records of a split."""
 
     path: pathlib.Path
-    locations: Locations
+    locations: _Locations
     samples: np.ndarray  # (n,) uint32, at 16 kHz
 
     def shard(self, number: int) -> range:
@@ -136,13 +136,13 @@ def read_index(split_dir: str | os.PathLike, manifest: AudioManifest) -> Index:
     """The index of a prepared split; InputError if it is missing or not the manifest's."""
     path = _checked(split_dir, manifest, "hubert_jax.prepare")
     with np.load(path) as stored:
-        return Index(path, Locations.of(stored["lengths"], manifest.shards), stored["samples"])
+        return Index(path, _Locations.of(stored["lengths"], manifest.shards), stored["samples"])
 
 
-def read_label_index(label_dir: str | os.PathLike, manifest: LabelManifest) -> Locations:
+def read_label_index(label_dir: str | os.PathLike, manifest: LabelManifest) -> _Locations:
     """Where the records of a label set lie; raises as `read_index`."""
     with np.load(_checked(label_dir, manifest, "hubert_jax.label")) as stored:
-        return Locations.of(stored["lengths"], manifest.shards)
+        return _Locations.of(stored["lengths"], manifest.shards)
 
 
 def _checked(

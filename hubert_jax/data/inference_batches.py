@@ -13,7 +13,7 @@ _STEP_FRAMES = 256  # padded lengths are multiples of it: each shape compiles on
 
 
 @dataclasses.dataclass(frozen=True)
-class PaddedBatch:
+class _PaddedBatch:
     """Utterances of about the same length; the last of the B rows may have none."""
 
     ids: tuple[str, ...]
@@ -28,7 +28,7 @@ def padded_batches(
     normalize_waveform: bool,
     row_multiple: int = 1,
     wanted: Callable[[str], bool] | None = None,
-) -> Iterator[PaddedBatch]:
+) -> Iterator[_PaddedBatch]:
     """Every utterance whose id is `wanted` once, padded to a multiple of 256 frames.
 
     A batch has up to `frames_per_batch` padded frames, in `row_multiple` rows or a multiple of it.
@@ -57,7 +57,7 @@ def padded_batches(
             yield _pad(group[first : first + rows], padded, rows, normalize_waveform)
 
 
-def _pad(group: list[Utterance], padded: int, rows: int, normalize_waveform: bool) -> PaddedBatch:
+def _pad(group: list[Utterance], padded: int, rows: int, normalize_waveform: bool) -> _PaddedBatch:
     # The last frame of the padded length may begin before the utterance's odd samples end.
     waveform = np.zeros((rows, HOP * padded + WINDOW), np.float32)
     num_samples = np.full((rows,), WINDOW, np.int32)
@@ -65,7 +65,7 @@ def _pad(group: list[Utterance], padded: int, rows: int, normalize_waveform: boo
         values = to_float(utterance.audio)
         waveform[row, : len(values)] = normalize(values) if normalize_waveform else values
         num_samples[row] = len(values)
-    return PaddedBatch(
+    return _PaddedBatch(
         tuple(utterance.id for utterance in group),
         tuple(utterance.text for utterance in group),
         waveform,

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-# Added to the variance as in transformers, for exported networks. fairseq's 1e-5 leaves quiet
-# recordings quieter than the others.
+# As in transformers, for exported networks; fairseq's 1e-5 leaves quiet recordings quieter.
 NORMALISATION_EPSILON = 1e-7
 _SILENT_PEAK = 32  # 60 dB below full scale
 _CLIPPED_FRACTION = 0.001
