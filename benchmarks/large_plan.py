@@ -101,7 +101,7 @@ def _plan(directory: pathlib.Path, utterances: int) -> dict:
     seconds["written"] = time.monotonic() - started
     manifest = manifests.read_manifest(directory)
     read = read_index(directory, manifest)
-    assert len(read.ids) == len(read.speaker) == manifest.utterances
+    assert len(read.ids) == len(read.samples) == manifest.utterances
     seconds["read"] = time.monotonic() - started
     buckets: dict[int, list[int]] = {}
     for shard in manifest.shards:
@@ -116,6 +116,7 @@ def _plan(directory: pathlib.Path, utterances: int) -> dict:
 
 def _linked(directory: pathlib.Path, buckets: dict[str, tuple[int, int]]) -> None:
     """A split and its labels with as many shards as planned; all of a bucket are alike."""
+    from hubert_jax import files
     from hubert_jax import frames as frames_lib
     from hubert_jax.corpus import assembly
     from hubert_jax.data import manifests, records
@@ -135,22 +136,26 @@ def _linked(directory: pathlib.Path, buckets: dict[str, tuple[int, int]]) -> Non
         labels = (np.arange(frames_lib.num_frames(samples)) % 500).astype(np.uint16)
         names = [f"{frames}-{row}" for row in range(count)]
         utterances = [records.Utterance(name, audio) for name in names]
-        info = records.write_shard(real / f"audio-{frames}", utterances, frames)
-        indexed = ShardIndex.of(records.index_row(records.serialize(each)) for each in utterances)
-        label_info, label_lengths = records.write_label_shard(
-            real / f"labels-{frames}", ((name, labels) for name in names)
-        )
+        serialized = [records.serialize(utterance) for utterance in utterances]
+        audio_file, label_file = real / f"audio-{frames}", real / f"labels-{frames}"
+        with records.RecordWriter(audio_file) as writer:
+            for record in serialized:
+                writer.write(record)
+        audio_digest = files.sha256_file(audio_file)
+        indexed = ShardIndex.of(map(records.index_row, serialized))
+        with records.RecordWriter(label_file) as writer:
+            label_lengths = [writer.write(records.label_record(name, labels)) for name in names]
+        label_digest = files.sha256_file(label_file)
         for i in range(number):
             name = assembly.shard_name(frames, i, number)
-            os.symlink(real / info.file, audio_dir / name)
-            os.symlink(real / label_info.file, label_dir / manifests.label_file(name))
+            label_name = manifests.label_file(name)
+            os.symlink(audio_file, audio_dir / name)
+            os.symlink(label_file, label_dir / label_name)
             described.append(indexed)
-            lengths.append(label_lengths)
-            infos.append(manifests.ShardInfo(name, frames, count, info.samples, info.digest))
+            lengths.append(np.array(label_lengths, np.uint32))
+            infos.append(manifests.ShardInfo(name, frames, count, count * samples, audio_digest))
             label_infos.append(
-                manifests.LabelShardInfo(
-                    manifests.label_file(name), count, label_info.frames, label_info.digest
-                )
+                manifests.LabelShardInfo(label_name, count, count * len(labels), label_digest)
             )
     manifest = assembly.write_tables(
         audio_dir, "large", tuple(infos), described, [], encoding="pcm16", mixture=None

@@ -8,6 +8,7 @@ import pytest
 from flax import traverse_util
 
 from hubert_jax import config as config_lib
+from hubert_jax import files
 from hubert_jax.convert import encoders
 from hubert_jax.model.architecture import Architecture, Head
 
@@ -38,6 +39,30 @@ TINY_LARGE = dict(
         frontend_gradient_scale=1.0,
     ),
 )
+
+
+def write_shard(path, utterances, encoded="pcm16"):
+    """Writes utterances as one audio shard; what a manifest says of it."""
+    from hubert_jax.data import buckets, manifests, records
+
+    utterances = list(utterances)
+    with records.RecordWriter(path) as writer:
+        for utterance in utterances:
+            writer.write(records.serialize(utterance, encoded))
+    samples = [len(utterance.audio) for utterance in utterances]
+    frames = buckets.bucket_of(min(samples))
+    digest = files.sha256_file(path)
+    return manifests.ShardInfo(path.name, frames, len(samples), sum(samples), digest)
+
+
+def write_label_shard(path, labels):
+    """`records.write_label_shard`; what a manifest says of the shard."""
+    from hubert_jax.data import manifests, records
+
+    labels = list(labels)
+    records.write_label_shard(path, labels)
+    frames = sum(len(values) for _, values in labels)
+    return manifests.LabelShardInfo(path.name, len(labels), frames, files.sha256_file(path))
 
 
 def write_labels(audio_dir, label_dir, pairs, codebook, rate):

@@ -2,7 +2,6 @@
 
 import os
 
-# When it is imported, TensorFlow tells standard error about its CPU kernels, which nothing here
-# uses; its errors still show.
+# TensorFlow would announce CPU kernels that nothing here uses; its errors still show.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")

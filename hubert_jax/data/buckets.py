@@ -1,8 +1,4 @@
-"""Buckets: utterances by the longest crop that they can give.
-
-Training crops, it never pads (GroupNorm sees padding), and XLA wants few shapes: so a crop has one
-of a few lengths, and an utterance is in the bucket of the longest crop that it can give.
-"""
+"""Buckets: utterances by the longest crop that they can give, of the few lengths that compile."""
 
 import numpy as np
 
@@ -10,13 +6,8 @@ from hubert_jax import frames as frames_lib
 
 # Crop lengths in 50 Hz frames. The paper's 15.6 s is rounded down to 768; 96 is just under 2 s.
 BUCKETS = (96, 128, 256, 384, 512, 640, 768)
-# Pre-training leaves out utterances under 2 s (as released); they are in the bucket 0.
-MIN_TRAINING_SAMPLES = 32_000
-
-# Fewest samples of the utterances in each bucket.
-_FLOORS = np.array(
-    [max(MIN_TRAINING_SAMPLES, frames_lib.num_samples(frames)) for frames in BUCKETS]
-)
+MIN_TRAINING_SAMPLES = 32_000  # shorter ones, in bucket 0, are left out as in the release
+_FLOORS = np.array([max(MIN_TRAINING_SAMPLES, frames_lib.num_samples(n)) for n in BUCKETS])
 
 
 def bucket_of(num_samples: int) -> int:

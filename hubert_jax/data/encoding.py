@@ -1,8 +1,4 @@
-"""Audio as the bytes of a record: 16-bit PCM, or FLAC where that is smaller.
-
-Which of the two a record holds is told by its length: PCM has exactly two bytes a sample, and FLAC
-is only kept when it has fewer.
-"""
+"""Audio as the bytes of a record: 16-bit PCM, or FLAC where that has fewer bytes than PCM."""
 
 import io
 
@@ -29,8 +25,7 @@ def encode(audio: np.ndarray, encoding: str) -> bytes:
         content, "w", SAMPLE_RATE, 1, "PCM_16", format="FLAC", compression_level=_FLAC_LEVEL
     ) as file:
         file.write(audio)
-    compressed = content.getvalue()
-    return compressed if len(compressed) < len(raw) else raw
+    return min(raw, content.getvalue(), key=len)
 
 
 def decode(content: bytes, num_samples: int) -> np.ndarray | None:

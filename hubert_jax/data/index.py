@@ -1,8 +1,6 @@
-"""The index of a split: where every record lies and what is known of it without reading it.
+"""The index of a split, `index.npz`: where each record lies, and what is known of it unread.
 
-`index.npz` lies beside the manifest, which has its digest. Records are numbered through all shards
-in the manifest's order. Shards hold nothing but records, one behind another, so their lengths say
-where each begins. Label sets have an index of their own, of lengths alone.
+Records are numbered through all shards in the manifest's order. Of labels there are lengths only.
 """
 
 import dataclasses
@@ -28,38 +26,28 @@ INDEX = "index.npz"
 
 
 @dataclasses.dataclass(frozen=True)
-class Locations:
-    """Where the records of a directory of shards lie.
+class _Locations:
+    """Where the records of a directory of shards lie."""
 
-    Attributes:
-      first: (shards + 1,) int64, the number of each shard's first record; the last is n.
-      ends: (n + 1,) int64, bytes up to the end of the records before each, over all shards.
-    """
-
-    first: np.ndarray
-    ends: np.ndarray
+    first: np.ndarray  # (shards + 1,) int64, number of each shard's first record; the last is n
+    begins: np.ndarray  # (n + 1,) int64, where each record begins, in bytes over all shards
 
     @classmethod
-    def of(cls, lengths: np.ndarray, shards: Sequence[ShardInfo | LabelShardInfo]) -> "Locations":
+    def of(cls, lengths: np.ndarray, shards: Sequence[ShardInfo | LabelShardInfo]) -> "_Locations":
         """From the records' lengths in the file, (n,), framing included."""
-        first = np.zeros(len(shards) + 1, np.int64)
-        np.cumsum([shard.utterances for shard in shards], out=first[1:])
-        ends = np.zeros(len(lengths) + 1, np.int64)
-        np.cumsum(lengths, out=ends[1:])
-        return cls(first, ends)
+        return cls(_sums([shard.utterances for shard in shards]), _sums(lengths))
 
     def locate(self, records: np.ndarray | int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(shard, offset in its file, length) of records (n,): three int64 (n,)."""
         shard = np.searchsorted(self.first, records, side="right") - 1
-        begin = self.ends[records]
-        return shard, begin - self.ends[self.first[shard]], self.ends[records + 1] - begin
+        begin = self.begins[records]
+        return shard, begin - self.begins[self.first[shard]], self.begins[records + 1] - begin
 
 
-class Strings(Sequence[str]):
-    """Many short strings as one block of bytes; each is decoded when it is asked for."""
+class _Strings(Sequence[str]):
+    """Strings that are decoded when asked for, of (bytes,) uint8 with a zero byte behind each."""
 
     def __init__(self, content: np.ndarray) -> None:
-        """Of (bytes,) uint8: UTF-8, with a zero byte behind every string."""
         self._content = content
         self._ends = np.flatnonzero(content == 0)
 
@@ -75,69 +63,38 @@ class Strings(Sequence[str]):
 
 @dataclasses.dataclass(frozen=True)
 class Index:
-    """All records of a split, in the order of its shards; names are read once asked for.
-
-    Attributes:
-      path: of the file.
-      locations: where the records lie.
-      samples: (n,) uint32, at 16 kHz.
-      transcribed: (n,) bool, whether there is a transcript.
-    """
+    """The records of a split."""
 
     path: pathlib.Path
-    locations: Locations
-    samples: np.ndarray
-    transcribed: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.samples)
+    locations: _Locations
+    samples: np.ndarray  # (n,) uint32, at 16 kHz
 
     def shard(self, number: int) -> range:
         """The records of the manifest's `number`-th shard."""
         return range(*self.locations.first[number : number + 2].tolist())
 
     @functools.cached_property
-    def ids(self) -> Strings:
-        """Of all utterances."""
-        return Strings(self._stored("ids"))
-
-    @functools.cached_property
-    def speaker(self) -> np.ndarray:
-        """(n,) int32, places in `speakers`."""
-        return self._stored("speaker")
-
-    @functools.cached_property
-    def speakers(self) -> tuple[str, ...]:
-        """Sorted; "" is unknown."""
-        return tuple(Strings(self._stored("speakers")))
-
-    def _stored(self, name: str) -> np.ndarray:
+    def ids(self) -> Sequence[str]:
+        """Of all utterances; read when they are first asked for."""
         with np.load(self.path) as stored:
-            return stored[name]
+            return _Strings(stored["ids"])
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardIndex:
-    """What the index says of one shard, while its split is written.
+    """What the index says of one shard's n records, while its split is written."""
 
-    Attributes:
-      lengths, samples: (n,) uint32; bytes in the file, framing included, and samples.
-      transcribed: (n,) bool.
-      ids, speakers: n strings each, (bytes,) uint8 as `Strings` takes them.
-    """
-
-    lengths: np.ndarray
-    samples: np.ndarray
-    transcribed: np.ndarray
-    ids: np.ndarray
-    speakers: np.ndarray
+    lengths: np.ndarray  # (n,) uint32, bytes in the file, framing included
+    samples: np.ndarray  # (n,) uint32
+    transcribed: np.ndarray  # (n,) bool
+    ids: np.ndarray  # (bytes,) uint8: UTF-8, a zero byte behind each string
+    speakers: np.ndarray  # as `ids`; "" is unknown
 
     @classmethod
     def of(cls, rows: Iterable[tuple[int, int, str, str, bool]]) -> "ShardIndex":
         """Of (length, samples, id, speaker, transcribed) of one record or more, in order.
 
-        Raises:
-          InputError: a name has a zero byte.
+        Raises InputError if a name has a zero byte.
         """
         lengths, samples, ids, speakers, transcribed = zip(*rows, strict=True)
         return cls(
@@ -154,6 +111,7 @@ def write_index(directory: str | os.PathLike, shards: Sequence[ShardIndex]) -> s
     names = sorted({name for shard in shards for name in _names(shard.speakers)})
     number = {name: place for place, name in enumerate(names)}
     records = sum(len(shard.lengths) for shard in shards)
+    id_bytes = sum(len(shard.ids) for shard in shards)
     joined = np.frombuffer(b"".join(name + b"\0" for name in names), np.uint8)
     speakers = ([number[name] for name in _names(shard.speakers)] for shard in shards)
     return _save(
@@ -162,11 +120,7 @@ def write_index(directory: str | os.PathLike, shards: Sequence[ShardIndex]) -> s
             "lengths": (np.uint32, records, (shard.lengths for shard in shards)),
             "samples": (np.uint32, records, (shard.samples for shard in shards)),
             "transcribed": (bool, records, (shard.transcribed for shard in shards)),
-            "ids": (
-                np.uint8,
-                sum(len(shard.ids) for shard in shards),
-                (shard.ids for shard in shards),
-            ),
+            "ids": (np.uint8, id_bytes, (shard.ids for shard in shards)),
             "speaker": (np.int32, records, speakers),
             "speakers": (np.uint8, len(joined), [joined]),
         },
@@ -179,21 +133,16 @@ def write_label_index(directory: str | os.PathLike, lengths: Sequence[np.ndarray
 
 
 def read_index(split_dir: str | os.PathLike, manifest: AudioManifest) -> Index:
-    """The index of a prepared split.
-
-    Raises:
-      InputError: it is missing, or not the one that the manifest names.
-    """
+    """The index of a prepared split; InputError if it is missing or not the manifest's."""
     path = _checked(split_dir, manifest, "hubert_jax.prepare")
     with np.load(path) as stored:
-        locations = Locations.of(stored["lengths"], manifest.shards)
-        return Index(path, locations, stored["samples"], stored["transcribed"])
+        return Index(path, _Locations.of(stored["lengths"], manifest.shards), stored["samples"])
 
 
-def read_label_index(label_dir: str | os.PathLike, manifest: LabelManifest) -> Locations:
+def read_label_index(label_dir: str | os.PathLike, manifest: LabelManifest) -> _Locations:
     """Where the records of a label set lie; raises as `read_index`."""
     with np.load(_checked(label_dir, manifest, "hubert_jax.label")) as stored:
-        return Locations.of(stored["lengths"], manifest.shards)
+        return _Locations.of(stored["lengths"], manifest.shards)
 
 
 def _checked(
@@ -212,28 +161,29 @@ def _checked(
 
 
 def _save(directory: str | os.PathLike, columns: dict[str, tuple[type, int, Iterable]]) -> str:
-    """Writes an index of (type, length, pieces) columns; returns its digest.
+    """Writes (type, length, pieces) columns without joining a column's pieces, as `np.savez` would.
 
-    Piece by piece, where `np.savez` would need all of a column in one array.
+    Returns the file's digest.
     """
     path = pathlib.Path(directory, INDEX)
     try:
         with zipfile.ZipFile(path, "w") as archive:
             for name, (kind, length, pieces) in columns.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array_header_1_0(
-                        file,
-                        {
-                            "descr": np.lib.format.dtype_to_descr(np.dtype(kind)),
-                            "fortran_order": False,
-                            "shape": (length,),
-                        },
-                    )
+                    header = {"descr": np.dtype(kind).str, "shape": (length,)}
+                    np.lib.format.write_array_header_1_0(file, header | {"fortran_order": False})
                     for piece in pieces:
                         file.write(np.asarray(piece, kind).tobytes())
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror})") from None
     return files.sha256_file(path)
+
+
+def _sums(sizes: np.ndarray | list[int]) -> np.ndarray:
+    """0 and the running sums of sizes (n,): int64 (n + 1,)."""
+    sums = np.zeros(len(sizes) + 1, np.int64)
+    np.cumsum(sizes, out=sums[1:])
+    return sums
 
 
 def _names(joined: np.ndarray) -> list[bytes]:

@@ -13,19 +13,13 @@ _STEP_FRAMES = 256  # padded lengths are multiples of it: each shape compiles on
 
 
 @dataclasses.dataclass(frozen=True)
-class PaddedBatch:
-    """Utterances of about the same length.
-
-    Attributes:
-      ids, texts: of the utterances; there may be fewer of them than rows.
-      waveform: (B, N) float32, zero in the padding and in rows without an utterance.
-      num_samples: (B,) int32, valid samples; rows without an utterance have 400.
-    """
+class _PaddedBatch:
+    """Utterances of about the same length; the last of the B rows may have none."""
 
     ids: tuple[str, ...]
     texts: tuple[str, ...]
-    waveform: np.ndarray
-    num_samples: np.ndarray
+    waveform: np.ndarray  # (B, N) float32, zero in the padding and in rows without an utterance
+    num_samples: np.ndarray  # (B,) int32, valid samples; 400 in rows without an utterance
 
 
 def padded_batches(
@@ -34,22 +28,12 @@ def padded_batches(
     normalize_waveform: bool,
     row_multiple: int = 1,
     wanted: Callable[[str], bool] | None = None,
-) -> Iterator[PaddedBatch]:
-    """Every utterance once, grouped by padded length.
+) -> Iterator[_PaddedBatch]:
+    """Every utterance whose id is `wanted` once, padded to a multiple of 256 frames.
 
-    What is left over at the end comes in batches of a quarter of the rows: empty rows cost as much
-    as full ones.
-
-    Args:
-      utterances: what to batch; some batches' worth is held in memory.
-      frames_per_batch: padded frames of a batch, at least one row for each device.
-      normalize_waveform: zero mean, unit variance over each utterance.
-      row_multiple: rows are a multiple of it.
-      wanted: tells by its id whether an utterance takes part; None: all do.
-
-    Yields:
-      Batches of one padded length each, a multiple of 256 frames; of each length there are two
-      shapes.
+    A batch has up to `frames_per_batch` padded frames, in `row_multiple` rows or a multiple of it.
+    What is left over of a length comes in batches of a quarter of the rows, as empty rows cost as
+    much as full ones; so each length has two shapes. Some batches' worth is held in memory.
     """
 
     def rows_of(frames: int, padded: int) -> int:
@@ -61,8 +45,7 @@ def padded_batches(
             continue
         frames = max(1, num_frames(len(utterance.audio)))
         padded = -(-frames // _STEP_FRAMES) * _STEP_FRAMES
-        rows = rows_of(frames_per_batch, padded)
-        group = waiting.setdefault(padded, [])
+        group, rows = waiting.setdefault(padded, []), rows_of(frames_per_batch, padded)
         group.append(utterance)
         if len(group) == rows:
             yield _pad(waiting.pop(padded), padded, rows, normalize_waveform)
@@ -74,7 +57,7 @@ def padded_batches(
             yield _pad(group[first : first + rows], padded, rows, normalize_waveform)
 
 
-def _pad(group: list[Utterance], padded: int, rows: int, normalize_waveform: bool) -> PaddedBatch:
+def _pad(group: list[Utterance], padded: int, rows: int, normalize_waveform: bool) -> _PaddedBatch:
     # The last frame of the padded length may begin before the utterance's odd samples end.
     waveform = np.zeros((rows, HOP * padded + WINDOW), np.float32)
     num_samples = np.full((rows,), WINDOW, np.int32)
@@ -82,7 +65,7 @@ def _pad(group: list[Utterance], padded: int, rows: int, normalize_waveform: boo
         values = to_float(utterance.audio)
         waveform[row, : len(values)] = normalize(values) if normalize_waveform else values
         num_samples[row] = len(values)
-    return PaddedBatch(
+    return _PaddedBatch(
         tuple(utterance.id for utterance in group),
         tuple(utterance.text for utterance in group),
         waveform,

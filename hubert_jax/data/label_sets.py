@@ -16,19 +16,15 @@ from hubert_jax.data.manifests import (
 from hubert_jax.errors import InputError
 from hubert_jax.frames import RATES, SAMPLE_RATE, WINDOW
 
+_AGAIN = "run the label job on this audio"
+
 
 def read_label_sets(
     audio: AudioManifest, directories: Sequence[str], codebooks: Sequence[int]
 ) -> list[LabelManifest]:
-    """The manifests of the label sets of a training, if they fit.
+    """The manifests of a training's label sets, one for each codebook size of the network.
 
-    Args:
-      audio: manifest of the audio.
-      directories: of the label sets, one for each codebook.
-      codebooks: the numbers of classes that the network predicts.
-
-    Raises:
-      InputError: another number of label sets than of codebooks, or as `check_labels`.
+    Raises InputError if their number is another, or as `check_labels`.
     """
     if len(directories) != len(codebooks):
         raise InputError(
@@ -48,59 +44,44 @@ def check_labels(
     num_classes: int | None = None,
     where: str = "labels",
 ) -> None:
-    """Refuses labels that do not belong to an audio split or cannot be trained on.
+    """Raises InputError if labels do not belong to an audio split or cannot be trained on.
 
-    Args:
-      audio: manifest of the audio.
-      labels: manifest of the labels.
-      num_classes: classes that the model predicts; None: any.
-      where: the labels' directory, for messages.
-
-    Raises:
-      InputError: names the field that is wrong, what was found, what was expected, what to do.
+    `num_classes` are those that the model predicts, None: any; `where` is named in messages.
     """
 
     def refuse(field: str, found: Any, expected: Any, remedy: str) -> NoReturn:
         raise InputError(f"{where}: {field}: found {found}, expected {expected}; {remedy}")
 
-    again = "run the label job on this audio"
     if labels.audio_digest != audio.digest:
         refuse(
             "audio_digest",
             f"{str(labels.audio_digest)[:12]} (labels of split {labels.split!r})",
             f"{audio.digest[:12]} (audio of split {audio.split!r})",
-            f"the labels belong to other audio: {again}",
+            f"the labels belong to other audio: {_AGAIN}",
         )
     if labels.utterances != audio.utterances:
-        refuse("utterances", labels.utterances, audio.utterances, again)
+        refuse("utterances", labels.utterances, audio.utterances, _AGAIN)
     if labels.rate_hz not in RATES:
-        refuse(
-            "rate_hz", labels.rate_hz, " or ".join(map(str, RATES)), "write the labels' true rate"
-        )
+        rates = " or ".join(map(str, RATES))
+        refuse("rate_hz", labels.rate_hz, rates, "write the labels' true rate")
     if len(labels.shards) != len(audio.shards):
-        refuse("shards", len(labels.shards), len(audio.shards), again)
+        refuse("shards", len(labels.shards), len(audio.shards), _AGAIN)
     for mine, theirs in zip(labels.shards, audio.shards, strict=True):
         _check_shard(mine, theirs, labels.rate_hz, refuse)
     counts = labels.class_counts
     if len(counts) != labels.num_classes:
-        refuse("class_counts", f"{len(counts)} classes", f"{labels.num_classes} classes", again)
+        refuse("class_counts", f"{len(counts)} classes", f"{labels.num_classes} classes", _AGAIN)
     frames = sum(shard.frames for shard in labels.shards)
     if not labels.frames == frames == sum(counts):
-        refuse("class_counts", f"{sum(counts)} labels", f"{frames}, as in the shards", again)
-    if np.count_nonzero(counts) < 2:
-        refuse(
-            "class_counts",
-            f"{np.count_nonzero(counts)} class in use",
-            "at least 2",
-            "there is nothing to predict: fit the codebook on the right features",
-        )
+        refuse("class_counts", f"{sum(counts)} labels", f"{frames}, as in the shards", _AGAIN)
+    used = np.count_nonzero(counts)
+    if used < 2:
+        remedy = "there is nothing to predict: fit the codebook on the right features"
+        refuse("class_counts", f"{used} class in use", "at least 2", remedy)
     if num_classes is not None and labels.num_classes != num_classes:
-        refuse(
-            "num_classes",
-            labels.num_classes,
-            f"{num_classes}, the classes of the model",
-            "set the model's codebook to the number of clusters",
-        )
+        remedy = "set the model's codebook to the number of clusters"
+        expected = f"{num_classes}, the classes of the model"
+        refuse("num_classes", labels.num_classes, expected, remedy)
 
 
 def _check_shard(
@@ -109,13 +90,11 @@ def _check_shard(
     rate: int,
     refuse: Callable[[str, Any, Any, str], NoReturn],
 ) -> None:
-    """Refuses a label shard that cannot mirror an audio shard."""
-    again = "run the label job on this audio"
     name = label_file(theirs.file)
     if mine.file != name:
-        refuse("shards", mine.file, name, again)
+        refuse("shards", mine.file, name, _AGAIN)
     if mine.utterances != theirs.utterances:
-        refuse(f"utterances of {name}", mine.utterances, theirs.utterances, again)
+        refuse(f"utterances of {name}", mine.utterances, theirs.utterances, _AGAIN)
     # Every utterance of n samples has floor((n - 400) / hop) + 1 frames.
     hop = SAMPLE_RATE // rate
     least = (theirs.samples - theirs.utterances * WINDOW) / hop

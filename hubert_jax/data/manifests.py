@@ -1,7 +1,6 @@
-"""Manifests: what the shards of a split and of its label sets hold, bound by digests.
+"""Manifests: `manifest.json` is the only list of a directory's shards; nothing is globbed for.
 
-`manifest.json` beside the shards is the only list of them; nothing is found by globbing. The digest
-of a split is a function of its shards' bytes, so whatever is derived from the split can name it.
+A digest is a function of the shards' bytes, so that whatever is derived from them can name it.
 """
 
 import dataclasses
@@ -13,56 +12,36 @@ from typing import Any, TypeVar
 from hubert_jax import config, files
 from hubert_jax.errors import InputError
 
-FORMAT = 2
+_FORMAT = 2
 MANIFEST = "manifest.json"
-
-Manifest = TypeVar("Manifest", "AudioManifest", "LabelManifest")
+_Manifest = TypeVar("_Manifest", "AudioManifest", "LabelManifest")
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardInfo:
-    """One audio shard.
+    """One audio shard."""
 
-    Attributes:
-      file: name in the split's directory.
-      bucket_frames: every utterance has at least this many 50 Hz frames (0: shorter than 2 s).
-      utterances: number of records.
-      samples: of all its utterances, at 16 kHz.
-      digest: SHA-256 (hex) of the file.
-      group: of the corpus that all its utterances are from, "" where there is one only.
-    """
-
-    file: str
-    bucket_frames: int
+    file: str  # name in the split's directory
+    bucket_frames: int  # fewest frames, at 50 Hz, of an utterance; 0: all are under 2 s
     utterances: int
-    samples: int
-    digest: str
-    group: str = ""
+    samples: int  # of all utterances, at 16 kHz
+    digest: str  # SHA-256 (hex) of the file
+    group: str = ""  # the corpus that its utterances are from; "" if the split has only one
 
 
 @dataclasses.dataclass(frozen=True)
 class GroupInfo:
-    """One of several corpora that a split mixes.
-
-    Attributes:
-      name: as its shards name it.
-      utterances, seconds: what it has.
-      share: of the audio that training is to draw from it; the shares of a split sum to 1.
-    """
+    """One of several corpora that a split mixes."""
 
     name: str
     utterances: int
     seconds: float
-    share: float
+    share: float  # of the audio that training draws; those of a split sum to 1
 
 
 @dataclasses.dataclass(frozen=True)
 class AudioManifest:
-    """A prepared split; `speakers`, `transcribed`, `rejected` and `flagged` are counts.
-
-    `encoding` is how the records hold audio (`hubert_jax.data.encoding`); `groups` are the corpora
-    that it mixes; `index` is the digest of the split's index (`hubert_jax.data.index`).
-    """
+    """A prepared split; `speakers`, `transcribed`, `rejected` and `flagged` are counts."""
 
     split: str
     sample_rate: int
@@ -73,16 +52,16 @@ class AudioManifest:
     rejected: int
     digest: str
     shards: tuple[ShardInfo, ...]
-    format: int = FORMAT
-    encoding: str = "pcm16"
+    format: int = _FORMAT
+    encoding: str = "pcm16"  # of the records' audio
     flagged: int = 0
-    groups: tuple[GroupInfo, ...] = ()
-    index: str = ""
+    groups: tuple[GroupInfo, ...] = ()  # the corpora of a mixture
+    index: str = ""  # digest of the split's index
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelShardInfo:
-    """One label shard; its file name has the same suffix as its audio shard's."""
+    """One label shard, named by `label_file`; `frames` counts its labels."""
 
     file: str
     utterances: int
@@ -92,35 +71,21 @@ class LabelShardInfo:
 
 @dataclasses.dataclass(frozen=True)
 class LabelManifest:
-    """A label set of a split.
-
-    Attributes:
-      split: the split's name.
-      audio_digest: digest of the audio manifest that it labels.
-      rate_hz: labels per second, 50 or 100.
-      num_classes: labels are in [0, num_classes).
-      feature: {"kind": "mfcc"} or {"kind": "layer", "layer": l, "checkpoint": identity}.
-      codebook_digest: of the codebook that gave the labels.
-      utterances, frames: totals; `frames` counts labels.
-      class_counts: labels of each class, num_classes entries.
-      digest: over the shards' digests.
-      shards: in the order of the audio shards.
-      index: digest of the label set's index.
-    """
+    """A label set of a split; its shards mirror the audio shards, in their order."""
 
     split: str
-    audio_digest: str
-    rate_hz: int
-    num_classes: int
-    feature: dict
+    audio_digest: str  # of the audio manifest
+    rate_hz: int  # labels per second, 50 or 100
+    num_classes: int  # labels are in [0, num_classes)
+    feature: dict  # {"kind": "mfcc"} or {"kind": "layer", "layer": l, "checkpoint": identity}
     codebook_digest: str
     utterances: int
-    frames: int
-    class_counts: tuple[int, ...]
+    frames: int  # labels in all
+    class_counts: tuple[int, ...]  # labels of each class, num_classes entries
     digest: str
     shards: tuple[LabelShardInfo, ...]
-    format: int = FORMAT
-    index: str = ""
+    format: int = _FORMAT
+    index: str = ""  # digest of the label set's index
 
 
 def label_file(audio_file: str) -> str:
@@ -142,8 +107,7 @@ def write_manifest(directory: str | os.PathLike, manifest: AudioManifest | Label
 def read_manifest(split_dir: str | os.PathLike) -> AudioManifest:
     """The manifest of a prepared split.
 
-    Raises:
-      InputError: it is missing or damaged, of another format, or a shard is missing.
+    Raises InputError if it is missing, damaged or of another format, or if a shard is missing.
     """
     return _read(split_dir, AudioManifest, "audio manifest", "hubert_jax.prepare")
 
@@ -153,25 +117,23 @@ def read_label_manifest(label_dir: str | os.PathLike) -> LabelManifest:
     return _read(label_dir, LabelManifest, "label manifest", "hubert_jax.label")
 
 
-def _read(directory: str | os.PathLike, schema: type[Manifest], what: str, writer: str) -> Manifest:
+def _read(
+    directory: str | os.PathLike, schema: type[_Manifest], what: str, writer: str
+) -> _Manifest:
     path = pathlib.Path(directory, MANIFEST)
+    again = f"run {writer} again"
     values: Any = files.read_json(path, what, writer)
     found = values.get("format") if isinstance(values, dict) else None
-    if found != FORMAT:
-        raise InputError(
-            f"{path}: expected the {what} format {FORMAT}, found {found}; run {writer} again"
-        )
+    if found != _FORMAT:
+        raise InputError(f"{path}: expected the {what} format {_FORMAT}, found {found}; {again}")
     manifest = config.build(schema, values, str(path))
     if shards_digest(manifest.shards) != manifest.digest:
         raise InputError(
-            f"{path}: the digest is not that of its shards, it was edited or damaged; "
-            f"run {writer} again"
+            f"{path}: the digest is not that of its shards, it was edited or damaged; {again}"
         )
     there = set(os.listdir(path.parent))  # one question instead of one a shard
     for shard in manifest.shards:
         if shard.file not in there:
-            raise InputError(
-                f"{path.parent / shard.file}: listed in the {what} but not there; "
-                f"run {writer} again"
-            )
+            missing = path.parent / shard.file
+            raise InputError(f"{missing}: listed in the {what} but not there; {again}")
     return manifest

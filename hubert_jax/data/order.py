@@ -1,9 +1,4 @@
-"""Which record each row of a bucket is: a function of (seed, row), for any row at once.
-
-Rows go through a bucket shard by shard: an epoch's order of shards, and the order of records inside
-each window of a shard, are functions of (seed, epoch). So nothing is replayed to find a row, and
-rows that follow one another are read from the same part of a file.
-"""
+"""Which record each row of a bucket is: a function of (seed, row), found without a replay."""
 
 import functools
 from collections.abc import Sequence
@@ -17,20 +12,20 @@ _WINDOW = 1024  # records shuffled together; never across a shard's end
 _KEPT = 64  # orders that are remembered; a batch goes through a few
 
 
-class CorpusOrder:
-    """Endless rows of one corpus in one bucket."""
+class _CorpusOrder:
+    """Endless rows of one corpus in one bucket, shard by shard so that reads are close together.
+
+    The order of the shards, and of the records in each window of one, are by (seed, epoch).
+    """
 
     def __init__(self, shards: Sequence[range], seed: int) -> None:
-        """Of the records of each shard; none is empty."""
-        self._shards = shards
-        self._seed = seed
+        self._shards, self._seed = shards, seed
         self._counts = np.array([len(records) for records in shards], np.int64)
         self._size = int(self._counts.sum())
         self._epoch = functools.lru_cache(4)(self._ordered_shards)
         self._window = functools.lru_cache(_KEPT)(self._ordered_window)
 
     def records(self, rows: np.ndarray) -> np.ndarray:
-        """The records of rows (n,) int64, in any order: int64 (n,)."""
         found = np.empty(len(rows), np.int64)
         for i, row in enumerate(rows.tolist()):
             epoch, row = divmod(row, self._size)
@@ -43,7 +38,7 @@ class CorpusOrder:
         return found
 
     def _ordered_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """An epoch's order of the shards, and where each of them ends in it."""
+        """An epoch's order of the shards, and the row at which each ends in it."""
         order = _shuffled(len(self._shards), tf.int64, [self._seed, epoch])
         return order, np.cumsum(self._counts[order])
 
@@ -59,9 +54,9 @@ class BucketOrder:
     def __init__(
         self, corpora: Sequence[Sequence[range]], weights: list[float], frames: int, seed: int
     ):
-        """Of the shards of each corpus, as of `CorpusOrder`; `frames` names the bucket."""
+        """Of the records of each corpus's shards, none empty; `frames` names the bucket."""
         self._corpora = [
-            CorpusOrder(shards, (number << 32) + seed * 1009 + frames)
+            _CorpusOrder(shards, (number << 32) + seed * 1009 + frames)
             for number, shards in enumerate(corpora)
         ]
         self._sampler = CorpusSampler(weights, [seed, frames])
@@ -79,8 +74,6 @@ class BucketOrder:
 
 
 def _shuffled(size: int, kind: tf.DType, seed: list[int]) -> np.ndarray:
+    shuffle = tf.random.experimental.stateless_shuffle
     with tf.device("CPU"):
-        numbers = tf.range(size, dtype=kind)
-        return tf.random.experimental.stateless_shuffle(
-            numbers, tf.constant(seed, tf.int64)
-        ).numpy()
+        return shuffle(tf.range(size, dtype=kind), tf.constant(seed, tf.int64)).numpy()

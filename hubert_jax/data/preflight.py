@@ -1,8 +1,4 @@
-"""Pre-flight: reads an audio split and its label sets once and refuses what does not fit.
-
-A manifest says what its job meant to write; this looks at what is there, record by record. It
-streams: one shard is open at a time and one record in memory, with its labels.
-"""
+"""Pre-flight: reads a split and its label sets once, by the record, and refuses what misfits."""
 
 import dataclasses
 import pathlib
@@ -19,11 +15,11 @@ from hubert_jax.data.schedule import Bucket
 from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE, num_frames, num_samples
 
-_EXAMPLES = 10  # ids that are named of those that are odd
+_EXAMPLES = 10  # ids that are named of those that are flagged
 
 
 @dataclasses.dataclass
-class Odd:
+class _Flagged:
     """Utterances that can be used but that somebody should listen to."""
 
     utterances: int = 0
@@ -32,17 +28,12 @@ class Odd:
 
 
 @dataclasses.dataclass(frozen=True)
-class Findings:
-    """What was found in a split.
+class _Findings:
+    """What was found in a split; utterances are flagged as by the preparation."""
 
-    Attributes:
-      silent, clipped: utterances, as the preparation flags them.
-      class_counts: of every label set, labels of each class, (classes,) int64.
-    """
-
-    silent: Odd
-    clipped: Odd
-    class_counts: tuple[np.ndarray, ...]
+    silent: _Flagged
+    clipped: _Flagged
+    class_counts: tuple[np.ndarray, ...]  # of each label set, (classes,) int64
 
 
 def inspect(
@@ -50,16 +41,11 @@ def inspect(
     audio: AudioManifest,
     label_sets: Sequence[tuple[pathlib.Path, LabelManifest]] = (),
     progress: Callable[[float], None] = lambda seconds: None,
-) -> Findings:
-    """Reads every record of a split and of its label sets.
+) -> _Findings:
+    """Reads every record of a split and of its label sets, which `check_labels` must have passed.
 
-    Args:
-      audio_dir, audio: the split.
-      label_sets: directory and manifest of each; `check_labels` must have passed them.
-      progress: called with the seconds of audio of every shard that is done.
-
-    Raises:
-      InputError: names the shard, and the record (counted from 0) where one is to blame.
+    `progress` is called with the seconds of audio of each shard that is done. Raises InputError,
+    naming the shard and, where one is to blame, the record (counted from 0).
     """
     if audio.sample_rate != SAMPLE_RATE:
         raise InputError(
@@ -67,7 +53,7 @@ def inspect(
             f"{SAMPLE_RATE}; prepare the corpus again with --config.convert=True"
         )
     index = read_index(audio_dir, audio)
-    odd = {"silent": Odd(), "clipped": Odd()}
+    flagged = {"silent": _Flagged(), "clipped": _Flagged()}
     counts = tuple(np.zeros(manifest.num_classes, np.int64) for _, manifest in label_sets)
     for number, shard in enumerate(audio.shards):
         path = audio_dir / shard.file
@@ -89,10 +75,10 @@ def inspect(
                 )
             kind = waveform.flag(utterance.audio).partition(":")[0]
             if kind:
-                odd[kind].utterances += 1
-                odd[kind].seconds += len(utterance.audio) / SAMPLE_RATE
-                if len(odd[kind].examples) < _EXAMPLES:
-                    odd[kind].examples.append(utterance.id)
+                flagged[kind].utterances += 1
+                flagged[kind].seconds += len(utterance.audio) / SAMPLE_RATE
+                if len(flagged[kind].examples) < _EXAMPLES:
+                    flagged[kind].examples.append(utterance.id)
         _require(path, "samples", samples, shard.samples)
         # After the records: what is wrong with one of them is said with its number.
         _require(path, "digest", files.sha256_file(path), shard.digest)
@@ -102,23 +88,18 @@ def inspect(
             _require(labels.path, "digest", files.sha256_file(labels.path), expected.digest)
         progress(samples / SAMPLE_RATE)
     for (folder, manifest), count in zip(label_sets, counts, strict=True):
-        for index in np.flatnonzero(count != manifest.class_counts)[:1]:
-            what = f"class_counts[{index}]"
-            _require(folder / MANIFEST, what, int(count[index]), manifest.class_counts[index])
-    return Findings(odd["silent"], odd["clipped"], counts)
+        for label in np.flatnonzero(count != manifest.class_counts)[:1]:
+            what = f"class_counts[{label}]"
+            _require(folder / MANIFEST, what, int(count[label]), manifest.class_counts[label])
+    return _Findings(**flagged, class_counts=counts)
 
 
 class _LabelShard:
     """A label shard while it is read beside its audio."""
 
     def __init__(self, path: pathlib.Path, manifest: LabelManifest, counts: np.ndarray) -> None:
-        self.path = path
-        self.frames = 0
-        self._rate = manifest.rate_hz
-        self._counts = counts
-
-    def read(self, utterances: int) -> Iterator[tuple[str, np.ndarray]]:
-        return records.read_label_shard(self.path, utterances)
+        self.path, self.frames = path, 0
+        self._rate, self._counts = manifest.rate_hz, counts
 
     def check(
         self, number: int, utterance: records.Utterance, name: str, labels: np.ndarray
@@ -149,10 +130,10 @@ class _LabelShard:
 def _utterances(
     path: pathlib.Path, shard: ShardInfo, label_shards: list[_LabelShard]
 ) -> Iterator[records.Utterance]:
-    """A shard's utterances, once they and their labels are found to be what they should be."""
+    """A shard's utterances, once they and their labels are found to fit."""
     readers = [
         records.read_shard(path, shard.utterances),
-        *(labels.read(shard.utterances) for labels in label_shards),
+        *(records.read_label_shard(labels.path, shard.utterances) for labels in label_shards),
     ]
     # Every reader refuses another number of records than it should have, if it comes to its end.
     for number, (utterance, *labelled) in enumerate(zip(*readers, strict=False)):
@@ -180,29 +161,18 @@ def _require(path: pathlib.Path, what: str, found: int | str, expected: int | st
 
 @dataclasses.dataclass(frozen=True)
 class BucketUse:
-    """What pre-training makes of a bucket.
-
-    Attributes:
-      utterances, seconds, shards: what is in it.
-      batch: frames and rows of its batches; None where it is left out.
-      crop_loss: share of its audio that a crop leaves out, 1 where all of it is left out.
-      step_share: share of the steps that draw from it.
-    """
+    """What pre-training makes of a bucket."""
 
     utterances: int
     seconds: float
     shards: int
-    batch: tuple[int, int] | None
-    crop_loss: float
-    step_share: float
+    batch: tuple[int, int] | None  # frames and rows; None where the bucket is left out
+    crop_loss: float  # fraction of its audio outside the crops, 1 where it is left out
+    step_share: float  # fraction of the steps that draw from it
 
 
 def bucket_uses(audio: AudioManifest, buckets: Sequence[Bucket]) -> dict[int, BucketUse]:
-    """How pre-training over `buckets` uses a split, by the buckets' frames.
-
-    A crop is as long as its bucket's floor, or the longest crop allowed: another part of the
-    utterance in every pass, but always as much of it.
-    """
+    """How pre-training over `buckets` uses a split, by the buckets' frames."""
     planned = {bucket.frames: bucket for bucket in buckets}
     batches = {frames: bucket.visits / bucket.rows for frames, bucket in planned.items()}
     uses = {}
@@ -224,6 +194,6 @@ def bucket_uses(audio: AudioManifest, buckets: Sequence[Bucket]) -> dict[int, Bu
 
 
 def crop_loss(uses: dict[int, BucketUse]) -> float:
-    """Share of a split's audio that one pass leaves out, short utterances included."""
+    """Fraction of a split's audio that an epoch leaves out, short utterances included."""
     lost = sum(use.crop_loss * use.seconds for use in uses.values())
     return lost / sum(use.seconds for use in uses.values())

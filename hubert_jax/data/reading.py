@@ -1,90 +1,68 @@
-"""Random reads of a split's records and their labels, each checked before it is used.
-
-A record is read by its place in the index, whole and with its framing: the length and the two
-checksums (masked CRC-32C) that TFRecord files have. So damage is found record by record.
-"""
+"""Random reads of a split's records and their labels, each checked by TFRecord's checksums."""
 
 import contextlib
+import functools
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import google_crc32c
 import numpy as np
 
 from hubert_jax.data import encoding, manifests, records
-from hubert_jax.data.index import Index, Locations
-from hubert_jax.data.manifests import AudioManifest
+from hubert_jax.data.index import read_index, read_label_index
+from hubert_jax.data.manifests import AudioManifest, LabelManifest
 from hubert_jax.errors import InputError
 
 
 class RecordReader:
-    """Reads records of a split together with those of its label sets.
+    """Reads records of a split, with those of its label sets, by their numbers in the index.
 
-    Attributes:
-      directory: of the audio.
-      columns: 1 and the number of label sets.
-      damaged: one line about a shard's first damaged record, by the shard's number in the manifest;
-        of shards in which one was met.
+    Of the shards in which damage was met, `damaged` has one line about the first damaged record,
+    by the shard's number in the manifest.
     """
 
     def __init__(
         self,
         audio_dir: pathlib.Path,
         manifest: AudioManifest,
-        index: Index,
-        label_sets: Sequence[tuple[pathlib.Path, Locations]] = (),
+        label_sets: Sequence[tuple[pathlib.Path, LabelManifest]] = (),
         skip_damaged: bool = False,
     ):
-        """Of a split, its index, and directory and locations of each of its label sets.
-
-        With `skip_damaged` a sound record from before the damage, of the same shard, stands in for
-        a damaged one.
-        """
-        self.directory = audio_dir
-        self.columns = 1 + len(label_sets)
+        self.directory, self.index = audio_dir, read_index(audio_dir, manifest)
         self.damaged: dict[int, str] = {}
         self._sound: dict[int, int] = {}  # records before the first damage, by the shard's number
-        names = [shard.file for shard in manifest.shards]
-        self._index = index
-        self._columns = [(audio_dir, names, index.locations)]
-        labels = [manifests.label_file(name) for name in names]
-        self._columns += [(folder, labels, locations) for folder, locations in label_sets]
         self._skip_damaged = skip_damaged
+        names = [shard.file for shard in manifest.shards]
+        self._columns = [(audio_dir, names, self.index.locations)]
+        names = [manifests.label_file(name) for name in names]
+        for folder, labels in label_sets:
+            self._columns.append((folder, names, read_label_index(folder, labels)))
+        self.columns = len(self._columns)
 
     def read(self, numbers: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-        """Records by their numbers in the index.
+        """Serialised records, (B,) object of bytes for the audio and each label set.
 
-        Args:
-          numbers: (B,) int64, in any order.
-
-        Returns:
-          For the audio and for each label set the serialised records, (B,) object of bytes; and
-          (B,) int64, the shard in which another record had to stand in for the row's, or -1.
-
-        Raises:
-          InputError: a record is damaged and none may stand in for it, or none before it is sound.
+        With them (B,) int64: the shard of a damaged record for which, with `skip_damaged`, a sound
+        one from before the damage stands in, or -1. `numbers` are (B,) int64, in any order. Raises
+        InputError if a record is damaged and none may stand in for it, or none before it is sound.
         """
         columns = [np.empty(len(numbers), object) for _ in self._columns]
         stood_in = np.full(len(numbers), -1, np.int64)
         with contextlib.ExitStack() as opened:
-            files = _Files(opened)
+            open_file = functools.cache(functools.partial(_open, opened))  # rows are from few
             for row, number in enumerate(numbers.tolist()):
                 try:
-                    found = self._record(files, number)
+                    found = self._record(open_file, number)
                 except _Damage as damage:
                     stood_in[row] = self._shard(number)
-                    found = self._record(files, self._stand_in(files, number, damage))
+                    found = self._record(open_file, self._stand_in(open_file, number, damage))
                 for column, content in zip(columns, found, strict=True):
                     column[row] = content
         return columns, stood_in
 
     def refuse(self, numbers: np.ndarray) -> None:
-        """Finds what is wrong with records whose batch could not be decoded.
-
-        Raises:
-          InputError: names the file and the record.
-        """
+        """Raises InputError for the first of `numbers` whose content could not be decoded."""
         (audio, *labels), _ = self.read(numbers)
         for row, number in enumerate(numbers.tolist()):
             expected = self._parsed(0, number, audio[row], ("id", "audio", "num_samples"))
@@ -111,15 +89,15 @@ class RecordReader:
             )
         return fields
 
-    def _stand_in(self, files: "_Files", number: int, damage: "_Damage") -> int:
+    def _stand_in(self, open_file: "_Opener", number: int, damage: "_Damage") -> int:
         """A record for a damaged one: of its shard, from before its first damage."""
         shard = self._shard(number)
-        first = self._index.shard(shard).start
+        first = self.index.shard(shard).start
         if shard not in self.damaged:
             sound, message = number, str(damage)
             for earlier in range(first, number):
                 try:
-                    self._record(files, earlier)
+                    self._record(open_file, earlier)
                 except _Damage as found:
                     sound, message = earlier, str(found)
                     break
@@ -131,47 +109,41 @@ class RecordReader:
             raise InputError(f"{self.damaged[shard]}; no record before it is sound") from None
         return first + (number - first) % self._sound[shard]
 
-    def _record(self, files: "_Files", number: int) -> list[bytes]:
+    def _record(self, open_file: "_Opener", number: int) -> list[bytes]:
         """The columns of one record, without their framing."""
         found = []
         for column, (folder, names, locations) in enumerate(self._columns):
             shard, offset, length = (int(value) for value in locations.locate(number))
-            content = _read(files.open(folder / names[shard]), offset, length)
+            content = _read(open_file(folder / names[shard]), offset, length)
             if content is None:
                 raise _Damage(f"{self._name(column, number)}: cut off or damaged; {records.REMEDY}")
             found.append(content)
         return found
 
     def _shard(self, number: int) -> int:
-        return int(self._index.locations.locate(number)[0])
+        return int(self.index.locations.locate(number)[0])
 
     def _name(self, column: int, number: int) -> str:
         folder, names, _ = self._columns[column]
         shard = self._shard(number)
-        return f"{folder / names[shard]}, record {number - self._index.shard(shard).start}"
+        return f"{folder / names[shard]}, record {number - self.index.shard(shard).start}"
 
 
 class _Damage(Exception):
     """A record is not what was written."""
 
 
-class _Files:
-    """Files that are open while a batch is read: its rows are from few."""
+_Opener = Callable[[pathlib.Path], int]
 
-    def __init__(self, opened: contextlib.ExitStack) -> None:
-        self._opened = opened
-        self._descriptors: dict[pathlib.Path, int] = {}
 
-    def open(self, path: pathlib.Path) -> int:
-        if path not in self._descriptors:
-            try:
-                descriptor = os.open(path, os.O_RDONLY)
-            except OSError as error:
-                reason = f"cannot be read ({error.strerror})"
-                raise _Damage(f"{path}: {reason}; {records.REMEDY}") from None
-            self._opened.callback(os.close, descriptor)
-            self._descriptors[path] = descriptor
-        return self._descriptors[path]
+def _open(opened: contextlib.ExitStack, path: pathlib.Path) -> int:
+    """A file's descriptor, closed with `opened`."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise _Damage(f"{path}: cannot be read ({error.strerror}); {records.REMEDY}") from None
+    opened.callback(os.close, descriptor)
+    return descriptor
 
 
 def _read(descriptor: int, offset: int, length: int) -> bytes | None:

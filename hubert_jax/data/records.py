@@ -1,12 +1,8 @@
-"""Records: what one utterance, and one utterance's labels, look like in a TFRecord shard.
-
-Audio: tf.train.Example {id, speaker, text: UTF-8 bytes; audio: bytes, int16 little-endian or FLAC
-(`hubert_jax.data.encoding`), mono at 16 kHz; num_samples: int64}. Labels: {id: UTF-8 bytes; labels:
-bytes, uint16 little-endian}, record for record in the order of the audio shard of the same suffix.
-"""
+"""Records: what one utterance, and one utterance's labels, look like in a TFRecord shard."""
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import pathlib
 from collections.abc import Iterable, Iterator
@@ -15,19 +11,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from hubert_jax import files
 from hubert_jax.data import encoding, manifests
-from hubert_jax.data.manifests import LabelShardInfo, ShardInfo
 from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE
 
-# Around every record: its length (8 bytes) and a checksum of that before it, one of it behind it.
-HEADER_BYTES, FOOTER_BYTES = 12, 4
+HEADER_BYTES, FOOTER_BYTES = 12, 4  # length (8) and its checksum; the record's checksum
 FRAMING_BYTES = HEADER_BYTES + FOOTER_BYTES
-_SAMPLES_AN_HOUR = SAMPLE_RATE * 3600
+REMEDY = "the shard is damaged or incomplete, run the job that wrote it again"
 _LONGEST = 2**30 - 2**20  # samples: a protocol buffer holds less than 2 GiB
 
-# TensorFlow only reads files here: a build that sees the accelerators must not take their memory.
+# TensorFlow reads and decodes on the CPU; it must never take the accelerators' memory.
 with contextlib.suppress(RuntimeError):  # already running: the process chose before
     for _kind in ("GPU", "TPU"):
         tf.config.set_visible_devices([], _kind)
@@ -35,27 +28,19 @@ with contextlib.suppress(RuntimeError):  # already running: the process chose be
 
 @dataclasses.dataclass(frozen=True)
 class Utterance:
-    """One utterance.
+    """One utterance."""
 
-    Attributes:
-      id: unique in its split.
-      audio: int16, shape (samples,), mono at 16 kHz; `audio.astype(np.float32) / 32768` is the
-        waveform in [-1, 1).
-      speaker: "" if unknown.
-      text: the transcript, "" if there is none.
-    """
-
-    id: str
-    audio: np.ndarray
-    speaker: str = ""
-    text: str = ""
+    id: str  # unique in its split
+    audio: np.ndarray  # int16 (samples,), mono at 16 kHz
+    speaker: str = ""  # "" if unknown
+    text: str = ""  # the transcript, "" if there is none
 
 
 def serialize(utterance: Utterance, encoded: str = "pcm16") -> bytes:
     """An utterance as a record's bytes, its audio as one of `encoding.ENCODINGS`.
 
-    Raises:
-      InputError: more than 18.6 hours of audio, which no record holds.
+    A tf.train.Example {id, speaker, text: UTF-8 bytes; audio: bytes; num_samples: int64}. Raises
+    InputError for more than 18.6 hours of audio, which no record holds.
     """
     audio = utterance.audio
     if audio.ndim != 1 or audio.dtype != np.int16:
@@ -63,7 +48,7 @@ def serialize(utterance: Utterance, encoded: str = "pcm16") -> bytes:
             f"{utterance.id}: expected int16 (samples,), found {audio.dtype} {audio.shape}"
         )
     if len(audio) > _LONGEST:
-        found, most = (samples / _SAMPLES_AN_HOUR for samples in (len(audio), _LONGEST))
+        found, most = (samples / SAMPLE_RATE / 3600 for samples in (len(audio), _LONGEST))
         raise InputError(
             f"{utterance.id}: an utterance of {found:.1f} hours; expected at most {most:.1f}: cut "
             "it (cut_seconds does, where there is no transcript)"
@@ -78,12 +63,9 @@ def serialize(utterance: Utterance, encoded: str = "pcm16") -> bytes:
 
 
 class RecordWriter:
-    """A TFRecord file being written, record by record.
+    """A TFRecord file being written; complete when its `with` block has ended well.
 
-    A context manager: the file is complete when the block has ended well.
-
-    Raises:
-      InputError: the file cannot be written, for example because the disk is full.
+    Raises InputError if the file cannot be written, for example because the disk is full.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -96,8 +78,9 @@ class RecordWriter:
         """Appends a record; returns its length in the file."""
         with self._named():
             self._writer.write(record)
-        self.bytes += FRAMING_BYTES + len(record)
-        return FRAMING_BYTES + len(record)
+        length = FRAMING_BYTES + len(record)
+        self.bytes += length
+        return length
 
     def __enter__(self) -> "RecordWriter":
         return self
@@ -116,43 +99,20 @@ class RecordWriter:
             ) from None
 
 
-def write_shard(
-    path: str | os.PathLike,
-    utterances: Iterable[Utterance],
-    bucket_frames: int = 0,
-    encoded: str = "pcm16",
-) -> ShardInfo:
-    """Writes utterances in the given order as one audio shard."""
-    count = samples = 0
-    with RecordWriter(path) as writer:
-        for utterance in utterances:
-            writer.write(serialize(utterance, encoded))
-            count += 1
-            samples += len(utterance.audio)
-    name = pathlib.Path(path).name
-    return ShardInfo(name, bucket_frames, count, samples, files.sha256_file(path))
-
-
 def index_row(record: bytes) -> tuple[int, int, str, str, bool]:
     """What `index.ShardIndex.of` takes of an audio record, which comes without its framing."""
     fields = parse(record, ("id", "num_samples", "speaker", "text"))
     if fields is None:
         raise ValueError("not an audio record")
-    length = FRAMING_BYTES + len(record)
     names = fields["id"].decode(), fields["speaker"].decode()
-    return length, fields["num_samples"], *names, bool(fields["text"])
+    return FRAMING_BYTES + len(record), fields["num_samples"], *names, bool(fields["text"])
 
 
 def read_shard(path: str | os.PathLike, utterances: int | None = None) -> Iterator[Utterance]:
-    """Utterances of an audio shard in order.
+    """Utterances of an audio shard in order; `utterances` is how many it must hold, None: any.
 
-    Args:
-      path: the shard.
-      utterances: how many it must hold; None: any number.
-
-    Raises:
-      InputError: the shard is missing, holds another number of records, or a record is cut off,
-        damaged or not an utterance; names the shard and the record (counted from 0).
+    Raises InputError, naming shard and record (counted from 0), if the shard is missing or has
+    another number of records, or if a record is cut off, damaged or not an utterance.
     """
     names = ("id", "audio", "num_samples", "speaker", "text")
     for number, fields in _read_examples(path, names, utterances):
@@ -170,38 +130,24 @@ def read_shard(path: str | os.PathLike, utterances: int | None = None) -> Iterat
 def read_audio(split_dir: str | os.PathLike) -> Iterator[Utterance]:
     """Utterances of a prepared split, shard by shard in the manifest's order.
 
-    Raises:
-      InputError: as `manifests.read_manifest` and `read_shard`, or a shard has another number of
-        records than the manifest says.
+    Raises as `manifests.read_manifest` and `read_shard`.
     """
     for shard in manifests.read_manifest(split_dir).shards:
         yield from read_shard(pathlib.Path(split_dir, shard.file), shard.utterances)
 
 
-def write_label_shard(
-    path: str | os.PathLike, labels: Iterable[tuple[str, np.ndarray]]
-) -> tuple[LabelShardInfo, np.ndarray]:
-    """Writes (id, labels) pairs in the given order as one label shard.
-
-    Args:
-      path: the shard, named as `manifests.label_file` says.
-      labels: integers in [0, 65535], shape (frames,), for every utterance of the audio shard.
-
-    Returns:
-      What the manifest says of the shard, and the records' lengths in the file, (n,) uint32.
-    """
-    frames = 0
-    lengths = []
+def write_label_shard(path: str | os.PathLike, labels: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Writes (id, labels) pairs, in the order of the audio shard, as one label shard."""
     with RecordWriter(path) as writer:
         for name, values in labels:
-            lengths.append(writer.write(label_record(name, np.asarray(values))))
-            frames += len(values)
-    info = LabelShardInfo(pathlib.Path(path).name, len(lengths), frames, files.sha256_file(path))
-    return info, np.array(lengths, np.uint32)
+            writer.write(label_record(name, np.asarray(values)))
 
 
 def label_record(name: str, labels: np.ndarray) -> bytes:
-    """An utterance's labels, integers (frames,) in [0, 65535], as a record's bytes."""
+    """An utterance's labels, integers (frames,) in [0, 65535], as a record's bytes.
+
+    A tf.train.Example {id: UTF-8 bytes; labels: bytes, uint16 little-endian}.
+    """
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError(f"{name}: expected (frames,) integers, found {labels.dtype}")
     if labels.size and not 0 <= labels.min() <= labels.max() <= 0xFFFF:
@@ -212,10 +158,7 @@ def label_record(name: str, labels: np.ndarray) -> bytes:
 def read_label_shard(
     path: str | os.PathLike, utterances: int | None = None
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(id, labels) of a label shard in order; labels are uint16, shape (frames,).
-
-    Arguments and errors are those of `read_shard`.
-    """
+    """(id, uint16 (frames,)) of a label shard in order; arguments and errors as `read_shard`."""
     for number, fields in _read_examples(path, ("id", "labels"), utterances):
         if len(fields["labels"]) % 2:
             raise InputError(f"{path}, record {number}: odd number of label bytes; {REMEDY}")
@@ -223,16 +166,9 @@ def read_label_shard(
 
 
 def read_labels(label_dir: str | os.PathLike) -> Iterator[tuple[str, np.ndarray]]:
-    """(id, labels) of a label set, in the order of `read_audio` of its split.
-
-    Raises:
-      InputError: as `read_audio`.
-    """
+    """(id, uint16 (frames,)) of a label set in the order of `read_audio`; raises likewise."""
     for shard in manifests.read_label_manifest(label_dir).shards:
         yield from read_label_shard(pathlib.Path(label_dir, shard.file), shard.utterances)
-
-
-REMEDY = "the shard is damaged or incomplete, run the job that wrote it again"
 
 
 def _serialized(**fields: bytes | int) -> bytes:
@@ -254,23 +190,22 @@ def _read_examples(
     if not os.path.isfile(path):
         raise InputError(f"{path}: expected a shard, found no such file; {REMEDY}")
     records = iter(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
-    damaged = "{}, record {}: cut off or damaged; {}"
-    number = position = 0
-    while True:
+    position = 0
+    for number in itertools.count():
         try:
-            record = next(records)
-        except StopIteration:
+            record = next(records, None)
             # TensorFlow takes less than a record's header at the end for the end.
-            if position != os.path.getsize(path):
-                raise InputError(damaged.format(path, number, REMEDY)) from None
-            # A file may also end early between two records.
-            if expected is not None and number != expected:
+            damaged = record is None and position != os.path.getsize(path)
+        except tf.errors.DataLossError:
+            record, damaged = None, True
+        if damaged:
+            raise InputError(f"{path}, record {number}: cut off or damaged; {REMEDY}")
+        if record is None:
+            if expected not in (None, number):  # cut off between two records
                 raise InputError(
                     f"{path}: {number} records, but {manifests.MANIFEST} says {expected}; {REMEDY}"
-                ) from None
+                )
             return
-        except tf.errors.DataLossError:
-            raise InputError(damaged.format(path, number, REMEDY)) from None
         position += FRAMING_BYTES + len(record)
         fields = parse(record, names)
         if fields is None:
@@ -278,11 +213,10 @@ def _read_examples(
                 f"{path}, record {number}: expected the fields {', '.join(names)}; {REMEDY}"
             )
         yield number, fields
-        number += 1
 
 
 def parse(record: bytes, names: tuple[str, ...]) -> dict[str, Any] | None:
-    """The one value of each field, or None if the record is not such an example."""
+    """The one value of each field; None if the record is not such an example."""
     from google.protobuf.message import DecodeError
 
     try:

@@ -2,11 +2,10 @@
 
 import numpy as np
 
-# As transformers adds to the variance, so that an exported network hears what it was trained on.
-# fairseq's layer_norm adds 1e-5, which leaves quiet recordings quieter than the others.
+# As in transformers, for exported networks; fairseq's 1e-5 leaves quiet recordings quieter.
 NORMALISATION_EPSILON = 1e-7
 _SILENT_PEAK = 32  # 60 dB below full scale
-_CLIPPED_SHARE = 0.001
+_CLIPPED_FRACTION = 0.001
 
 
 def to_float(audio: np.ndarray) -> np.ndarray:
@@ -23,11 +22,11 @@ def normalize(waveform: np.ndarray) -> np.ndarray:
 
 def flag(audio: np.ndarray) -> str:
     """What is odd about a waveform (int16, (n,)) that can be used nevertheless; "" if nothing."""
-    low, high = int(audio.min()), int(audio.max())
-    if max(-low, high) <= _SILENT_PEAK:
-        return f"silent: no sample beyond {max(-low, high)} of 32768"
-    if max(-low, high) >= 32767:
-        share = np.count_nonzero((audio == 32767) | (audio == -32768)) / len(audio)
-        if share >= _CLIPPED_SHARE:
-            return f"clipped: {share:.2%} of the samples at full scale"
+    peak = max(-int(audio.min()), int(audio.max()))
+    if peak <= _SILENT_PEAK:
+        return f"silent: no sample beyond {peak} of 32768"
+    if peak >= 32767:
+        clipped = np.count_nonzero((audio == 32767) | (audio == -32768)) / len(audio)
+        if clipped >= _CLIPPED_FRACTION:
+            return f"clipped: {clipped:.2%} of the samples at full scale"
     return ""

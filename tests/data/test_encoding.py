@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import splits
 
 from hubert_jax.corpus import assembly, parts
 from hubert_jax.corpus.audio_files import read_waveform
@@ -20,8 +21,7 @@ def test_samples_come_back(tmp_path, speech, encoded):
     noise = np.random.default_rng(0).integers(-32768, 32768, 5000).astype(np.int16)
     short = np.arange(400, dtype=np.int16)
     utterances = [Utterance(str(i), audio) for i, audio in enumerate((speech, noise, short))]
-    shard = records.write_shard(tmp_path / "shard.tfrecord", utterances, encoded=encoded)
-    assert shard.samples == sum(len(utterance.audio) for utterance in utterances)
+    splits.write_shard(tmp_path / "shard.tfrecord", utterances, encoded)
     for found, utterance in zip(
         records.read_shard(tmp_path / "shard.tfrecord"), utterances, strict=True
     ):

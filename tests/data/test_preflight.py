@@ -110,10 +110,10 @@ def _rewritten(prepared, root, change, kind="labels"):
     path = root / kind / held[number].file
     if kind == "audio":
         rows = change(list(records.read_shard(path)))
-        written = records.write_shard(path, rows, 128)
+        written = dataclasses.replace(splits.write_shard(path, rows), bucket_frames=128)
     else:
         rows = change([(name, values.copy()) for name, values in records.read_label_shard(path)])
-        written, _ = records.write_label_shard(path, rows)
+        written = splits.write_label_shard(path, rows)
     changed = (*held[:number], written, *held[number + 1 :])
     digest = manifests.shards_digest(changed)
     if kind == "audio":
