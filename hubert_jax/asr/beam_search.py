@@ -43,25 +43,20 @@ class _History(NamedTuple):
     bonus: float = 0.0
 
 
+@dataclasses.dataclass(eq=False)
 class _Prefixes:
-    """Tree of the prefixes seen so far: node 0 is empty, a node is its parent plus one label.
+    """Tree of all prefixes, node 0 the empty one; one found again keeps its node and children."""
 
-    A prefix found again is the same node, so it merges with descendants that stayed in the beam.
-    """
+    vocabulary: Vocabulary
+    language_model: LanguageModel | None
+    lm_weight: float
+    word_score: float
 
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        language_model: LanguageModel | None,
-        lm_weight: float,
-        word_score: float,
-    ):
-        self._vocabulary, self._language_model = vocabulary, language_model
-        self._lm_weight, self._word_score = lm_weight, word_score
+    def __post_init__(self) -> None:
         self._children: dict[tuple[int, int], int] = {}
         self._closed: dict[int, _History] = {}
         self.parent, self.label = [-1], [BLANK]
-        self.history = [_History(language_model.start() if language_model else None)]
+        self.history = [_History(self.language_model.start() if self.language_model else None)]
 
     def child(self, node: int, label: int) -> int:
         found = self._children.get((node, label))
@@ -69,7 +64,7 @@ class _Prefixes:
             found = self._children[node, label] = len(self.parent)
             self.parent.append(node)
             self.label.append(label)
-            is_boundary = label == self._vocabulary.boundary
+            is_boundary = label == self.vocabulary.boundary
             self.history.append(self.closed(node) if is_boundary else self.history[node])
         return found
 
@@ -85,12 +80,12 @@ class _Prefixes:
         """The history once the word that the prefix ends in, if any, is completed."""
         if node not in self._closed:
             history = self.history[node]
-            letters = self.labels(node, after=self._vocabulary.boundary)
+            letters = self.labels(node, after=self.vocabulary.boundary)
             if letters:
                 state, log_lm = history.state, history.log_lm
-                if self._language_model is not None:
-                    word = self._vocabulary.decode(letters)
-                    state, log_prob = self._language_model.score(state, word)
+                if self.language_model is not None:
+                    word = self.vocabulary.decode(letters)
+                    state, log_prob = self.language_model.score(state, word)
                     log_lm += log_prob
                 history = self._weighted(state, log_lm, history.words + 1)
             self._closed[node] = history
@@ -99,13 +94,13 @@ class _Prefixes:
     def finished(self, node: int) -> _History:
         """As `closed`, with the end of the sentence scored too."""
         history = self.closed(node)
-        if self._language_model is None:
+        if self.language_model is None:
             return history
-        log_lm = history.log_lm + self._language_model.finish(history.state)
+        log_lm = history.log_lm + self.language_model.finish(history.state)
         return self._weighted(history.state, log_lm, history.words)
 
     def _weighted(self, state: Any, log_lm: float, words: int) -> _History:
-        bonus = self._lm_weight * log_lm + self._word_score * words
+        bonus = self.lm_weight * log_lm + self.word_score * words
         return _History(state, log_lm, words, bonus)
 
 
@@ -142,13 +137,11 @@ def beam_search(
         raise ValueError("log_probs holds NaN, infinity or a frame without a possible class")
     if beam_size < 1 or not beam_threshold >= 0:
         raise ValueError(f"beam_size={beam_size}, beam_threshold={beam_threshold} keep nothing")
-
     prefixes = _Prefixes(vocabulary, language_model, lm_weight, word_score)
     bonuses_count = language_model is not None or word_score != 0
     nodes = np.array([_ROOT])
     in_blank, in_label = np.zeros(1), np.full(1, -np.inf)  # log p of the alignments that end so
     letters = np.setdiff1d(np.arange(vocabulary.size), vocabulary.silent)
-
     for frame in frames:
         last = np.array([prefixes.label[n] for n in nodes])
         parents = np.array([prefixes.parent[n] for n in nodes])

@@ -22,10 +22,6 @@ from hubert_jax.units import mfcc
 LAYER = "layer"
 
 
-def _all(what: Any) -> bool:
-    return True
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class Feature:
     """MFCC of a `kind` at 100 Hz, or at 50 Hz a "layer" of a network: 0 is the input of block 1.
@@ -64,13 +60,12 @@ class Feature:
     def extract(
         self,
         split_dir: str | os.PathLike,
-        wanted: Callable[[str], bool] = _all,
-        shards: Callable[[int], bool] = _all,
+        wanted: Callable[[str], bool] = lambda utterance_id: True,
+        shards: Callable[[int], bool] = lambda number: True,
     ) -> Iterator[tuple[int, str, np.ndarray]]:
-        """Yields (audio shard's number, utterance id, float32 (T, D)), shard by shard.
+        """Yields (number of the audio shard, utterance id, float32 (T, D)), shard by shard.
 
-        Of the utterances `wanted` by id in the `shards` wanted by number; within a shard in any
-        order.
+        `wanted` chooses utterances by id, `shards` audio shards; within one the order is free.
         """
         if self.trained is not None:
             states = hidden_states(self.trained, split_dir, (self.layer,), wanted, shards)
@@ -100,8 +95,8 @@ def hidden_states(
     trained: Trained,
     split_dir: str | os.PathLike,
     layers: tuple[int, ...],
-    wanted: Callable[[str], bool] = _all,
-    shards: Callable[[int], bool] = _all,
+    wanted: Callable[[str], bool] = lambda utterance_id: True,
+    shards: Callable[[int], bool] = lambda number: True,
 ) -> Iterator[tuple[int, str, dict[int, np.ndarray]]]:
     """Yields {layer: float32 (T, dim)} of 50 Hz as `Feature.extract`, all layers in one pass.
 
@@ -119,10 +114,8 @@ def hidden_states(
         outputs: Any = model.apply({"params": params}, waveform, num_samples, collect=True)
         return outputs["layers"][jnp.array(layers)].swapaxes(0, 1).astype(jnp.float32)
 
-    manifest = manifests.read_manifest(split_dir)
-    for batch in forward.over_split(
-        states, trained, split_dir, manifest, wanted=wanted, shards=shards
-    ):
+    split = split_dir, manifests.read_manifest(split_dir)
+    for batch in forward.over_split(states, trained, *split, wanted=wanted, shards=shards):
         hidden = np.asarray(batch.values)
         for row, name in enumerate(batch.ids):
             frames = num_frames(int(batch.num_samples[row]))

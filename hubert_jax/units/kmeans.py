@@ -15,6 +15,8 @@ from hubert_jax import files
 from hubert_jax.errors import InputError
 
 _COLUMNS = 16  # of a sample, that are put in order at a time
+# RuntimeError is what zipfile raises of damage that looks like encryption.
+_DAMAGED = (zipfile.BadZipFile, RuntimeError, ValueError, OSError, EOFError, KeyError, TypeError)
 _CHUNK = 8192  # frames whose distances to all codewords are in memory at once
 
 
@@ -35,17 +37,12 @@ class KMeansConfig:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Codebook:
-    """Centroids, float32 (K, D), and where they come from.
+    """Centroids and where they come from."""
 
-    `feature` is {"kind": "mfcc"} or {"kind": "layer", "layer": l, "checkpoint": fingerprint};
-    `inertia` the mean squared distance of a frame it was fitted on to its codeword;
-    `dead_codewords` counts those that no such frame is nearest to.
-    """
-
-    centroids: np.ndarray
-    feature: dict[str, Any]
-    inertia: float
-    dead_codewords: int
+    centroids: np.ndarray  # float32 (K, D)
+    feature: dict[str, Any]  # {"kind": "mfcc"} or {"kind": "layer", "layer": l, "checkpoint": ...}
+    inertia: float  # mean squared distance of the frames to their codewords
+    dead_codewords: int  # that no frame it was fitted on is nearest to
     seed: int
     fitted_frames: int
 
@@ -79,11 +76,7 @@ class Codebook:
             digest = described["digest"]
         except FileNotFoundError:
             raise InputError(f"{path}: codebook not found; run the label job again") from None
-        except (
-            # What zipfile raises of damage that looks like encryption or another compression.
-            *(zipfile.BadZipFile, RuntimeError, NotImplementedError),
-            *(ValueError, OSError, EOFError, KeyError, TypeError),
-        ) as error:
+        except _DAMAGED as error:
             raise InputError(f"{path}: not a codebook ({error}); run the label job again") from None
         if codebook.digest != digest:
             raise InputError(
@@ -94,10 +87,7 @@ class Codebook:
 
 
 def is_sampled(utterance_id: str, fraction: float, seed: int) -> bool:
-    """Whether an utterance belongs to the sampled fraction of all utterances.
-
-    Depends on the arguments alone, not on hosts or shards; larger fractions contain smaller ones.
-    """
+    """Whether an utterance is sampled, by its id alone; larger fractions contain smaller ones."""
     hashed = hashlib.sha256(f"{seed}:{utterance_id}".encode()).digest()
     return int.from_bytes(hashed[:8], "big") < fraction * 2.0**64
 
@@ -192,19 +182,17 @@ def fit(
     num_clusters: int,
     seed: int,
     feature: dict[str, Any],
-    settings: KMeansConfig | None = None,
+    settings: KMeansConfig,
 ) -> Codebook:
     """A codebook of `num_clusters` codewords, fitted on float32 (N, D) features.
 
-    Raises:
-      InputError: wrong shape, NaN or infinite features, fewer frames than clusters, or
-        `num_clusters` or `seed` out of range.
+    Raises InputError for a wrong shape, NaN or infinite features, fewer frames than clusters, and
+    as `require_fittable`.
     """
     # OpenMP's threads spin between batches otherwise, at twice the time where cores are shared.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from sklearn.cluster import MiniBatchKMeans
 
-    settings = settings or KMeansConfig()
     features = _checked(features)
     require_fittable(num_clusters, seed)
     if len(features) < num_clusters:
@@ -229,14 +217,8 @@ def fit(
     for start in range(0, len(features), _CHUNK):
         chunk = slice(start, start + _CHUNK)
         squared += float(np.square(features[chunk] - centroids[labels[chunk]]).sum(dtype=float))
-    return Codebook(
-        centroids=centroids,
-        feature=feature,
-        inertia=squared / len(features),
-        dead_codewords=num_clusters - len(np.unique(labels)),
-        seed=seed,
-        fitted_frames=len(features),
-    )
+    dead = num_clusters - len(np.unique(labels))
+    return Codebook(centroids, feature, squared / len(features), dead, seed, len(features))
 
 
 def assign(codebook: Codebook, features: np.ndarray) -> np.ndarray:
@@ -257,8 +239,7 @@ def assign(codebook: Codebook, features: np.ndarray) -> np.ndarray:
 def _nearest(centroids: np.ndarray, features: np.ndarray) -> np.ndarray:
     """Exact nearest centroids, uint16 (T,), by |x - c|^2 - |x|^2 = |c|^2 - 2 x c in float32.
 
-    Where its rounding could have decided, float64 decides: labels depend neither on the machine
-    nor on the batch.
+    Where rounding could decide, float64 does: labels depend neither on the machine nor the batch.
     """
     exact = centroids.astype(np.float64)
     exact_squares = np.square(exact).sum(axis=1)
@@ -292,10 +273,10 @@ def _checked(features: np.ndarray) -> np.ndarray:
             "expected floats of shape (frames, dimensions)"
         )
     features = np.ascontiguousarray(features, np.float32)
-    if not np.isfinite(features).all():
-        bad = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+    finite = np.isfinite(features).all(axis=1)
+    if not finite.all():
         raise InputError(
-            f"k-means: frame {bad} has NaN or infinite features; check the checkpoint that they "
-            "come from, or the waveform's range"
+            f"k-means: frame {finite.argmin()} has NaN or infinite features; check the checkpoint "
+            "that they come from, or the waveform's range"
         )
     return features

@@ -28,24 +28,17 @@ def write_labels(
 ) -> manifests.LabelManifest:
     """Writes the label set of an audio split; returns its manifest.
 
-    The directory appears, in place of an older one, when it is complete. What an interrupted call
-    finished for the same audio and codebook is kept.
-
-    Args:
-      audio_dir, label_dir: the split, and where to write.
-      labels: given a predicate on numbers of audio shards, yields (shard number, utterance id,
-        uint16 (T,)) of every utterance of those shards, at `rate` Hz.
-      codebook: what the labels were assigned with.
-      rate: frames per second.
-
-    Raises InputError for missing labels, or another number of them than of frames.
+    The directory appears, in place of an older one, when it is complete; what an interrupted call
+    finished for the same audio and codebook is kept. `labels` takes a predicate on numbers of
+    audio shards and yields (number, utterance id, uint16 (T,) at `rate` Hz) of their utterances.
+    Raises InputError where an utterance lacks labels or has another number of them than frames.
     """
     audio_dir, label_dir = pathlib.Path(audio_dir), pathlib.Path(label_dir)
     audio = manifests.read_manifest(audio_dir)
     finished = _finished(label_dir, audio, codebook, rate)
     if finished is not None:
         return finished
-    index = read_index(audio_dir, audio)
+    index, classes = read_index(audio_dir, audio), len(codebook.centroids)
     key = config_lib.digest([audio.digest, codebook.digest, rate, hubert_jax.__version__])[:16]
     parts = label_dir.with_name(f".{label_dir.name}.parts-{key}")
     for leftover in label_dir.parent.glob(f".{label_dir.name}.parts-*"):
@@ -58,7 +51,7 @@ def write_labels(
     counted: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     for number, path in enumerate(paths):
         try:
-            counted[number] = _counted(path, audio.shards[number].utterances, codebook)
+            counted[number] = _counted(path, audio.shards[number].utterances, classes)
         except InputError:  # not written yet, or damaged since
             path.unlink(missing_ok=True)
     waiting: dict[int, dict[str, np.ndarray]] = {}
@@ -67,7 +60,7 @@ def write_labels(
         rows = _in_order(index, number, waiting.pop(number, {}), rate)
         with files.writing_file(paths[number]) as aside:
             records.write_label_shard(aside, rows)
-        counted[number] = _counted(paths[number], audio.shards[number].utterances, codebook)
+        counted[number] = _counted(paths[number], audio.shards[number].utterances, classes)
 
     for number, name, values in labels(lambda number: number not in counted):
         waiting.setdefault(number, {})[name] = values
@@ -78,16 +71,14 @@ def write_labels(
     counts, lengths = zip(*(counted[number] for number in range(len(paths))), strict=True)
     class_counts = np.sum(counts, axis=0)
     shards = tuple(
-        manifests.LabelShardInfo(
-            path.name, shard.utterances, int(count.sum()), files.sha256_file(path)
-        )
-        for path, shard, count in zip(paths, audio.shards, counts, strict=True)
+        manifests.LabelShardInfo(path.name, len(rows), int(count.sum()), files.sha256_file(path))
+        for path, count, rows in zip(paths, counts, lengths, strict=True)
     )
     manifest = manifests.LabelManifest(
         split=audio.split,
         audio_digest=audio.digest,
         rate_hz=rate,
-        num_classes=len(class_counts),
+        num_classes=classes,
         feature=codebook.feature,
         codebook_digest=codebook.digest,
         utterances=sum(shard.utterances for shard in shards),
@@ -120,14 +111,12 @@ def _finished(
     return found if whole else None
 
 
-def _counted(
-    path: pathlib.Path, utterances: int, codebook: Codebook
-) -> tuple[np.ndarray, np.ndarray]:
+def _counted(path: pathlib.Path, utterances: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     """Labels of each class in a label shard, int64 (K,), and its records' lengths, uint32 (n,)."""
-    counts = np.zeros(len(codebook.centroids), np.int64)
+    counts = np.zeros(classes, np.int64)
     lengths = []
     for name, values in records.read_label_shard(path, utterances):
-        counts += np.bincount(values, minlength=len(counts))
+        counts += np.bincount(values, minlength=classes)
         lengths.append(records.FRAMING_BYTES + len(records.label_record(name, values)))
     return counts, np.array(lengths, np.uint32)
 

@@ -10,7 +10,6 @@ from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE, WINDOW, num_frames
 
 RATE = 100  # frames per second
-
 _HOP = SAMPLE_RATE // RATE  # samples
 _CEPSTRA = 13
 _MEL_BINS = 23
@@ -36,7 +35,6 @@ def mfcc(waveform: np.ndarray) -> np.ndarray:
     raw, emphasised = _frames(waveform), _frames(emphasised)
     remainder = np.float32(1.0 - _PRE_EMPHASIS)
     window, mel, cosine = _povey_window(), _mel_matrix(), _cosine_matrix()
-
     cepstra = np.empty((total, _CEPSTRA), np.float32)
     padded = np.zeros((min(total, _BLOCK), _FFT), np.float32)
     for start in range(0, total, _BLOCK):

@@ -155,10 +155,7 @@ class JointCounts:
 
 
 def score(counts: np.ndarray) -> Quality:
-    """Purities and PNMI of joint counts, integers (phones, units).
-
-    Raises InputError where there is no frame, or a single phone, whose entropy is zero.
-    """
+    """Purities and PNMI of (phones, units) counts; InputError for no frame or a single phone."""
     frames = int(counts.sum())
     if not frames:
         raise InputError("quality: no frame to score; is the split empty?")
