@@ -1,12 +1,4 @@
-"""Lexicon-free CTC prefix beam search, with a seam for a language model over words.
-
-A hypothesis is a labelling (a prefix, while the search runs): all alignments that collapse to it
-are summed, so with a beam wide enough the result is the most probable labelling, exactly. What is
-maximised is equation 4 of the HuBERT paper, `log p_CTC + w1 log p_LM + w2 |Y|`, |Y| in words; the
-last two terms are added whenever a word is completed.
-"""
-
-from __future__ import annotations
+"""Lexicon-free CTC prefix beam search, with or without a language model over words."""
 
 import dataclasses
 from typing import Any, NamedTuple, Protocol
@@ -19,17 +11,13 @@ _ROOT = 0
 
 
 class LanguageModel(Protocol):
-    """Scores words in their place.
-
-    Log probabilities are natural and finite; states are opaque and never changed in place, since
-    hypotheses share them.
-    """
+    """Scores words in their place, in nats; states are shared, so they never change in place."""
 
     def start(self) -> Any:
         """State before the first word."""
 
     def score(self, state: Any, word: str) -> tuple[Any, float]:
-        """State after `word`, and its log probability in that place."""
+        """State after `word`, and the word's log probability."""
 
     def finish(self, state: Any) -> float:
         """Log probability that the sentence ends here."""
@@ -37,11 +25,7 @@ class LanguageModel(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Hypothesis:
-    """One labelling the search ended with.
-
-    `score` = `log_ctc` + lm_weight * `log_lm` + word_score * words in `text`; `log_ctc` sums the
-    alignments that stayed in the beam, so pruning can only make it smaller than the true one.
-    """
+    """A labelling, int32 (L,), and its `score`; pruning can only make `log_ctc` smaller."""
 
     labels: np.ndarray
     text: str
@@ -51,94 +35,72 @@ class Hypothesis:
 
 
 class _History(NamedTuple):
-    """What the completed words of a prefix are worth."""
+    """Completed words of a prefix; `bonus` is what they add to the score."""
 
     state: Any
-    log_lm: float
-    words: int
-    bonus: float
+    log_lm: float = 0.0
+    words: int = 0
+    bonus: float = 0.0
 
 
+@dataclasses.dataclass(eq=False)
 class _Prefixes:
-    """Tree of all prefixes seen so far: node 0 is empty, a node is its parent plus one label.
+    """Tree of all prefixes, node 0 the empty one; one found again keeps its node and children."""
 
-    A prefix that leaves the beam and is found again is the same node, so it merges with the
-    descendants that stayed.
-    """
+    vocabulary: Vocabulary
+    language_model: LanguageModel | None
+    lm_weight: float
+    word_score: float
 
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        language_model: LanguageModel | None,
-        lm_weight: float,
-        word_score: float,
-    ):
-        self._vocabulary = vocabulary
-        self._language_model = language_model
-        self._lm_weight = lm_weight
-        self._word_score = word_score
+    def __post_init__(self) -> None:
         self._children: dict[tuple[int, int], int] = {}
         self._closed: dict[int, _History] = {}
-        start = language_model.start() if language_model else None
-        self.parent = [-1]
-        self.label = [BLANK]
-        self.history = [_History(start, 0.0, 0, 0.0)]
+        self.parent, self.label = [-1], [BLANK]
+        self.history = [_History(self.language_model.start() if self.language_model else None)]
 
     def child(self, node: int, label: int) -> int:
-        """Node of the prefix `node` + `label`."""
-        key = (node, label)
-        found = self._children.get(key)
+        found = self._children.get((node, label))
         if found is None:
-            found = self._children[key] = len(self.parent)
+            found = self._children[node, label] = len(self.parent)
             self.parent.append(node)
             self.label.append(label)
-            is_boundary = label == self._vocabulary.boundary
+            is_boundary = label == self.vocabulary.boundary
             self.history.append(self.closed(node) if is_boundary else self.history[node])
         return found
 
+    def labels(self, node: int, after: int | None = None) -> list[int]:
+        """Labels of a prefix, or only those behind its last `after`."""
+        backwards = []
+        while node != _ROOT and self.label[node] != after:
+            backwards.append(self.label[node])
+            node = self.parent[node]
+        return backwards[::-1]
+
     def closed(self, node: int) -> _History:
-        """The prefix's history once the word it ends in, if any, is completed."""
-        found = self._closed.get(node)
-        if found is None:
-            found = self.history[node]
-            letters = []
-            walk = node
-            while walk != _ROOT and self.label[walk] != self._vocabulary.boundary:
-                letters.append(self.label[walk])
-                walk = self.parent[walk]
+        """The history once the word that the prefix ends in, if any, is completed."""
+        if node not in self._closed:
+            history = self.history[node]
+            letters = self.labels(node, after=self.vocabulary.boundary)
             if letters:
-                found = self._extended(found, self._vocabulary.decode(letters[::-1]))
-            self._closed[node] = found
-        return found
+                state, log_lm = history.state, history.log_lm
+                if self.language_model is not None:
+                    word = self.vocabulary.decode(letters)
+                    state, log_prob = self.language_model.score(state, word)
+                    log_lm += log_prob
+                history = self._weighted(state, log_lm, history.words + 1)
+            self._closed[node] = history
+        return self._closed[node]
 
     def finished(self, node: int) -> _History:
         """As `closed`, with the end of the sentence scored too."""
         history = self.closed(node)
-        if self._language_model is None:
+        if self.language_model is None:
             return history
-        return self._weighted(
-            history.state,
-            history.log_lm + self._language_model.finish(history.state),
-            history.words,
-        )
-
-    def labels(self, node: int) -> np.ndarray:
-        """int32 (L,)."""
-        reversed_labels = []
-        while node != _ROOT:
-            reversed_labels.append(self.label[node])
-            node = self.parent[node]
-        return np.array(reversed_labels[::-1], np.int32)
-
-    def _extended(self, history: _History, word: str) -> _History:
-        state, log_lm = history.state, history.log_lm
-        if self._language_model is not None:
-            state, log_prob = self._language_model.score(state, word)
-            log_lm += log_prob
-        return self._weighted(state, log_lm, history.words + 1)
+        log_lm = history.log_lm + self.language_model.finish(history.state)
+        return self._weighted(history.state, log_lm, history.words)
 
     def _weighted(self, state: Any, log_lm: float, words: int) -> _History:
-        bonus = self._lm_weight * log_lm + self._word_score * words
+        bonus = self.lm_weight * log_lm + self.word_score * words
         return _History(state, log_lm, words, bonus)
 
 
@@ -152,24 +114,21 @@ def beam_search(
     lm_weight: float = 0.0,
     word_score: float = 0.0,
 ) -> list[Hypothesis]:
-    """Most probable labellings of one utterance.
+    """At most `beam_size` labellings by equation 4 of the HuBERT paper, best first.
+
+    log p_CTC + w1 log p_LM + w2 |Y|, |Y| in words; p_CTC sums all alignments, so a beam wide
+    enough is exact. Labellings that differ in outer word boundaries alone are hypotheses apart.
 
     Args:
-      log_probs: float (T, V), natural log probabilities of each frame, V = `vocabulary.size`.
-      vocabulary: names the classes; class 0 is the blank.
-      beam_size: prefixes kept after each frame, at least 1.
-      beam_threshold: nats, not negative. Prefixes further than this below the frame's best are
-        dropped, and labels further than this below the frame's most probable class are not tried.
-      language_model: language model over words, asked once for every word of every prefix.
-      lm_weight: w1 of equation 4.
-      word_score: w2 of equation 4, for each word.
+      log_probs: float (T, V), nats; class 0 is the blank, V = `vocabulary.size`.
+      vocabulary: names the classes.
+      beam_size: prefixes kept after each frame.
+      beam_threshold: nats; drops prefixes this far below the frame's best, and labels this far
+        below its likeliest class.
+      language_model: asked once for every word of every prefix.
+      lm_weight, word_score: w1 and w2.
 
-    Returns:
-      At most `beam_size` hypotheses, best first. Labellings that differ only in leading or
-      trailing word boundaries are hypotheses of their own with the same text.
-
-    Raises:
-      ValueError: wrong shape, NaN, a frame in which nothing is possible, or a bad beam.
+    Raises ValueError for a wrong shape, NaN, a frame in which nothing is possible, or a bad beam.
     """
     frames = np.asarray(log_probs, np.float64)
     if frames.ndim != 2 or frames.shape[1] != vocabulary.size:
@@ -178,16 +137,11 @@ def beam_search(
         raise ValueError("log_probs holds NaN, infinity or a frame without a possible class")
     if beam_size < 1 or not beam_threshold >= 0:
         raise ValueError(f"beam_size={beam_size}, beam_threshold={beam_threshold} keep nothing")
-
     prefixes = _Prefixes(vocabulary, language_model, lm_weight, word_score)
     bonuses_count = language_model is not None or word_score != 0
     nodes = np.array([_ROOT])
-    # Log probability of each prefix over the alignments that end in a blank, and in its label.
-    in_blank, in_label = np.zeros(1), np.full(1, -np.inf)
-    column = np.empty(vocabulary.size, np.int64)
-    spells = np.ones(vocabulary.size, bool)
-    spells[list(vocabulary.silent)] = False
-
+    in_blank, in_label = np.zeros(1), np.full(1, -np.inf)  # log p of the alignments that end so
+    letters = np.setdiff1d(np.arange(vocabulary.size), vocabulary.silent)
     for frame in frames:
         last = np.array([prefixes.label[n] for n in nodes])
         parents = np.array([prefixes.parent[n] for n in nodes])
@@ -198,8 +152,7 @@ def beam_search(
         stay_label = in_label + frame[last]
 
         # Extend by a label; the label the prefix ends in only after a blank.
-        labels = np.flatnonzero(frame >= frame.max() - beam_threshold)
-        labels = labels[spells[labels]]
+        labels = letters[frame[letters] >= frame.max() - beam_threshold]
         repeats = last[:, None] == labels
         extended = np.where(repeats, in_blank[:, None], total[:, None]) + frame[labels]
 
@@ -209,10 +162,8 @@ def beam_search(
             label = last[there]
             before = np.where(label == last[here], in_blank[here], total[here])
             stay_label[there] = np.logaddexp(stay_label[there], before + frame[label])
-            column[:] = -1
-            column[labels] = np.arange(labels.size)
-            tried = column[label] >= 0
-            extended[here[tried], column[label[tried]]] = -np.inf
+            merged, column = np.nonzero(label[:, None] == labels)
+            extended[here[merged], column] = -np.inf
 
         stay_score = np.logaddexp(stay_blank, stay_label)
         extended_score = extended
@@ -232,25 +183,14 @@ def beam_search(
 
         staying = kept[kept < nodes.size]
         row, place = np.divmod(kept[staying.size :] - nodes.size, max(labels.size, 1))
-        grown = [
-            prefixes.child(node, label)
-            for node, label in zip(nodes[row].tolist(), labels[place].tolist(), strict=True)
-        ]
+        grown = list(map(prefixes.child, nodes[row].tolist(), labels[place].tolist()))
         nodes = np.concatenate([nodes[staying], np.array(grown, nodes.dtype)])
         in_blank = np.concatenate([stay_blank[staying], np.full(row.size, -np.inf)])
         in_label = np.concatenate([stay_label[staying], extended[row, place]])
 
     found = []
     for node, log_ctc in zip(nodes.tolist(), np.logaddexp(in_blank, in_label), strict=True):
-        history = prefixes.finished(node)
-        labels = prefixes.labels(node)
-        found.append(
-            Hypothesis(
-                labels=labels,
-                text=vocabulary.decode(labels),
-                score=float(log_ctc) + history.bonus,
-                log_ctc=float(log_ctc),
-                log_lm=history.log_lm,
-            )
-        )
+        history, labels = prefixes.finished(node), np.array(prefixes.labels(node), np.int32)
+        text, score = vocabulary.decode(labels), float(log_ctc) + history.bonus
+        found.append(Hypothesis(labels, text, score, float(log_ctc), history.log_lm))
     return sorted(found, key=lambda hypothesis: -hypothesis.score)

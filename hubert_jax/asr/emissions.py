@@ -17,13 +17,10 @@ from hubert_jax.networks.trained import Trained, require_ctc
 def emissions(
     trained: Trained, split_dir: str | os.PathLike
 ) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Log probabilities of every utterance of a split, without dropout or masks.
+    """Yields (id, transcript or "", log probabilities (T, V) float32) of a split's utterances.
 
-    Yields:
-      (utterance id, its transcript or "", (T, V) float32), T at 50 Hz; class 0 is the blank.
-
-    Raises:
-      InputError: a network without a CTC head, or a damaged shard.
+    T is at 50 Hz; class 0 is the blank. Neither dropout nor masks are applied. Raises InputError
+    for a network without a CTC head or a damaged shard.
     """
     vocabulary = require_ctc(trained)
     model = HubertForCTC(trained.architecture, vocabulary.size, trained.kernels)

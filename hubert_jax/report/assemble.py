@@ -13,17 +13,11 @@ Results = dict[str, dict[str, dict[str, Any]]]  # result.json by job and folder
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig:
-    """What is reported.
-
-    Attributes:
-      title: of the page.
-      iterations: folders of the run, in order; each may hold label, train, evaluate and export.
-      recognisers: folders of the run; each may hold finetune, decode and export.
-    """
+    """The page's title, and folders of the run in order."""
 
     title: str = "HuBERT: what this run learned"
-    iterations: tuple[str, ...] = ()
-    recognisers: tuple[str, ...] = ()
+    iterations: tuple[str, ...] = ()  # each may hold label, train, evaluate and export
+    recognisers: tuple[str, ...] = ()  # each may hold finetune, decode and export
 
 
 def assemble(
@@ -31,14 +25,8 @@ def assemble(
 ) -> dict:
     """Writes WORKDIR/report.json and report.html, prints the table and returns the report.
 
-    Page and table leave out what was not run; report.json has null or nothing there.
-
-    Args:
-      workdir, config: the run's directory, and its folders.
-      seconds, skipped: time taken by each stage, and the stages that were not run again.
-
-    Raises:
-      InputError: a file that a result names is missing or damaged.
+    What was not run is left out, or null or empty in report.json. Raises InputError where a file
+    that a result names is missing or damaged.
     """
     from hubert_jax.report import page, tables  # matplotlib is slow to import
 
@@ -112,7 +100,6 @@ def _iterations(results: Results, names: tuple[str, ...]) -> list[dict[str, Any]
 
 
 def _start(found: dict[str, Any], trained: dict[str, dict[str, Any]]) -> str:
-    """Whose weights a run started from, or "scratch"."""
     if not found["init_from"]:
         return "scratch"
     weights = found["inputs"]["init_from"]

@@ -1,4 +1,4 @@
-"""What the figures of a report say: did training get anywhere, in plain words."""
+"""What the figures of a report say, in plain words."""
 
 import dataclasses
 import itertools
@@ -19,13 +19,12 @@ def claims(report: Mapping[str, Any]) -> list[Claim]:
     """Every comparison that a report's figures allow, the one of PNMI with MFCC first."""
     found = [claim for claim in [_against_mfcc(report)] if claim]
     for each in report["iterations"]:
-        name, layer, untrained = each["name"], each["best_layer"], each["untrained_pnmi_by_layer"]
-        if str(layer) in untrained:
-            subject = f"{name}, layer {layer}: PNMI"
-            found.append(_higher(subject, _peak(each), "untrained", untrained[str(layer)]))
-        accuracy, baseline = each["masked_accuracy"], each["commonest_unit_share"]
+        name, layer = each["name"], str(each["best_layer"])
+        fresh, accuracy = each["untrained_pnmi_by_layer"].get(layer), each["masked_accuracy"]
+        if fresh is not None:
+            found.append(_higher(f"{name}, layer {layer}: PNMI", _peak(each), "untrained", fresh))
         if accuracy is not None:
-            subject = f"{name}: masked accuracy"
+            subject, baseline = f"{name}: masked accuracy", each["commonest_unit_share"]
             found.append(_higher(subject, accuracy, "majority baseline", baseline))
     evaluated = [each for each in report["iterations"] if each["pnmi_by_layer"]]
     for before, after in itertools.pairwise(evaluated):
@@ -43,7 +42,7 @@ def claims(report: Mapping[str, Any]) -> list[Claim]:
 
 
 def verdict(report: Mapping[str, Any]) -> str:
-    """One line: whether units say more about phones than MFCC clusters do, how many claims hold."""
+    """One line: whether units tell more about phones than MFCC do, and how many claims hold."""
     claim, found = _against_mfcc(report), claims(report)
     text = claim.text if claim else "PNMI was not measured against MFCC"
     tally = f"; {sum(c.holds for c in found)} of {len(found)} hold" if found else ""
@@ -69,7 +68,7 @@ def _higher(subject: str, value: float, rival: str, rival_value: float, note: st
 
 
 def _apart(a: float, b: float, digits: int) -> tuple[str, str]:
-    """Both with `digits` decimals, or up to two more where they would look alike."""
+    """Both with `digits` decimals, or with up to two more where they would look alike."""
     more = next((d for d in range(digits, digits + 3) if f"{a:.{d}f}" != f"{b:.{d}f}"), digits)
     return f"{a:.{more}f}", f"{b:.{more}f}"
 

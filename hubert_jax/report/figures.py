@@ -74,10 +74,9 @@ def bars(iterations: Sequence[Mapping[str, Any]], mfcc: float | None) -> str:
 
 
 def sort_by_phone(phones: Sequence[str], counts: np.ndarray) -> tuple[list[str], Any, Any]:
-    """p(phone | unit) of (P, K) counts of frames, without phones and units that never occurred.
+    """Phones in articulatory order, units by likeliest phone, and p(phone | unit) (P', K').
 
-    Returns P' phones in articulatory order, unknown ones last, (K',) units, sorted by their
-    likeliest phone, and (P', K') float64, whose columns sum to 1.
+    Of (P, K) counts of frames; what never occurred is left out.
     """
     seen = np.flatnonzero(counts.any(axis=1)).tolist()
     seen.sort(key=lambda i: (_PLACE.get(phones[i], len(_PLACE)), phones[i]))
@@ -114,10 +113,7 @@ def speech(
     waveform: np.ndarray, units: np.ndarray, rate_hz: int, phones: Alignment | None,
     likeliest: Mapping[int, str], start: float,
 ) -> str:  # fmt: skip
-    """Four seconds from `start` of an utterance (int16, 16 kHz), over its units and phones.
-
-    Units, (T,) at `rate_hz`, have the colour of their `likeliest` phone, or one of their own.
-    """
+    """Four seconds of int16 audio from `start`, over its phones and (T,) units at `rate_hz`."""
     figure = Figure(figsize=(14.4, 5.2), layout="constrained")
     wave, top, band, names = figure.subplots(4, 1, sharex=True, height_ratios=[1.2, 5, 0.7, 1.3])
     wave.plot(np.arange(0, len(waveform), 16) / 16_000, waveform[::16], color=_SERIES[0], lw=0.4)
@@ -158,7 +154,7 @@ def _wheel(position: float, light: int = 0) -> np.ndarray:
 
 
 def _svg(figure: Figure, label: str) -> str:
-    """The figure as an `<svg>` element; ids are made from `label`, which is unique on its page."""
+    """The figure as `<svg>`; ids are made from `label`, which is unique on its page."""
     file, unsaid = io.StringIO(), dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with mpl.rc_context({"svg.hashsalt": label}):
         figure.savefig(file, format="svg", transparent=True, dpi=144, metadata=unsaid)

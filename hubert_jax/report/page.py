@@ -25,7 +25,7 @@ _ENVIRONMENT = Environment(
 
 
 def render(workdir: pathlib.Path, title: str, results: Results, report: Mapping[str, Any]) -> str:
-    """The page as one self-contained HTML document. Raises as `assemble`."""
+    """The page, one self-contained HTML document. Raises as `assemble`."""
     iterations = [each for each in report["iterations"] if each["pnmi_by_layer"]]
     units, source, example = [], "", None
     scored = {name: found for name, found in results["evaluate"].items() if found.get("labels")}
@@ -38,12 +38,11 @@ def render(workdir: pathlib.Path, title: str, results: Results, report: Mapping[
         phones, columns, conditional = figures.sort_by_phone(*counts)
         units = [figures.heat_map(phones, conditional)]
         likeliest = {u: phones[p] for u, p in zip(columns, conditional.argmax(0), strict=True)}
-        audio, directory = _here(workdir, found["audio"]), _here(workdir, labels["directory"])
-        example = _example(audio, directory, found["alignments"], likeliest)
+        paths = found["audio"], labels["directory"], found["alignments"]
+        example = _example(workdir, *paths, likeliest)
     elif results["label"]:
         *_, split = list(results["label"].values())[-1]["splits"].values()
-        audio, directory = _here(workdir, split["audio"]), _here(workdir, split["directory"])
-        example = _example(audio, directory, "", {})
+        example = _example(workdir, split["audio"], split["directory"], "", {})
     return _ENVIRONMENT.get_template("report.html").render(
         title=title,
         verdict=verdict(report),
@@ -65,7 +64,7 @@ def _here(workdir: pathlib.Path, written: str) -> str:
     return str(next((p for p in (path, *tails) if p.exists()), path))
 
 
-def read_lines(path: str | pathlib.Path) -> list[dict[str, Any]]:
+def _read_lines(path: str | pathlib.Path) -> list[dict[str, Any]]:
     """The JSON objects of a file, one a line. Raises InputError if it is missing or damaged."""
     try:
         return [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
@@ -82,22 +81,24 @@ def curve(rows: list[dict[str, Any]], scalar: str) -> np.ndarray:
 def _curves(workdir: pathlib.Path, results: Results, iterations: list[dict]) -> list[str]:
     drawn = []
     for job, title in (("train", "Pre-training loss"), ("finetune", "Fine-tuning loss (CTC)")):
-        logs = {name: read_lines(workdir / name / job / "metrics.jsonl") for name in results[job]}
+        logs = {name: _read_lines(workdir / name / job / "metrics.jsonl") for name in results[job]}
         losses = {name: curve(log, "loss") for name, log in logs.items() if log}
         drawn += [figures.curves(title, losses)] if losses else []
         for each in iterations:
-            log = logs.get(each["name"])
-            names = ("masked_accuracy", "unmasked_accuracy")
-            kinds = [name for name in names if log and name in log[-1]]
-            if log and kinds:
+            log = logs.get(each["name"]) or [{}]
+            kinds = [kind for kind in ("masked_accuracy", "unmasked_accuracy") if kind in log[-1]]
+            if kinds:
                 lines = {kind.replace("_", " "): curve(log, kind) for kind in kinds}
                 baseline = each["commonest_unit_share"]
                 drawn.append(figures.curves(f"Accuracy, {each['name']}", lines, baseline))
     return drawn
 
 
-def _example(audio: str, labels: str, alignments: str, likeliest: dict) -> dict | None:
+def _example(
+    workdir: pathlib.Path, audio: str, labels: str, alignments: str, likeliest: dict
+) -> dict | None:
     """The first utterance of a length that is good to look at."""
+    audio, labels = _here(workdir, audio), _here(workdir, labels)
     aligned = quality.read_alignments(alignments) if alignments else {}
     rate = manifests.read_label_manifest(labels).rate_hz
     pairs = zip(records.read_audio(audio), records.read_labels(labels), strict=True)
@@ -109,13 +110,11 @@ def _example(audio: str, labels: str, alignments: str, likeliest: dict) -> dict 
     return None
 
 
-def _sentences(
-    workdir: pathlib.Path, decoded: dict[str, dict[str, Any]]
-) -> dict[str, dict[str, Any]]:
+def _sentences(workdir: pathlib.Path, decoded: dict[str, dict]) -> dict[str, dict]:
     """Reference, and jiwer's alignment of every recogniser's text with it, by utterance."""
-    sentences: dict[str, dict[str, Any]] = {}
+    sentences: dict[str, dict] = {}
     for name, found in decoded.items():
-        for row in read_lines(_here(workdir, found["hypotheses"])):
+        for row in _read_lines(_here(workdir, found["hypotheses"])):
             reference, text = (" ".join(text.split()) for text in (row["reference"], best(row)))
             sentence = sentences.setdefault(row["id"], {"reference": row["reference"], "texts": {}})
             sentence["texts"][name] = jiwer.process_characters(reference, text)

@@ -84,9 +84,9 @@ def _quality(report: Mapping[str, Any]) -> Table:
 
 
 def _aligned(table: Table) -> list[str]:
-    lines: list[list[str]] = [[] for _ in range(1 + len(table.rows))]
-    for column, cells in enumerate(zip(table.header, *table.rows, strict=True)):
-        width = max(map(len, cells))
-        for line, cell in zip(lines, cells, strict=True):
-            line.append(cell.rjust(width) if table.is_numeric(column) else cell.ljust(width))
-    return [line for line in (f"  {'  '.join(line)}".rstrip() for line in lines) if line]
+    columns = []
+    for number, cells in enumerate(zip(table.header, *table.rows, strict=True)):
+        width, numeric = max(map(len, cells)), table.is_numeric(number)
+        columns.append([cell.rjust(width) if numeric else cell.ljust(width) for cell in cells])
+    lines = (f"  {'  '.join(cells)}".rstrip() for cells in zip(*columns, strict=True))
+    return [line for line in lines if line]

@@ -15,26 +15,19 @@ from hubert_jax.networks.trained import Trained
 from hubert_jax.units import kmeans
 from hubert_jax.units.features import Feature, hidden_states
 from hubert_jax.units.fitting import Fitting
-from hubert_jax.units.quality import Alignment, JointCounts, alignment_of
+from hubert_jax.units.quality import Alignment, JointCounts, alignment_of, score
 
 
 class SplitScorer:
-    """Scores units on one split; keeps the joint counts of every set scored.
+    """Scores units on one split.
 
-    Attributes:
-      phones: the phones of the rows of all counts.
-      counts: int64 arrays of shape (phones, units), by the name that the scores' "joint_counts"
-        gives.
+    `counts` has the joint counts of every set scored, int64 (phones, units), by the name in its
+    scores; `phones` are their rows. Raises InputError for an utterance without an alignment.
     """
 
     def __init__(
         self, audio_dir: str | os.PathLike, alignments: Mapping[str, Alignment], frame_rate: int
     ):
-        """Reads the split's lengths.
-
-        Raises:
-          InputError: an utterance has no alignment; no k-means has been run by then.
-        """
         self._audio_dir, self._frame_rate = audio_dir, frame_rate
         self._manifest = manifests.read_manifest(audio_dir)
         index = read_index(audio_dir, self._manifest)
@@ -44,11 +37,7 @@ class SplitScorer:
         self.counts: dict[str, np.ndarray] = {}
 
     def score_label_sets(self, label_dirs: Iterable[str]) -> list[dict[str, Any]]:
-        """Scores of label directories of this split.
-
-        Raises:
-          InputError: labels of other audio, or damaged ones.
-        """
+        """Scores of label directories; raises InputError for damaged or another split's labels."""
         sets = [(path, manifests.read_label_manifest(path)) for path in label_dirs]
         for path, manifest in sets:
             check_labels(self._manifest, manifest, where=path)
@@ -62,33 +51,25 @@ class SplitScorer:
                         "label shard was exchanged: run the label job on this audio again"
                     )
                 joint.add(name, self._samples[name], labels, manifest.rate_hz)
-            bound = {
+            described = {
                 "feature": manifest.feature,
                 "rate_hz": manifest.rate_hz,
                 "k": manifest.num_classes,
                 "digest": manifest.digest,
                 "codebook_digest": manifest.codebook_digest,
             }
-            scores.append(bound | self._scores(f"labels_{i}", joint))
+            scores.append(described | self._scores(f"labels_{i}", joint))
         return scores
 
     def score_layers(
         self, trained: Trained, layers: tuple[int, ...], fitting: Fitting, name: str = "layer"
     ) -> dict[int, dict[str, Any]]:
-        """Scores of a network's layers, each with a codebook of its own.
+        """Scores of a network's layers, each with a codebook of its own; counts are NAME_LAYER.
 
-        Args:
-          trained: the network.
-          layers: which.
-          fitting: of the codebooks.
-          name: of the joint counts, `NAME_LAYER`.
-
-        Raises:
-          InputError: a layer that the network does not have.
+        Raises InputError for a layer that the network does not have.
         """
-        fitted_on = hidden_states(trained, fitting.audio, layers, fitting.wanted(50))
         codebooks = fitting.fit(
-            ((utterance_id, features) for _, utterance_id, features in fitted_on),
+            hidden_states(trained, fitting.audio, layers, fitting.wanted(50)),
             {layer: {"kind": "layer", "layer": layer} for layer in layers},
         )
         joints = {layer: self._joint(fitting.num_clusters) for layer in layers}
@@ -97,7 +78,7 @@ class SplitScorer:
                 labels = kmeans.assign(codebooks[layer], features[layer])
                 joint.add(utterance_id, self._samples[utterance_id], labels, 50)
         return {
-            layer: self._scores(f"{name}_{layer}", joint) | _of_fit(codebooks[layer])
+            layer: self._scores(f"{name}_{layer}", joint, codebooks[layer])
             for layer, joint in joints.items()
         }
 
@@ -109,19 +90,17 @@ class SplitScorer:
         for _, utterance_id, features in feature.extract(self._audio_dir):
             labels = kmeans.assign(codebook, features)
             joint.add(utterance_id, self._samples[utterance_id], labels, feature.rate)
-        return self._scores("mfcc", joint) | _of_fit(codebook)
+        return self._scores("mfcc", joint, codebook)
 
     def _joint(self, num_units: int) -> JointCounts:
         return JointCounts(self._alignments, num_units, self._frame_rate)
 
-    def _scores(self, name: str, joint: JointCounts) -> dict[str, Any]:
+    def _scores(
+        self, name: str, joint: JointCounts, codebook: kmeans.Codebook | None = None
+    ) -> dict[str, Any]:
         self.counts[name] = joint.counts
-        return dataclasses.asdict(joint.quality()) | {"joint_counts": name}
-
-
-def _of_fit(codebook: kmeans.Codebook) -> dict[str, Any]:
-    return {
-        "inertia": codebook.inertia,
-        "dead_codewords": codebook.dead_codewords,
-        "fitted_frames": codebook.fitted_frames,
-    }
+        scores = dataclasses.asdict(score(joint.counts)) | {"joint_counts": name}
+        if codebook is not None:
+            of_fit = ("inertia", "dead_codewords", "fitted_frames")
+            scores |= {key: getattr(codebook, key) for key in of_fit}
+        return scores

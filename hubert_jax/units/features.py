@@ -21,22 +21,10 @@ from hubert_jax.units import mfcc
 
 LAYER = "layer"
 
-Wanted = Callable[[str], bool]
-
-
-def everything(utterance_id: str) -> bool:
-    """Wants every utterance."""
-    return True
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Feature:
-    """One feature.
-
-    Attributes:
-      kind: "mfcc" (Kaldi's), "mfcc_librosa", both at 100 Hz, or "layer", at 50 Hz.
-      trained: for "layer": the network.
-      layer: for "layer": 0 is the input of block 1, l the output of block l.
+    """MFCC of a `kind` at 100 Hz, or at 50 Hz a "layer" of a network: 0 is the input of block 1.
 
     Raises InputError for an unknown kind, or a network where none belongs or is missing.
     """
@@ -72,24 +60,16 @@ class Feature:
     def extract(
         self,
         split_dir: str | os.PathLike,
-        wanted: Wanted = everything,
+        wanted: Callable[[str], bool] = lambda utterance_id: True,
         shards: Callable[[int], bool] = lambda number: True,
     ) -> Iterator[tuple[int, str, np.ndarray]]:
-        """The features of a split, audio shard by audio shard.
+        """Yields (number of the audio shard, utterance id, float32 (T, D)), shard by shard.
 
-        Args:
-          split_dir: an audio split.
-          wanted: tells by its id whether an utterance takes part.
-          shards: tells by its number whether an audio shard does.
-
-        Yields:
-          (shard number, utterance id, float32 (T, D)); within a shard in any order.
+        `wanted` chooses utterances by id, `shards` audio shards; within one the order is free.
         """
         if self.trained is not None:
-            for number, name, features in hidden_states(
-                self.trained, split_dir, (self.layer,), wanted, shards
-            ):
-                yield number, name, features[self.layer]
+            states = hidden_states(self.trained, split_dir, (self.layer,), wanted, shards)
+            yield from ((number, name, of[self.layer]) for number, name, of in states)
             return
         compute = mfcc.KINDS[self.kind]
         for number, shard in enumerate(manifests.read_manifest(split_dir).shards):
@@ -102,7 +82,7 @@ class Feature:
 
 
 def require_layers(trained: Trained, layers: tuple[int, ...]) -> None:
-    """Raises InputError where the network does not have all of these layers."""
+    """Raises InputError where the network lacks one of these layers, or none is asked for."""
     most = trained.architecture.num_layers
     wrong = [layer for layer in layers if not 0 <= layer <= most]
     if wrong or not layers:
@@ -115,34 +95,27 @@ def hidden_states(
     trained: Trained,
     split_dir: str | os.PathLike,
     layers: tuple[int, ...],
-    wanted: Wanted | None = None,
+    wanted: Callable[[str], bool] = lambda utterance_id: True,
     shards: Callable[[int], bool] = lambda number: True,
 ) -> Iterator[tuple[int, str, dict[int, np.ndarray]]]:
-    """Hidden states of several layers in one pass, without dropout or masks.
+    """Yields {layer: float32 (T, dim)} of 50 Hz as `Feature.extract`, all layers in one pass.
 
-    Arguments as of `Feature.extract`; nothing above the topmost layer is computed.
-
-    Yields:
-      (shard number, utterance id, {layer: (T, dim) float32}), T at 50 Hz.
-
-    Raises:
-      InputError: a layer that the network does not have, or a damaged shard.
+    Neither dropout nor masks are applied; nothing above the topmost layer is computed. Raises
+    InputError for a layer that the network does not have, or a damaged shard.
     """
     require_layers(trained, layers)
     top = max(max(layers), 1)
     params = first_layers(trained.params, top)["hubert"]
     architecture = dataclasses.replace(trained.architecture, num_layers=top)
+    trained = dataclasses.replace(trained, params=params, architecture=architecture)
     model = Hubert(architecture, trained.kernels)
 
     def states(params: dict, waveform: jax.Array, num_samples: jax.Array) -> jax.Array:
         outputs: Any = model.apply({"params": params}, waveform, num_samples, collect=True)
         return outputs["layers"][jnp.array(layers)].swapaxes(0, 1).astype(jnp.float32)
 
-    trained = dataclasses.replace(trained, params=params, architecture=architecture)
-    manifest = manifests.read_manifest(split_dir)
-    for batch in forward.over_split(
-        states, trained, split_dir, manifest, wanted=wanted, shards=shards
-    ):
+    split = split_dir, manifests.read_manifest(split_dir)
+    for batch in forward.over_split(states, trained, *split, wanted=wanted, shards=shards):
         hidden = np.asarray(batch.values)
         for row, name in enumerate(batch.ids):
             frames = num_frames(int(batch.num_samples[row]))

@@ -14,17 +14,10 @@ from hubert_jax.units.features import Feature
 
 @dataclasses.dataclass(frozen=True)
 class Fitting:
-    """What codebooks are fitted on, and how.
+    """How codebooks are fitted: on `max_frames` frames at most, of a `fraction` of a split at most.
 
-    Attributes:
-      audio: directory of a prepared split.
-      num_clusters: codewords.
-      seed: of the sample and the k-means.
-      max_frames: frames to fit on, at most.
-      settings: how k-means runs.
-      fraction: of the split's utterances to sample from, at most; in (0, 1].
-
-    Raises InputError for a seed or a number of codewords out of range.
+    `audio` is the split's directory, `seed` that of the sample and of the k-means. Raises
+    InputError for a seed, a number of codewords or a fraction out of range.
     """
 
     audio: str
@@ -35,37 +28,28 @@ class Fitting:
     fraction: float = 1.0
 
     def __post_init__(self) -> None:
-        # Before hours of audio are read for it.
-        kmeans.require_fittable(self.num_clusters, self.seed)
-
-    def wanted(self, rate: int) -> Callable[[str], bool]:
-        """Tells which utterances are read, for features of `rate` Hz.
-
-        Raises:
-          InputError: `fraction` is out of range.
-        """
+        kmeans.require_fittable(self.num_clusters, self.seed)  # before hours of audio are read
         if not 0.0 < self.fraction <= 1.0:
             raise InputError(
                 f"fit_share={self.fraction}: expected a fraction of the utterances, in (0, 1]"
             )
+
+    def wanted(self, rate: int) -> Callable[[str], bool]:
+        """Tells by its id whether an utterance is read for features of `rate` Hz."""
         manifest = manifests.read_manifest(self.audio)
-        frames = int(manifest.seconds * rate)
-        read = kmeans.sufficient_share(self.fraction, self.max_frames, frames, manifest.utterances)
-        return lambda utterance_id: kmeans.is_sampled(utterance_id, read, self.seed)
+        enough = 1.25 * self.max_frames / max(int(manifest.seconds * rate), 1)
+        # A quarter and 20 utterances more, so that chance does not leave too few frames.
+        fraction = min(self.fraction, enough + 20 / max(manifest.utterances, 1))
+        return lambda utterance_id: kmeans.is_sampled(utterance_id, fraction, self.seed)
 
     def fit(
         self,
-        features: Iterable[tuple[str, Mapping[Any, np.ndarray]]],
+        features: Iterable[tuple[int, str, Mapping[Any, np.ndarray]]],
         described: Mapping[Any, dict[str, Any]],
     ) -> dict[Any, kmeans.Codebook]:
-        """One codebook for each feature.
-
-        Args:
-          features: (utterance id, {name: float32 (T, D)}) of the utterances that are `wanted`.
-          described: what each feature is, by its name; kept in its codebook.
-        """
+        """Codebooks of (shard, utterance id, {name: float32 (T, D)}), by the `described` names."""
         samples = {name: kmeans.FrameSample(self.max_frames, self.seed) for name in described}
-        for utterance_id, values in features:
+        for _, utterance_id, values in features:
             for name, sample in samples.items():
                 sample.add(utterance_id, values[name])
         # Popped: a feature's frames are freed as soon as they are clustered.
@@ -79,5 +63,5 @@ class Fitting:
     def fit_feature(self, feature: Feature) -> kmeans.Codebook:
         """The codebook of one feature."""
         extracted = feature.extract(self.audio, self.wanted(feature.rate))
-        named = ((name, {"": values}) for _, name, values in extracted)
+        named = ((shard, name, {"": values}) for shard, name, values in extracted)
         return self.fit(named, {"": feature.describe()})[""]

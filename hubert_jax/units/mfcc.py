@@ -1,13 +1,4 @@
-"""Mel-frequency cepstra with first and second differences: the features of the first targets.
-
-Two definitions of the same name. `mfcc` is Kaldi's (as `torchaudio.compliance.kaldi.mfcc` with
-`use_energy=False` on a waveform in [-1, 1]), the one that published phone purities and HuBERT's
-first iteration rest on. `mfcc_librosa` is librosa's, which has another mel scale, window, log
-floor and dynamic range: k-means on it gives other units.
-
-Both give one row per 10 ms: T = (n - 400) // 160 + 1 for n samples at 16 kHz, row t covering
-samples 160 t to 160 t + 400.
-"""
+"""Mel-frequency cepstra at 100 Hz; row t is of samples 160 t to 160 t + 400."""
 
 import functools
 from collections.abc import Callable
@@ -19,10 +10,8 @@ from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE, WINDOW, num_frames
 
 RATE = 100  # frames per second
-HOP = SAMPLE_RATE // RATE  # samples
-CEPSTRA = 13
-DIMENSIONS = 3 * CEPSTRA
-
+_HOP = SAMPLE_RATE // RATE  # samples
+_CEPSTRA = 13
 _MEL_BINS = 23
 _LOW_HZ = 20.0
 _PRE_EMPHASIS = 0.97
@@ -32,20 +21,10 @@ _BLOCK = 512  # frames whose spectra are in memory at once; about what a core's 
 
 
 def mfcc(waveform: np.ndarray) -> np.ndarray:
-    """Kaldi's MFCC with differences.
+    """Kaldi's 13 MFCC, their first and their second differences: float32 (T, 39).
 
-    13 cepstra (C0, not the energy) of 23 mel bins between 20 Hz and 8 kHz, Povey window, mean
-    of each frame removed, pre-emphasis 0.97, lifter 22, no dither; then the first and the second
-    differences over windows of 5 frames. No mean or variance normalisation.
-
-    Args:
-      waveform: float32, shape (n,), in [-1, 1], 16 kHz.
-
-    Returns:
-      float32, shape (T, 39): cepstra, first differences, second differences.
-
-    Raises:
-      InputError: the waveform is not one-dimensional or has fewer than 400 samples.
+    Takes float32 (n,) in [-1, 1] at 16 kHz, and equals `torchaudio.compliance.kaldi.mfcc` with
+    `use_energy=False`. Raises InputError for another shape or type, or fewer than 400 samples.
     """
     waveform = _checked(waveform)
     total = num_frames(len(waveform), RATE)
@@ -53,12 +32,10 @@ def mfcc(waveform: np.ndarray) -> np.ndarray:
     # the mean but for the factor 0.03: one pass over the waveform instead of 2.5 over the frames.
     emphasised = waveform.copy()
     emphasised[1:] -= np.float32(_PRE_EMPHASIS) * waveform[:-1]
-    raw = _frames(waveform)
-    emphasised = _frames(emphasised)
+    raw, emphasised = _frames(waveform), _frames(emphasised)
     remainder = np.float32(1.0 - _PRE_EMPHASIS)
     window, mel, cosine = _povey_window(), _mel_matrix(), _cosine_matrix()
-
-    cepstra = np.empty((total, CEPSTRA), np.float32)
+    cepstra = np.empty((total, _CEPSTRA), np.float32)
     padded = np.zeros((min(total, _BLOCK), _FFT), np.float32)
     for start in range(0, total, _BLOCK):
         block = slice(start, min(start + _BLOCK, total))
@@ -72,57 +49,37 @@ def mfcc(waveform: np.ndarray) -> np.ndarray:
         power += np.square(spectrum.imag)
         energies = np.maximum(power @ mel, np.finfo(np.float32).eps)
         cepstra[block] = np.log(energies) @ cosine
-    first = differences(cepstra)
-    return np.concatenate([cepstra, first, differences(first)], axis=1)
+    first = _differences(cepstra)
+    return np.concatenate([cepstra, first, _differences(first)], axis=1)
 
 
 def mfcc_librosa(waveform: np.ndarray) -> np.ndarray:
-    """librosa's MFCC with librosa's differences, on the frames of `mfcc`.
+    """librosa's MFCC and differences with its own defaults, on the frames of `mfcc`; else as that.
 
-    `librosa.feature.mfcc` and `librosa.feature.delta` with their own defaults (Slaney's mel scale,
-    128 bins, Hann window, FFT of 2,048, decibels above the utterance's maximum less 80; differences
-    over 9 frames, edges repeated), 13 cepstra, window 400 and hop 160 samples.
-
-    Args, returns, raises: as `mfcc`.
+    Mel scale, window, floor and dynamic range differ, so that k-means gives other units.
     """
     import librosa
 
-    waveform = _checked(waveform)
     fft = 2048
-    # librosa centres the window of 400 in a frame of 2,048: with these zeros, which the window
-    # never sees, frame t covers samples 160 t to 160 t + 400.
-    padded = np.pad(waveform, (fft - WINDOW) // 2)
     cepstra = librosa.feature.mfcc(
-        y=padded,
+        # librosa centres the window of 400 in 2,048: it never sees these zeros.
+        y=np.pad(_checked(waveform), (fft - WINDOW) // 2),
         sr=SAMPLE_RATE,
-        n_mfcc=CEPSTRA,
+        n_mfcc=_CEPSTRA,
         n_fft=fft,
-        hop_length=HOP,
+        hop_length=_HOP,
         win_length=WINDOW,
         center=False,
     )
-    stacked = [cepstra] + [
-        librosa.feature.delta(cepstra, order=order, mode="nearest") for order in (1, 2)
-    ]
-    return np.ascontiguousarray(np.concatenate(stacked).T, np.float32)
+    deltas = [librosa.feature.delta(cepstra, order=order, mode="nearest") for order in (1, 2)]
+    return np.ascontiguousarray(np.concatenate([cepstra, *deltas]).T, np.float32)
 
 
-KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "mfcc": mfcc,
-    "mfcc_librosa": mfcc_librosa,
-}
-"""Feature kinds at 100 Hz that are computed from the waveform alone."""
+KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"mfcc": mfcc, "mfcc_librosa": mfcc_librosa}
 
 
-def differences(features: np.ndarray) -> np.ndarray:
-    """Regression slopes over 5 frames, the first and the last frame repeated at the edges.
-
-    Args:
-      features: shape (T, D), T >= 1.
-
-    Returns:
-      Same shape and dtype: sum over n in (1, 2) of n (x[t + n] - x[t - n]) / 10.
-    """
+def _differences(features: np.ndarray) -> np.ndarray:
+    """Slopes of (T, D) over 5 frames, edges repeated: sum of n (x[t + n] - x[t - n]) / 10."""
     padded = np.pad(features, ((2, 2), (0, 0)), mode="edge")
     slopes = padded[4:] - padded[:-4]
     slopes *= 2
@@ -148,13 +105,13 @@ def _checked(waveform: np.ndarray) -> np.ndarray:
 
 
 def _frames(signal: np.ndarray) -> np.ndarray:
-    """Overlapping windows of a signal: a read-only view of shape (T, 400)."""
-    return np.lib.stride_tricks.sliding_window_view(signal, WINDOW)[::HOP]
+    """Overlapping windows, a read-only view of shape (T, 400)."""
+    return np.lib.stride_tricks.sliding_window_view(signal, WINDOW)[::_HOP]
 
 
 @functools.cache
 def _povey_window() -> np.ndarray:
-    """Kaldi's window: a symmetric Hann window to the power 0.85; float32, (400,)."""
+    """Kaldi's window, float32 (400,): a symmetric Hann window to the power 0.85."""
     phase = 2 * np.pi * np.arange(WINDOW) / (WINDOW - 1)
     return ((0.5 - 0.5 * np.cos(phase)) ** 0.85).astype(np.float32)
 
@@ -177,7 +134,7 @@ def _mel(hertz: np.ndarray) -> np.ndarray:
 @functools.cache
 def _cosine_matrix() -> np.ndarray:
     """Orthonormal DCT-II of 23 log energies to 13 cepstra, times the lifter: (23, 13)."""
-    order = np.arange(CEPSTRA)
+    order = np.arange(_CEPSTRA)
     centres = np.arange(_MEL_BINS)[:, None] + 0.5
     matrix = np.cos(np.pi * centres * order / _MEL_BINS) * np.sqrt(2.0 / _MEL_BINS)
     matrix[:, 0] = np.sqrt(1.0 / _MEL_BINS)

@@ -1,9 +1,6 @@
 """Phonetic quality of units: phone purity, cluster purity, PNMI (HuBERT, eqs 5-12).
 
-The units of frames are compared with the phones that an aligner put at the frames' centres.
-Frames come at 50 Hz, the rate of the network, or at 100 Hz, where published practice repeats
-labels of 50 Hz; silence counts as a phone. Small evaluation sets and more clusters raise PNMI:
-compare only figures of the same set, rate and number of clusters.
+Smaller sets and more units raise PNMI: compare at the same set, rate and number of units.
 """
 
 import dataclasses
@@ -17,16 +14,12 @@ from hubert_jax.errors import InputError
 from hubert_jax.frames import centres, num_frames
 
 _TOLERANCE = 0.02  # seconds by which times may miss one another: one frame of 50 Hz
+_LINES = "expected lines 'UTT-ID START END PHONE'"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Alignment:
-    """The phones of one utterance, in time order and without gaps.
-
-    Attributes:
-      starts, ends: float64, shape (P,), seconds.
-      phones: str, shape (P,), without stress digits.
-    """
+    """Phones of an utterance, str (P,), from `starts` to `ends`, float64 seconds, without gaps."""
 
     starts: np.ndarray
     ends: np.ndarray
@@ -35,21 +28,11 @@ class Alignment:
 
 @dataclasses.dataclass(frozen=True)
 class Quality:
-    """Figures of one set of labels.
+    """Figures of one set of labels."""
 
-    Attributes:
-      pnmi: I(phone; unit) / H(phone): the share of the uncertainty about the phone that the unit
-        removes.
-      phone_purity: share of frames whose phone is their unit's commonest.
-      cluster_purity: share of frames whose unit is their phone's commonest.
-      commonest_unit_share: share of frames with the commonest unit.
-      used_units: units that occur.
-      frames: number of frames.
-    """
-
-    pnmi: float
-    phone_purity: float
-    cluster_purity: float
+    pnmi: float  # I(phone; unit) / H(phone)
+    phone_purity: float  # fraction of frames whose phone is their unit's commonest
+    cluster_purity: float  # fraction of frames whose unit is their phone's commonest
     commonest_unit_share: float
     used_units: int
     frames: int
@@ -58,35 +41,28 @@ class Quality:
 def read_alignments(path: str | os.PathLike) -> dict[str, Alignment]:
     """Reads lines `UTT-ID START END PHONE` (seconds), each utterance's in time order.
 
-    Stress digits are stripped (AH0 is AH).
-
-    Raises:
-      InputError: the file is missing, empty or malformed; the line is named.
+    Stress digits are stripped (AH0 is AH). Raises InputError, naming the line, for a missing,
+    empty or malformed file.
     """
-    path = pathlib.Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = pathlib.Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(
-            f"{path}: alignments cannot be read ({error.strerror}); expected lines "
-            "'UTT-ID START END PHONE'"
+            f"{path}: alignments cannot be read ({error.strerror}); {_LINES}"
         ) from None
     except UnicodeDecodeError:
-        raise InputError(
-            f"{path}: not a text file; expected lines 'UTT-ID START END PHONE'"
-        ) from None
+        raise InputError(f"{path}: not a text file; {_LINES}") from None
     segments: dict[str, list[tuple[float, float, str]]] = {}
     for number, line in enumerate(text.splitlines(), start=1):
-        fields = line.rsplit(maxsplit=3)  # names of files may have spaces
-        if not fields:
+        line = line.strip()
+        if not line:
             continue
         try:
-            utterance_id, *times, phone = fields
-            utterance_id = utterance_id.lstrip()
+            utterance_id, *times, phone = line.rsplit(maxsplit=3)  # names may have spaces
             start, end = map(float, times)
         except ValueError:
             raise InputError(
-                f"{path}, line {number}: found {line.strip()!r}, expected 'UTT-ID START END PHONE' "
+                f"{path}, line {number}: found {line!r}, expected 'UTT-ID START END PHONE' "
                 "with times in seconds"
             ) from None
         before = segments.setdefault(utterance_id, [])
@@ -99,19 +75,15 @@ def read_alignments(path: str | os.PathLike) -> dict[str, Alignment]:
             )
         before.append((start, end, phone.rstrip("012") or phone))
     if not segments:
-        raise InputError(f"{path}: no alignments in it; expected lines 'UTT-ID START END PHONE'")
+        raise InputError(f"{path}: no alignments in it; {_LINES}")
     return {
-        utterance_id: Alignment(
-            np.array([s[0] for s in rows]),
-            np.array([s[1] for s in rows]),
-            np.array([s[2] for s in rows]),
-        )
+        utterance_id: Alignment(*map(np.array, zip(*rows, strict=True)))
         for utterance_id, rows in segments.items()
     }
 
 
 def alignment_of(alignments: Mapping[str, Alignment], utterance_id: str) -> Alignment:
-    """The alignment of one utterance. Raises InputError, naming it, where there is none."""
+    """The alignment of one utterance; raises InputError, naming it, where there is none."""
     try:
         return alignments[utterance_id]
     except KeyError:
@@ -122,18 +94,9 @@ def alignment_of(alignments: Mapping[str, Alignment], utterance_id: str) -> Alig
 
 
 def phones_at_frames(alignment: Alignment, frames: int, rate: int) -> np.ndarray:
-    """The phone at the centre of every frame; the first phone where the alignment starts later.
+    """The phone at the centre of each frame, str (T,); the first where the alignment starts later.
 
-    Args:
-      alignment: of the utterance.
-      frames: their number T.
-      rate: frames per second; the centre of frame t is at (t * 16000 / rate + 200) / 16000 s.
-
-    Returns:
-      str, shape (T,).
-
-    Raises:
-      InputError: the alignment ends before the last frame's centre.
+    Raises InputError where the alignment ends before the last frame's centre.
     """
     times = centres(frames, rate)
     if frames and times[-1] > alignment.ends[-1] + _TOLERANCE:
@@ -147,13 +110,9 @@ def phones_at_frames(alignment: Alignment, frames: int, rate: int) -> np.ndarray
 
 
 def units_at_frames(labels: np.ndarray, label_rate: int, frames: int, rate: int) -> np.ndarray:
-    """Labels of `label_rate` read at T frames of `rate`: label floor(t * label_rate / rate).
+    """A label for each frame of `rate`: 100 Hz labels are thinned for 50 Hz, 50 Hz ones repeated.
 
-    100 Hz labels are read at every second label for 50 Hz frames; 50 Hz labels are repeated for
-    100 Hz frames. Shape (T,).
-
-    Raises:
-      InputError: too few labels.
+    Raises InputError for too few labels.
     """
     index = np.arange(frames) * label_rate // rate
     if frames and index[-1] >= len(labels):
@@ -165,10 +124,9 @@ def units_at_frames(labels: np.ndarray, label_rate: int, frames: int, rate: int)
 
 
 class JointCounts:
-    """How often each phone meets each unit, utterance by utterance."""
+    """Int64 `counts` of frames of `rate` Hz: rows are all `phones`, sorted, columns the units."""
 
     def __init__(self, alignments: Mapping[str, Alignment], num_units: int, rate: int) -> None:
-        """Counts frames of `rate` Hz; rows are all phones of `alignments`, sorted."""
         self.phones = np.unique(np.concatenate([a.phones for a in alignments.values()]))
         self.counts = np.zeros((len(self.phones), num_units), np.int64)
         self._alignments, self._rate = alignments, rate
@@ -176,8 +134,7 @@ class JointCounts:
     def add(self, utterance_id: str, num_samples: int, labels: np.ndarray, label_rate: int) -> None:
         """Counts one utterance of `num_samples` samples (16 kHz) with its labels.
 
-        Raises:
-          InputError: no alignment, or one of other audio; too few labels; a label out of range.
+        Raises InputError for no alignment or another's, too few labels or one out of range.
         """
         alignment = alignment_of(self._alignments, utterance_id)
         frames = num_frames(num_samples, self._rate)
@@ -196,20 +153,9 @@ class JointCounts:
         pairs = np.bincount(rows * num_units + units, minlength=self.counts.size)
         self.counts += pairs.reshape(self.counts.shape)
 
-    def quality(self) -> Quality:
-        """The figures of everything counted. Raises InputError as `score`."""
-        return score(self.counts)
-
 
 def score(counts: np.ndarray) -> Quality:
-    """Purities and PNMI of joint counts (HuBERT, eqs 5-12).
-
-    Args:
-      counts: integers, shape (phones, units).
-
-    Raises:
-      InputError: no frame, or a single phone, whose entropy is zero.
-    """
+    """Purities and PNMI of (phones, units) counts; InputError for no frame or a single phone."""
     frames = int(counts.sum())
     if not frames:
         raise InputError("quality: no frame to score; is the split empty?")

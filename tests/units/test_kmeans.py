@@ -56,7 +56,7 @@ def test_of_equal_codewords_the_first_is_taken():
 def test_fit_is_scikit_learns_with_the_recipes_settings(features):
     from sklearn.cluster import MiniBatchKMeans
 
-    found = kmeans.fit(features, 10, 3, {"kind": "mfcc"})
+    found = kmeans.fit(features, 10, 3, {"kind": "mfcc"}, KMeansConfig())
     expected = MiniBatchKMeans(
         10,
         n_init=20,
@@ -97,7 +97,7 @@ def test_duplicate_frames_leave_dead_codewords():
 )
 def test_what_cannot_be_clustered_is_refused(frames, clusters, message):
     with pytest.raises(InputError, match=message):
-        kmeans.fit(frames, clusters, 0, {"kind": "mfcc"})
+        kmeans.fit(frames, clusters, 0, {"kind": "mfcc"}, QUICK)
 
 
 def test_features_of_other_dimensions_are_refused():

@@ -7,7 +7,7 @@ import pytest
 
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_frames
-from hubert_jax.units.mfcc import differences, mfcc, mfcc_librosa
+from hubert_jax.units.mfcc import mfcc, mfcc_librosa
 
 
 def mel(hertz):
@@ -104,11 +104,6 @@ def test_librosa_variant_is_librosas(speech):
     # top_db clips at the utterance's maximum, which the padding leaves alone.
     np.testing.assert_allclose(found[inner, :13], centred[inner], atol=1e-2)
     assert np.abs(found[:, :13] - mfcc(waveform)[:, :13]).max() > 10
-
-
-def test_differences_of_a_ramp():
-    ramp = np.arange(6, dtype=np.float32)[:, None] * [[1.0, -2.0]]
-    np.testing.assert_allclose(differences(ramp.astype(np.float32))[2:4], [[1, -2], [1, -2]])
 
 
 @pytest.mark.parametrize("kind", [mfcc, mfcc_librosa])
