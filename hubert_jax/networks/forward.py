@@ -43,9 +43,10 @@ def over_split(
 
     `function` is (params, waveform (B, N) float32, num_samples (B,) int32) -> arrays; it is
     compiled here, once for each padded length. `wanted` tells by its id whether an utterance takes
-    part, `shards` by its number whether an audio shard does. Of several processes each takes every
-    `process_count`-th shard. Batches are divided over the mesh; nothing else goes to the devices,
-    and nothing comes back until the caller asks for it. Raises InputError for a damaged shard.
+    part, `shards` by its number whether an audio shard does. An utterance is never cut, and its
+    values do not depend on its batch. Of several processes each takes every `process_count`-th
+    shard. Batches are divided over the mesh; nothing else goes to the devices, and nothing comes
+    back until the caller asks for it. Raises InputError for a damaged shard.
     """
     rows = NamedSharding(trained.mesh, sharding.BATCH)
     parameters = jax.tree.map(lambda leaf: leaf.sharding, trained.params)

@@ -29,7 +29,7 @@ def threefry(key_words: jax.Array, counts: tuple[jax.Array, jax.Array]) -> tuple
 
 
 def plain(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-    """x (any shape), each value zeroed with probability `rate` in [0, 1) or scaled up."""
+    """x (any shape), values zeroed with probability `rate` in [0, 1), the others over 1 - rate."""
     kept = jax.random.bernoulli(key, 1.0 - rate, x.shape)
     return jnp.where(kept, x / (1.0 - rate), 0)
 
