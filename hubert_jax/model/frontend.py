@@ -5,10 +5,9 @@ import functools
 import flax.linen as nn
 import jax
 
-from hubert_jax.model.activations import gelu
 from hubert_jax.model.architecture import Architecture
 from hubert_jax.model.kernels.choice import Kernels
-from hubert_jax.model.norm import LayerNorm, TimeGroupNorm
+from hubert_jax.model.layers import LayerNorm, TimeGroupNorm, gelu
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -28,18 +27,9 @@ class FrontEnd(nn.Module):
 
     @nn.compact
     def __call__(self, waveform: jax.Array, num_samples: jax.Array | None) -> jax.Array:
-        """Runs the front-end.
-
-        Args:
-          waveform: (B, N) float, 16 kHz, normalised where the architecture asks for it.
-          num_samples: (B,) int, valid samples of each row of a padded batch; None: all.
-
-        Returns:
-          (B, T, C) in the compute dtype, T = `frames.num_frames(N)`.
-        """
+        """(B, N) float, of each row `num_samples` (B,) or all valid -> (B, T, C), compute dtype."""
         architecture, dtype = self.architecture, self.kernels.dtype
-        x = waveform[..., None].astype(dtype)
-        lengths = num_samples
+        x, lengths = waveform[..., None].astype(dtype), num_samples
         layers = zip(
             architecture.conv_channels,
             architecture.conv_kernels,

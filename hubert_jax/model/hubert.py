@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from hubert_jax.frames import num_frames
-from hubert_jax.model.activations import Dropout
 from hubert_jax.model.architecture import NO_REGULARIZATION, Architecture, Head, Regularization
 from hubert_jax.model.frontend import FrontEnd, scale_gradient
 from hubert_jax.model.kernels.choice import Kernels
-from hubert_jax.model.norm import LayerNorm
+from hubert_jax.model.layers import Dropout, LayerNorm, linear_init
 from hubert_jax.model.positional import PositionalConvolution
 from hubert_jax.model.transformer import Transformer
 
@@ -24,18 +23,14 @@ class Hubert(nn.Module):
     regularization: Regularization = NO_REGULARIZATION
 
     def setup(self) -> None:  # noqa: D102
-        architecture, kernels, regularization = self.architecture, self.kernels, self.regularization
-        self.frontend = FrontEnd(architecture, kernels)
+        dim, kernels, regularization = self.architecture.dim, self.kernels, self.regularization
+        self.frontend = FrontEnd(self.architecture, kernels)
         self.frontend_norm = LayerNorm(kernels)
-        self.feature_projection = nn.Dense(
-            architecture.dim, kernel_init=nn.initializers.normal(0.02), dtype=kernels.dtype
-        )
-        self.mask_embedding = self.param(
-            "mask_embedding", nn.initializers.uniform(1.0), (architecture.dim,)
-        )
-        self.positional = PositionalConvolution(architecture, kernels)
+        self.feature_projection = nn.Dense(dim, kernel_init=linear_init, dtype=kernels.dtype)
+        self.mask_embedding = self.param("mask_embedding", nn.initializers.uniform(1.0), (dim,))
+        self.positional = PositionalConvolution(self.architecture, kernels)
         self.encoder_norm = LayerNorm(kernels)
-        self.transformer = Transformer(architecture, regularization, kernels)
+        self.transformer = Transformer(self.architecture, regularization, kernels)
         self.input_dropout = Dropout(regularization.input_dropout, kernels)
         self.encoder_dropout = Dropout(regularization.dropout, kernels)
 
@@ -49,23 +44,15 @@ class Hubert(nn.Module):
         collect: bool = False,
         freeze_frontend: bool = False,
     ) -> dict[str, Any]:
-        """Runs the network.
+        """`output` (B, T, dim), what the heads read; `features` (B, T, C), the front-end's output.
 
-        Args:
-          waveform: (B, N) float at 16 kHz; normalised per utterance where the architecture's
-            `normalize_waveform` says so; anything may stand in the padding.
-          num_samples: (B,) int, valid samples of each row; None: no padding.
-          mask: (B, T) bool, frames replaced by the mask embedding; None: none.
-          channel_mask: (B, dim) bool, channels set to zero in all frames; None: none.
-          deterministic: no dropout, no LayerDrop.
-          collect: return the hidden state of every layer.
-          freeze_frontend: no gradient into the front-end (fine-tuning).
+        With `collect` also `layers` (num_layers + 1, B, T, dim), else None: layer 0 is the input of
+        block 1, layer l the output of block l (pre-LN: without the encoder's LayerNorm).
 
-        Returns:
-          `output` (B, T, dim): what the heads read (pre-LN: after the encoder's LayerNorm);
-          `features` (B, T, C): the front-end's output, before its LayerNorm (for the penalty);
-          `layers`: with `collect`, (num_layers + 1, B, T, dim): layer 0 is the input of block 1,
-          layer l the output of block l (pre-LN: without the encoder's LayerNorm); else None.
+        `waveform` is (B, N) float at 16 kHz, normalised where the architecture asks for it, with
+        `num_samples` (B,) valid samples a row, None: all; anything may stand in the padding. `mask`
+        (B, T) bool puts the mask embedding in place of frames, `channel_mask` (B, dim) bool sets
+        channels to zero in all frames.
         """
         dtype, gradient_scale = self.kernels.dtype, self.regularization.frontend_gradient_scale
         features = self.frontend(waveform, num_samples)
@@ -107,34 +94,19 @@ class HubertForPretraining(nn.Module):
 
     @nn.compact
     def __call__(
-        self,
-        waveform: jax.Array,
-        mask: jax.Array | None = None,
-        deterministic: bool = True,
+        self, waveform: jax.Array, mask: jax.Array | None = None, deterministic: bool = True
     ) -> dict[str, Any]:
-        """Logits of every codebook at every frame.
+        """`logits`, (B, T, classes) float32 of every codebook, and `features` as of `Hubert`.
 
-        Args:
-          waveform: (B, N) float at 16 kHz, rows of equal length (crops, never padded).
-          mask: (B, T) bool or None.
-          deterministic: no dropout, no LayerDrop.
-
-        Returns:
-          `logits`: a list, one (B, T, classes) float32 a codebook: the cosine similarity of the
-          projected frame and the label embeddings over tau (paper eq. 3);
-          `features`: (B, T, C), the front-end's output.
+        Rows of `waveform` are crops of equal length, never padded.
         """
         hubert = Hubert(self.architecture, self.kernels, self.regularization, name="hubert")
         encoded = hubert(waveform, None, mask, None, deterministic)
-        width = self.head.projection_dim
+        width, dtype = self.head.projection_dim, self.kernels.dtype
         logits = []
         for i, classes in enumerate(self.head.codebook_sizes):
-            projected = nn.Dense(
-                width,
-                kernel_init=nn.initializers.normal(0.02),
-                dtype=self.kernels.dtype,
-                name=f"final_proj_{i}",
-            )(encoded["output"])
+            dense = nn.Dense(width, kernel_init=linear_init, dtype=dtype, name=f"final_proj_{i}")
+            projected = dense(encoded["output"])
             embeddings = self.param(
                 f"label_embeddings_{i}", nn.initializers.uniform(1.0), (classes, width)
             )
@@ -143,16 +115,7 @@ class HubertForPretraining(nn.Module):
 
 
 def cosine_logits(projected: jax.Array, embeddings: jax.Array, temperature: float) -> jax.Array:
-    """Cosine similarity over temperature, in float32 (paper eq. 3).
-
-    Args:
-      projected: (B, T, D).
-      embeddings: (K, D), one for each class.
-      temperature: tau.
-
-    Returns:
-      (B, T, K) float32.
-    """
+    """(B, T, K) float32, cosines of (B, T, D) and (K, D) over the temperature (paper eq. 3)."""
 
     def unit(x: jax.Array) -> jax.Array:
         x = x.astype(jnp.float32)
@@ -177,7 +140,7 @@ class HubertForCTC(nn.Module):
     def setup(self) -> None:  # noqa: D102
         self.hubert = Hubert(self.architecture, self.kernels, self.regularization)
         self.output_dropout = Dropout(self.final_dropout, self.kernels)
-        self.ctc_head = nn.Dense(self.vocabulary_size, kernel_init=nn.initializers.normal(0.02))
+        self.ctc_head = nn.Dense(self.vocabulary_size, kernel_init=linear_init)
 
     def __call__(self, waveform: jax.Array, num_samples: jax.Array | None = None) -> jax.Array:
         """Character logits (B, T, vocabulary), float32, without dropout; arguments of `Hubert`."""

@@ -12,28 +12,16 @@ def masked_prediction_loss(
     features: jax.Array,
     feature_penalty: float,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """L = alpha L_m + (1 - alpha) L_u, summed over codebooks, plus the feature penalty.
+    """The loss (alpha S_m + (1 - alpha) S_u) / (alpha M + (1 - alpha) U) + penalty, and metrics.
 
-    L_m and L_u are the summed cross-entropies of masked and unmasked frames (paper eqs 1-2, with
-    the minus sign that the paper misses). The sum is normalised once, even with several
-    codebooks, by alpha M + (1 - alpha) U, the masked and unmasked frames of the whole batch: the
-    loss is a weighted mean over frames, continuous in alpha, and at alpha = 0.5 the plain mean. The
-    paper names no normaliser. fairseq divides by M at alpha = 1, by U at alpha = 0, as here, but by
-    M + U in between, so that its gradient jumps by M / (M + U) where alpha reaches 1.
-
-    Args:
-      logits: a list, one (B, T, K) float32 a codebook.
-      labels: a list, one (B, T) int a codebook.
-      mask: (B, T) bool, True where the input was masked.
-      alpha: weight of the masked frames, in [0, 1]; may be traced.
-      features: (B, T, C), the front-end's output.
-      feature_penalty: weight of the mean square of `features` (10 as released; fairseq issue
-        3315: it stabilises the GroupNorm model).
-
-    Returns:
-      The loss, and scalars: `masked_loss` and `unmasked_loss` (mean cross-entropy per frame,
-      summed over codebooks), `masked_accuracy`, `unmasked_accuracy` (mean over codebooks),
-      `feature_penalty` (the mean square, before its weight), `masked_frames`.
+    S_m and S_u sum the cross-entropies of the M masked and U unmasked frames of the batch over all
+    codebooks (paper eqs 1-2, with the minus sign that the paper misses). The paper names no
+    normaliser; fairseq's is this one at alpha = 0 and 1, but M + U in between, so that its gradient
+    jumps. Per codebook, logits are (B, T, K) float32 and labels (B, T) int; `mask` is (B, T) bool.
+    `feature_penalty` weights the mean square of `features` (B, T, C), the front-end's output (10 as
+    released; fairseq issue 3315: it stabilises the GroupNorm model). Of the metrics, losses are
+    means per frame, summed over codebooks, accuracies means over codebooks, and the feature penalty
+    is before its weight.
     """
     masked = mask.astype(jnp.float32)
     unmasked = 1.0 - masked

@@ -18,35 +18,18 @@ def span_mask(
     lengths: jax.Array | None = None,
     least_spans: int = 2,
 ) -> jax.Array:
-    """Draws spans for every row and trims each group of rows to its smallest count.
+    """(rows, positions) bool, True where masked, as released (fairseq's `compute_mask_indices`).
 
-    A row of length T gets n = floor(probability * T / span + u) spans, u ~ U(0, 1), at least
-    `least_spans`; their starts are drawn without replacement from [0, T - span); spans may
-    overlap. Then masked positions are dropped at random until all rows of a group of `group_rows`
-    consecutive rows have equally many. At T = 768, probability 0.8 and span 10 this masks 56.6 % of
-    the frames in groups of one row (nothing is dropped), 54.5 % of three and 53.7 % of five.
+    A row of length T (`lengths` (rows,), None: all `positions`) gets floor(probability * T / span
+    + u) spans, u ~ U(0, 1), at least `least_spans`; their starts are drawn without replacement from
+    [0, T - span). Then each `group_rows` consecutive rows, in released code the batch of a device,
+    drop masked positions at random down to the smallest count among them; a row too short for a
+    span is not masked and does not enter it. Rows of different lengths need groups of 1, which drop
+    nothing. At T = 768, probability 0.8 and span 10, groups of one row have 56.6 % of their frames
+    masked, of three 54.5 %, of five 53.7 %.
 
     A group's mask is a function of the key and the group's number, whatever the number of rows or
-    devices. A row too short for a single span is not masked and does not enter the smallest count.
-
-    Args:
-      key: PRNG key.
-      rows: B, a multiple of `group_rows`.
-      positions: T, the padded length (frames, or channels for a channel mask).
-      probability: expected fraction of masked positions before overlaps.
-      span: positions of one span.
-      group_rows: rows trimmed together, in released code the batch of one device; 1: no trimming,
-        as rows of different lengths need it.
-      lengths: (B,) valid positions of each row; None: all T.
-      least_spans: spans that every row gets at least.
-
-    Returns:
-      (B, T) bool, True where masked.
-
-    Raises:
-      InputError: rows are not a multiple of `group_rows`.
-
-    Source: Hsu et al. 2021, section IV; released `compute_mask_indices`.
+    devices. Raises InputError where rows are not a multiple of `group_rows`.
     """
     if rows % group_rows:
         raise InputError(
@@ -58,9 +41,13 @@ def span_mask(
         lengths = jnp.full((rows,), positions)
     keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(groups))
 
-    def draw(group_key: jax.Array, group_lengths: jax.Array) -> jax.Array:
-        return _group_mask(group_key, group_lengths, positions, probability, span, least_spans)
-
+    draw = functools.partial(
+        _group_mask,
+        positions=positions,
+        probability=probability,
+        span=span,
+        least_spans=least_spans,
+    )
     return jax.vmap(draw)(keys, lengths.reshape(groups, group_rows)).reshape(rows, positions)
 
 
@@ -72,7 +59,6 @@ def _group_mask(
     span: int,
     least_spans: int,
 ) -> jax.Array:
-    """The mask of the rows of one group, (rows, positions) bool."""
     rows = len(lengths)
     count_key, start_key, trim_key = jax.random.split(key, 3)
     jitter = jax.random.uniform(count_key, (rows,))
@@ -87,7 +73,6 @@ def _group_mask(
     masked = (begun - before) > 0
     if rows == 1:
         return masked
-
     counts = masked.sum(axis=1)
     fewest = jnp.min(jnp.where(counts > 0, counts, positions))
     scores = jnp.where(masked, jax.random.uniform(trim_key, (rows, positions)), -1.0)
@@ -96,5 +81,4 @@ def _group_mask(
 
 def _rank_descending(scores: jax.Array) -> jax.Array:
     """Rank of each entry within its row, 0 for the largest."""
-    order = jnp.argsort(-scores, axis=1)
-    return jnp.argsort(order, axis=1)
+    return jnp.argsort(jnp.argsort(-scores, axis=1), axis=1)

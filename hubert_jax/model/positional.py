@@ -4,9 +4,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hubert_jax.model.activations import gelu
 from hubert_jax.model.architecture import Architecture
 from hubert_jax.model.kernels.choice import Kernels
+from hubert_jax.model.layers import gelu
 
 
 class PositionalConvolution(nn.Module):
@@ -20,10 +20,8 @@ class PositionalConvolution(nn.Module):
         """x: (B, T, dim), zero on padded frames; returns the embedding to be added, same shape."""
         width, dim = self.architecture.positional_kernel, self.architecture.dim
         groups = self.architecture.positional_groups
-        deviation = (4.0 / (width * dim)) ** 0.5
-        direction = self.param(
-            "direction", nn.initializers.normal(deviation), (width, dim // groups, dim)
-        )
+        init = nn.initializers.normal((4.0 / (width * dim)) ** 0.5)
+        direction = self.param("direction", init, (width, dim // groups, dim))
         # Weight norm over the kernel axis (torch: dim=2): one magnitude for each kernel position.
         norm = jnp.sqrt(jnp.sum(jnp.square(direction), axis=(1, 2)))
         magnitude = self.param("magnitude", lambda _: norm)

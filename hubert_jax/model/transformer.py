@@ -1,20 +1,15 @@
 """Transformer layers, pre- or post-LN, scanned over their stacked parameters."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hubert_jax.model.activations import Dropout, gelu
 from hubert_jax.model.architecture import Architecture, Regularization
 from hubert_jax.model.kernels.choice import Kernels
-from hubert_jax.model.norm import LayerNorm
-
-linear_init = nn.initializers.normal(0.02)
+from hubert_jax.model.layers import Dropout, LayerNorm, gelu, linear_init
 
 
-class TransformerLayer(nn.Module):
+class _TransformerLayer(nn.Module):
     """Self-attention and a feed-forward network, each with its residual and LayerNorm."""
 
     architecture: Architecture
@@ -24,7 +19,6 @@ class TransformerLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, lengths: jax.Array | None) -> jax.Array:
-        """x: (B, T, dim) in the compute dtype; lengths: (B,) frames or None; returns as x."""
         dtype = self.kernels.dtype
         attention_norm = LayerNorm(self.kernels, name="attention_norm")
         ffn_norm = LayerNorm(self.kernels, name="ffn_norm")
@@ -71,7 +65,7 @@ class TransformerLayer(nn.Module):
 
 
 class _ScannedLayer(nn.Module):
-    """One step of the scan: the layer, or with LayerDrop nothing at all, and its hidden state."""
+    """One step of the scan: the layer, or with LayerDrop nothing at all."""
 
     architecture: Architecture
     regularization: Regularization
@@ -83,7 +77,7 @@ class _ScannedLayer(nn.Module):
     def __call__(
         self, x: jax.Array, kept: jax.Array, lengths: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
-        layer = TransformerLayer(
+        layer = _TransformerLayer(
             self.architecture, self.regularization, self.kernels, self.deterministic, name="layer"
         )
         certain = self.deterministic or self.regularization.layer_drop == 0
@@ -96,7 +90,7 @@ class _ScannedLayer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """The stack of layers; parameters are stacked along a leading axis of `num_layers`."""
+    """The stack of layers; their parameters have a leading axis of `num_layers`."""
 
     architecture: Architecture
     regularization: Regularization
@@ -110,28 +104,19 @@ class Transformer(nn.Module):
         deterministic: bool = True,
         collect: bool = False,
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Runs all layers.
+        """Output of the last layer, as x, and with `collect` of all, (num_layers, B, T, dim).
 
-        Args:
-          x: (B, T, dim), input of block 1, in the compute dtype.
-          lengths: (B,) int32, frames of each row that are not padding; None: all.
-          deterministic: no dropout and no LayerDrop.
-          collect: return every layer's output too.
-
-        Returns:
-          The last layer's output (B, T, dim), and with `collect` the outputs of layers
-          1 ... num_layers (num_layers, B, T, dim), else None. No final LayerNorm is applied.
+        x is (B, T, dim) in the compute dtype, `lengths` (B,) int32 the valid frames of each row,
+        None: all. No final LayerNorm is applied.
         """
         num_layers, layer_drop = self.architecture.num_layers, self.regularization.layer_drop
         if deterministic or layer_drop == 0:
             kept = jnp.ones((num_layers,), bool)
         else:
             kept = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - layer_drop, (num_layers,))
-        layer = _ScannedLayer
-        if self.kernels.rematerialize:
-            layer = nn.remat(layer, prevent_cse=False)
+        rematerialize = self.kernels.rematerialize
         scanned = nn.scan(
-            layer,
+            nn.remat(_ScannedLayer, prevent_cse=False) if rematerialize else _ScannedLayer,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),
@@ -150,11 +135,8 @@ class Transformer(nn.Module):
 
 
 def first_layers(params: dict, num_layers: int) -> dict:
-    """The parameters of the first `num_layers` layers (leading axis cut), everything else kept.
-
-    With `dataclasses.replace(architecture, num_layers=l)` the network stops at layer l.
-    """
-    cut = functools.partial(jax.tree.map, lambda leaf: leaf[:num_layers])
+    """`params` with the first `num_layers` layers only, for an architecture that has as many."""
     hubert = params["hubert"]
-    transformer = {**hubert["transformer"], "layers": cut(hubert["transformer"]["layers"])}
+    layers = jax.tree.map(lambda leaf: leaf[:num_layers], hubert["transformer"]["layers"])
+    transformer = {**hubert["transformer"], "layers": layers}
     return {**params, "hubert": {**hubert, "transformer": transformer}}

@@ -21,20 +21,13 @@ _UNDER_WAY = 2  # batches: one runs, one waits
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What came out for some utterances of one audio shard.
+    """What came out for some utterances of one audio shard."""
 
-    Attributes:
-      shard: number of the audio shard in the split's manifest.
-      ids, texts: of the utterances; there may be fewer of them than rows.
-      num_samples: (B,) of the rows.
-      values: what the function returned, on the device.
-    """
-
-    shard: int
-    ids: tuple[str, ...]
+    shard: int  # its number in the split's manifest
+    ids: tuple[str, ...]  # of the utterances, which may be fewer than rows
     texts: tuple[str, ...]
-    num_samples: Any
-    values: Any
+    num_samples: Any  # (B,), of the rows
+    values: Any  # what the function returned, on the device
 
 
 def over_split(
@@ -46,23 +39,14 @@ def over_split(
     wanted: Callable[[str], bool] | None = None,
     shards: Callable[[int], bool] = lambda number: True,
 ) -> Iterator[Outputs]:
-    """Runs `function` over the utterances of a split, audio shard by audio shard.
+    """What `function` gives for the utterances of a split, audio shard by audio shard.
 
-    Of several processes each takes every `process_count`-th shard. An utterance is never cut, and
-    what comes out for it does not depend on the batch that it is in. Batches are divided over the
-    mesh; nothing but batches goes to the devices, and nothing comes back until the caller asks
-    for it.
-
-    Args:
-      function: (params, waveform (B, N) float32, num_samples (B,) int32) -> arrays; compiled
-        here, once for each padded length.
-      trained: the network.
-      split_dir, manifest: an audio split.
-      wanted: tells by its id whether an utterance takes part; None: all do.
-      shards: tells by its number whether an audio shard does.
-
-    Raises:
-      InputError: a damaged shard.
+    `function` is (params, waveform (B, N) float32, num_samples (B,) int32) -> arrays; it is
+    compiled here, once for each padded length. `wanted` tells by its id whether an utterance takes
+    part, `shards` by its number whether an audio shard does. An utterance is never cut, and its
+    values do not depend on its batch. Of several processes each takes every `process_count`-th
+    shard. Batches are divided over the mesh; nothing else goes to the devices, and nothing comes
+    back until the caller asks for it. Raises InputError for a damaged shard.
     """
     rows = NamedSharding(trained.mesh, sharding.BATCH)
     parameters = jax.tree.map(lambda leaf: leaf.sharding, trained.params)

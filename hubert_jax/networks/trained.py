@@ -22,30 +22,17 @@ from hubert_jax.vocabulary import Vocabulary
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """A network that is used and no longer trained; its parameters lie on the mesh.
+    """A network that is used and no longer trained; its parameters lie on the mesh."""
 
-    Attributes:
-      where: `SCHEME:PATH` that it was loaded from.
-      params: `hubert`, and heads where there are any; float32.
-      architecture: of the encoder.
-      head, units: of the pre-training head, and what its classes stand for; None without one.
-      vocabulary: of the CTC head; None without one.
-      fingerprint: stands for the weights in codebooks and results.
-      kernels: how it runs, without dropout.
-      mesh: where it runs, devices of this process.
-      notes: a sentence for everything that reading widened, left out or made anew.
-    """
-
-    where: str
-    params: dict[str, Any]
+    where: str  # `SCHEME:PATH` that it was loaded from
+    params: dict[str, Any]  # `hubert`, and heads where there are any; float32
     architecture: Architecture
     head: Head | None
-    vocabulary: Vocabulary | None
-    units: Units | None
-    fingerprint: str
-    kernels: Kernels
-    mesh: Mesh
-    notes: tuple[str, ...] = ()
+    vocabulary: Vocabulary | None  # of the CTC head
+    units: Units | None  # of the pre-training head
+    fingerprint: str  # stands for the weights in codebooks and results
+    kernels: Kernels  # without dropout
+    mesh: Mesh  # devices of this process
 
 
 def load(
@@ -54,12 +41,12 @@ def load(
     execution: Execution | None = None,
     key: str = "config.checkpoint",
 ) -> Trained:
-    """Loads a network; its weights go to the devices here, once.
+    """The network that `where` names, its weights on the devices of `mesh`, by default all here.
 
     Args:
       where: hf:DIR, fairseq:FILE, torchaudio:FILE, orbax:DIR (the newest good checkpoint) or
         orbax:DIR@STEP.
-      mesh: devices to divide batches over; None: all of this process.
+      mesh: devices to divide batches over.
       execution: how it is to run, whatever it was trained with; None: in float32.
       key: the configuration key that `where` is from, for messages.
 
@@ -87,16 +74,14 @@ def load(
             activations=sharding.attention_sharding(mesh),
         ),
         mesh=mesh,
-        notes=network.notes,
     )
 
 
 def as_initialised(trained: Trained, seed: int = 0) -> Trained:
     """The same network with fresh weights instead of its own: what training has to beat."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, trained.params["hubert"])
-    # One CTC class: only the encoder is kept.
-    plain = choice.choose(Execution(), trained.architecture)
-    model = HubertForCTC(trained.architecture, 1, plain)
+    kernels = choice.choose(Execution(), trained.architecture)
+    model = HubertForCTC(trained.architecture, 1, kernels)  # one class: only the encoder is kept
     silence = jnp.zeros((1, num_samples(2)))
     create = jax.jit(
         lambda key: model.init(key, silence)["params"]["hubert"], out_shardings=shardings

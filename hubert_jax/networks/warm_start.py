@@ -14,18 +14,11 @@ from hubert_jax.vocabulary import Vocabulary
 def for_pretraining(
     where: str, architecture: Architecture, head: Head, codebook_digests: Sequence[str]
 ) -> WarmStart:
-    """Where a pre-training run starts.
+    """Where a pre-training run starts; `where` is the value of config.init_from.
 
-    The head is kept where it predicts the same codebooks in the same way, and their digests show
-    it. A head of released weights does not say which codebook it predicts: it is never kept.
-
-    Args:
-      where: `SCHEME:PATH`, the value of config.init_from.
-      architecture, head: of the run.
-      codebook_digests: of its label sets, in the order of `head.codebook_sizes`.
-
-    Raises:
-      InputError: what `formats.read` raises, or a network of another architecture.
+    The head is kept where it predicts the same codebooks, as the digests show, in the same way;
+    one of released weights has no digests. Raises InputError as `formats.read` does, and for a
+    network of another architecture.
     """
     network = _read(where, architecture)
     reason = _why_fresh(network, head, codebook_digests)
@@ -33,11 +26,7 @@ def for_pretraining(
 
 
 def for_finetuning(where: str, architecture: Architecture, vocabulary: Vocabulary) -> WarmStart:
-    """Where a fine-tuning run starts; a CTC head of the same vocabulary is kept.
-
-    Raises:
-      InputError: what `formats.read` raises, or a network of another architecture.
-    """
+    """As `for_pretraining`, for fine-tuning; a CTC head of the same vocabulary is kept."""
     network = _read(where, architecture)
     reason = ""
     if network.vocabulary is None:
@@ -73,7 +62,7 @@ def _warm_start(where: str, network: Network, *head: str, reason: str) -> WarmSt
 
 
 def _why_fresh(network: Network, head: Head, codebook_digests: Sequence[str]) -> str:
-    """Why a pre-training head cannot be kept; empty: it can."""
+    """Why a pre-training head cannot be kept, or "" if it can."""
     if network.head is None or "final_proj_0" not in network.params:
         return "it has no pre-training head"
     for field in dataclasses.fields(Head):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hubert_jax.model.ctc import ctc_loss, frames_needed
+from hubert_jax.model.ctc import ctc_loss
 from hubert_jax.vocabulary import LIBRISPEECH
 
 JITTED_LOSS = jax.jit(ctc_loss)
@@ -64,9 +64,12 @@ def test_loss_is_the_sum_over_all_alignments(labels, frames):
     np.testing.assert_allclose(loss[0], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_frames_needed_counts_the_forced_blanks_inside_the_length_only():
+def test_forced_blanks_count_inside_the_length_only():
+    logits = np.zeros((3, 8, 4), np.float32)
     labels = np.array([[1, 1, 2, 2, 2], [1, 1, 2, 2, 2], [3, 3, 3, 3, 3]])
-    np.testing.assert_array_equal(frames_needed(labels, np.array([5, 3, 1])), [8, 4, 1])
+    lengths, needed = np.array([5, 3, 1]), np.array([8, 4, 1])
+    assert JITTED_LOSS(logits, needed, labels, lengths)[1].all()
+    assert not JITTED_LOSS(logits, needed - 1, labels, lengths)[1].any()
 
 
 def test_infeasible_row_leaves_the_rest_of_the_batch_alone():

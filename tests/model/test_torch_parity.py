@@ -11,7 +11,7 @@ from hubert_jax.model.hubert import cosine_logits
 from hubert_jax.model.kernels import grouped_convolution, norm
 from hubert_jax.model.kernels.attention import xla as attention
 from hubert_jax.model.kernels.choice import choose
-from hubert_jax.model.norm import TimeGroupNorm
+from hubert_jax.model.layers import TimeGroupNorm
 from hubert_jax.model.positional import PositionalConvolution
 
 pytestmark = pytest.mark.parity

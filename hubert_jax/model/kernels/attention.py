@@ -1,9 +1,8 @@
 """Scaled dot-product self-attention: XLA's, cuDNN's and Pallas' (splash).
 
-All take query, key and value (B, T, heads, head_dim) and `lengths`, (B,) int32 valid frames at the
-beginning of each row, or None where all are valid. Only those are attended to; what comes out for
-the others is finite and differs between the kernels. All return (B, T, heads, head_dim) in the
-dtype of `value`; softmax is in float32.
+Query, key, value and what is returned, in the dtype of `value`, are (B, T, heads, head_dim); the
+softmax is in float32. Of each row the first `lengths` (B,) int32 frames are attended to, None: all;
+what comes out for the others is finite and differs between the kernels.
 """
 
 import functools
@@ -42,14 +41,8 @@ def cudnn(
     """cuDNN's flash attention, for GPUs in half precision."""
     if lengths is not None:
         lengths = jnp.maximum(lengths, 1)  # a softmax over no key would be NaN
-    return jax.nn.dot_product_attention(
-        query,
-        key,
-        value,
-        query_seq_lengths=lengths,
-        key_value_seq_lengths=lengths,
-        implementation="cudnn",
-    )
+    attend = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+    return attend(query, key, value, query_seq_lengths=lengths, key_value_seq_lengths=lengths)
 
 
 def splash(
@@ -61,11 +54,9 @@ def splash(
     sharding: NamedSharding | None = None,
     interpret: bool = False,
 ) -> jax.Array:
-    """Pallas' splash attention, for TPUs.
+    """Pallas' splash attention, for TPUs, on frames padded to whole blocks.
 
-    Pads to whole blocks of frames; the padding is masked by segment ids. XLA cannot divide a
-    Pallas call over devices by itself: with `sharding`, of (B, T, heads, head_dim), each device
-    runs the kernel on its own rows and heads.
+    XLA cannot divide a Pallas call: with `sharding` each device runs its own rows and heads.
     """
     frames = query.shape[1]
     scaled = query * query.shape[-1] ** -0.5
@@ -96,23 +87,19 @@ def _splash_on_device(
 
     frames, heads = query.shape[1:3]
     block = max(size for size in (128, 256, 384, 512) if frames % size == 0)
-    kernel = pallas.make_splash_mha(
+    kernel = pallas.make_splash_mha_single_device(
         pallas.MultiHeadMask([pallas.FullMask((frames, frames))] * heads),
         block_sizes=pallas.BlockSizes(
             block_q=block,
             block_kv=block,
-            block_kv_compute=block,
             block_q_dkv=block,
             block_kv_dkv=block,
-            block_kv_dkv_compute=block,
             block_q_dq=block,
             block_kv_dq=block,
         ),
-        head_shards=1,
-        q_seq_shards=1,
         interpret=interpret,
     )
-    segments = (jnp.arange(frames) >= lengths[:, None]).astype(jnp.int32)
+    segments = (jnp.arange(frames) >= lengths[:, None]).astype(jnp.int32)  # 1: padding
     q, k, v = (x.swapaxes(1, 2) for x in (query, key, value))
     attended = jax.vmap(lambda q, k, v, s: kernel(q, k, v, segment_ids=pallas.SegmentIds(s, s)))(
         q, k, v, segments

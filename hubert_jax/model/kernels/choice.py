@@ -17,19 +17,11 @@ _CUDNN_MAX_HEAD_DIM = 128
 
 @dataclasses.dataclass(frozen=True)
 class Kernels:
-    """How a network computes.
+    """How a network computes; the functions are described in their modules."""
 
-    Attributes:
-      attention: (query, key, value, lengths), for "xla" also `drop`; see `kernels.attention`.
-      attention_backend, attention_reason: which one it is, and why.
-      dropout, layer_norm, dot_general, grouped_convolution: see their modules.
-      dtype: of the computation.
-      rematerialize, scan_unroll: as of `Execution`.
-    """
-
-    attention: Callable[..., jax.Array]
+    attention: Callable[..., jax.Array]  # the one of "xla" takes `drop` too
     attention_backend: str
-    attention_reason: str
+    attention_reason: str  # why this back-end
     dropout: Callable[[jax.Array, float, jax.Array], jax.Array]
     layer_norm: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
     dot_general: Callable[..., jax.Array]
@@ -47,15 +39,9 @@ def choose(
 ) -> Kernels:
     """The fastest kernels that compute the same.
 
-    Args:
-      execution: platform, dtype, and what the user asks for.
-      architecture: of the network.
-      regularization: of the network; the fused attention kernels never hold the weights that
-        attention dropout would zero.
-      activations: where (B, T, heads, head_dim) lies on the mesh; None: on one device.
-
-    Raises:
-      InputError: `execution.attention` names a kernel that cannot drop attention weights.
+    `activations` says where (B, T, heads, head_dim) lies on the mesh, None: on one device. The
+    fused attention kernels never hold the weights that attention dropout would zero: raises
+    InputError where `execution.attention` names one for a network with such dropout.
     """
     platform = execution.platform or jax.default_backend()
     backend, reason = _attention_backend(execution, architecture, regularization, platform)

@@ -10,18 +10,11 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
 def threefry(key_words: jax.Array, counts: tuple[jax.Array, jax.Array]) -> tuple:
-    """Threefry-2x32 with 20 rounds (Salmon et al. 2011), which is also what JAX's keys are for.
+    """64 random bits for each pair of `counts`: Threefry-2x32, 20 rounds (Salmon et al. 2011).
 
-    `jax.random.bits` makes one word of the two that come out, spends a word on 16 bits, and on
-    CPU runs the rounds as a loop over arrays in memory. Written out, they become one loop over
-    values: a quarter of the time for BASE's attention.
-
-    Args:
-      key_words: uint32 (2,).
-      counts: two uint32 arrays of one shape; no pair of counts may be used twice with a key.
-
-    Returns:
-      Two uint32 arrays of that shape, 64 random bits for each pair of counts.
+    All are uint32: `key_words` (2,), two `counts` of one shape, and two arrays of that shape that
+    come out. `jax.random.bits` spends a word on 16 bits and on CPU loops over arrays in memory;
+    written out, the rounds are one loop over values: a quarter of the time for BASE's attention.
     """
     schedule = (*key_words, key_words[0] ^ key_words[1] ^ jnp.uint32(0x1BD11BDA))
     left, right = counts[0] + schedule[0], counts[1] + schedule[1]
@@ -36,29 +29,16 @@ def threefry(key_words: jax.Array, counts: tuple[jax.Array, jax.Array]) -> tuple
 
 
 def plain(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-    """Zeros each value of x (any shape) with probability `rate` in [0, 1), by `key`.
-
-    Returns:
-      The shape and dtype of `x`; kept values are scaled by 1 / (1 - rate).
-    """
+    """x (any shape), values zeroed with probability `rate` in [0, 1), the others over 1 - rate."""
     kept = jax.random.bernoulli(key, 1.0 - rate, x.shape)
     return jnp.where(kept, x / (1.0 - rate), 0)
 
 
 def on_cpu(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-    """As `plain`, from 16 random bits for each value.
+    """As `plain`, from 16 random bits a value; the key is of "threefry2x32" or "rbg".
 
-    16 bits keep the rate to 2^-17, and the scale is that of the rate as rounded, so the
-    expectation is exact. Which values are dropped depends on the key and on their place alone, so
-    each device draws for the values that it holds.
-
-    Args:
-      x: (..., n), floating point.
-      rate: in [0, 1).
-      key: a key of JAX's generators "threefry2x32", which is the default, or "rbg".
-
-    Returns:
-      The shape and dtype of `x`.
+    The scale is that of the rate as rounded, to 2^-17, so the expectation is exact. What is dropped
+    depends on the key and its place alone: each device draws for the values that it holds.
     """
     kept_levels = max(_LEVELS - round(rate * _LEVELS), 1)
     # One count for each quarter of a row's values: of 64 bits four values have 16 each.

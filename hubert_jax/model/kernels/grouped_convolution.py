@@ -7,16 +7,9 @@ _NARROW = 16  # kernels below it are faster as a convolution on CPU too
 
 
 def plain(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
-    """XLA's convolution.
+    """(B, T, C), of x (B, T, C) with K // 2 zeros on both sides and kernel (K, C / groups, C).
 
-    Args:
-      x: (B, T, C).
-      kernel: (K, C / groups, C).
-      groups: number of groups.
-
-    Returns:
-      (B, T, C): K // 2 zeros are put on both sides, and with an even K the last frame, which
-      would be the T + 1st, is dropped (as released).
+    With an even K the last frame, which would be the T + 1st, is dropped (as released).
     """
     width = kernel.shape[0]
     return jax.lax.conv_general_dilated(
@@ -32,17 +25,14 @@ def plain(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
 def on_cpu(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
     """`plain` through the Fourier transform, in float32, where the kernel is wide.
 
-    XLA's CPU back-end has no fast grouped convolution; one small matrix product for each group
-    and frequency costs a fraction of it.
+    XLA's CPU back-end has no fast grouped convolution; small matrix products cost less.
     """
-    batch, frames, channels = x.shape
-    width = kernel.shape[0]
+    (batch, frames, channels), width = x.shape, kernel.shape[0]
     if width < _NARROW:
         return plain(x, kernel, groups)
     per_group = channels // groups
     length = frames + width - 1
     length += -length % 32  # a size with small prime factors
-    # (B, F, G, I) and (F, G, I, O)
     x_spectrum = jnp.fft.rfft(x.astype(jnp.float32), length, axis=1)
     x_spectrum = x_spectrum.reshape(batch, -1, groups, per_group)
     kernel = kernel.astype(jnp.float32).reshape(width, per_group, groups, per_group)
