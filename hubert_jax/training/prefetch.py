@@ -16,17 +16,13 @@ _POLL_SECONDS = 0.002
 
 
 class Prefetch:
-    """A run's batches as global arrays; each is read and moved while the step before it runs.
+    """A run's batches as global arrays; one is read and moved while the step before it runs.
 
-    Reading has a thread of its own: what it waits for is in TensorFlow, and only from outside can
-    be seen whether a step ended meanwhile. One batch is read ahead and no more.
-
-    Attributes:
-      waited: seconds for which the devices had nothing to do because a batch was not there yet.
+    Reading has a thread of its own: it waits in TensorFlow, and only from outside can be seen
+    whether a step ended meanwhile. `waited` are the seconds for which the devices were idle.
     """
 
     def __init__(self, mesh: Mesh, batches: Generator[dict[str, np.ndarray]]) -> None:
-        """Takes over `batches`, of this process's rows; reading begins with the first `take`."""
         self.waited = 0.0
         self._mesh = mesh
         self._batches = batches
@@ -36,12 +32,8 @@ class Prefetch:
     def take(self, running: Any) -> tuple[dict[str, jax.Array], float]:
         """The next batch, and the seconds of audio that it has over all processes.
 
-        Args:
-          running: something that the step under way computes; None before the first step. Waiting
-            counts from when it is ready: until then the devices are at work.
-
-        Raises:
-          InputError, or whatever else the batches raise.
+        Waiting counts from when `running`, which the step under way computes, is ready; None: at
+        once. Raises whatever the batches raise.
         """
         ahead = self._ahead or self._reader.submit(self._read)
         idle_since = None

@@ -1,4 +1,4 @@
-"""The training state and its creation, abstract or on the mesh."""
+"""The training state: its shapes, or created on the mesh."""
 
 import flax.struct
 import jax
@@ -12,12 +12,9 @@ from hubert_jax.training.task import Task
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a run carries from step to step; randomness is a function of (seed, step).
+    """What a run carries from step to step: updates done (() int32), parameters (float32), moments.
 
-    Attributes:
-      step: () int32, updates done so far.
-      params: the parameters, float32.
-      opt_state: the optimiser's state.
+    Randomness is not in it: it is a function of (seed, step).
     """
 
     step: jax.Array
@@ -26,7 +23,7 @@ class TrainState:
 
 
 def abstract_state(task: Task, mesh: Mesh) -> TrainState:
-    """The state's shapes, dtypes and shardings, as `jax.ShapeDtypeStruct`s, without any memory."""
+    """The state's shapes, dtypes and shardings, without any memory."""
     shapes = jax.eval_shape(lambda key: _create(task, key), jax.random.key(0))
     params = sharding.parameter_shardings(mesh, shapes.params, task.sharding_rules)
     return jax.tree.map(
@@ -44,18 +41,13 @@ def create_state(task: Task, mesh: Mesh, seed: int) -> TrainState:
 
 
 def with_parameters(state: TrainState, params: dict) -> TrainState:
-    """`state` with another network's parameters in place of its own; the others stay as they are.
+    """`state` with another network's parameters in place of its own.
 
-    Args:
-      state: on the mesh.
-      params: some of the top-level entries of `state.params` (`hubert`, heads), host arrays.
+    `params` are host arrays: some of the top-level entries of `state.params` (`hubert`, heads).
     """
-    placed = jax.tree.map(
-        lambda value, like: jax.device_put(value, like.sharding),
-        params,
-        {name: state.params[name] for name in params},
-    )
-    return TrainState(state.step, {**state.params, **placed}, state.opt_state)
+    taken = {name: state.params[name] for name in params}
+    placed = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), params, taken)
+    return state.replace(params={**state.params, **placed})
 
 
 def _create(task: Task, key: jax.Array) -> TrainState:
