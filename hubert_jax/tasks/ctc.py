@@ -1,5 +1,6 @@
 """CTC fine-tuning on transcribed speech (Hsu et al. 2021, section IV-D)."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Generator
@@ -22,7 +23,7 @@ from hubert_jax.model.kernels import choice
 from hubert_jax.model.masking import span_mask
 from hubert_jax.training import optimizer, sharding
 from hubert_jax.training.distributed import DistributedConfig
-from hubert_jax.training.fit import LoopConfig
+from hubert_jax.training.fit import LoopConfig, require_seed
 from hubert_jax.training.optimizer import OptimizerConfig
 from hubert_jax.training.sharding import MeshConfig
 from hubert_jax.training.task import Batch, Task
@@ -37,13 +38,12 @@ class CTCConfig:
     """What fine-tuning does to the network; the defaults are wav2vec 2.0's for 10 h.
 
     Attributes:
-      freeze_steps: first steps in which the linear layer alone learns (masks and dropout on); of
-        no effect on a network from scratch.
+      freeze_steps: first steps in which the linear layer alone learns; none from scratch.
       time_mask_probability, time_mask_span: span masks over frames.
-      channel_mask_probability, channel_mask_span: span masks over channels, whole utterances long.
+      channel_mask_probability, channel_mask_span: over channels, whole utterances long.
       final_dropout: before the linear layer.
-      head_learning_rate_scale: the linear layer's learning rate over the network's; 1 as
-        released. A larger one shortens the plateau of CTC, where all outputs are blank.
+      head_learning_rate_scale: the linear layer's learning rate over the network's; above 1, the
+        released value, it shortens the plateau of CTC, where all outputs are blank.
     """
 
     freeze_steps: int = 10_000
@@ -65,19 +65,13 @@ class FinetuneConfig:
     """Configuration of fine-tuning.
 
     Attributes:
-      workdir: where the run is written.
       audio: directory of a prepared split with transcripts.
       init_from: network to fine-tune: orbax:DIR (checkpoints of a pre-training run), hf:DIR,
         fairseq:FILE or torchaudio:FILE; a CTC head of the same vocabulary is kept; empty: from
-        scratch.
-      architecture, regularization, execution: see `model.architecture`; the front-end is always
-        frozen, unless the network is trained from scratch, when there is nothing in it worth
-        keeping.
-      ctc, optimizer, loop, mesh, distributed: see there.
+        scratch, when the front-end, otherwise frozen, learns too.
       frames_per_step: padded frames (20 ms) of one update over all devices.
-      padded_frames: the padded lengths that may occur, each compiled once; longer utterances are
-        left out.
-      seed: of the linear layer, data order, masks and dropout.
+      padded_frames: padded lengths, each compiled once; longer utterances are left out.
+      seed: of the linear layer, data order, masks and dropout; 0 to 4,294,967,295.
     """
 
     workdir: MayChange[str]
@@ -103,12 +97,14 @@ class FinetuneConfig:
     padded_frames: tuple[int, ...] = (256, 384, 512, 640, 768, 1280)
     seed: int = 1337
 
+    def __post_init__(self) -> None:
+        require_seed(self.seed)
+
 
 def read(config: FinetuneConfig) -> manifests.AudioManifest:
-    """The audio of a run; looks at its manifest alone.
+    """The audio of a run, from its manifest alone.
 
-    Raises:
-      InputError: it is missing or damaged, or utterances have no transcript.
+    Raises InputError where it is missing or damaged, or utterances have no transcript.
     """
     audio = manifests.read_manifest(config.audio)
     if audio.transcribed < audio.utterances:
@@ -124,8 +120,8 @@ def task(
 ) -> Task:
     """Fine-tuning as `fit` takes it.
 
-    Raises:
-      InputError: no utterance fits into the padded lengths, or a step has no room for its rows.
+    Raises InputError where no utterance fits into the padded lengths, or a step has no room for its
+    rows.
     """
     padded = schedule.padded_buckets(
         audio,
@@ -214,10 +210,9 @@ def loss_function(
     """(params, batch, key, step) -> (loss, metrics) on padded utterances.
 
     The batch holds `waveform` (B, N) float32, `num_samples` (B,), `labels` (B, L) int32 and
-    `label_lengths` (B,). The loss is the summed CTC loss per character of the global batch.
-    Utterances too short for their transcript have no weight; their fraction is a metric. In the
-    first `freeze_steps` steps nothing but the linear layer gets a gradient; the front-end only
-    with `train_frontend`.
+    `label_lengths` (B,). The loss is per character of the global batch; utterances too short for
+    their transcript have no weight. In the first `freeze_steps` steps the linear layer alone gets
+    a gradient, the front-end only with `train_frontend`.
     """
 
     def compute(
@@ -291,19 +286,15 @@ def with_labels(
 ) -> Generator[dict[str, np.ndarray]]:
     """Replaces `id` and `text` by `labels` (B, L) and `label_lengths` (B,), both int32.
 
-    L is half the padded frames. A longer transcript could not be aligned either; it gets length 0
-    and no weight, like an utterance that did not fit into the padding.
-
-    Raises:
-      InputError: a transcript with a character outside the vocabulary; names the utterance.
+    L is half the padded frames; a transcript longer than that, or of an utterance that did not fit
+    into the padding, gets length 0 and no weight. Raises InputError, which names the utterance, for
+    a character outside the vocabulary.
     """
-    try:
+    with contextlib.closing(batches):
         for batch in batches:
-            labels, label_lengths = (
-                np.zeros(shape.shape, np.int32)
-                for name, shape in _shapes(*batch["waveform"].shape).items()
-                if name in ("labels", "label_lengths")
-            )
+            shapes = _shapes(*batch["waveform"].shape)
+            labels = np.zeros(shapes["labels"].shape, np.int32)
+            label_lengths = np.zeros(shapes["label_lengths"].shape, np.int32)
             for row, text in enumerate(batch["text"]):
                 encoded = vocabulary.encode(text.decode(), batch["id"][row].decode())
                 if batch["num_samples"][row] > 0 and len(encoded) <= labels.shape[1]:
@@ -311,8 +302,6 @@ def with_labels(
                     label_lengths[row] = len(encoded)
             arrays = {name: batch[name] for name in ("waveform", "num_samples")}
             yield {**arrays, "labels": labels, "label_lengths": label_lengths}
-    finally:
-        batches.close()
 
 
 def _shapes(rows: int, samples: int) -> dict[str, jax.ShapeDtypeStruct]:
