@@ -34,22 +34,14 @@ VERSION = 1  # raise it when the same configuration and inputs give other weight
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Masks and loss; the defaults are BASE's as released.
+    """Masks and loss; the defaults are BASE's as released."""
 
-    Attributes:
-      mask_probability: expected fraction of masked frames before overlaps.
-      mask_group_rows: rows trimmed to the same number of masked frames; as released, on one GPU.
-      alpha, alpha_steps: weight of the masked frames at these steps, linear in between; (1.0,) is
-        the paper's default.
-      feature_penalty: weight of the mean square of the front-end's output.
-    """
-
-    mask_probability: float = 0.8
-    mask_span: int = 10
-    mask_group_rows: int = 5
-    alpha: tuple[float, ...] = (1.0,)
-    alpha_steps: tuple[int, ...] = (0,)
-    feature_penalty: float = 10.0
+    mask_probability: float = 0.8  # expected fraction of masked frames before overlaps
+    mask_span: int = 10  # frames
+    mask_group_rows: int = 5  # trimmed to equally many masked frames; as released, on one GPU
+    alpha: tuple[float, ...] = (1.0,)  # weight of the masked frames; the paper's default
+    alpha_steps: tuple[int, ...] = (0,)  # where alpha has these values; linear in between
+    feature_penalty: float = 10.0  # weight of the mean square of the front-end's output
 
     def __post_init__(self) -> None:
         if len(self.alpha) != len(self.alpha_steps) or not self.alpha:
@@ -77,9 +69,8 @@ class TrainConfig:
       audio, labels: directories of a prepared split and of its label sets, one a codebook.
       frames_per_step, max_frames: frames (20 ms) of one update over all devices, and of a crop.
       skip_damaged: name a damaged shard and read sound records of it; otherwise it ends the run.
-      init_from: network to start from: hf:DIR, fairseq:FILE, torchaudio:FILE, or orbax:DIR
-        (checkpoints of another run); its head is kept where it predicts the same codebooks; empty:
-        from scratch.
+      init_from: hf:DIR, fairseq:FILE, torchaudio:FILE, or orbax:DIR (checkpoints of another run) to
+        start from; its head is kept where it predicts the same codebooks; empty: from scratch.
       seed: of weights, data order, crops, masks and dropout; 0 to 4,294,967,295.
     """
 
@@ -119,21 +110,15 @@ class Data:
 
 
 def read(config: TrainConfig) -> Data:
-    """The data of a run, from manifests alone.
-
-    Raises InputError where one is missing or damaged, or labels do not fit audio or head.
-    """
+    """The data of a run, from manifests alone; InputError where labels do not fit audio or head."""
     audio = manifests.read_manifest(config.audio)
     found = label_sets.read_label_sets(audio, config.labels, config.head.codebook_sizes)
-    paths = map(pathlib.Path, config.labels)
-    return Data(audio, tuple(map(batches.LabelSet, paths, found)))
+    sets = zip(map(pathlib.Path, config.labels), found, strict=True)
+    return Data(audio, tuple(batches.LabelSet(path, manifest) for path, manifest in sets))
 
 
 def task(config: TrainConfig, data: Data, mesh: Mesh) -> Task:
-    """Pre-training as `fit` takes it.
-
-    Raises InputError where no utterance is long enough, or a step has no room for its rows.
-    """
+    """Pre-training as `fit` takes it; InputError if no utterance is long enough or no row fits."""
     multiple = math.lcm(config.loss.mask_group_rows, sharding.batch_shards(mesh))
     buckets = schedule.crop_buckets(data.audio, config.frames_per_step, config.max_frames, multiple)
     plan = schedule.BucketSchedule(buckets, config.seed)
@@ -233,12 +218,8 @@ def loss_function(network: HubertForPretraining, loss: LossConfig) -> Callable:
 
 
 def _network(config: TrainConfig, mesh: Mesh) -> HubertForPretraining:
-    kernels = choice.choose(
-        config.execution,
-        config.architecture,
-        config.regularization,
-        sharding.attention_sharding(mesh),
-    )
+    where = sharding.attention_sharding(mesh)
+    kernels = choice.choose(config.execution, config.architecture, config.regularization, where)
     return HubertForPretraining(config.architecture, config.head, kernels, config.regularization)
 
 

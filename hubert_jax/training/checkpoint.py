@@ -15,7 +15,6 @@ from hubert_jax import config as config_lib
 from hubert_jax.errors import InputError
 
 _Shardings = Callable[[Any], Any]
-# What decides a checkpoint's weights; a converted network has some of these only.
 _DECISIVE = ("kind", "inputs", "decisive", "rows", "version", "step")
 
 
@@ -30,33 +29,28 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, metadata: dict) -> None:
         """Begins to save `state` (a tree of arrays); returns once it is copied."""
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), metadata=ocp.args.JsonSave(metadata)
-            ),
-        )
+        parts = {"state": ocp.args.StandardSave(state), "metadata": ocp.args.JsonSave(metadata)}
+        self._manager.save(step, args=ocp.args.Composite(**parts))
 
     def metadata(self, step: int) -> dict:
         """The JSON document of a step's checkpoint."""
-        return self._manager.restore(
-            step, args=ocp.args.Composite(metadata=ocp.args.JsonRestore())
-        ).metadata
+        return self._restore(step, metadata=ocp.args.JsonRestore()).metadata
 
     def restore(self, step: int, like: Any) -> Any:
         """The state of `step` with the shapes and shardings of `like`."""
-        return self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(like))
-        ).state
+        return self._restore(step, state=ocp.args.StandardRestore(like)).state
+
+    def _restore(self, step: int, **parts: Any) -> Any:
+        return self._manager.restore(step, args=ocp.args.Composite(**parts))
 
     def restore_newest(
         self, like: Any, check: Callable[[dict], Any]
     ) -> tuple[int, Any, Any] | None:
-        """Step and state of the newest readable checkpoint, and what `check` returned; or None.
+        """Step and state of the newest checkpoint that can be read, and what `check` returned.
 
-        `check` gets the metadata before the state is read, and may refuse it. Damaged newer
-        checkpoints are moved beside the directory, so that their steps can be saved again. Raises
-        InputError where there are checkpoints and none can be read; then nothing is moved.
+        `check` gets the metadata before the state is read, and may refuse it. Damaged newer ones
+        are moved beside the directory, so that their steps can be saved again. None without any
+        checkpoint; InputError, and nothing is moved, where none can be read.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         if not steps:
@@ -94,9 +88,9 @@ def restore_parameters(
 ) -> tuple[dict, dict]:
     """A checkpoint's parameters, and its metadata with `step`, whatever mesh wrote them.
 
-    `directory` is a run's checkpoint directory, of which the newest readable one is taken, or
-    DIR@STEP. With `shardings` (tree of shapes -> of shardings) they are read straight onto these
-    devices, else as NumPy arrays. Raises InputError where there is none, or none can be read.
+    `directory` is a run's checkpoint directory, for its newest readable one, or DIR@STEP. With
+    `shardings` (tree of shapes -> of shardings) they are read onto these devices, else as NumPy
+    arrays. Raises InputError where there is none, or none can be read.
     """
     folder, named = _named_step(pathlib.Path(directory).absolute())
     steps = _steps(folder)
@@ -113,20 +107,14 @@ def restore_parameters(
 
 
 def fingerprint(metadata: dict) -> str:
-    """What others name a checkpoint by: a digest of all that its training is a function of.
-
-    How a run was executed (`Execution`, mesh, hosts) is not in it.
-    """
+    """A digest of what decides a checkpoint's weights (of a converted network in part)."""
     return config_lib.digest({key: metadata[key] for key in _DECISIVE if key in metadata})
 
 
 def _first_readable(
     folder: pathlib.Path, steps: Sequence[int], read: Callable[[int], Any], remedy: str
 ) -> tuple[int, Any]:
-    """The first of `steps` that `read` can read, and what it returned; prints those before it.
-
-    Raises the InputErrors of `read`, and one that ends in `remedy` where it can read none.
-    """
+    """The first readable of `steps`, and what `read` returned; InputError where there is none."""
     problem = ""
     for step in steps:
         try:

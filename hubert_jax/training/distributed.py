@@ -15,8 +15,7 @@ class DistributedConfig:
 
     Attributes:
       coordinator: HOST:PORT of process 0; `auto` where the cluster knows who takes part (TPU pod,
-        SLURM, Open MPI, Kubernetes); empty: this process trains alone.
-      count, index: of the processes and of this one, from 0; not with `auto`.
+        SLURM, Open MPI, Kubernetes), without count and index; empty: trains alone.
     """
 
     coordinator: str = ""

@@ -23,15 +23,12 @@ from hubert_jax.training.task import Task, WarmStart
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
-    """Length of a run and its intervals, in updates; the last one is always logged and saved.
-
-    The learning rate's schedule spans `steps`; the newest `keep` checkpoints are kept.
-    """
+    """Length of a run and its intervals, in updates; the last one is always logged and saved."""
 
     steps: int
     log_every: MayChange[int] = 50
     save_every: MayChange[int] = 1000
-    keep: MayChange[int] = 2
+    keep: MayChange[int] = 2  # newest checkpoints
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
@@ -47,17 +44,14 @@ def require_seed(seed: int) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Result of a run: means of its last interval, number of parameters, last checkpoint.
+    """Result of a training run."""
 
-    `resumed_from` is the first step of this process, `data_wait_fraction` of its time.
-    """
-
-    last: dict[str, float]
-    parameters: int
-    fingerprint: str
-    inputs: dict[str, Any]
-    resumed_from: int
-    data_wait_fraction: float
+    last: dict[str, float]  # means of the metrics over the last logged interval
+    parameters: int  # how many numbers were trained
+    fingerprint: str  # of the last checkpoint
+    inputs: dict[str, Any]  # digests of the data, and of the network that it started from
+    resumed_from: int  # first step of this process
+    data_wait_fraction: float  # of this process's time
 
 
 def fit(
@@ -70,9 +64,9 @@ def fit(
 ) -> Outcome:
     """Trains `task` to the last step of `loop`, or goes on with the run in `directory`.
 
-    `directory` is the same for all processes; `warm_start` reads the network that step 0 starts
-    from, None: from scratch. Raises InputError for a checkpoint of another run or batches that
-    cannot be read, Diverged for a loss or gradient that is not finite.
+    All processes have the same `directory`. `warm_start` reads the network that step 0 starts from;
+    None: from scratch. Raises InputError for a checkpoint of another run or batches that cannot be
+    read, Diverged for a loss or gradient that is not finite.
     """
     checkpoints = Checkpoints(directory / "checkpoints", loop.keep)
     abstract = abstract_state(task, mesh)
@@ -104,8 +98,7 @@ def fit(
             batch, audio_seconds = prefetch.take(running)
             with jax.transfer_guard("disallow"):
                 state, metrics = steps[shape_of(batch)](state, batch)
-            if running is not None:
-                # One step runs and one waits; more would hold the inputs of all of them.
+            if running is not None:  # one runs, one waits; more would hold the inputs of all
                 running.block_until_ready()
             running = metrics["loss"]
             log.add(metrics, audio_seconds)

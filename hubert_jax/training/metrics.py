@@ -67,10 +67,7 @@ class ProgressLog:
         self._pending = []
 
     def write(self, step: int, waited: float) -> None:
-        """Ends the interval of the first `step` updates; raises Diverged and then logs nothing.
-
-        `waited` are the seconds for which the devices waited for batches since the run began.
-        """
+        """Logs the interval that ends with `step`, or raises Diverged; `waited`: seconds so far."""
         self.require_finite(step)
         self.means = {
             name: math.fsum(metrics[name] for metrics in self._interval) / len(self._interval)

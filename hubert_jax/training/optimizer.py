@@ -14,14 +14,13 @@ class OptimizerConfig:
     """Optimiser; the defaults are pre-training BASE as released.
 
     Attributes:
-      name: "adam" (with decoupled weight decay), or "muon": Muon (Jordan et al. 2024) on the
-        transformer's matrices, Adam on the rest, both with Nesterov's momentum; faster per step.
+      name: "adam" (decoupled weight decay) or "muon": Muon (Jordan et al. 2024) on the
+        transformer's matrices, Adam on the rest, both with Nesterov's momentum.
       peak_learning_rate: also of Muon; its updates get an RMS of 0.2 like Adam's (Liu et al. 2025).
       clip_norm: global gradient norm above which the gradient is scaled down; 0: never.
-      schedule: "linear" (warm-up, linear decay to 0) or "tri_stage" (warm-up, hold, exponential
-        decay to 0.05 of the peak).
-      warmup_share, hold_share, decay_share: of all steps; hold for "tri_stage" only. A decay longer
-        than what is left is cut off by the run's end; None: the rest of the run.
+      schedule: "linear" (to 0) or "tri_stage" (warm-up, hold, exponential decay to 0.05 of it).
+      warmup_share, hold_share, decay_share: of all steps; hold for "tri_stage" only. The run's end
+        cuts off a longer decay; None: the rest of the run.
     """
 
     name: str = "adam"
@@ -56,7 +55,6 @@ class OptimizerConfig:
 
 
 def _factor(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
-    """The learning rate over its peak."""
     warmup = max(1, round(config.warmup_share * total_steps))
     hold = round(config.hold_share * total_steps)
     decay = total_steps - warmup - hold
@@ -114,10 +112,9 @@ def build_finetuning(
 ) -> optax.GradientTransformation:
     """The optimiser of fine-tuning: Adam for the network and for its new head, apart.
 
-    The network's Adam begins after `freeze_steps`, so its moments and their bias correction do too
-    (as in fairseq, where it has no gradient until then); the schedule follows the run's step.
-    `head` is the top-level name of its parameters, `head_scale` its learning rate over the
-    network's. A front-end without gradient must not decay either: see `train_frontend`. Raises
+    The network's Adam, with its moments and bias correction, begins after `freeze_steps` (as in
+    fairseq); the schedule follows the run's step. `head` names its parameters, `head_scale` is its
+    learning rate over the network's; a front-end that is not trained must not decay either.
     InputError for another optimiser than "adam".
     """
     if config.name != "adam":

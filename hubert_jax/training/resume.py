@@ -14,8 +14,8 @@ def require_same_run(
     """Refuses a checkpoint of another run; returns what the checkpoint alone knows.
 
     That is `inputs`, with the network that the run started from, and `metrics`. A configuration
-    field that `found`, its metadata, lacks was added since: it must have its default. `expected` is
-    the task's kind and facts. Raises InputError, which names what differs.
+    field that `found`, its metadata, lacks was added since and must have its default. `expected` is
+    the task's kind and facts. InputError names what differs.
     """
     differing = []
     if found.get("kind") != expected["kind"]:
@@ -42,8 +42,7 @@ def require_same_run(
 def _differing(before: Any, now: Any, path: str, decisive: Any) -> list[str]:
     """`path was ..., is ...` of every leaf that differs.
 
-    `decisive` holds the values that are not their defaults: a new leaf must not be among them.
-    None: nothing may be new.
+    A new leaf differs where `decisive`, the values that are not defaults, has it, or is None.
     """
     if before is _MISSING and isinstance(now, dict):
         before = {}

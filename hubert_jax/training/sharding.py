@@ -95,7 +95,7 @@ def parameter_shardings(
 ) -> Any:
     """The sharding of every parameter of a tree of arrays or shapes.
 
-    Exactly one of `rules` (pattern of the whole path, partition) must match each; else InputError.
+    Exactly one of `rules` (pattern of the whole path, partition) must match each, else InputError.
     An axis of the mesh whose size does not divide its dimension is left out.
     """
 
@@ -134,8 +134,5 @@ def state_shardings(mesh: Mesh, state: Any, params_shardings: Any) -> Any:
 
 def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
     """This process's rows of a batch as global arrays, cut over `data` and `fsdp`."""
-    sharding = NamedSharding(mesh, BATCH)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, array)
-        for name, array in batch.items()
-    }
+    rows = NamedSharding(mesh, BATCH)
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(rows, array), batch)

@@ -12,13 +12,10 @@ from hubert_jax.training.task import Task
 
 @flax.struct.dataclass
 class TrainState:
-    """What a run carries from step to step: updates done (() int32), parameters (float32), moments.
+    """What a run carries from step to step; randomness is a function of (seed, step)."""
 
-    Randomness is not in it: it is a function of (seed, step).
-    """
-
-    step: jax.Array
-    params: dict
+    step: jax.Array  # () int32, updates done
+    params: dict  # float32
     opt_state: optax.OptState
 
 
@@ -36,18 +33,14 @@ def abstract_state(task: Task, mesh: Mesh) -> TrainState:
 def create_state(task: Task, mesh: Mesh, seed: int) -> TrainState:
     """A new state, initialised where it lies: no device ever holds the whole of a sharded one."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(task, mesh))
-    create = jax.jit(lambda key: _create(task, key), out_shardings=shardings)
-    return create(jax.random.key(seed))
+    return jax.jit(lambda key: _create(task, key), out_shardings=shardings)(jax.random.key(seed))
 
 
 def with_parameters(state: TrainState, params: dict) -> TrainState:
-    """`state` with another network's parameters in place of its own.
-
-    `params` are host arrays: some of the top-level entries of `state.params` (`hubert`, heads).
-    """
+    """`state` with `params`, host arrays, in place of some of its top-level entries."""
     taken = {name: state.params[name] for name in params}
     placed = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), params, taken)
-    return state.replace(params={**state.params, **placed})
+    return TrainState(state.step, {**state.params, **placed}, state.opt_state)
 
 
 def _create(task: Task, key: jax.Array) -> TrainState:

@@ -20,8 +20,8 @@ _Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 def train_step(task: Task, seed: int) -> _Step:
     """(state, batch) -> (state, metrics), not compiled.
 
-    The metrics are scalars: `loss`, `gradient_norm`, `learning_rate`, the task's own, and the root
-    mean square of gradients, updates and parameters by group.
+    The metrics are scalars: `loss`, `gradient_norm`, `learning_rate`, the task's own, and root mean
+    squares of gradients, updates and parameters by group.
     """
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -50,7 +50,7 @@ def compile_steps(
 ) -> dict[tuple[int, ...], _Step]:
     """`shape_of` a batch -> the compiled update, which takes the state (donated) and the batch.
 
-    `state` is `abstract_state`; the devices of `mesh` may be described ones.
+    `state` is `abstract_state`; the mesh may be of described devices.
     """
     rows = NamedSharding(mesh, sharding.BATCH)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)

@@ -21,11 +21,11 @@ class Task:
     Attributes:
       init: key -> parameters, float32.
       loss: (params, batch, key, step) -> (scalar loss, scalar metrics); random by the key alone.
-      batch_shapes: of global batches, all of them; each is compiled before step 1.
+      batch_shapes: of all global batches; each is compiled before step 1.
       batches: first step -> this process's rows from there on; endless, or until the last step.
       facts: JSON-able, for checkpoints; `inputs` (digests), `decisive` (see `config.decisive`),
-        `rows` (of a batch, by frames) and `version` (of its code) make the fingerprint, and a run
-        goes on only where these and `config` are the same.
+        `rows` (of a batch, by frames) and `version` make the fingerprint; a run goes on only where
+        these and `config` are the same.
     """
 
     kind: str
@@ -41,11 +41,8 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
-    """What a run takes over from another network, of which `description` is one line.
+    """What a run takes over from another network."""
 
-    `params` are host arrays, float32: some of the top-level entries of the task's parameters.
-    """
-
-    params: dict[str, Any]
+    params: dict[str, Any]  # some top-level entries of the task's; host arrays, float32
     fingerprint: str
-    description: str
+    description: str  # which network, what became of its head and why; one line
