@@ -143,6 +143,14 @@ def test_required_keys_may_come_from_the_command_line(tmp_path):
             ["--config=configs/small.py", "--config.labels=1,2"],
             r"config\.labels\[0\]: expected str, found int 1",
         ),
+        *(
+            (
+                job,
+                ["--config=configs/small.py", f"--config.seed={seed}"],
+                rf"^config\.seed={seed}: expected 0 to 4,294,967,295$",
+            )
+            for job, seed in (("train", -1), ("finetune", -1), ("train", 2**32))
+        ),
         ("train", ["--config=configs/smal.py"], r"configs/smal\.py: no such file; there are .*sm"),
         ("train", ["--config=README.md"], r"README\.md: expected a Python file"),
         ("train", [], r"--config: missing"),

@@ -1,5 +1,6 @@
 """CTC fine-tuning on transcribed speech (Hsu et al. 2021, section IV-D)."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Generator
@@ -22,7 +23,7 @@ from hubert_jax.model.kernels import choice
 from hubert_jax.model.masking import span_mask
 from hubert_jax.training import optimizer, sharding
 from hubert_jax.training.distributed import DistributedConfig
-from hubert_jax.training.fit import LoopConfig
+from hubert_jax.training.fit import LoopConfig, require_seed
 from hubert_jax.training.optimizer import OptimizerConfig
 from hubert_jax.training.sharding import MeshConfig
 from hubert_jax.training.task import Batch, Task
@@ -34,25 +35,15 @@ _FRAMES_PER_CHARACTER = 2  # 25 characters a second, more than anybody reads alo
 
 @dataclasses.dataclass(frozen=True)
 class CTCConfig:
-    """What fine-tuning does to the network; the defaults are wav2vec 2.0's for 10 h.
+    """What fine-tuning does to the network; the defaults are wav2vec 2.0's for 10 h."""
 
-    Attributes:
-      freeze_steps: first steps in which the linear layer alone learns (masks and dropout on); of
-        no effect on a network from scratch.
-      time_mask_probability, time_mask_span: span masks over frames.
-      channel_mask_probability, channel_mask_span: span masks over channels, whole utterances long.
-      final_dropout: before the linear layer.
-      head_learning_rate_scale: the linear layer's learning rate over the network's; 1 as
-        released. A larger one shortens the plateau of CTC, where all outputs are blank.
-    """
-
-    freeze_steps: int = 10_000
+    freeze_steps: int = 10_000  # first steps, of the linear layer alone; none from scratch
     time_mask_probability: float = 0.75
-    time_mask_span: int = 10
-    channel_mask_probability: float = 0.5
+    time_mask_span: int = 10  # frames
+    channel_mask_probability: float = 0.5  # of channels, for whole utterances
     channel_mask_span: int = 64
-    final_dropout: float = 0.0
-    head_learning_rate_scale: float = 1.0
+    final_dropout: float = 0.0  # before the linear layer
+    head_learning_rate_scale: float = 1.0  # over the network's; above 1 shortens CTC's plateau
 
     def __post_init__(self) -> None:
         for name in ("time_mask_probability", "channel_mask_probability"):
@@ -65,19 +56,13 @@ class FinetuneConfig:
     """Configuration of fine-tuning.
 
     Attributes:
-      workdir: where the run is written.
       audio: directory of a prepared split with transcripts.
-      init_from: network to fine-tune: orbax:DIR (checkpoints of a pre-training run), hf:DIR,
-        fairseq:FILE or torchaudio:FILE; a CTC head of the same vocabulary is kept; empty: from
-        scratch.
-      architecture, regularization, execution: see `model.architecture`; the front-end is always
-        frozen, unless the network is trained from scratch, when there is nothing in it worth
-        keeping.
-      ctc, optimizer, loop, mesh, distributed: see there.
+      init_from: orbax:DIR (checkpoints of a pre-training run), hf:DIR, fairseq:FILE or
+        torchaudio:FILE; a CTC head of the same vocabulary is kept; empty: from scratch, when the
+        front-end, otherwise frozen, learns too.
       frames_per_step: padded frames (20 ms) of one update over all devices.
-      padded_frames: the padded lengths that may occur, each compiled once; longer utterances are
-        left out.
-      seed: of the linear layer, data order, masks and dropout.
+      padded_frames: padded lengths, each compiled once; longer utterances are left out.
+      seed: of the linear layer, data order, masks and dropout; 0 to 4,294,967,295.
     """
 
     workdir: MayChange[str]
@@ -103,13 +88,12 @@ class FinetuneConfig:
     padded_frames: tuple[int, ...] = (256, 384, 512, 640, 768, 1280)
     seed: int = 1337
 
+    def __post_init__(self) -> None:
+        require_seed(self.seed)
+
 
 def read(config: FinetuneConfig) -> manifests.AudioManifest:
-    """The audio of a run; looks at its manifest alone.
-
-    Raises:
-      InputError: it is missing or damaged, or utterances have no transcript.
-    """
+    """The audio of a run, from its manifest alone; InputError where a transcript is missing."""
     audio = manifests.read_manifest(config.audio)
     if audio.transcribed < audio.utterances:
         raise InputError(
@@ -122,17 +106,10 @@ def read(config: FinetuneConfig) -> manifests.AudioManifest:
 def task(
     config: FinetuneConfig, audio: manifests.AudioManifest, vocabulary: Vocabulary, mesh: Mesh
 ) -> Task:
-    """Fine-tuning as `fit` takes it.
-
-    Raises:
-      InputError: no utterance fits into the padded lengths, or a step has no room for its rows.
-    """
+    """Fine-tuning as `fit` takes it; InputError where no utterance or no row fits."""
+    multiple = sharding.batch_shards(mesh)
     padded = schedule.padded_buckets(
-        audio,
-        buckets.BUCKETS,
-        config.frames_per_step,
-        config.padded_frames,
-        sharding.batch_shards(mesh),
+        audio, buckets.BUCKETS, config.frames_per_step, config.padded_frames, multiple
     )
     plan = schedule.BucketSchedule(padded, config.seed)
     from_scratch = not config.init_from
@@ -183,29 +160,20 @@ def task(
     )
 
 
-def network(config: FinetuneConfig, vocabulary_size: int, mesh: Mesh) -> HubertForCTC:
+def network(config: FinetuneConfig, classes: int, mesh: Mesh) -> HubertForCTC:
     """The network as it runs on the mesh."""
-    kernels = choice.choose(
-        config.execution,
-        config.architecture,
-        config.regularization,
-        sharding.attention_sharding(mesh),
-    )
+    where = sharding.attention_sharding(mesh)
+    kernels = choice.choose(config.execution, config.architecture, config.regularization, where)
     return HubertForCTC(
-        config.architecture,
-        vocabulary_size,
-        kernels,
-        config.regularization,
-        config.ctc.final_dropout,
+        config.architecture, classes, kernels, config.regularization, config.ctc.final_dropout
     )
 
 
-def init(architecture: Architecture, vocabulary_size: int) -> Callable[[jax.Array], dict]:
+def init(architecture: Architecture, classes: int) -> Callable[[jax.Array], dict]:
     """key -> fresh parameters of the network with its linear layer over characters."""
-    kernels = choice.choose(Execution(), architecture)
+    network = HubertForCTC(architecture, classes, choice.choose(Execution(), architecture))
     silence = jnp.zeros((1, num_samples(2)))
-    fresh = HubertForCTC(architecture, vocabulary_size, kernels)
-    return lambda key: fresh.init(key, silence)["params"]
+    return lambda key: network.init(key, silence)["params"]
 
 
 def loss_function(
@@ -214,10 +182,9 @@ def loss_function(
     """(params, batch, key, step) -> (loss, metrics) on padded utterances.
 
     The batch holds `waveform` (B, N) float32, `num_samples` (B,), `labels` (B, L) int32 and
-    `label_lengths` (B,). The loss is the summed CTC loss per character of the global batch.
-    Utterances too short for their transcript have no weight; their fraction is a metric. In the
-    first `freeze_steps` steps nothing but the linear layer gets a gradient; the front-end only
-    with `train_frontend`.
+    `label_lengths` (B,). The loss is per character of the global batch, without utterances too
+    short for their transcript. In the first `freeze_steps` steps the linear layer alone gets a
+    gradient, the front-end only with `train_frontend`.
     """
 
     def compute(
@@ -229,46 +196,25 @@ def loss_function(
         lengths = num_frames(batch["num_samples"])
         mask = channel_mask = None
         if ctc.time_mask_probability:
+            spans = (ctc.time_mask_probability, ctc.time_mask_span)
             mask = span_mask(
-                time_key,
-                rows,
-                num_frames(padded),
-                ctc.time_mask_probability,
-                ctc.time_mask_span,
-                group_rows=1,
-                lengths=lengths,
+                time_key, rows, num_frames(padded), *spans, group_rows=1, lengths=lengths
             )
         if ctc.channel_mask_probability:
+            spans = (ctc.channel_mask_probability, ctc.channel_mask_span)
             channel_mask = span_mask(
-                channel_key,
-                rows,
-                network.architecture.dim,
-                ctc.channel_mask_probability,
-                ctc.channel_mask_span,
-                group_rows=1,
-                least_spans=0,
+                channel_key, rows, network.architecture.dim, *spans, group_rows=1, least_spans=0
             )
 
         def encode(params: dict) -> Any:
+            inputs = (batch["waveform"], batch["num_samples"], mask, channel_mask)
             return network.apply(
-                {"params": params},
-                batch["waveform"],
-                batch["num_samples"],
-                mask,
-                channel_mask,
-                False,
-                not train_frontend,
-                rngs=rngs,
-                method="encode",
+                {"params": params}, *inputs, False, not train_frontend, rngs=rngs, method="encode"
             )
 
-        if freeze_steps:
-            # A branch, so that a frozen network has no backward pass.
+        if freeze_steps:  # a branch, so that a frozen network has no backward pass
             encoded = jax.lax.cond(
-                step < freeze_steps,
-                lambda params: jax.lax.stop_gradient(encode(params)),
-                encode,
-                params,
+                step < freeze_steps, lambda p: jax.lax.stop_gradient(encode(p)), encode, params
             )
         else:
             encoded = encode(params)
@@ -291,19 +237,15 @@ def with_labels(
 ) -> Generator[dict[str, np.ndarray]]:
     """Replaces `id` and `text` by `labels` (B, L) and `label_lengths` (B,), both int32.
 
-    L is half the padded frames. A longer transcript could not be aligned either; it gets length 0
-    and no weight, like an utterance that did not fit into the padding.
-
-    Raises:
-      InputError: a transcript with a character outside the vocabulary; names the utterance.
+    L is half the padded frames; a transcript longer than that, or of an utterance that was too long
+    for its batch, gets length 0. Raises InputError, which names the utterance, for a character
+    outside the vocabulary.
     """
-    try:
+    with contextlib.closing(batches):
         for batch in batches:
-            labels, label_lengths = (
-                np.zeros(shape.shape, np.int32)
-                for name, shape in _shapes(*batch["waveform"].shape).items()
-                if name in ("labels", "label_lengths")
-            )
+            shapes = _shapes(*batch["waveform"].shape)
+            labels = np.zeros(shapes["labels"].shape, np.int32)
+            label_lengths = np.zeros(shapes["label_lengths"].shape, np.int32)
             for row, text in enumerate(batch["text"]):
                 encoded = vocabulary.encode(text.decode(), batch["id"][row].decode())
                 if batch["num_samples"][row] > 0 and len(encoded) <= labels.shape[1]:
@@ -311,8 +253,6 @@ def with_labels(
                     label_lengths[row] = len(encoded)
             arrays = {name: batch[name] for name in ("waveform", "num_samples")}
             yield {**arrays, "labels": labels, "label_lengths": label_lengths}
-    finally:
-        batches.close()
 
 
 def _shapes(rows: int, samples: int) -> dict[str, jax.ShapeDtypeStruct]:

@@ -24,7 +24,7 @@ from hubert_jax.model.loss import masked_prediction_loss
 from hubert_jax.model.masking import span_mask
 from hubert_jax.training import optimizer, sharding
 from hubert_jax.training.distributed import DistributedConfig
-from hubert_jax.training.fit import LoopConfig
+from hubert_jax.training.fit import LoopConfig, require_seed
 from hubert_jax.training.optimizer import OptimizerConfig
 from hubert_jax.training.sharding import MeshConfig
 from hubert_jax.training.task import Batch, Task
@@ -34,26 +34,14 @@ VERSION = 1  # raise it when the same configuration and inputs give other weight
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Masks and loss; the defaults are BASE's as released.
+    """Masks and loss; the defaults are BASE's as released."""
 
-    Attributes:
-      mask_probability: expected fraction of masked frames before overlaps.
-      mask_span: frames of one span.
-      mask_group_rows: rows that are trimmed to the same number of masked frames; the released
-        models' rows on one GPU.
-      alpha: weight of the masked frames at the steps `alpha_steps`, linear in between, constant
-        beyond: (1.0,) is the paper's default, alpha = 1 throughout; (0.5, 1.0) with steps
-        (300, 600) begins with the plain mean over all frames and ends with masked frames alone.
-      alpha_steps: as many steps as there are values of alpha, ascending.
-      feature_penalty: weight of the mean square of the front-end's output.
-    """
-
-    mask_probability: float = 0.8
-    mask_span: int = 10
-    mask_group_rows: int = 5
-    alpha: tuple[float, ...] = (1.0,)
-    alpha_steps: tuple[int, ...] = (0,)
-    feature_penalty: float = 10.0
+    mask_probability: float = 0.8  # expected fraction of masked frames before overlaps
+    mask_span: int = 10  # frames
+    mask_group_rows: int = 5  # trimmed to equally many masked frames; as released, on one GPU
+    alpha: tuple[float, ...] = (1.0,)  # weight of the masked frames; the paper's default
+    alpha_steps: tuple[int, ...] = (0,)  # where alpha has these values; linear in between
+    feature_penalty: float = 10.0  # weight of the mean square of the front-end's output
 
     def __post_init__(self) -> None:
         if len(self.alpha) != len(self.alpha_steps) or not self.alpha:
@@ -61,19 +49,16 @@ class LossConfig:
                 f"config.loss: alpha has {len(self.alpha)} values and alpha_steps "
                 f"{len(self.alpha_steps)}; expected as many of both, at least one"
             )
-        if not all(0 <= alpha <= 1 for alpha in self.alpha):
-            raise InputError(f"config.loss.alpha={self.alpha}: expected values in [0, 1]")
-        if not 0 < self.mask_probability <= 1 or self.mask_span < 1:
-            raise InputError(
-                f"config.loss: mask_probability={self.mask_probability}, mask_span="
-                f"{self.mask_span}: expected a probability in (0, 1] and a span of 1 or more frames"
-            )
-        if self.mask_group_rows < 1:
-            raise InputError(
-                f"config.loss.mask_group_rows={self.mask_group_rows}: expected 1 or more"
-            )
-        if list(self.alpha_steps) != sorted(set(self.alpha_steps)):
-            raise InputError(f"config.loss.alpha_steps={self.alpha_steps}: must ascend")
+        for name, holds, expected in (
+            ("alpha", all(0 <= alpha <= 1 for alpha in self.alpha), "values in [0, 1]"),
+            ("alpha_steps", list(self.alpha_steps) == sorted(set(self.alpha_steps)), "ascending"),
+            ("mask_probability", 0 < self.mask_probability <= 1, "(0, 1]"),
+            ("mask_span", self.mask_span >= 1, "1 or more frames"),
+            ("mask_group_rows", self.mask_group_rows >= 1, "1 or more"),
+        ):
+            if not holds:
+                found = getattr(self, name)
+                raise InputError(f"config.loss.{name}={found}: expected {expected}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,19 +66,12 @@ class TrainConfig:
     """Configuration of pre-training.
 
     Attributes:
-      workdir: where the run is written.
-      audio: directory of a prepared audio split.
-      labels: directories of its label sets, one for each of `head.codebook_sizes`.
-      architecture, head, regularization, execution: see `model.architecture`.
-      loss, optimizer, loop, mesh, distributed: see there.
-      frames_per_step: frames (20 ms) of one update over all devices.
-      max_frames: longest crop, in frames.
-      skip_damaged: name a shard that is found damaged and put sound records of it in their place;
-        otherwise it ends the run.
-      init_from: network that this run starts from: hf:DIR, fairseq:FILE, torchaudio:FILE, or
-        orbax:DIR (checkpoints of another run); its head is kept where it predicts the same
-        codebooks; empty: from scratch.
-      seed: of weights, data order, crops, masks and dropout.
+      audio, labels: directories of a prepared split and of its label sets, one a codebook.
+      frames_per_step, max_frames: frames (20 ms) of one update over all devices, and of a crop.
+      skip_damaged: name a damaged shard and read sound records of it; otherwise it ends the run.
+      init_from: hf:DIR, fairseq:FILE, torchaudio:FILE, or orbax:DIR (checkpoints of another run) to
+        start from; its head is kept where it predicts the same codebooks; empty: from scratch.
+      seed: of weights, data order, crops, masks and dropout; 0 to 4,294,967,295.
     """
 
     workdir: MayChange[str]
@@ -114,6 +92,9 @@ class TrainConfig:
     init_from: Reads[str] = ""
     seed: int = 1337
 
+    def __post_init__(self) -> None:
+        require_seed(self.seed)
+
 
 @dataclasses.dataclass(frozen=True)
 class Data:
@@ -129,28 +110,15 @@ class Data:
 
 
 def read(config: TrainConfig) -> Data:
-    """The data of a run; looks at manifests alone.
-
-    Raises:
-      InputError: a manifest is missing or damaged, or labels do not fit audio or head.
-    """
+    """The data of a run, from manifests alone; InputError where labels do not fit audio or head."""
     audio = manifests.read_manifest(config.audio)
     found = label_sets.read_label_sets(audio, config.labels, config.head.codebook_sizes)
-    return Data(
-        audio,
-        tuple(
-            batches.LabelSet(pathlib.Path(path), manifest)
-            for path, manifest in zip(config.labels, found, strict=True)
-        ),
-    )
+    sets = zip(map(pathlib.Path, config.labels), found, strict=True)
+    return Data(audio, tuple(batches.LabelSet(path, manifest) for path, manifest in sets))
 
 
 def task(config: TrainConfig, data: Data, mesh: Mesh) -> Task:
-    """Pre-training as `fit` takes it.
-
-    Raises:
-      InputError: no utterance is long enough, or a step has no room for its rows.
-    """
+    """Pre-training as `fit` takes it; InputError if no utterance is long enough or no row fits."""
     multiple = math.lcm(config.loss.mask_group_rows, sharding.batch_shards(mesh))
     buckets = schedule.crop_buckets(data.audio, config.frames_per_step, config.max_frames, multiple)
     plan = schedule.BucketSchedule(buckets, config.seed)
@@ -170,26 +138,21 @@ def task(config: TrainConfig, data: Data, mesh: Mesh) -> Task:
             on_damage=_warn if config.skip_damaged else None,
         )
 
+    def shapes(bucket: schedule.Bucket) -> dict[str, jax.ShapeDtypeStruct]:
+        labels = jax.ShapeDtypeStruct((bucket.rows, bucket.batch_frames), jnp.int32)
+        waveform = (bucket.rows, num_samples(bucket.batch_frames))
+        return {
+            "waveform": jax.ShapeDtypeStruct(waveform, jnp.float32),
+            **{f"labels_{i}": labels for i in range(len(data.label_sets))},
+        }
+
     return Task(
         kind="pretraining",
         init=init(config.architecture, config.head),
         loss=loss_function(network, config.loss),
         optimizer=optimizer.build(config.optimizer, config.loop.steps),
         learning_rate=optimizer.learning_rate(config.optimizer, config.loop.steps),
-        batch_shapes=tuple(
-            {
-                "waveform": jax.ShapeDtypeStruct(
-                    (bucket.rows, num_samples(bucket.batch_frames)), jnp.float32
-                ),
-                **{
-                    f"labels_{i}": jax.ShapeDtypeStruct(
-                        (bucket.rows, bucket.batch_frames), jnp.int32
-                    )
-                    for i in range(len(data.label_sets))
-                },
-            }
-            for bucket in buckets
-        ),
+        batch_shapes=tuple(map(shapes, buckets)),
         batches=read_batches,
         facts={
             "architecture": config_lib.to_dict(config.architecture),
@@ -223,16 +186,15 @@ def description(config: TrainConfig, data: Data, mesh: Mesh, task: Task) -> str:
 def init(architecture: Architecture, head: Head) -> Callable[[jax.Array], dict]:
     """key -> fresh parameters of the network with its pre-training head."""
     network = HubertForPretraining(architecture, head, choice.choose(Execution(), architecture))
-    # Two frames' worth of silence: shapes of parameters do not depend on the length.
-    silence = jnp.zeros((1, num_samples(2)))
+    silence = jnp.zeros((1, num_samples(2)))  # shapes of parameters do not depend on its length
     return lambda key: network.init(key, silence)["params"]
 
 
 def loss_function(network: HubertForPretraining, loss: LossConfig) -> Callable:
     """(params, batch, key, step) -> (loss, metrics) on crops of equal length.
 
-    The batch holds `waveform` (B, N) float32 and `labels_0`, `labels_1`, ... (B, T) int32, one a
-    codebook; B is a multiple of `loss.mask_group_rows`.
+    The batch holds `waveform` (B, N) float32 and, a codebook each, `labels_0`, `labels_1`, ...
+    (B, T) int32; B is a multiple of `loss.mask_group_rows`.
     """
 
     def compute(
@@ -256,19 +218,16 @@ def loss_function(network: HubertForPretraining, loss: LossConfig) -> Callable:
 
 
 def _network(config: TrainConfig, mesh: Mesh) -> HubertForPretraining:
-    kernels = choice.choose(
-        config.execution,
-        config.architecture,
-        config.regularization,
-        sharding.attention_sharding(mesh),
-    )
+    where = sharding.attention_sharding(mesh)
+    kernels = choice.choose(config.execution, config.architecture, config.regularization, where)
     return HubertForPretraining(config.architecture, config.head, kernels, config.regularization)
 
 
 def _without_shards(manifest: manifests.LabelManifest) -> dict[str, Any]:
     """What checkpoints say of a label set: not its shards, of which it may have 100,000."""
     values = dataclasses.asdict(dataclasses.replace(manifest, shards=()))
-    return {name: value for name, value in values.items() if name != "shards"}
+    del values["shards"]
+    return values
 
 
 def _warn(message: str) -> None:

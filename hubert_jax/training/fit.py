@@ -23,47 +23,35 @@ from hubert_jax.training.task import Task, WarmStart
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
-    """Length of a run, and the intervals of its log and its checkpoints.
-
-    Attributes:
-      steps: updates in all; the schedules span them.
-      log_every: updates between progress lines; the last update is always logged.
-      save_every: updates between checkpoints; the last update is always saved.
-      keep: newest checkpoints kept.
-    """
+    """Length of a run and its intervals, in updates; the last one is always logged and saved."""
 
     steps: int
     log_every: MayChange[int] = 50
     save_every: MayChange[int] = 1000
-    keep: MayChange[int] = 2
+    keep: MayChange[int] = 2  # newest checkpoints
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 1:
-                raise InputError(
-                    f"config.loop.{field.name}={getattr(self, field.name)}: expected 1 or more"
-                )
+        for name, value in dataclasses.asdict(self).items():
+            if value < 1:
+                raise InputError(f"config.loop.{name}={value}: expected 1 or more")
+
+
+def require_seed(seed: int) -> None:
+    """Raises InputError for a seed that NumPy does not take or JAX would cut to 32 bits."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"config.seed={seed}: expected 0 to 4,294,967,295")
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Result of a training run.
+    """Result of a training run."""
 
-    Attributes:
-      last: means of the metrics over the last logged interval.
-      parameters: how many numbers were trained.
-      fingerprint: of the last checkpoint.
-      inputs: digests of what it was trained on, and of the network that it started from.
-      resumed_from: first step of this process, 0 without a checkpoint.
-      data_wait_fraction: fraction of this process's time in which its devices waited for data.
-    """
-
-    last: dict[str, float]
-    parameters: int
-    fingerprint: str
-    inputs: dict[str, Any]
-    resumed_from: int
-    data_wait_fraction: float
+    last: dict[str, float]  # means of the metrics over the last logged interval
+    parameters: int  # how many numbers were trained
+    fingerprint: str  # of the last checkpoint
+    inputs: dict[str, Any]  # digests of the data, and of the network that it started from
+    resumed_from: int  # first step of this process
+    data_wait_fraction: float  # of this process's time
 
 
 def fit(
@@ -74,20 +62,11 @@ def fit(
     seed: int,
     warm_start: Callable[[], WarmStart] | None = None,
 ) -> Outcome:
-    """Trains to the last step.
+    """Trains `task` to the last step of `loop`, or goes on with the run in `directory`.
 
-    Args:
-      task: what is trained.
-      loop: how long.
-      mesh: the device mesh.
-      directory: the run's: `checkpoints`, `metrics.jsonl`, `tensorboard`; the same one for all
-        processes, of which the first writes the logs.
-      seed: of initialisation and of the randomness of every step.
-      warm_start: reads the network that step 0 starts from; None: start from scratch.
-
-    Raises:
-      InputError: a checkpoint of another run, or batches that cannot be read.
-      Diverged: a loss or gradient that is not finite.
+    All processes have the same `directory`. `warm_start` reads the network that step 0 starts from;
+    None: from scratch. Raises InputError for a checkpoint of another run or batches that cannot be
+    read, Diverged for a loss or gradient that is not finite.
     """
     checkpoints = Checkpoints(directory / "checkpoints", loop.keep)
     abstract = abstract_state(task, mesh)
@@ -95,16 +74,15 @@ def fit(
     parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
     distributed.announce(f"{parameters:,} parameters")
     # The order of resume: the run's own checkpoint, another network's weights, scratch.
-    first_step = 0
-    if checkpoints.latest_step is not None:
-        expected, warm = dict(metadata), warm_start is not None
-        first_step, state, known = checkpoints.restore_newest(
-            abstract, lambda found: require_same_run(found, expected, warm, directory)
-        )
+    found = checkpoints.restore_newest(
+        abstract, lambda saved: require_same_run(saved, metadata, warm_start is not None, directory)
+    )
+    if found is not None:
+        first_step, state, known = found
         metadata |= known
         distributed.announce(f"resumed from the checkpoint of step {first_step}")
     else:
-        state = create_state(task, mesh, seed)
+        first_step, state = 0, create_state(task, mesh, seed)
         if warm_start is not None:
             start = warm_start()
             state = with_parameters(state, start.params)
@@ -120,8 +98,7 @@ def fit(
             batch, audio_seconds = prefetch.take(running)
             with jax.transfer_guard("disallow"):
                 state, metrics = steps[shape_of(batch)](state, batch)
-            if running is not None:
-                # One step runs and one waits; more would hold the inputs of all of them.
+            if running is not None:  # one runs, one waits; more would hold the inputs of all
                 running.block_until_ready()
             running = metrics["loss"]
             log.add(metrics, audio_seconds)

@@ -1,4 +1,4 @@
-"""What a run tells: progress lines, TensorBoard scalars, `metrics.jsonl`."""
+"""Progress lines, TensorBoard scalars and `metrics.jsonl` of a run."""
 
 import json
 import math
@@ -17,39 +17,30 @@ _SHOWN = ("loss", "masked_loss", "masked_accuracy", "unmasked_accuracy", "learni
 class ProgressLog:
     """Means of a run's metrics over intervals of steps; of several processes the first writes.
 
-    `metrics.jsonl` holds one JSON object a line; a resumed run first drops the lines beyond its
-    first step, so that every step stands there once.
-
-    Attributes:
-      means: of the last interval written.
+    A resumed run drops the lines of `metrics.jsonl` beyond its first step. `means` are of the last
+    interval, at first those of the checkpoint.
     """
 
     def __init__(
         self, directory: pathlib.Path, first_step: int, total_steps: int, means: dict[str, float]
     ):
-        """Opens the logs in `directory` for steps `first_step` ... `total_steps` - 1.
-
-        `means` are those of the checkpoint that is resumed from; empty without one.
-        """
         self.means = means
         self._first_step, self._total_steps = first_step, total_steps
         self._pending: list[dict[str, jax.Array]] = []  # still on the device
         self._interval: list[dict[str, float]] = []
         self._audio_seconds = self._waited = 0.0
         self._writes = distributed.is_first()
-        self._started = self._last = time.monotonic()
-        if not self._writes:
-            return
-        import tensorboardX
+        if self._writes:
+            import tensorboardX
 
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / "metrics.jsonl"
-        earlier = _complete_lines(path, first_step)
-        files.write_text(path, "".join(line + "\n" for line in earlier))
-        self._file = path.open("a", buffering=1)
-        self._board = tensorboardX.SummaryWriter(
-            str(directory / "tensorboard"), purge_step=first_step
-        )
+            directory.mkdir(parents=True, exist_ok=True)
+            path = directory / "metrics.jsonl"
+            earlier = _complete_lines(path, first_step)
+            files.write_text(path, "".join(line + "\n" for line in earlier))
+            self._file = path.open("a", buffering=1)
+            self._board = tensorboardX.SummaryWriter(
+                str(directory / "tensorboard"), purge_step=first_step
+            )
         self._started = self._last = time.monotonic()
 
     def add(self, metrics: dict[str, jax.Array], audio_seconds: float) -> None:
@@ -58,7 +49,7 @@ class ProgressLog:
         self._audio_seconds += audio_seconds
 
     def require_finite(self, step: int) -> None:
-        """Waits for all steps so far, `step` of them; raises Diverged if one left the numbers."""
+        """Waits for all steps so far, `step` of them; raises Diverged at one that is not finite."""
         first = step - len(self._pending) + 1
         fetched = [
             {name: float(value) for name, value in metrics.items()}
@@ -76,15 +67,7 @@ class ProgressLog:
         self._pending = []
 
     def write(self, step: int, waited: float) -> None:
-        """Ends an interval.
-
-        Args:
-          step: the last update's number, counted from 1.
-          waited: seconds for which the devices waited for batches since the run began.
-
-        Raises:
-          Diverged: a loss or gradient of the interval is not finite; nothing is logged then.
-        """
+        """Logs the interval that ends with `step`, or raises Diverged; `waited`: seconds so far."""
         self.require_finite(step)
         self.means = {
             name: math.fsum(metrics[name] for metrics in self._interval) / len(self._interval)
@@ -104,11 +87,10 @@ class ProgressLog:
             f"{name.replace('_', ' ')} {scalars[name]:.4g}" for name in _SHOWN if name in scalars
         )
         per_step = (now - self._started) / max(step - self._first_step, 1)
-        remaining = per_step * (self._total_steps - step)
+        minutes, seconds = divmod(int(per_step * (self._total_steps - step)), 60)
         print(
             f"step {step}/{self._total_steps}  {shown}  {rate:.0f} audio-s/s  "
-            f"{fraction:.1%} waiting for data  "
-            f"ETA {int(remaining // 60)}:{int(remaining % 60):02d}",
+            f"{fraction:.1%} waiting for data  ETA {minutes}:{seconds:02d}",
             flush=True,
         )
 
@@ -121,10 +103,8 @@ class ProgressLog:
 
 def _complete_lines(path: pathlib.Path, first_step: int) -> list[str]:
     """The lines of an earlier, perhaps interrupted, run for steps up to `first_step`."""
-    if not path.exists():
-        return []
     kept = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text().splitlines() if path.exists() else ():
         try:
             if json.loads(line)["step"] <= first_step:
                 kept.append(line)

@@ -14,18 +14,13 @@ class OptimizerConfig:
     """Optimiser; the defaults are pre-training BASE as released.
 
     Attributes:
-      name: "adam" (with decoupled weight decay), or "muon": Muon (Jordan et al. 2024) on the
-        matrices of the transformer, Adam on everything else, both with Nesterov's momentum; only
-        for the demonstration, where it learns faster per step.
-      peak_learning_rate: of Adam and, as Muon's updates are scaled to an RMS of 0.2 like Adam's
-        (Liu et al. 2025), of Muon.
-      beta1, beta2, epsilon, weight_decay: of Adam.
+      name: "adam" (decoupled weight decay) or "muon": Muon (Jordan et al. 2024) on the
+        transformer's matrices, Adam on the rest, both with Nesterov's momentum.
+      peak_learning_rate: also of Muon; its updates get an RMS of 0.2 like Adam's (Liu et al. 2025).
       clip_norm: global gradient norm above which the gradient is scaled down; 0: never.
-      schedule: "linear" (warm-up, then linear decay to 0) or "tri_stage" (warm-up, hold,
-        exponential decay to 0.05 of the peak; fine-tuning).
-      warmup_share, hold_share: of all steps; `hold_share` counts for "tri_stage" only.
-      decay_share: length of the decay, of all steps; above what is left, the run ends before the
-        decay does. None: the rest of the run.
+      schedule: "linear" (to 0) or "tri_stage" (warm-up, hold, exponential decay to 0.05 of it).
+      warmup_share, hold_share, decay_share: of all steps; hold for "tri_stage" only. The run's end
+        cuts off a longer decay; None: the rest of the run.
     """
 
     name: str = "adam"
@@ -59,8 +54,7 @@ class OptimizerConfig:
             )
 
 
-def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
-    """The learning rate's factor, 1 at the peak, at each step 0 ... total_steps - 1."""
+def _factor(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     warmup = max(1, round(config.warmup_share * total_steps))
     hold = round(config.hold_share * total_steps)
     decay = total_steps - warmup - hold
@@ -68,10 +62,8 @@ def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
         decay = round(config.decay_share * total_steps)
     decay = max(1, decay)
     if config.schedule == "linear":
-        return optax.schedules.join_schedules(
-            [optax.linear_schedule(0.0, 1.0, warmup), optax.linear_schedule(1.0, 0.0, decay)],
-            [warmup],
-        )
+        up, down = optax.linear_schedule(0.0, 1.0, warmup), optax.linear_schedule(1.0, 0.0, decay)
+        return optax.join_schedules([up, down], [warmup])
 
     def tri_stage(step: jax.Array) -> jax.Array:
         up = 0.01 + 0.99 * step / warmup  # fairseq: from 0.01 of the peak
@@ -83,17 +75,12 @@ def schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
 
 def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     """The learning rate at each step 0 ... total_steps - 1."""
-    factor = schedule(config, total_steps)
+    factor = _factor(config, total_steps)
     return lambda step: config.peak_learning_rate * factor(step)
 
 
 def build(config: OptimizerConfig, total_steps: int) -> optax.GradientTransformation:
-    """The optimiser of pre-training: clipping, then Adam (and Muon), with its schedule.
-
-    Args:
-      config: which one.
-      total_steps: length of the schedule, in updates.
-    """
+    """The optimiser of pre-training: clipping, then Adam (and Muon), over `total_steps` updates."""
     rate = learning_rate(config, total_steps)
     if config.name == "muon":
         transform = optax.contrib.muon(
@@ -107,13 +94,8 @@ def build(config: OptimizerConfig, total_steps: int) -> optax.GradientTransforma
             consistent_rms=0.2,
         )
     else:
-        transform = optax.adamw(
-            rate,
-            b1=config.beta1,
-            b2=config.beta2,
-            eps=config.epsilon,
-            weight_decay=config.weight_decay,
-        )
+        adam = (config.beta1, config.beta2, config.epsilon)
+        transform = optax.adamw(rate, *adam, weight_decay=config.weight_decay)
     if config.clip_norm:
         return optax.chain(optax.clip_by_global_norm(config.clip_norm), transform)
     return transform
@@ -130,21 +112,10 @@ def build_finetuning(
 ) -> optax.GradientTransformation:
     """The optimiser of fine-tuning: Adam for the network and for its new head, apart.
 
-    While the network is frozen its Adam does not advance, so its moments and their bias
-    correction begin when it begins to learn (as in fairseq, where it has no gradient until then);
-    the learning rate follows the run's step all the same.
-
-    Args:
-      config: its settings.
-      total_steps: length of the schedule, in updates.
-      head: top-level name of the head's parameters.
-      head_scale: the head's learning rate over the network's.
-      freeze_steps: first steps in which the head alone learns.
-      train_frontend: whether the front-end learns; where it does not, it gets no gradient and must
-        not decay either.
-
-    Raises:
-      InputError: another optimiser than "adam".
+    The network's Adam, with its moments and bias correction, begins after `freeze_steps` (as in
+    fairseq); the schedule follows the run's step. `head` names its parameters, `head_scale` is its
+    learning rate over the network's; a front-end that is not trained must not decay either.
+    InputError for another optimiser than "adam".
     """
     if config.name != "adam":
         raise InputError(f"config.optimizer.name={config.name!r}: fine-tuning takes 'adam' alone")
@@ -178,8 +149,9 @@ def _matrices(params: dict) -> dict:
 
     def dimensions(path: tuple, leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
         keys = [getattr(key, "key", None) for key in path]
-        if "transformer" in keys and keys[-1] == "kernel" and leaf.ndim == 3:
-            return optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
-        return None
+        matrix = "transformer" in keys and keys[-1] == "kernel" and leaf.ndim == 3
+        return (
+            optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2) if matrix else None
+        )
 
     return jax.tree_util.tree_map_with_path(dimensions, params)

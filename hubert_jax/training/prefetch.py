@@ -16,17 +16,13 @@ _POLL_SECONDS = 0.002
 
 
 class Prefetch:
-    """A run's batches as global arrays; each is read and moved while the step before it runs.
+    """A run's batches as global arrays; one is read and moved while the step before it runs.
 
-    Reading has a thread of its own: what it waits for is in TensorFlow, and only from outside can
-    be seen whether a step ended meanwhile. One batch is read ahead and no more.
-
-    Attributes:
-      waited: seconds for which the devices had nothing to do because a batch was not there yet.
+    A thread reads, as only from outside TensorFlow can be seen whether a step ended meanwhile.
+    `waited` are the seconds for which the devices were idle.
     """
 
     def __init__(self, mesh: Mesh, batches: Generator[dict[str, np.ndarray]]) -> None:
-        """Takes over `batches`, of this process's rows; reading begins with the first `take`."""
         self.waited = 0.0
         self._mesh = mesh
         self._batches = batches
@@ -34,14 +30,9 @@ class Prefetch:
         self._ahead: concurrent.futures.Future | None = None
 
     def take(self, running: Any) -> tuple[dict[str, jax.Array], float]:
-        """The next batch, and the seconds of audio that it has over all processes.
+        """The next batch and its seconds of audio over all processes; raises what reading raises.
 
-        Args:
-          running: something that the step under way computes; None before the first step. Waiting
-            counts from when it is ready: until then the devices are at work.
-
-        Raises:
-          InputError, or whatever else the batches raise.
+        Waiting counts from when `running`, of the step under way, is ready; None: at once.
         """
         ahead = self._ahead or self._reader.submit(self._read)
         idle_since = None
@@ -56,9 +47,8 @@ class Prefetch:
         return taken
 
     def close(self) -> None:
-        """Closes the batches, once the one that is being read is there."""
+        """Closes the batches: a half-consumed tf.data iterator can keep the interpreter alive."""
         self._reader.shutdown(wait=True, cancel_futures=True)
-        # A half-consumed tf.data iterator can keep the interpreter from ending.
         self._batches.close()
 
     def _read(self) -> tuple[dict[str, jax.Array], float]:

@@ -11,38 +11,25 @@ _MISSING = object()
 def require_same_run(
     found: dict[str, Any], expected: dict[str, Any], warm_start: bool, directory: pathlib.Path
 ) -> dict[str, Any]:
-    """Refuses a checkpoint of another run.
+    """Refuses a checkpoint of another run; returns what the checkpoint alone knows.
 
-    A field of the configuration that the checkpoint does not know was added since: it has to have
-    its default.
-
-    Args:
-      found: metadata of the run's newest checkpoint.
-      expected: kind and facts of the task.
-      warm_start: whether the run starts from another network.
-      directory: of the run, for messages.
-
-    Returns:
-      What the checkpoint alone knows: `inputs`, with the network that the run started from, and
-      `metrics`.
-
-    Raises:
-      InputError: names what differs.
+    That is `inputs`, with the network that the run started from, and `metrics`. A configuration
+    field that `found`, its metadata, lacks was added since and must have its default. `expected` is
+    the task's kind and facts. InputError names what differs.
     """
     differing = []
     if found.get("kind") != expected["kind"]:
         differing.append(f"kind was {found.get('kind')}, is {expected['kind']}")
-    inputs = {name: value for name, value in found.get("inputs", {}).items() if name != "init_from"}
-    if warm_start != ("init_from" in found.get("inputs", {})):
-        then, now = (("empty", "set"), ("set", "empty"))[not warm_start]
+    inputs = dict(found.get("inputs", {}))
+    if warm_start != (inputs.pop("init_from", None) is not None):
+        then, now = ("empty", "set") if warm_start else ("set", "empty")
         differing.append(f"config.init_from was {then}, is {now}")
-    for name, before, now in (
-        ("config", found.get("config", {}), expected["config"]),
-        ("inputs", inputs, expected["inputs"]),
-        ("rows of a batch", found.get("rows", {}), expected["rows"]),
-        ("version of the code", found.get("version"), expected["version"]),
+    for name, before, now, decisive in (
+        ("config", found.get("config", {}), expected["config"], expected["decisive"]),
+        ("inputs", inputs, expected["inputs"], None),
+        ("rows of a batch", found.get("rows", {}), expected["rows"], None),
+        ("version of the code", found.get("version"), expected["version"], None),
     ):
-        decisive = expected["decisive"] if name == "config" else None
         differing += _differing(before, now, name, decisive)
     if differing:
         raise InputError(
@@ -55,9 +42,10 @@ def require_same_run(
 def _differing(before: Any, now: Any, path: str, decisive: Any) -> list[str]:
     """`path was ..., is ...` of every leaf that differs.
 
-    `decisive` holds the values that are not their defaults: a leaf that is new must not be there.
-    None: nothing may be new.
+    A new leaf differs where `decisive`, the values that are not defaults, has it, or is None.
     """
+    if before is _MISSING and isinstance(now, dict):
+        before = {}
     if isinstance(before, dict) and isinstance(now, dict):
         return [
             line
@@ -72,7 +60,5 @@ def _differing(before: Any, now: Any, path: str, decisive: Any) -> list[str]:
             f"{path}.{name} was {before[name]!r:.40}, is gone" for name in before if name not in now
         ]
     if before is _MISSING:
-        if isinstance(now, dict):
-            return _differing({}, now, path, decisive)
         return [f"{path} is new and {now!r:.40}"] if decisive in (None, now) else []
     return [] if before == now else [f"{path} was {before!r:.40}, is {now!r:.40}"]

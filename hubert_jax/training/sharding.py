@@ -13,9 +13,8 @@ from jax.sharding import PartitionSpec as P
 from hubert_jax.config import MayChange
 from hubert_jax.errors import InputError
 
-# Path of a parameter -> its partition. Exactly one rule must match every parameter. `fsdp` cuts
-# the larger matrices, `tensor` cuts heads and feed-forward units; the front-end is small and
-# stays whole. Transformer parameters carry a leading layer axis.
+# Pattern of a parameter's path -> partition. `fsdp` cuts the larger matrices, `tensor` heads and
+# feed-forward units. Transformer parameters carry a leading layer axis.
 HUBERT_RULES: tuple[tuple[str, P], ...] = (
     (r"hubert/frontend/.*", P()),
     (r"hubert/(frontend_norm|encoder_norm)/.*", P()),
@@ -36,7 +35,6 @@ HUBERT_RULES: tuple[tuple[str, P], ...] = (
 )
 
 BATCH = P(("data", "fsdp"))
-_ATTENTION = P(("data", "fsdp"), None, "tensor", None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +49,8 @@ class MeshConfig:
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh with the axes `data`, `fsdp`, `tensor` over `devices`, all that are there by default.
 
-    Raises:
-      InputError: the axes' product is not the number of devices, or a row of a batch would lie on
-        the devices of several processes, which read different rows.
+    Raises InputError where the axes' product is not the number of devices, or a row of a batch
+    would lie across processes, which read different rows.
     """
     data, fsdp, tensor = config.data, config.fsdp, config.tensor
     count = jax.device_count() if devices is None else len(devices)
@@ -79,13 +76,13 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Over how many devices the rows of a batch are divided."""
+    """How many devices the rows of a batch are divided over."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def attention_sharding(mesh: Mesh) -> NamedSharding:
     """Where query, key and value (B, T, heads, head_dim) lie."""
-    return NamedSharding(mesh, _ATTENTION)
+    return NamedSharding(mesh, P(("data", "fsdp"), None, "tensor", None))
 
 
 def path_name(path: tuple) -> str:
@@ -96,16 +93,10 @@ def path_name(path: tuple) -> str:
 def parameter_shardings(
     mesh: Mesh, params: Any, rules: Sequence[tuple[str, P]] = HUBERT_RULES
 ) -> Any:
-    """The NamedSharding of every parameter.
+    """The sharding of every parameter of a tree of arrays or shapes.
 
-    Args:
-      mesh: from `make_mesh`.
-      params: a tree of arrays or shapes.
-      rules: (pattern of the whole path, partition); exactly one must match every parameter. An
-        axis of the mesh whose size does not divide its dimension is left out.
-
-    Raises:
-      InputError: a parameter that no rule or several rules match.
+    Exactly one of `rules` (pattern of the whole path, partition) must match each, else InputError.
+    An axis of the mesh whose size does not divide its dimension is left out.
     """
 
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
@@ -115,25 +106,17 @@ def parameter_shardings(
             raise InputError(
                 f"parameter {name}: matched by {len(matching)} sharding rules, expected exactly 1"
             )
-        return NamedSharding(mesh, _divisible(mesh, matching[0], leaf.shape))
+        axes = (
+            axis if axis is not None and size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(matching[0], leaf.shape, strict=False)
+        )
+        return NamedSharding(mesh, P(*axes))
 
     return jax.tree_util.tree_map_with_path(sharding, params)
 
 
-def _divisible(mesh: Mesh, spec: P, shape: tuple[int, ...]) -> P:
-    """`spec` without the axes whose size does not divide the dimension."""
-    axes = [
-        axis if axis is not None and size % mesh.shape[axis] == 0 else None
-        for axis, size in zip(spec, shape, strict=False)
-    ]
-    return P(*axes)
-
-
 def state_shardings(mesh: Mesh, state: Any, params_shardings: Any) -> Any:
-    """Shardings of a whole state: what mirrors the parameters lies as they do, the rest is whole.
-
-    Optimiser moments are found by the parameter's path at the end of their own.
-    """
+    """Of a whole state: what ends in a parameter's path lies as it does, the rest is whole."""
     by_path = {
         path_name(path): sharding
         for path, sharding in jax.tree_util.tree_leaves_with_path(params_shardings)
@@ -142,18 +125,14 @@ def state_shardings(mesh: Mesh, state: Any, params_shardings: Any) -> Any:
     def sharding(path: tuple, leaf: Any) -> NamedSharding:
         name = path_name(path)
         for parameter, found in by_path.items():
-            if leaf.ndim and (name == parameter or name.endswith("/" + parameter)):
-                if len(found.spec) <= leaf.ndim:
-                    return found
+            if f"/{name}".endswith(f"/{parameter}") and len(found.spec) <= leaf.ndim:
+                return found
         return NamedSharding(mesh, P())
 
     return jax.tree_util.tree_map_with_path(sharding, state)
 
 
 def to_global(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This host's rows of a batch as global arrays cut over the `data` and `fsdp` axes."""
-    sharding = NamedSharding(mesh, BATCH)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, array)
-        for name, array in batch.items()
-    }
+    """This process's rows of a batch as global arrays, cut over `data` and `fsdp`."""
+    rows = NamedSharding(mesh, BATCH)
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(rows, array), batch)

@@ -1,4 +1,4 @@
-"""The training state and its creation, abstract or on the mesh."""
+"""The training state: its shapes, or created on the mesh."""
 
 import flax.struct
 import jax
@@ -12,21 +12,15 @@ from hubert_jax.training.task import Task
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a run carries from step to step; randomness is a function of (seed, step).
+    """What a run carries from step to step; randomness is a function of (seed, step)."""
 
-    Attributes:
-      step: () int32, updates done so far.
-      params: the parameters, float32.
-      opt_state: the optimiser's state.
-    """
-
-    step: jax.Array
-    params: dict
+    step: jax.Array  # () int32, updates done
+    params: dict  # float32
     opt_state: optax.OptState
 
 
 def abstract_state(task: Task, mesh: Mesh) -> TrainState:
-    """The state's shapes, dtypes and shardings, as `jax.ShapeDtypeStruct`s, without any memory."""
+    """The state's shapes, dtypes and shardings, without any memory."""
     shapes = jax.eval_shape(lambda key: _create(task, key), jax.random.key(0))
     params = sharding.parameter_shardings(mesh, shapes.params, task.sharding_rules)
     return jax.tree.map(
@@ -39,22 +33,13 @@ def abstract_state(task: Task, mesh: Mesh) -> TrainState:
 def create_state(task: Task, mesh: Mesh, seed: int) -> TrainState:
     """A new state, initialised where it lies: no device ever holds the whole of a sharded one."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(task, mesh))
-    create = jax.jit(lambda key: _create(task, key), out_shardings=shardings)
-    return create(jax.random.key(seed))
+    return jax.jit(lambda key: _create(task, key), out_shardings=shardings)(jax.random.key(seed))
 
 
 def with_parameters(state: TrainState, params: dict) -> TrainState:
-    """`state` with another network's parameters in place of its own; the others stay as they are.
-
-    Args:
-      state: on the mesh.
-      params: some of the top-level entries of `state.params` (`hubert`, heads), host arrays.
-    """
-    placed = jax.tree.map(
-        lambda value, like: jax.device_put(value, like.sharding),
-        params,
-        {name: state.params[name] for name in params},
-    )
+    """`state` with `params`, host arrays, in place of some of its top-level entries."""
+    taken = {name: state.params[name] for name in params}
+    placed = jax.tree.map(lambda new, old: jax.device_put(new, old.sharding), params, taken)
     return TrainState(state.step, {**state.params, **placed}, state.opt_state)
 
 

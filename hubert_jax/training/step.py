@@ -14,14 +14,14 @@ from hubert_jax.training import sharding
 from hubert_jax.training.state import TrainState
 from hubert_jax.training.task import Batch, Task
 
-Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+_Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 
 
-def train_step(task: Task, seed: int) -> Step:
+def train_step(task: Task, seed: int) -> _Step:
     """(state, batch) -> (state, metrics), not compiled.
 
-    The metrics are scalars: `loss`, `gradient_norm`, `learning_rate`, the task's own, and the root
-    mean square of gradients, updates and parameters of every group of parameters.
+    The metrics are scalars: `loss`, `gradient_norm`, `learning_rate`, the task's own, and root mean
+    squares of gradients, updates and parameters by group.
     """
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -47,36 +47,26 @@ def train_step(task: Task, seed: int) -> Step:
 
 def compile_steps(
     task: Task, mesh: Mesh, state: TrainState, seed: int
-) -> dict[tuple[int, ...], Step]:
-    """The update for each of the task's batch shapes, compiled in parallel threads.
+) -> dict[tuple[int, ...], _Step]:
+    """`shape_of` a batch -> the compiled update, which takes the state (donated) and the batch.
 
-    Args:
-      task: what is trained.
-      mesh: where it runs; its devices may be described ones (ahead-of-time compilation).
-      state: shapes and shardings, from `abstract_state`.
-      seed: of the run.
-
-    Returns:
-      By the shape of the batch's `waveform`, or of its first array: executables that take the
-      state (donated) and a global batch.
+    `state` is `abstract_state`; the mesh may be of described devices.
     """
     rows = NamedSharding(mesh, sharding.BATCH)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    everywhere = NamedSharding(mesh, P())
-    update = train_step(task, seed)
+    update = jax.jit(
+        train_step(task, seed),
+        in_shardings=(shardings, rows),
+        out_shardings=(shardings, NamedSharding(mesh, P())),
+        donate_argnums=0,
+    )
 
-    def compiled(shapes: dict[str, jax.ShapeDtypeStruct]) -> Step:
+    def compiled(shapes: dict[str, jax.ShapeDtypeStruct]) -> _Step:
         batch = {
             name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=rows)
             for name, shape in shapes.items()
         }
-        step = jax.jit(
-            update,
-            in_shardings=(shardings, rows),
-            out_shardings=(shardings, everywhere),
-            donate_argnums=0,
-        )
-        return step.lower(state, batch).compile()
+        return update.lower(state, batch).compile()
 
     distinct = {shape_of(shapes): shapes for shapes in task.batch_shapes}
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -84,24 +74,20 @@ def compile_steps(
 
 
 def shape_of(batch: Batch) -> tuple[int, ...]:
-    """What tells batches of different shapes apart."""
+    """The shape of a batch's `waveform`, or else of its first array by name."""
     return tuple(batch[min(batch, key=lambda name: (name != "waveform", name))].shape)
 
 
 def _rms(name: str, tree: dict) -> dict[str, jax.Array]:
-    """Root mean square of the leaves of every group: `name/GROUP` -> scalar."""
+    """`name/GROUP` -> root mean square; a group is a module of the encoder, or a kind of head."""
     groups: dict[str, list[jax.Array]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        groups.setdefault(_group(sharding.path_name(path)), []).append(leaf)
+        first, _, rest = sharding.path_name(path).partition("/")
+        group = rest.partition("/")[0] if first == "hubert" else first.rstrip("_0123456789")
+        groups.setdefault(group, []).append(leaf)
     return {
         f"{name}/{group}": jnp.sqrt(
             sum(jnp.sum(jnp.square(leaf)) for leaf in leaves) / sum(leaf.size for leaf in leaves)
         )
         for group, leaves in sorted(groups.items())
     }
-
-
-def _group(path: str) -> str:
-    """The top-level module of a parameter, those of the encoder by name; heads by their kind."""
-    first, _, rest = path.partition("/")
-    return rest.partition("/")[0] if first == "hubert" else first.rstrip("_0123456789")

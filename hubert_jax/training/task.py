@@ -19,19 +19,13 @@ class Task:
     """A model, its loss and its data.
 
     Attributes:
-      kind: what its checkpoints are: "pretraining", "ctc", ...
       init: key -> parameters, float32.
-      loss: (params, batch, key, step) -> (scalar loss, scalar metrics); randomness comes from the
-        key alone, which is a function of (seed, step).
-      optimizer: the gradient transformation.
-      learning_rate: step -> learning rate, for the log.
-      batch_shapes: every shape that a global batch can have; each is compiled before step 1.
-      batches: first step -> this process's rows of the batches from there on; endless, or until
-        the last step.
-      sharding_rules: where its parameters lie, see `sharding.parameter_shardings`.
-      facts: what its checkpoints say of it, JSON-able; `inputs` (digests), `decisive` (see
-        `config.decisive`), `rows` (of a batch, by frames) and `version` (of its code) make the
-        fingerprint, and a run goes on only where these and `config` are the same.
+      loss: (params, batch, key, step) -> (scalar loss, scalar metrics); random by the key alone.
+      batch_shapes: of all global batches; each is compiled before step 1.
+      batches: first step -> this process's rows from there on; endless, or until the last step.
+      facts: JSON-able, for checkpoints; `inputs` (digests), `decisive` (see `config.decisive`),
+        `rows` (of a batch, by frames) and `version` make the fingerprint; a run goes on only where
+        these and `config` are the same.
     """
 
     kind: str
@@ -47,14 +41,8 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
-    """Parameters that a run takes over from another network.
+    """What a run takes over from another network."""
 
-    Attributes:
-      params: some of the top-level entries of the task's parameters; host arrays, float32.
-      fingerprint: of the network.
-      description: which network, what became of its head and why, one line.
-    """
-
-    params: dict[str, Any]
+    params: dict[str, Any]  # some top-level entries of the task's; host arrays, float32
     fingerprint: str
-    description: str
+    description: str  # which network, what became of its head and why; one line
