@@ -18,11 +18,7 @@ VERSION = 1  # raise it when the same configuration and inputs give another outp
 
 
 def run(config: TrainConfig) -> dict:
-    """Checks; returns the content of `WORKDIR/check/result.json`.
-
-    Raises:
-      InputError: something does not fit; names the shard and the record.
-    """
+    """Returns the content of `WORKDIR/check/result.json`; InputErrors name shard and record."""
     started = time.monotonic()
     files.require_writable(config.workdir)
     directory = pathlib.Path(config.audio)

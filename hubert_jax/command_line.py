@@ -27,14 +27,15 @@ _COMMENTED = re.compile(r"^    (\w+):[^#\n]*(  # .*)$", re.MULTILINE)  # a field
 
 
 def wants_help(arguments: list[str]) -> bool:
-    """Whether the user asks what the job does."""
+    """Whether they ask what the job does."""
     return any(argument in _HELP for argument in arguments)
 
 
 def usage(job: str, schema: type, description: str, part: str = "") -> str:
     """The text of `--help`; `part` of a configuration file is the job's, its name's if empty."""
     keys = "\n".join(
-        f"  --config.{key:<34} {kind}, {'required' if default is None else repr(default)}{comment}"
+        f"  --config.{key:<34} {kind}, "
+        f"{'required' if default is dataclasses.MISSING else repr(default)}{comment}"
         for key, kind, default, comment in _described(schema)
     )
     return (
@@ -49,13 +50,9 @@ def usage(job: str, schema: type, description: str, part: str = "") -> str:
 
 
 def read(arguments: list[str], job: str, schema: type) -> Any:
-    """The configuration that a command line asks for, as a `schema`.
+    """The configuration that a command line asks for: the file's part `job` unless it names one.
 
-    The part `job` of the file is taken where the user names none.
-
-    Raises:
-      InputError: no such file or part, an unknown key, a value of another type, or anything
-        else on the command line.
+    Raises InputError for all that is wrong with the file or with an argument.
     """
     path, overrides = _split(arguments)
     values, overrides = _load(path, job, overrides)
@@ -68,7 +65,7 @@ def read(arguments: list[str], job: str, schema: type) -> Any:
 
 
 def _split(arguments: list[str]) -> tuple[str, list[str]]:
-    """The value of `--config`, and the overrides as `--config.KEY=VALUE` or `--config.KEY`."""
+    """The value of `--config`, and the overrides."""
     path, overrides = "", []
     remaining = list(arguments)
     while remaining:
@@ -149,7 +146,7 @@ def _parameters(get_config: Callable, overrides: Sequence[str]) -> tuple[dict[st
 
 def with_defaults(schema: Any, values: Mapping[str, Any]) -> ConfigDict:
     """The file's values and, for keys that it lacks, the defaults of the schema."""
-    complete = {name: value for name, value in values.items()}
+    complete = dict(values.items())
     hints = get_type_hints(schema)
     for field in dataclasses.fields(schema):
         kind = hints[field.name]
@@ -245,18 +242,15 @@ def _suggestion(key: str, known: list[str]) -> str:
 
 
 def _described(schema: Any, prefix: str = "") -> Iterator[tuple[str, str, Any, str]]:
-    """(key, type, default or None if required, "  # ..." or "") of every key, groups opened."""
+    """(key, type, default or MISSING, "  # ..." or "") of every key, groups opened."""
     hints = get_type_hints(schema)
     comments = dict(_COMMENTED.findall(inspect.getsource(schema)))
     for field in dataclasses.fields(schema):
-        kind, default = hints[field.name], field.default
-        if default is dataclasses.MISSING:
-            default = None
+        kind = hints[field.name]
         if dataclasses.is_dataclass(kind):
             for key, name, value, comment in _described(kind, f"{prefix}{field.name}."):
-                if default is not None:
-                    value = getattr(default, key.rpartition(".")[2], value)
-                yield key, name, value, comment
+                default = getattr(field.default, key.rpartition(".")[2], value)
+                yield key, name, default, comment
         else:
             name = kind.__name__ if isinstance(kind, type) else str(kind).removeprefix("typing.")
-            yield prefix + field.name, name, default, comments.get(field.name, "")
+            yield prefix + field.name, name, field.default, comments.get(field.name, "")

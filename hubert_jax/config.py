@@ -23,13 +23,10 @@ Reads = Annotated[T, "reads"]
 
 
 def build(schema: Callable[..., Schema], values: Mapping[str, Any], path: str = "config") -> Schema:
-    """Builds the frozen dataclass `schema` from a ConfigDict or mapping.
+    """Builds the frozen dataclass `schema` from a ConfigDict or mapping, `path` in messages.
 
-    Its fields may be bool, int, float, str, `tuple[X, ...]`, optional types and dataclasses.
-    Messages call `values` by `path`.
-
-    Raises:
-      InputError: unknown key, missing key, wrong type, or what `__post_init__` refuses.
+    Fields may be bool, int, float, str, `tuple[X, ...]`, optional types and dataclasses. Raises
+    InputError for an unknown or missing key, a wrong type, and what `__post_init__` refuses.
     """
     fields, hints = _described(schema)
     for key in values:

@@ -45,9 +45,7 @@ class DecodeConfig:
 def run(config: DecodeConfig) -> dict:
     """Decodes the split; returns the content of `WORKDIR/decode/result.json`.
 
-    Raises:
-      InputError: the split has an utterance without a transcript, or the checkpoint is not one
-        of fine-tuning, or it gives NaN.
+    Raises InputError for utterances without transcript and networks without CTC head.
     """
     started = time.monotonic()
     from hubert_jax.asr.beam_search import beam_search

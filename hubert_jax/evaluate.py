@@ -46,9 +46,7 @@ class EvaluateConfig:
 def run(config: EvaluateConfig) -> dict:
     """Scores; returns the content of `WORKDIR/evaluate/result.json`.
 
-    Raises:
-      InputError: options that do not fit together, an utterance without alignment, labels of
-        other audio, or unusable input.
+    Raises InputError for options that do not fit together, and unusable input.
     """
     started = time.monotonic()
     _check(config)

@@ -33,8 +33,7 @@ class ExportConfig:
 def run(config: ExportConfig) -> dict:
     """Exports; returns the content of `WORKDIR/export/result.json`.
 
-    Raises:
-      InputError: no checkpoint, one of an unknown kind, or `out` is something else than a model.
+    Raises InputError for an unusable network, or where `out` is something else than a model.
     """
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)

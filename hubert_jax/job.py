@@ -26,17 +26,13 @@ def main(
     part: str = "",
     computes: bool = True,
 ) -> None:
-    """Runs a job from the command line.
+    """Runs a job from the command line, as its module's docstring describes it.
+
+    A configuration file is asked for `part`, or for the job's `name`. A job that `computes` keeps
+    freed memory on the CPU back-end.
 
     Exit status: 0 when finished, 1 for bad input (one line on standard error) and for a crash
     (with its traceback), 3 when training diverged, 130 when interrupted from the keyboard.
-
-    Args:
-      name: the job's, and of its part of a configuration file unless `part` is.
-      schema: the frozen dataclass of the job's configuration.
-      run: takes a `schema`, returns the result; its module's docstring describes the job.
-      part: of the configuration file that it takes, if it is not its name.
-      computes: whether it runs networks; on the CPU back-end such a job keeps freed memory.
     """
     arguments = sys.argv[1:]
     if command_line.wants_help(arguments):
@@ -109,14 +105,10 @@ def finish(
     path: str | os.PathLike | None = None,
     write: bool = True,
 ) -> dict:
-    """Writes `WORKDIR/<name>/result.json`, the sign that the job is finished.
+    """Writes WORKDIR/NAME/result.json, or `path`: the sign that the job is finished.
 
-    Args:
-      workdir, name: of the job.
-      result: what was done; JSON-able.
-      started: `time.monotonic()` at the job's start; the process's start when left out.
-      path: another file to write, for a job without a working directory.
-      write: False in all but the first of several processes that do one job together.
+    Of several processes that do one job the first alone writes. Seconds are counted from
+    `started`, by `time.monotonic()`, or from the process's start.
 
     Returns:
       `result` with `seconds` and `versions`, as written.

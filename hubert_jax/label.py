@@ -46,9 +46,7 @@ class LabelConfig:
 def run(config: LabelConfig) -> dict:
     """Labels the splits; returns the content of `WORKDIR/label/result.json`.
 
-    Raises:
-      InputError: no split, two of one name, a codebook of another feature, unusable input, or
-        another label job in the same directory.
+    Raises InputError for a codebook of another feature, unusable input, or a second job at work.
     """
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)

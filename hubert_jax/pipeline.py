@@ -1,9 +1,8 @@
 """Runs the stages of one configuration in the order of their inputs, and writes the report.
 
 A stage runs again only when its job's version, its configuration or the content of its inputs has
-changed; its old output is set aside, and comes back when the change is undone. Interrupted stages
-continue. Writes WORKDIR/report.json and report.html. `--dry_run` prints what would run, and why,
-and touches nothing.
+changed; its old output is set aside, and comes back when the change is undone. `--dry_run` prints
+what would run, and why, and touches nothing.
 """
 
 import contextlib
@@ -58,8 +57,8 @@ _CONTENTS = "stages/contents.json"
 class PipelineConfig:
     """Configuration of a pipeline.
 
-    `stages` holds, under JOB or GROUP.JOB, the values of the job's configuration and `inputs`,
-    which maps its keys to what other stages write (see `layout`).
+    A stage, JOB or GROUP.JOB, holds values of the job's configuration, and `inputs` by its keys:
+    outputs of other stages, as in `layout`.
     """
 
     workdir: MayChange[str]
@@ -137,12 +136,7 @@ def dry_run(config: PipelineConfig) -> dict:
 
 
 def plan(config: PipelineConfig) -> list[Stage]:
-    """All stages, inputs first.
-
-    Raises:
-      InputError: an unknown job, stage or split, stages that wait for each other, or what a job's
-        configuration refuses.
-    """
+    """All stages, inputs first; raises InputError for what a stage's configuration refuses."""
     listed = dict(_listed(config.stages))
     stages = {}
     for name, values in listed.items():
@@ -165,7 +159,6 @@ def plan(config: PipelineConfig) -> list[Stage]:
 
 
 def _listed(stages: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    """(name, values) of every stage."""
     found = []
     for name, values in _group(stages, "config.stages").items():
         path = f"config.stages.{name}"
@@ -183,7 +176,6 @@ def _listed(stages: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
 
 
 def _group(values: Any, path: str) -> Any:
-    """`values`, or an InputError where they are no group of keys."""
     if not hasattr(values, "items"):
         raise InputError(f"{path}: expected a group of keys, found {values!r}")
     return values
@@ -245,7 +237,6 @@ def _require(reference: Reference, key: str, listed: Mapping[str, Any]) -> None:
 def _key_parts(
     stage: Stage, results: Mapping[str, dict], outside: Mapping[str, list[str]]
 ) -> dict[str, Any]:
-    """What a stage's outcome depends on."""
     return {
         "version": JOBS[job_of(stage.name)][2],
         "config": config_lib.decisive(stage.config, complete=True),
@@ -363,7 +354,6 @@ def _result(directory: pathlib.Path) -> dict | None:
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:
-    """Which parts of a key differ."""
     differing = []
     for name in {**before, **now}:
         a, b = before.get(name), now.get(name)

@@ -90,8 +90,7 @@ class PrepareConfig:
 def split_folders(splits: tuple[str, ...]) -> dict[str, dict[str, float]]:
     """Folders of every split and their weights: {"train": {"a": 1, "b": 2}} for ("train=a+b*2",).
 
-    Raises:
-      InputError: no split, one twice, a folder twice, an unusable name or weight.
+    Raises InputError for no split, one twice, a folder twice, an unusable name or weight.
     """
     if not splits:
         raise InputError("config.splits: expected at least one split, found none")
@@ -131,9 +130,7 @@ def _weighted(folder: str) -> tuple[str, float]:
 def run(config: PrepareConfig) -> dict:
     """Prepares the splits; returns the content of `WORKDIR/prepare/result.json`.
 
-    Raises:
-      InputError: a folder missing or empty, an id twice, too many unusable files, or a full disk;
-        the split that it concerns is left as it was.
+    Raises InputError for unusable folders or files; the split concerned is left as it was.
     """
     started = time.monotonic()
     from hubert_jax.corpus.sources import SourceUtterance, discover, refuse_duplicates
@@ -173,7 +170,6 @@ def run(config: PrepareConfig) -> dict:
 
 
 def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sources: list) -> dict:
-    """Writes one split; returns its part of the result."""
     from hubert_jax.corpus import assembly, preparation
 
     started = time.monotonic()
@@ -237,7 +233,6 @@ def _mixture(config: PrepareConfig, split: str) -> "Mixture | None":
 
 
 def _refuse_too_many(config: PrepareConfig, split: str, notes: list, total: int) -> None:
-    """Raises InputError if more files were rejected than the configuration allows."""
     rejected = sorted(row for note in notes for row in note.rejected)
     allowed = config.max_rejected_share * total + 1e-9  # 0.29 * 100 is 28.999...
     if len(rejected) <= allowed and len(rejected) < total:

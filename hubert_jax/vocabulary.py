@@ -22,16 +22,11 @@ WORD_BOUNDARY = "|"
 class Vocabulary:
     """The characters a CTC head can emit; class 0 is the blank.
 
-    Attributes:
-      characters: in the order of their classes; "|" among them stands for spaces.
-      specials: (class, name) of symbols that no text holds, such as `(3, "<unk>")`, ascending;
-        the characters take the classes between.
-
-    Raises InputError for a repeated or multi-character entry.
+    Special symbols, such as `(3, "<unk>")`, are in no text; characters take the classes between.
     """
 
-    characters: tuple[str, ...]
-    specials: tuple[tuple[int, str], ...] = ()
+    characters: tuple[str, ...]  # in the order of their classes; "|" stands for spaces
+    specials: tuple[tuple[int, str], ...] = ()  # (class, name), ascending
     _indices: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
     _symbols: tuple[str, ...] = dataclasses.field(init=False, repr=False, compare=False)
 
@@ -92,10 +87,9 @@ class Vocabulary:
         return np.array([self._indices[character] for character in spelled], np.int32)
 
     def decode(self, indices: Sequence[int] | np.ndarray) -> str:
-        """Text of a labelling: a space for every word boundary, none at the ends.
+        """Text of a labelling: a space for every word boundary (as in fairseq), none at the ends.
 
-        Two boundaries in a row are two spaces, as in fairseq and transformers. Raises ValueError
-        for the blank or an index outside the vocabulary.
+        Raises ValueError for the blank or an index outside the vocabulary.
         """
         indices = [int(i) for i in indices]
         if any(not BLANK < i < self.size for i in indices):

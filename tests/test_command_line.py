@@ -178,4 +178,6 @@ def test_help_shows_the_defaults_that_a_job_gives_to_a_group():
     text = command_line.usage("evaluate", EvaluateConfig, "Scores.")
     assert re.search(r"--config\.kmeans\.n_init +int, 3  # starts of", text)
     assert re.search(r"--config\.workdir +str, required\n", text)
+    trained = command_line.usage("train", TrainConfig, "Trains.")
+    assert re.search(r"--config\.optimizer\.decay_share +float \| None, None  # of all", trained)
     assert re.search(r"--config\.alignments +str, required  # its phones, lines UTT-ID START", text)

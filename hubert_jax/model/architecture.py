@@ -18,15 +18,13 @@ def _require(settings: object, field: str, holds: bool, expected: str) -> None:
 class Architecture:
     """Shapes of the encoder; the defaults are BASE as released (Hsu et al. 2021, Table I).
 
-    The paper prints 8 attention heads for BASE; every released model has 12. `frontend_norm` is
-    "group" (over time, after the first layer only; BASE) or "layer" (over channels, after every
-    layer; LARGE and X-LARGE).
+    The paper prints 8 attention heads for BASE; every released model has 12.
     """
 
     conv_channels: tuple[int, ...] = (512,) * 7
     conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
     conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
-    frontend_norm: str = "group"
+    frontend_norm: str = "group"  # after layer 1, over time (BASE); or layer: after all (LARGE)
     normalize_waveform: bool = False  # zero mean, unit variance of an utterance, before any crop
     dim: int = 768
     num_layers: int = 12
@@ -109,16 +107,13 @@ NO_REGULARIZATION = Regularization(0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 class Execution:
     """How a network runs; may change whenever a run goes on or a checkpoint is used.
 
-    `attention` is "xla", "cudnn" (GPU), "splash" (TPU) or "auto", the fastest that platform,
-    dtype and attention dropout allow. Parameters, norms, softmax and loss are float32 in any
-    `dtype`. `scan_unroll` layers of the scan are laid out in a row: 1 compiles fastest, the number
-    of layers runs fastest on CPU.
+    Parameters, norms, softmax and loss are float32 in any `dtype`.
     """
 
-    dtype: str = "float32"
-    attention: str = "auto"
+    dtype: str = "float32"  # of the computation; or bfloat16
+    attention: str = "auto"  # xla, cudnn (GPU) or splash (TPU); auto: the fastest that is possible
     rematerialize: bool = False  # recompute each layer in the backward pass, do not store it
-    scan_unroll: int = 1
+    scan_unroll: int = 1  # layers in a row: 1 compiles fastest, all of them run fastest on CPU
     platform: str = ""  # that is compiled for; empty: the one that is there
 
     def __post_init__(self) -> None:

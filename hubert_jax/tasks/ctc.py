@@ -53,21 +53,11 @@ class CTCConfig:
 
 @dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
-    """Configuration of fine-tuning.
-
-    Attributes:
-      audio: directory of a prepared split with transcripts.
-      init_from: orbax:DIR (checkpoints of a pre-training run), hf:DIR, fairseq:FILE or
-        torchaudio:FILE; a CTC head of the same vocabulary is kept; empty: from scratch, when the
-        front-end, otherwise frozen, learns too.
-      frames_per_step: padded frames (20 ms) of one update over all devices.
-      padded_frames: padded lengths, each compiled once; longer utterances are left out.
-      seed: of the linear layer, data order, masks and dropout; 0 to 4,294,967,295.
-    """
+    """Configuration of fine-tuning; from scratch the front-end, otherwise frozen, learns too."""
 
     workdir: MayChange[str]
-    audio: Reads[str]
-    init_from: Reads[str]
+    audio: Reads[str]  # a prepared split with transcripts
+    init_from: Reads[str]  # orbax:DIR, hf:DIR, fairseq:FILE or torchaudio:FILE; empty: from scratch
     loop: LoopConfig
     architecture: Architecture = Architecture()
     regularization: Regularization = Regularization()
@@ -84,9 +74,9 @@ class FinetuneConfig:
     )
     mesh: MayChange[MeshConfig] = MeshConfig()
     distributed: MayChange[DistributedConfig] = DistributedConfig()
-    frames_per_step: int = 80_000
-    padded_frames: tuple[int, ...] = (256, 384, 512, 640, 768, 1280)
-    seed: int = 1337
+    frames_per_step: int = 80_000  # padded frames (20 ms) of one update over all devices
+    padded_frames: tuple[int, ...] = (256, 384, 512, 640, 768, 1280)  # each compiled once
+    seed: int = 1337  # of the linear layer, data order, masks and dropout
 
     def __post_init__(self) -> None:
         require_seed(self.seed)

@@ -63,20 +63,11 @@ class LossConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Configuration of pre-training.
-
-    Attributes:
-      audio, labels: directories of a prepared split and of its label sets, one a codebook.
-      frames_per_step, max_frames: frames (20 ms) of one update over all devices, and of a crop.
-      skip_damaged: name a damaged shard and read sound records of it; otherwise it ends the run.
-      init_from: hf:DIR, fairseq:FILE, torchaudio:FILE, or orbax:DIR (checkpoints of another run) to
-        start from; its head is kept where it predicts the same codebooks; empty: from scratch.
-      seed: of weights, data order, crops, masks and dropout; 0 to 4,294,967,295.
-    """
+    """Configuration of pre-training."""
 
     workdir: MayChange[str]
-    audio: Reads[str]
-    labels: Reads[tuple[str, ...]]
+    audio: Reads[str]  # a prepared split
+    labels: Reads[tuple[str, ...]]  # its label sets, one a codebook
     loop: LoopConfig
     architecture: Architecture = Architecture()
     head: Head = Head()
@@ -86,11 +77,11 @@ class TrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MayChange[MeshConfig] = MeshConfig()
     distributed: MayChange[DistributedConfig] = DistributedConfig()
-    frames_per_step: int = 140_000
-    max_frames: int = 768
-    skip_damaged: MayChange[bool] = False
-    init_from: Reads[str] = ""
-    seed: int = 1337
+    frames_per_step: int = 140_000  # frames (20 ms) of one update over all devices
+    max_frames: int = 768  # of a crop
+    skip_damaged: MayChange[bool] = False  # a damaged shard is named and its sound records read
+    init_from: Reads[str] = ""  # orbax:DIR, hf:DIR, fairseq:FILE or torchaudio:FILE; or scratch
+    seed: int = 1337  # of weights, data order, crops, masks and dropout
 
     def __post_init__(self) -> None:
         require_seed(self.seed)

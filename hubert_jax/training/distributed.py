@@ -13,14 +13,13 @@ _AUTO = "auto"
 class DistributedConfig:
     """The processes that train together; their configurations differ in `index` alone.
 
-    Attributes:
-      coordinator: HOST:PORT of process 0; `auto` where the cluster knows who takes part (TPU pod,
-        SLURM, Open MPI, Kubernetes), without count and index; empty: trains alone.
+    With the coordinator `auto` the cluster says who takes part (TPU pod, SLURM, Open MPI,
+    Kubernetes).
     """
 
-    coordinator: str = ""
-    count: int = 0
-    index: int = 0
+    coordinator: str = ""  # HOST:PORT of process 0, or auto; empty: trains alone
+    count: int = 0  # of processes
+    index: int = 0  # of this one
 
     def __post_init__(self) -> None:
         named = self.coordinator not in ("", _AUTO)

@@ -13,27 +13,21 @@ from hubert_jax.errors import InputError
 class OptimizerConfig:
     """Optimiser; the defaults are pre-training BASE as released.
 
-    Attributes:
-      name: "adam" (decoupled weight decay) or "muon": Muon (Jordan et al. 2024) on the
-        transformer's matrices, Adam on the rest, both with Nesterov's momentum.
-      peak_learning_rate: also of Muon; its updates get an RMS of 0.2 like Adam's (Liu et al. 2025).
-      clip_norm: global gradient norm above which the gradient is scaled down; 0: never.
-      schedule: "linear" (to 0) or "tri_stage" (warm-up, hold, exponential decay to 0.05 of it).
-      warmup_share, hold_share, decay_share: of all steps; hold for "tri_stage" only. The run's end
-        cuts off a longer decay; None: the rest of the run.
+    "muon" is Muon (Jordan et al. 2024) on the transformer's matrices, with updates of Adam's RMS,
+    0.2 (Liu et al. 2025), and Adam on the rest, both with Nesterov's momentum.
     """
 
-    name: str = "adam"
+    name: str = "adam"  # with decoupled weight decay; or muon
     peak_learning_rate: float = 5e-4
     beta1: float = 0.9
     beta2: float = 0.98
     epsilon: float = 1e-6
     weight_decay: float = 0.01
-    clip_norm: float = 10.0
-    schedule: str = "linear"
-    warmup_share: float = 0.08
-    hold_share: float = 0.0
-    decay_share: float | None = None
+    clip_norm: float = 10.0  # global gradient norm above which gradients are scaled down; 0: never
+    schedule: str = "linear"  # to 0; or tri_stage: warm-up, hold, exponential decay to 0.05
+    warmup_share: float = 0.08  # of all steps
+    hold_share: float = 0.0  # of all steps; of tri_stage
+    decay_share: float | None = None  # of all steps, cut off by the run's end; None: the rest
 
     def __post_init__(self) -> None:
         for key, value, known in (
