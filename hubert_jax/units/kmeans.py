@@ -189,7 +189,7 @@ def fit(
     Raises InputError for a wrong shape, NaN or infinite features, fewer frames than clusters, and
     as `require_fittable`.
     """
-    # OpenMP's threads spin between batches otherwise, at twice the time where cores are shared.
+    # Read at import; OpenMP's threads spin between batches otherwise, slow on shared cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from sklearn.cluster import MiniBatchKMeans
 
