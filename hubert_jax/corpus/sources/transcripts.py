@@ -57,7 +57,7 @@ class Table:
 
 
 def read_table(path: pathlib.Path) -> Table:
-    """Reads a table of any form; raises InputError, which names the line, where it is damaged."""
+    """Reads a table of any form; raises InputError for a file named twice or a missing column."""
     chapter = path.name.endswith(CHAPTER_SUFFIX)
     if chapter:
         rows = _chapter(path)
