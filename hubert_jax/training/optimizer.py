@@ -18,7 +18,7 @@ class OptimizerConfig:
         transformer's matrices, Adam on the rest, both with Nesterov's momentum.
       peak_learning_rate: also of Muon; its updates get an RMS of 0.2 like Adam's (Liu et al. 2025).
       clip_norm: global gradient norm above which the gradient is scaled down; 0: never.
-      schedule: "linear" (to 0) or "tri_stage" (warm-up, hold, exponential decay to 0.05 of it).
+      schedule: "linear" (to 0), or "tri_stage": a hold, then exponential decay to 0.05 of the peak.
       warmup_share, hold_share, decay_share: of all steps; hold for "tri_stage" only. The run's end
         cuts off a longer decay; None: the rest of the run.
     """
