@@ -97,4 +97,4 @@ def test_help_tells_what_the_job_does_and_its_keys(call):
     assert "--config=FILE.py[:PART]" in process.stdout
     assert re.search(r"--config\.labels +tuple\[str, \.\.\.\], required", process.stdout)
     assert re.search(r"--config\.optimizer\.beta2 +float, 0\.98", process.stdout)
-    assert "longest crop, in frames" in process.stdout
+    assert re.search(r"--config\.max_frames +int, 768  # of a crop", process.stdout)

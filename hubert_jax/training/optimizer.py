@@ -24,7 +24,7 @@ class OptimizerConfig:
     epsilon: float = 1e-6
     weight_decay: float = 0.01
     clip_norm: float = 10.0  # global gradient norm above which gradients are scaled down; 0: never
-    schedule: str = "linear"  # to 0; or tri_stage: warm-up, hold, exponential decay to 0.05
+    schedule: str = "linear"  # to 0; or tri_stage: a hold, then exponential decay to 0.05
     warmup_share: float = 0.08  # of all steps
     hold_share: float = 0.0  # of all steps; of tri_stage
     decay_share: float | None = None  # of all steps, cut off by the run's end; None: the rest
