@@ -14,17 +14,13 @@ KINDS = ("encoder", "pretraining", "ctc")
 class Entry:
     """One tensor: where it is here and in other libraries.
 
-    Attributes:
-      ours: path of the parameter, `hubert/feature_projection/kernel`.
-      row: index into the layer axis of a stacked parameter; None: not stacked.
-      layout: here and in torch: "linear" is (in, out), (out, in); "convolution" is (kernel, in,
-        out), (out, in, kernel); "magnitude" is (kernel,), (1, 1, kernel); "same".
-      hugging_face, fairseq, torchaudio: the name in `HubertModel` or `HuBERTPretrainModel` that is
-        written, then others that are read (torch renamed the parts of a weight norm).
+    The layout is, here and in torch, "linear": (in, out), (out, in); "convolution": (kernel, in,
+    out), (out, in, kernel); "magnitude": (kernel,), (1, 1, kernel); or "same". Of a library's names
+    the first is written; torch renamed the parts of a weight norm, so that others are read.
     """
 
-    ours: str
-    row: int | None
+    ours: str  # path, hubert/feature_projection/kernel
+    row: int | None  # of the layer axis of a stacked parameter
     layout: str
     hugging_face: tuple[str, ...]
     fairseq: tuple[str, ...]

@@ -20,17 +20,11 @@ FAIRSEQ_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 
 @dataclasses.dataclass(frozen=True)
 class Units:
-    """What the classes of a pre-training head stand for.
+    """What the classes of a pre-training head stand for."""
 
-    Attributes:
-      symbols: of the classes of each codebook: numbers of units, after fairseq's specials.
-      rate_hz: labels per second.
-      codebook_digests: empty: not known.
-    """
-
-    symbols: tuple[tuple[str, ...], ...]
-    rate_hz: float = 50.0
-    codebook_digests: tuple[str, ...] = ()
+    symbols: tuple[tuple[str, ...], ...]  # of each codebook: units, after fairseq's specials
+    rate_hz: float = 50.0  # of labels
+    codebook_digests: tuple[str, ...] = ()  # empty: not known
 
     @classmethod
     def numbered(cls, codebook_sizes: Sequence[int], **fields: Any) -> "Units":
@@ -74,23 +68,17 @@ class Units:
 class Network:
     """Parameters, what they are, and what converting them changed.
 
-    Attributes:
-      params: float32: `hubert`; `final_proj_i` and `label_embeddings_i`, or `ctc_head`.
-      head, units: None without label embeddings.
-      regularization: as far as its file says so.
-      vocabulary: None without a CTC head.
-      fingerprint: digest that stands for the weights and where they came from; may be empty.
-      notes: a sentence for everything that reading widened, left out or made anew.
+    `params` are float32: `hubert`; `final_proj_i` and `label_embeddings_i`, or `ctc_head`.
     """
 
     params: Mapping[str, Any]
     architecture: Architecture
-    head: Head | None = None
-    regularization: Regularization = Regularization()
-    vocabulary: Vocabulary | None = None
+    head: Head | None = None  # with `units`, of label embeddings
+    regularization: Regularization = Regularization()  # as far as its file says so
+    vocabulary: Vocabulary | None = None  # of a CTC head
     units: Units | None = None
-    fingerprint: str = ""
-    notes: tuple[str, ...] = ()
+    fingerprint: str = ""  # of the weights and where they came from, if known
+    notes: tuple[str, ...] = ()  # a sentence for all that was widened, left out or made anew
 
     def __post_init__(self) -> None:
         if (self.vocabulary is not None) != ("ctc_head" in self.params):

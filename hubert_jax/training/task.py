@@ -18,23 +18,19 @@ Batch = dict[str, Any]
 class Task:
     """A model, its loss and its data.
 
-    Attributes:
-      init: key -> parameters, float32.
-      loss: (params, batch, key, step) -> (scalar loss, scalar metrics); random by the key alone.
-      batch_shapes: of all global batches; each is compiled before step 1.
-      batches: first step -> this process's rows from there on; endless, or until the last step.
-      facts: JSON-able, for checkpoints; `inputs` (digests), `decisive` (see `config.decisive`),
-        `rows` (of a batch, by frames) and `version` make the fingerprint; a run goes on only where
-        these and `config` are the same.
+    `loss` takes (params, batch, key, step), returns scalars, and is random by the key alone.
+    `facts` go into checkpoints: `inputs` (digests), `decisive` (see `config.decisive`), `rows` (of
+    a batch, by frames) and `version` make the fingerprint; a run goes on only where these and
+    `config` are the same.
     """
 
     kind: str
-    init: Callable[[jax.Array], dict]
+    init: Callable[[jax.Array], dict]  # key -> parameters, float32
     loss: Callable[[dict, Batch, jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
     optimizer: optax.GradientTransformation
     learning_rate: Callable[[jax.Array], jax.Array]
-    batch_shapes: tuple[dict[str, jax.ShapeDtypeStruct], ...]
-    batches: Callable[[int], Generator[dict[str, np.ndarray]]]
+    batch_shapes: tuple[dict[str, jax.ShapeDtypeStruct], ...]  # each compiled before step 1
+    batches: Callable[[int], Generator[dict[str, np.ndarray]]]  # this process's, from a step on
     facts: dict[str, Any]
     sharding_rules: tuple[tuple[str, PartitionSpec], ...] = HUBERT_RULES
 
