@@ -26,13 +26,14 @@ INDEX = np.dtype(
 class Notes:
     """What is known of utterances beside their records.
 
-    `rejected` and `flagged` are (file or utterance, reason) pairs; `transcribed` is a count.
+    `rejected` and `flagged` are (file or utterance, reason) pairs; two fields are counts.
     """
 
     rejected: tuple[tuple[str, str], ...] = ()
     flagged: tuple[tuple[str, str], ...] = ()
     speakers: tuple[str, ...] = ()
     transcribed: int = 0
+    utterances: int = 0
 
     @classmethod
     def of(cls, utterance: Utterance) -> "Notes":
@@ -42,6 +43,7 @@ class Notes:
             flagged=((_one_line(utterance.id), flag),) if flag else (),
             speakers=(utterance.speaker,) if utterance.speaker else (),
             transcribed=int(bool(utterance.text)),
+            utterances=1,
         )
 
     @classmethod
@@ -58,6 +60,7 @@ class Notes:
             flagged=tuple(row for each in notes for row in each.flagged),
             speakers=tuple(sorted({speaker for each in notes for speaker in each.speakers})),
             transcribed=sum(each.transcribed for each in notes),
+            utterances=sum(each.utterances for each in notes),
         )
 
 
@@ -139,4 +142,4 @@ def read_notes(path: pathlib.Path) -> Notes:
     """Notes as `files.write_json` writes them."""
     values = files.read_json(path, "notes of a preparation", "hubert_jax.prepare")
     pairs = {name: tuple(map(tuple, values[name])) for name in ("rejected", "flagged")}
-    return Notes(**pairs, speakers=tuple(values["speakers"]), transcribed=values["transcribed"])
+    return Notes(**values | pairs | {"speakers": tuple(values["speakers"])})

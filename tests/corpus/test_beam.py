@@ -59,6 +59,19 @@ def test_too_many_refused_leave_nothing(corpus, tmp_path):
     assert not list((tmp_path / "prepare").iterdir())
 
 
+def test_a_runner_that_loses_records_is_noticed(corpus, tmp_path, monkeypatch):
+    read = beam_pipeline._read
+
+    def lossy(*arguments):
+        records = list(read(*arguments))
+        return records[1:]
+
+    monkeypatch.setattr(beam_pipeline, "_read", lossy)
+    with pytest.raises(InputError, match="read [0-9]+ utterances and wrote [0-9]+; Apache Beam"):
+        _prepare(tmp_path, corpus, beam_runner="DirectRunner")
+    assert not list((tmp_path / "prepare").iterdir())
+
+
 def test_what_a_step_refuses_is_one_line(corpus, tmp_path, monkeypatch):
     shutil.copy(corpus / "books" / "long.flac", tmp_path / "a.flac")
     shutil.copy(corpus / "books" / "long.flac", tmp_path / "b.flac")
