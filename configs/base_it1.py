@@ -82,7 +82,7 @@ def train() -> ConfigDict:
                 weight_decay=0.01,
                 clip_norm=10.0,
                 schedule="linear",
-                warmup_share=0.08,
+                warmup_fraction=0.08,
             ),
             loop=dict(steps=250_000, log_every=200, save_every=5_000, keep=2),
             frames_per_step=140_000,

@@ -22,7 +22,7 @@ def label() -> ConfigDict:
             checkpoint="orbax:runs/base_it1/train/checkpoints",
             layer=6,
             num_clusters=500,
-            fit_share=0.1,
+            fit_fraction=0.1,
             seed=0,
         )
     )

@@ -29,7 +29,7 @@ def label() -> ConfigDict:
             checkpoint="orbax:runs/base_it2/train/checkpoints",
             layer=9,
             num_clusters=500,
-            fit_share=0.1,
+            fit_fraction=0.1,
             seed=0,
         )
     )

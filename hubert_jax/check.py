@@ -40,10 +40,10 @@ def run(config: TrainConfig) -> dict:
     left_out = preflight.crop_loss(uses)
     _print_buckets(uses)
     print(f"a pass leaves out {left_out:.1%} of the audio")
-    for name, odd in (("silent", findings.silent), ("clipped", findings.clipped)):
-        ids = f": {', '.join(odd.examples)}" if odd.utterances else ""
-        more = ", ..." if odd.utterances > len(odd.examples) else ""
-        print(f"{odd.utterances} {name} utterances, {odd.seconds / 3600:.2f} h{ids}{more}")
+    for name, flagged in (("silent", findings.silent), ("clipped", findings.clipped)):
+        ids = f": {', '.join(flagged.examples)}" if flagged.utterances else ""
+        more = ", ..." if flagged.utterances > len(flagged.examples) else ""
+        print(f"{flagged.utterances} {name} utterances, {flagged.seconds / 3600:.2f} h{ids}{more}")
     sets = []
     for (path, manifest), counts in zip(with_labels, findings.class_counts, strict=True):
         dead = [index for index, count in enumerate(counts) if not count]

@@ -42,7 +42,7 @@ def run(config: FinetuneConfig) -> dict:
     def start() -> WarmStart:
         return warm_start.for_finetuning(config.init_from, config.architecture, LIBRISPEECH)
 
-    outcome = fit(
+    trained = fit(
         task, config.loop, mesh, directory, config.seed, start if config.init_from else None
     )
     result = {
@@ -51,7 +51,7 @@ def run(config: FinetuneConfig) -> dict:
         "init_from": config.init_from,
         "from_scratch": not config.init_from,
         "audio_seconds": audio.seconds,
-        **dataclasses.asdict(outcome),
+        **dataclasses.asdict(trained),
     }
     return job.finish(config.workdir, "finetune", result, started, write=distributed.is_first())
 

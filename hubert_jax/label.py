@@ -36,7 +36,7 @@ class LabelConfig:
     layer: int = -1  # of layer: 0 is the input of block 1, l the output of block l
     num_clusters: int = 100  # codewords; ignored with `codebook`
     seed: int = 0  # of the sample and the k-means
-    fit_share: float = 1.0  # of the first split's utterances to fit on, at most
+    fit_fraction: float = 1.0  # of the first split's utterances to fit on, at most
     fit_max_frames: int = 10_000_000  # to fit on, at most
     codebook: Reads[str] = ""  # directory of an earlier label job; empty: fit one
     kmeans: KMeansConfig = KMeansConfig()
@@ -85,7 +85,7 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
             config.seed,
             config.fit_max_frames,
             config.kmeans,
-            config.fit_share,
+            config.fit_fraction,
         )
         codebook = fitting.fit_feature(feature)
     codebook.save(directory)

@@ -3,7 +3,7 @@
 `--config.splits=dev,train=a+b` makes the split `dev` of the folder `dev`, and `train` of two. A
 folder may also be a manifest of fairseq's, Parquet files or `tfds:NAME/SPLIT`. A split appears
 under WORKDIR/prepare/ when it is complete; an interrupted job continues. Files that cannot be used
-stop the job unless `--config.max_rejected_share` allows some, then listed in `rejected.tsv`.
+stop the job unless `--config.max_rejected_fraction` allows some, then listed in `rejected.tsv`.
 """
 
 import collections
@@ -40,7 +40,7 @@ class PrepareConfig:
     cut_seconds: float = 30.0  # longer recordings without transcript are cut at silences; 0: none
     language_exponent: float = 1.0  # below 1, training draws small languages more often
     corpus_exponent: float = 1.0  # the same, for the corpora of a language
-    max_rejected_share: float = 0.0  # of a split's files; more stop the job
+    max_rejected_fraction: float = 0.0  # of a split's files; more stop the job
     workers: MayChange[int] = 0  # threads; 0: one a core; the output does not depend on it
     beam_runner: MayChange[str] = ""  # Apache Beam's, such as DirectRunner, instead of threads
     beam_options: MayChange[tuple[str, ...]] = ()  # such as --flink_master=HOST:PORT
@@ -51,7 +51,11 @@ class PrepareConfig:
         for name, fits, expected in (
             ("shard_megabytes", self.shard_megabytes >= 1, "at least 1"),
             ("workers", self.workers >= 0, "at least 0"),
-            ("max_rejected_share", 0 <= self.max_rejected_share < 1, "at least 0, less than 1"),
+            (
+                "max_rejected_fraction",
+                0 <= self.max_rejected_fraction < 1,
+                "at least 0, less than 1",
+            ),
             ("encoding", self.encoding in ENCODINGS, " or ".join(ENCODINGS)),
             (
                 "cut_seconds",
@@ -173,7 +177,7 @@ def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sour
     from hubert_jax.corpus import assembly, preparation
 
     started = time.monotonic()
-    treatment = preparation.Treatment(config.convert, config.encoding, config.cut_seconds)
+    conversion = preparation.Conversion(config.convert, config.encoding, config.cut_seconds)
     settings: dict[str, Any] = dict(encoding=config.encoding, mixture=_mixture(config, split))
     print(f"prepare {split}: {len(sources)} files", flush=True)
     if config.beam_runner:
@@ -182,7 +186,12 @@ def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sour
         pipeline = beam_pipeline.pipeline_on(config.beam_runner, config.beam_options)
         with files.writing_directory(output / split) as directory:
             done, indexed, notes = beam_pipeline.write_shards(
-                pipeline, directory, sources, treatment, config.shard_megabytes, settings["mixture"]
+                pipeline,
+                directory,
+                sources,
+                conversion,
+                config.shard_megabytes,
+                settings["mixture"],
             )
             _refuse_too_many(config, split, notes, len(sources))
             manifest = assembly.write_tables(directory, split, done, indexed, notes, **settings)
@@ -191,7 +200,7 @@ def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sour
         # Kept where the job is refused or killed: the next run has only the rest to do.
         aside = output / f".{split}.parts"
         progress = job.Progress(f"prepare {split}", len(sources), "{} of {} files")
-        written = preparation.write_parts(aside, sources, treatment, workers, progress)
+        written = preparation.write_parts(aside, sources, conversion, workers, progress)
         _refuse_too_many(config, split, [part.notes for part in written], len(sources))
         with files.writing_directory(output / split) as directory:
             manifest = assembly.assemble(
@@ -234,7 +243,7 @@ def _mixture(config: PrepareConfig, split: str) -> "Mixture | None":
 
 def _refuse_too_many(config: PrepareConfig, split: str, notes: list, total: int) -> None:
     rejected = sorted(row for note in notes for row in note.rejected)
-    allowed = config.max_rejected_share * total + 1e-9  # 0.29 * 100 is 28.999...
+    allowed = config.max_rejected_fraction * total + 1e-9  # 0.29 * 100 is 28.999...
     if len(rejected) <= allowed and len(rejected) < total:
         return
     path, reason = rejected[0]
@@ -244,8 +253,8 @@ def _refuse_too_many(config: PrepareConfig, split: str, notes: list, total: int)
     share = len(rejected) / total
     raise InputError(
         f"split {split}: {len(rejected)} of {total} files ({share:.2%}, allowed are "
-        f"{config.max_rejected_share:.2%}) cannot be used, the first is {first}; or leave such "
-        f"files out with --config.max_rejected_share={-(-share * 10_000 // 1) / 10_000:.4f}"
+        f"{config.max_rejected_fraction:.2%}) cannot be used, the first is {first}; or leave such "
+        f"files out with --config.max_rejected_fraction={-(-share * 10_000 // 1) / 10_000:.4f}"
     )
 
 

@@ -39,7 +39,7 @@ def run(config: TrainConfig) -> dict:
             config.init_from, config.architecture, config.head, data.codebook_digests
         )
 
-    outcome = fit(
+    trained = fit(
         task, config.loop, mesh, directory, config.seed, start if config.init_from else None
     )
     counts = data.label_sets[0].manifest.class_counts
@@ -50,7 +50,7 @@ def run(config: TrainConfig) -> dict:
         "architecture": config_lib.to_dict(config.architecture),
         "commonest_unit_share": max(counts) / sum(counts),
         "audio_seconds": data.audio.seconds,
-        **dataclasses.asdict(outcome),
+        **dataclasses.asdict(trained),
     }
     return job.finish(config.workdir, "train", result, started, write=distributed.is_first())
 

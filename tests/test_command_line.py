@@ -63,7 +63,7 @@ def test_literal_sequences_and_split_names():
 
 def test_keys_that_the_file_lacks_can_be_overridden():
     config = read("prepare", "--config=configs/base_it1.py", "--config.convert=True")
-    assert config.convert and config.max_rejected_share == 0.0
+    assert config.convert and config.max_rejected_fraction == 0.0
     config = read("evaluate", "--config=configs/small.py", "--config.kmeans.max_iter=5")
     # The other keys of the group keep what this job sets them to, not the group's own defaults.
     assert (config.kmeans.max_iter, config.kmeans.n_init) == (5, 3)
@@ -179,5 +179,5 @@ def test_help_shows_the_defaults_that_a_job_gives_to_a_group():
     assert re.search(r"--config\.kmeans\.n_init +int, 3  # starts of", text)
     assert re.search(r"--config\.workdir +str, required\n", text)
     trained = command_line.usage("train", TrainConfig, "Trains.")
-    assert re.search(r"--config\.optimizer\.decay_share +float \| None, None  # of all", trained)
+    assert re.search(r"--config\.optimizer\.decay_fraction +float \| None, None  # of all", trained)
     assert re.search(r"--config\.alignments +str, required  # its phones, lines UTT-ID START", text)

@@ -51,7 +51,7 @@ def _finetune(workdir, split, model, checkpoints="", steps=4, freeze_steps=2, **
             ctc=dict(freeze_steps=freeze_steps, channel_mask_probability=0.1, channel_mask_span=4),
             # Decay would move a frozen parameter that has no gradient.
             optimizer=dict(
-                peak_learning_rate=1e-2, weight_decay=0.1, schedule="tri_stage", warmup_share=0.1
+                peak_learning_rate=1e-2, weight_decay=0.1, schedule="tri_stage", warmup_fraction=0.1
             ),
             frames_per_step=3072,
             padded_frames=(384,),

@@ -41,7 +41,7 @@ def get_config(part: str) -> ConfigDict:
     if part == "10h":
         # As released: warm-up over 8,000 steps, no hold, decay over 72,000 steps, of which the run
         # sees 17,000: it ends at 0.49 of the peak.
-        config.optimizer.update(warmup_share=0.32, hold_share=0.0, decay_share=2.88)
+        config.optimizer.update(warmup_fraction=0.32, hold_fraction=0.0, decay_fraction=2.88)
     return config
 
 
@@ -74,8 +74,8 @@ def ctc(
                 weight_decay=0.0,
                 clip_norm=0.0,
                 schedule="tri_stage",
-                warmup_share=0.1,
-                hold_share=0.4,
+                warmup_fraction=0.1,
+                hold_fraction=0.4,
             ),
             padded_frames=(256, 512, 768, 1024, 1280, 1792),
             seed=1337,

@@ -18,7 +18,7 @@ SCHEMES = ("hf", "fairseq", "torchaudio", "orbax")
 
 
 @dataclasses.dataclass(frozen=True)
-class Written:
+class WriteResult:
     """SHA-256 (hex) of every file, of orbax the fingerprint; notes on what has no home in it."""
 
     digests: dict[str, str]
@@ -53,7 +53,7 @@ def read(where: str, key: str = "--from", shardings: Callable[[Any], Any] | None
     return (fairseq if scheme == "fairseq" else torchaudio).read(path)
 
 
-def write(where: str, network: Network, key: str = "--to") -> Written:
+def write(where: str, network: Network, key: str = "--to") -> WriteResult:
     """Writes a network, complete or not at all.
 
     Raises:
@@ -62,7 +62,7 @@ def write(where: str, network: Network, key: str = "--to") -> Written:
     scheme, path = parse(where, key)
     try:
         if scheme == "hf":
-            return Written(hugging_face.write_directory(path, network))
+            return WriteResult(hugging_face.write_directory(path, network))
         if scheme == "orbax":
             return _write_orbax(path, network, where, key)
         if path.is_dir():
@@ -71,7 +71,7 @@ def write(where: str, network: Network, key: str = "--to") -> Written:
         suffixes = ("", ".json", ".rest.safetensors") if scheme == "torchaudio" else ("",)
         written = [path.with_name(path.name + suffix) for suffix in suffixes]
         digests = {file.name: files.sha256_file(file) for file in written if file.is_file()}
-        return Written(digests, notes)
+        return WriteResult(digests, notes)
     except OSError as error:
         raise InputError(f"{key}={where}: cannot be written ({error.strerror or error})") from None
 
@@ -105,7 +105,7 @@ def _read_orbax(path: pathlib.Path, shardings: Callable[[Any], Any] | None) -> N
     return Network(params, architecture, head, regularization, vocabulary, units, digest)
 
 
-def _write_orbax(path: pathlib.Path, network: Network, where: str, key: str) -> Written:
+def _write_orbax(path: pathlib.Path, network: Network, where: str, key: str) -> WriteResult:
     from hubert_jax.training.checkpoint import Checkpoints, fingerprint
 
     if path.exists():
@@ -129,4 +129,4 @@ def _write_orbax(path: pathlib.Path, network: Network, where: str, key: str) -> 
         checkpoints = Checkpoints(aside, keep=1)
         checkpoints.save(0, {"params": params}, metadata)
         checkpoints.close()
-    return Written({path.name: fingerprint({**metadata, "step": 0})}, notes)
+    return WriteResult({path.name: fingerprint({**metadata, "step": 0})}, notes)

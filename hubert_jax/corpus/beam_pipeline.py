@@ -18,7 +18,7 @@ from hubert_jax import files
 from hubert_jax.corpus import assembly, parts, preparation
 from hubert_jax.corpus.mixing import Mixture
 from hubert_jax.corpus.parts import Notes
-from hubert_jax.corpus.preparation import Treatment
+from hubert_jax.corpus.preparation import Conversion
 from hubert_jax.corpus.sources import SourceUtterance
 from hubert_jax.data import buckets
 from hubert_jax.data.index import ShardIndex
@@ -62,7 +62,7 @@ def write_shards(
     pipeline: beam.Pipeline,
     directory: pathlib.Path,
     sources: Sequence[SourceUtterance],
-    treatment: Treatment,
+    conversion: Conversion,
     shard_megabytes: int,
     mixture: Mixture | None,
 ) -> tuple[tuple[ShardInfo, ...], list[ShardIndex], list[Notes]]:
@@ -71,7 +71,7 @@ def write_shards(
     Workers share the file system of `directory` and sources; the other arguments are those of
     `preparation.write_parts` and `assembly.assemble`. Raises InputError for what a step refuses.
     """
-    build(pipeline, directory, sources, treatment, shard_megabytes, mixture)
+    build(pipeline, directory, sources, conversion, shard_megabytes, mixture)
     try:
         pipeline.run().wait_until_finish()
     except RuntimeError as error:
@@ -104,7 +104,7 @@ def build(
     pipeline: beam.Pipeline,
     directory: pathlib.Path,
     sources: Sequence[SourceUtterance],
-    treatment: Treatment,
+    conversion: Conversion,
     shard_megabytes: int,
     mixture: Mixture | None,
 ) -> None:
@@ -115,7 +115,7 @@ def build(
         pipeline
         | "Parts" >> beam.Create(divided)
         | "Spread" >> beam.Reshuffle()
-        | "Read" >> beam.FlatMap(_read, directory, treatment)
+        | "Read" >> beam.FlatMap(_read, directory, conversion)
     )
     plan = (
         records
@@ -139,7 +139,7 @@ class _Record:
 
 
 def _read(
-    numbered: tuple[int, list[SourceUtterance]], directory: pathlib.Path, treatment: Treatment
+    numbered: tuple[int, list[SourceUtterance]], directory: pathlib.Path, conversion: Conversion
 ) -> Iterator[tuple[_Key, _Record]]:
     """The records of a part; its notes go to a file."""
     number, sources = numbered
@@ -148,9 +148,9 @@ def _read(
         # All of a file or nothing, so it is held until its end is seen to be sound.
         kept = []
         try:
-            for utterance in preparation.utterances_of(source, treatment):
+            for utterance in preparation.utterances_of(source, conversion):
                 place = b"".join(half.to_bytes(8) for half in assembly.shuffle_order(utterance.id))
-                content = serialize(utterance, treatment.encoding)
+                content = serialize(utterance, conversion.encoding)
                 record = _Record(place, len(utterance.audio), content)
                 kept.append((Notes.of(utterance), record))
         except InputError as error:

@@ -24,7 +24,7 @@ _VERSION = 1  # of what this package makes of a file; another one makes older pa
 
 
 @dataclasses.dataclass(frozen=True)
-class Treatment:
+class Conversion:
     """What is done with every file; `encoding` is one of `encoding.ENCODINGS`."""
 
     convert: bool = False  # mix down several channels, resample other rates
@@ -35,7 +35,7 @@ class Treatment:
 def write_parts(
     directory: pathlib.Path,
     sources: Sequence[SourceUtterance],
-    treatment: Treatment,
+    conversion: Conversion,
     workers: int,
     progress: Callable[[int], None] = lambda files: None,
 ) -> list[parts.Part]:
@@ -46,7 +46,7 @@ def write_parts(
     if a part cannot be written; those that are complete stay.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    planned = {_name(part, treatment): part for part in divided(sources)}
+    planned = {_name(part, conversion): part for part in divided(sources)}
     for path in directory.iterdir():
         if path.stem not in planned:
             path.unlink()
@@ -56,7 +56,7 @@ def write_parts(
         path = directory / f"{name}.tfrecord"
         if (done := parts.read(path)) is not None:
             return done
-        return parts.write(path, _items(part, treatment, stop), treatment.encoding)
+        return parts.write(path, _items(part, conversion, stop), conversion.encoding)
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         futures = {pool.submit(write, *part): len(part[1]) for part in planned.items()}
@@ -72,19 +72,19 @@ def write_parts(
 
 
 def _items(
-    part: list[SourceUtterance], treatment: Treatment, stop: threading.Event
+    part: list[SourceUtterance], conversion: Conversion, stop: threading.Event
 ) -> Iterator[parts.Item]:
     for source in part:
         if stop.is_set():
             raise InterruptedError
         ordered = (
             (assembly.shuffle_order(utterance.id), utterance)
-            for utterance in utterances_of(source, treatment)
+            for utterance in utterances_of(source, conversion)
         )
         yield parts.Item(source.name, ordered, source.corpus)
 
 
-def utterances_of(source: SourceUtterance, treatment: Treatment) -> Iterator[Utterance]:
+def utterances_of(source: SourceUtterance, conversion: Conversion) -> Iterator[Utterance]:
     """What a file gives: one utterance, or pieces `ID:START-END` (samples) of a long recording.
 
     Raises InputError if the file cannot be used; what came before is void.
@@ -92,12 +92,12 @@ def utterances_of(source: SourceUtterance, treatment: Treatment) -> Iterator[Utt
     if source.defect:
         raise InputError(f"{source.name}: {source.defect}")
     audio = source.load()
-    if source.text is not None or not treatment.cut_seconds:
-        waveform = read_waveform(audio, treatment.convert, source.name)
+    if source.text is not None or not conversion.cut_seconds:
+        waveform = read_waveform(audio, conversion.convert, source.name)
         yield Utterance(source.id, waveform, source.speaker, source.text or "")
         return
-    blocks = waveform_blocks(audio, treatment.convert, source.name)
-    pieces = cutting.pieces(blocks, treatment.cut_seconds)
+    blocks = waveform_blocks(audio, conversion.convert, source.name)
+    pieces = cutting.pieces(blocks, conversion.cut_seconds)
     first, second = next(pieces), next(pieces, None)
     if second is None:
         yield Utterance(source.id, first[2], source.speaker)
@@ -121,14 +121,14 @@ def divided(sources: Sequence[SourceUtterance]) -> Iterator[list[SourceUtterance
         yield part
 
 
-def _name(part: list[SourceUtterance], treatment: Treatment) -> str:
+def _name(part: list[SourceUtterance], conversion: Conversion) -> str:
     """A digest of all that a part's content depends on: one that is there is never stale."""
     versions = [_VERSION, soundfile.__libsndfile_version__, soxr.__version__]
     rows = [
         [s.id, str(s.path), s.speaker, s.text, s.defect, repr(s.row), s.corpus, _stamp(s.path)]
         for s in part
     ]
-    content = json.dumps([versions, dataclasses.astuple(treatment), rows])
+    content = json.dumps([versions, dataclasses.astuple(conversion), rows])
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 

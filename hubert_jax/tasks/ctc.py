@@ -69,8 +69,8 @@ class FinetuneConfig:
         weight_decay=0.0,
         clip_norm=0.0,
         schedule="tri_stage",
-        warmup_share=0.1,
-        hold_share=0.4,
+        warmup_fraction=0.1,
+        hold_fraction=0.4,
     )
     mesh: MayChange[MeshConfig] = MeshConfig()
     distributed: MayChange[DistributedConfig] = DistributedConfig()

@@ -43,7 +43,7 @@ def require_seed(seed: int) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class TrainingResult:
     """Result of a training run."""
 
     last: dict[str, float]  # means of the metrics over the last logged interval
@@ -61,7 +61,7 @@ def fit(
     directory: pathlib.Path,
     seed: int,
     warm_start: Callable[[], WarmStart] | None = None,
-) -> Outcome:
+) -> TrainingResult:
     """Trains `task` to the last step of `loop`, or goes on with the run in `directory`.
 
     All processes have the same `directory`. `warm_start` reads the network that step 0 starts from;
@@ -113,7 +113,7 @@ def fit(
         prefetch.close()
         checkpoints.close()
         log.close()
-    return Outcome(
+    return TrainingResult(
         last=log.means,
         parameters=parameters,
         fingerprint=fingerprint({**metadata, "step": loop.steps}),

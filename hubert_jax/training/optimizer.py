@@ -25,9 +25,9 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     clip_norm: float = 10.0  # global gradient norm above which gradients are scaled down; 0: never
     schedule: str = "linear"  # to 0; or tri_stage: a hold, then exponential decay to 0.05
-    warmup_share: float = 0.08  # of all steps
-    hold_share: float = 0.0  # of all steps; of tri_stage
-    decay_share: float | None = None  # of all steps, cut off by the run's end; None: the rest
+    warmup_fraction: float = 0.08  # of all steps
+    hold_fraction: float = 0.0  # of all steps; of tri_stage
+    decay_fraction: float | None = None  # of all steps, cut off by the run's end; None: the rest
 
     def __post_init__(self) -> None:
         for key, value, known in (
@@ -36,24 +36,24 @@ class OptimizerConfig:
         ):
             if value not in known:
                 raise InputError(f"config.optimizer.{key}={value!r}: expected one of {known}")
-        if not 0 <= self.warmup_share + self.hold_share < 1:
+        if not 0 <= self.warmup_fraction + self.hold_fraction < 1:
             raise InputError(
-                "config.optimizer: warmup_share + hold_share must be in [0, 1), found "
-                f"{self.warmup_share} + {self.hold_share}"
+                "config.optimizer: warmup_fraction + hold_fraction must be in [0, 1), found "
+                f"{self.warmup_fraction} + {self.hold_fraction}"
             )
-        if self.decay_share is not None and self.decay_share <= 0:
+        if self.decay_fraction is not None and self.decay_fraction <= 0:
             raise InputError(
-                f"config.optimizer.decay_share={self.decay_share}: expected more than 0, or None "
-                "for the rest of the run"
+                f"config.optimizer.decay_fraction={self.decay_fraction}: expected more than 0, or "
+                "None for the rest of the run"
             )
 
 
 def _factor(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
-    warmup = max(1, round(config.warmup_share * total_steps))
-    hold = round(config.hold_share * total_steps)
+    warmup = max(1, round(config.warmup_fraction * total_steps))
+    hold = round(config.hold_fraction * total_steps)
     decay = total_steps - warmup - hold
-    if config.decay_share is not None:
-        decay = round(config.decay_share * total_steps)
+    if config.decay_fraction is not None:
+        decay = round(config.decay_fraction * total_steps)
     decay = max(1, decay)
     if config.schedule == "linear":
         up, down = optax.linear_schedule(0.0, 1.0, warmup), optax.linear_schedule(1.0, 0.0, decay)

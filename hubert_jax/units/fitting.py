@@ -31,7 +31,7 @@ class Fitting:
         kmeans.require_fittable(self.num_clusters, self.seed)  # before hours of audio are read
         if not 0.0 < self.fraction <= 1.0:
             raise InputError(
-                f"fit_share={self.fraction}: expected a fraction of the utterances, in (0, 1]"
+                f"fit_fraction={self.fraction}: expected a fraction of the utterances, in (0, 1]"
             )
 
     def wanted(self, rate: int) -> Callable[[str], bool]:

@@ -39,7 +39,7 @@ def _prepare(workdir, corpus, **values) -> dict[str, bytes]:
         "splits": ("both=books+read",),
         "language_exponent": 0.5,
         "shard_megabytes": 1,
-        "max_rejected_share": 0.5,
+        "max_rejected_fraction": 0.5,
     } | values
     prepare.run(config_lib.build(prepare.PrepareConfig, values))
     directory = pathlib.Path(workdir, "prepare", "both")
@@ -55,7 +55,7 @@ def test_shards_and_manifest_are_the_same_bytes(corpus, tmp_path, monkeypatch):
 
 def test_too_many_refused_leave_nothing(corpus, tmp_path):
     with pytest.raises(InputError, match="1 of .* files .* the first is .*cut.flac: "):
-        _prepare(tmp_path, corpus, beam_runner="DirectRunner", max_rejected_share=0.0)
+        _prepare(tmp_path, corpus, beam_runner="DirectRunner", max_rejected_fraction=0.0)
     assert not list((tmp_path / "prepare").iterdir())
 
 
@@ -97,8 +97,8 @@ def test_pipeline_translates_for_clusters(corpus, tmp_path, runner, options):
     pipeline = beam_pipeline.pipeline_on(runner, options)
     assert type(pipeline.runner).__name__ == runner
     sources = discover(corpus / "read")
-    treatment = preparation.Treatment()
-    beam_pipeline.build(pipeline, tmp_path, sources, treatment, 1, None)
+    conversion = preparation.Conversion()
+    beam_pipeline.build(pipeline, tmp_path, sources, conversion, 1, None)
     sent = pipeline.to_runner_api()
     names = {transform.unique_name for transform in sent.components.transforms.values()}
     assert {"Parts", "Read", "Plan", "RecordsByShard", "Write"} <= names

@@ -97,7 +97,7 @@ def test_a_refused_preparation_goes_on_where_it_was(tmp_path, monkeypatch):
     first = sorted(folder.rglob("*.opus"))[0]
     soundfile.write(folder / "zzz.wav", np.zeros(16_000, np.int16), 16_000)
     first.touch()
-    result = _prepare(**arguments, max_rejected_share=0.5)
+    result = _prepare(**arguments, max_rejected_fraction=0.5)
     assert first.name in read and len(read) <= 2 * 5
     # The new file has no transcript, but neither has its folder.
     assert result["splits"]["speech"]["flagged"] == 1
@@ -193,7 +193,7 @@ def test_a_recording_with_a_damaged_end_is_not_there_at_all(tmp_path):
     content = (tmp_path / "corpus" / "bad.flac").read_bytes()
     (tmp_path / "corpus" / "bad.flac").write_bytes(content[: len(content) * 9 // 10])
     soundfile.write(tmp_path / "corpus" / "good.flac", recording, 16_000)
-    arguments = {"corpus": str(tmp_path), "splits": ("corpus",), "max_rejected_share": 0.5}
+    arguments = {"corpus": str(tmp_path), "splits": ("corpus",), "max_rejected_fraction": 0.5}
     result = _prepare(tmp_path, **arguments)["splits"]["corpus"]
     assert (result["rejected"], result["seconds"]) == (1, 80.0)
     assert {u.id.split(":")[0] for u in read_audio(tmp_path / "prepare" / "corpus")} == {"good"}

@@ -142,11 +142,11 @@ def test_a_bad_file_stops_the_job_or_is_listed(corpus, tmp_path, kind):
         _prepare(workdir, **arguments)
     message = str(error.value)
     assert message.startswith("split speech: 1 of 5 files (20.00%, allowed are 0.00%) cannot be")
-    assert expected in message and "--config.max_rejected_share=0.2000" in message
+    assert expected in message and "--config.max_rejected_fraction=0.2000" in message
     assert "\n" not in message
     assert not _visible(workdir / "prepare")
 
-    result = _prepare(workdir, **arguments, max_rejected_share=0.2)
+    result = _prepare(workdir, **arguments, max_rejected_fraction=0.2)
     assert result["splits"]["speech"]["utterances"] == 4
     assert result["splits"]["speech"]["rejected"] == 1
     (line,) = (workdir / "prepare" / "speech" / "rejected.tsv").read_text().splitlines()
@@ -176,7 +176,7 @@ def test_nothing_usable_is_refused_whatever_is_allowed(tmp_path):
     (tmp_path / "speech").mkdir()
     (tmp_path / "speech" / "a.wav").touch()
     with pytest.raises(InputError, match="none of 1 files can be used, the first is .*a.wav"):
-        _prepare(tmp_path, corpus=str(tmp_path), splits=("speech",), max_rejected_share=0.99)
+        _prepare(tmp_path, corpus=str(tmp_path), splits=("speech",), max_rejected_fraction=0.99)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,10 @@ def test_nothing_usable_is_refused_whatever_is_allowed(tmp_path):
         ({"corpus_exponent": 1.5}, "config.corpus_exponent=1.5: expected between 0 and 1"),
         ({"splits": ("x=a*0+b",)}, r"expected a weight above 0 after \*, found 'a\*0'"),
         ({"shard_megabytes": 0}, "config.shard_megabytes=0: expected at least 1"),
-        ({"max_rejected_share": 1.0}, "config.max_rejected_share=1.0: expected at least 0, less"),
+        (
+            {"max_rejected_fraction": 1.0},
+            "config.max_rejected_fraction=1.0: expected at least 0, less",
+        ),
         ({"corpus": "nowhere"}, "config.corpus=nowhere: no such directory"),
         ({"corpus": str(CORPUS), "splits": ("dev-clean",)}, "dev-clean: expected a folder"),
         (

@@ -112,7 +112,7 @@ def test_one_step_golden(read, name):
 
 
 def test_learns(read):
-    optimizer = OptimizerConfig(peak_learning_rate=5e-3, warmup_share=0.1)
+    optimizer = OptimizerConfig(peak_learning_rate=5e-3, warmup_fraction=0.1)
     _, metrics = _train(TINY_LARGE, read, 24, optimizer=optimizer)
     losses = [entry["masked_loss"] for entry in metrics]
     assert np.mean(losses[:3]) > np.log(CLUSTERS) - 0.3

@@ -24,7 +24,7 @@ def _factor(config, steps):
 
 
 def test_linear_schedule():
-    config = OptimizerConfig(schedule="linear", warmup_share=0.08)
+    config = OptimizerConfig(schedule="linear", warmup_fraction=0.08)
     factor = _factor(config, 250_000)
     for step in (0, 1, 10_000, 19_999, 20_000, 20_001, 135_000, 249_999, 250_000):
         expected = step / 20_000 if step <= 20_000 else (250_000 - step) / 230_000
@@ -32,7 +32,7 @@ def test_linear_schedule():
 
 
 def test_tri_stage_schedule():
-    config = OptimizerConfig(schedule="tri_stage", warmup_share=0.1, hold_share=0.4)
+    config = OptimizerConfig(schedule="tri_stage", warmup_fraction=0.1, hold_fraction=0.4)
     factor = _factor(config, 13_000)
     for step in (0, 1, 650, 1299, 1300, 5000, 6499, 6500, 6501, 9750, 12_999, 13_000, 14_000):
         if step < 1300:
@@ -79,7 +79,7 @@ def test_finetuning_configurations_have_the_published_schedules(network, part):
 
 
 def test_a_linear_decay_may_be_longer_than_the_run():
-    factor = _factor(OptimizerConfig(warmup_share=0.1, decay_share=1.8), 100)
+    factor = _factor(OptimizerConfig(warmup_fraction=0.1, decay_fraction=1.8), 100)
     for step in (10, 55, 100):
         assert float(factor(step)) == pytest.approx(1 - (step - 10) / 180, rel=1e-6)
 
@@ -89,8 +89,8 @@ def test_a_linear_decay_may_be_longer_than_the_run():
     [
         {"name": "adamw"},
         {"schedule": "cosine"},
-        {"warmup_share": 0.7, "hold_share": 0.3},
-        {"decay_share": 0.0},
+        {"warmup_fraction": 0.7, "hold_fraction": 0.3},
+        {"decay_fraction": 0.0},
     ],
 )
 def test_unknown_values_are_named(values):
@@ -112,7 +112,7 @@ def _gradients(params, scale=1.0):
 
 
 def test_muon_leaves_all_but_the_transformers_kernels_to_adam(params):
-    config = OptimizerConfig(clip_norm=0.0, warmup_share=0.0, peak_learning_rate=1e-3)
+    config = OptimizerConfig(clip_norm=0.0, warmup_fraction=0.0, peak_learning_rate=1e-3)
     gradients, updates = _gradients(params), {}
     factor = _factor(config, 100)
     adam = optax.nadamw(
@@ -148,7 +148,7 @@ def test_muon_leaves_all_but_the_transformers_kernels_to_adam(params):
 
 
 def test_clipping_bounds_the_global_norm(params):
-    config = OptimizerConfig(clip_norm=0.5, warmup_share=0.0)
+    config = OptimizerConfig(clip_norm=0.5, warmup_fraction=0.0)
     transform = optimizer_lib.build(config, 10)
     clipped = transform.init(params), _gradients(params, 1.0)
     norm = float(optax.tree.norm(clipped[1]))

@@ -13,7 +13,7 @@ from hubert_jax.training.optimizer import OptimizerConfig
 @pytest.mark.parametrize("clip_norm", [0.0, 2.0])
 def test_adam_is_torch_adamw(clip_norm):
     config = OptimizerConfig(
-        peak_learning_rate=3e-3, weight_decay=0.1, clip_norm=clip_norm, warmup_share=0.3
+        peak_learning_rate=3e-3, weight_decay=0.1, clip_norm=clip_norm, warmup_fraction=0.3
     )
     steps, random = 20, np.random.default_rng(0)
     start = {name: random.normal(size=shape) for name, shape in (("a", (4, 3)), ("b", (5,)))}

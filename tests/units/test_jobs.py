@@ -176,7 +176,7 @@ def test_an_interrupted_labelling_keeps_its_shards(tmp_path, splits, monkeypatch
         ({"feature": "layer"}, "expected a network for"),
         ({"feature": "layer", "checkpoint": "none/here"}, "none/here: expected hf:DIR"),
         ({"feature": "layer", "checkpoint": "orbax:none/here"}, "none/here: no checkpoint found"),
-        ({"fit_share": 0.0}, "fit_share=0.0"),
+        ({"fit_fraction": 0.0}, "fit_fraction=0.0"),
         ({"fit_max_frames": 0}, "fit_max_frames=0"),
         ({"num_clusters": 1_000}, "found 900 frames to fit on"),
         ({"num_clusters": 0}, "num_clusters=0: expected 1"),
