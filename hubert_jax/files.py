@@ -50,8 +50,7 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 def read_json(path: str | os.PathLike, what: str, writer: str = "the job that writes it") -> Any:
     """Reads a JSON file; messages call it `what` and advise to run `writer`.
 
-    Raises:
-      InputError: the file is missing or is not JSON.
+    Raises InputError for a file that is missing or is not JSON.
     """
     try:
         return json.loads(pathlib.Path(path).read_text())

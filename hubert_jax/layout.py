@@ -70,8 +70,7 @@ class Reference:
     def digest(self, result: dict[str, Any]) -> Any:
         """What identifies the output, from the stage's `result.json`.
 
-        Raises:
-          InputError: the stage has no such split.
+        Raises InputError for a split that the stage does not have.
         """
         if self.split:
             splits = result["splits"]

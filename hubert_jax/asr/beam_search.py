@@ -119,14 +119,10 @@ def beam_search(
     log p_CTC + w1 log p_LM + w2 |Y|, |Y| in words; p_CTC sums all alignments, so a beam wide
     enough is exact. Labellings that differ in outer word boundaries alone are hypotheses apart.
 
-    Args:
-      log_probs: float (T, V), nats; class 0 is the blank, V = `vocabulary.size`.
-      vocabulary: names the classes.
-      beam_size: prefixes kept after each frame.
-      beam_threshold: nats; drops prefixes this far below the frame's best, and labels this far
-        below its likeliest class.
-      language_model: asked once for every word of every prefix.
-      lm_weight, word_score: w1 and w2.
+    `log_probs` are float (T, V), in nats, V = `vocabulary.size`. After each frame `beam_size`
+    prefixes are kept; `beam_threshold` (nats) drops those this far below the frame's best, and
+    labels this far below its likeliest class. The language model is asked once for every word of
+    every prefix. `lm_weight` and `word_score` are w1 and w2.
 
     Raises ValueError for a wrong shape, NaN, a frame in which nothing is possible, or a bad beam.
     """

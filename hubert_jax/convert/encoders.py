@@ -54,8 +54,7 @@ def to_library(
     Views where the layout allows it. A pre-training head is left to `heads`; without one,
     torchaudio's `Wav2Vec2Model` has no mask embedding.
 
-    Raises:
-      InputError: parameters that are missing, left over or of another shape.
+    Raises InputError for parameters that are missing, left over or of another shape.
     """
     kind = kind_of_parameters(params)
     flat = traverse_util.flatten_dict(dict(params), sep="/")
@@ -93,8 +92,7 @@ def from_library(
     Zero biases of convolutions (transformers' `conv_bias`) are left out; the mask embedding may be
     missing, except in fairseq. `what` stands for the tensors in messages.
 
-    Raises:
-      InputError: tensors that are missing, left over or of another shape.
+    Raises InputError for tensors that are missing, left over or of another shape.
     """
     kind = kind_of_tensors(tensors, library) if kind is None else kind
     zero = _zero_biases(tensors, architecture, library, kind)

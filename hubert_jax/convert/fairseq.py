@@ -68,8 +68,7 @@ def read(path: str | os.PathLike) -> Network:
 def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
     """Writes plain data and tensors, dictionaries as lists; returns a note where there is no head.
 
-    Raises:
-      InputError: a network that fairseq cannot express.
+    Raises InputError for a network that fairseq cannot express.
     """
     units, kind = network.units, network.kind
     model, task = fairseq_config.model_section(network), fairseq_config.task_section(network)

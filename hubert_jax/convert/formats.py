@@ -42,8 +42,7 @@ def read(where: str, key: str = "--from", shardings: Callable[[Any], Any] | None
 
     `shardings` gives every parameter's sharding, from the tree of their shapes.
 
-    Raises:
-      InputError: nothing there, a damaged file, or a network that is not HuBERT as defined here.
+    Raises InputError for a missing or damaged file, or a network that is no HuBERT.
     """
     scheme, path = parse(where, key)
     if scheme == "orbax":

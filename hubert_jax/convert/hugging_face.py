@@ -28,8 +28,7 @@ _OLD_MODEL = "pytorch_model.bin"  # how transformers saved before safetensors; r
 def write_directory(out: str | os.PathLike, network: Network) -> dict[str, str]:
     """Writes a model directory, or replaces one; gives the SHA-256 (hex) of each file by name.
 
-    Raises:
-      InputError: parameters that do not fit the architecture, or `out` is no model directory.
+    Raises InputError for parameters of another architecture, or an `out` that is no model.
     """
     head = network.head
     tensors = to_library(network.params, network.architecture, "hugging_face")

@@ -28,8 +28,7 @@ def read_tensors(
 ) -> tuple[dict[str, np.ndarray], dict[str, str], tuple[str, ...]]:
     """Arrays by name, float32; the file's metadata; a note on what was not float32.
 
-    Raises:
-      InputError: the file is missing, damaged, or holds something else than floating point.
+    Raises InputError for a file that is missing, damaged, or holds other than floating point.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:

@@ -31,8 +31,7 @@ _TEMPERATURE = 0.1  # of torchaudio's logits, not to be changed there
 def read(path: str | os.PathLike) -> Network:
     """Reads a state dict; without `FILE.json` the shapes tell the published architectures.
 
-    Raises:
-      InputError: a file that is damaged or names code to be run, or an unknown architecture.
+    Raises InputError for a damaged file, one that names code to be run, or other shapes.
     """
     path = pathlib.Path(path)
     content = torch_files.load(path)

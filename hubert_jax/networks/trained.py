@@ -43,15 +43,10 @@ def load(
 ) -> Trained:
     """The network that `where` names, its weights on the devices of `mesh`, by default all here.
 
-    Args:
-      where: hf:DIR, fairseq:FILE, torchaudio:FILE, orbax:DIR (the newest good checkpoint) or
-        orbax:DIR@STEP.
-      mesh: devices to divide batches over.
-      execution: how it is to run, whatever it was trained with; None: in float32.
-      key: the configuration key that `where` is from, for messages.
+    `where` is hf:DIR, fairseq:FILE, torchaudio:FILE, orbax:DIR (the newest good checkpoint) or
+    orbax:DIR@STEP, from the configuration's `key`. Without `execution` it runs in float32.
 
-    Raises:
-      InputError: nothing there, a damaged file, or a network that is not HuBERT as defined here.
+    Raises InputError for a missing or damaged file, or a network that is no HuBERT.
     """
     if mesh is None:
         mesh = sharding.make_mesh(sharding.MeshConfig(), jax.local_devices())

@@ -17,8 +17,7 @@ def discover(location: str | os.PathLike, data_dir: str = "") -> list[SourceUtte
     `location` is `tfds:NAME/SPLIT` (with `data_dir` as in `tfds.discover`), a fairseq manifest
     `.tsv`, a `.parquet` file or a folder of them, or a folder of audio files.
 
-    Raises:
-      InputError: no such corpus, an empty one, one that cannot be listed, or an id twice.
+    Raises InputError for a missing or empty corpus, one that cannot be listed, or an id twice.
     """
     name, path = os.fspath(location), pathlib.Path(location)
     suffix = path.suffix.lower()
