@@ -91,8 +91,9 @@ def test_the_loss_is_per_utterance_as_released():
     padding = [
         np.arange(n) >= lengths[:, None] for n, lengths in ((20, frames), (12, label_lengths))
     ]
-    expected = optax.ctc_loss(logits, padding[0], labels, padding[1])[np.array([0, 2])]
-    assert found == pytest.approx(expected.sum() / 3, rel=1e-5)
-    assert metrics["loss_per_character"] == pytest.approx(expected.sum() / 12, rel=1e-5)
-    assert metrics["infeasible_fraction"] == pytest.approx(1 / 3)
+    rows = np.asarray(optax.ctc_loss(logits, padding[0], labels, padding[1]))
+    expected = float(rows[0] + rows[2])
+    assert float(found) == pytest.approx(expected / 3, rel=1e-5)
+    assert float(metrics["loss_per_character"]) == pytest.approx(expected / 12, rel=1e-5)
+    assert float(metrics["infeasible_fraction"]) == pytest.approx(1 / 3)
     assert metrics["characters"] == 12
