@@ -86,7 +86,7 @@ def finetuning(steps: int, peak_learning_rate: float, freeze_steps: int) -> dict
             peak_learning_rate=peak_learning_rate,
             epsilon=1e-8,
             weight_decay=0.0,
-            clip_norm=1.0,
+            clip_norm=200.0,  # of a loss per utterance, of some 200 characters
             schedule="tri_stage",
             warmup_fraction=0.1,
             hold_fraction=0.5,

@@ -77,7 +77,6 @@ def ctc(
                 warmup_fraction=0.1,
                 hold_fraction=0.4,
             ),
-            padded_frames=(256, 512, 768, 1024, 1280, 1792),
             seed=1337,
         )
     )

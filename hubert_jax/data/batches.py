@@ -129,18 +129,15 @@ def finetuning_batches(
     """Whole utterances, padded, with their transcripts; as `pretraining_batches`.
 
     Yields `waveform` (B, N) float32, zero in the padding; `num_samples` (B,) int32; `id` and `text`
-    (B,) bytes. An utterance longer than the padding has no audio and `num_samples` = 0: the caller
-    gives it no weight.
+    (B,) bytes.
     """
 
     def decode(frames: tf.Tensor, element: dict[str, Any]) -> dict[str, tf.Tensor]:
         audio = tf.io.parse_example(element["records"][0], _AUDIO_FEATURES | _TEXT_FEATURE)
         content, num_samples = _pcm16(audio, manifest.encoding)
         length = frames_lib.num_samples(frames)
-        fits = num_samples <= length
-        content = tf.where(fits, content, "")
-        num_samples = tf.where(fits, num_samples, 0)
-        padded = tf.io.decode_raw(content, tf.int16, fixed_length=2 * length)
+        fits = tf.debugging.assert_less_equal(num_samples, length, "longer than its padding")
+        padded = tf.io.decode_raw(_checked(content, fits), tf.int16, fixed_length=2 * length)
         waveform = _waveform(padded, content, normalize_waveform)
         return {
             "waveform": tf.where(tf.sequence_mask(num_samples, length), waveform, 0.0),
@@ -215,20 +212,28 @@ def _window(labels: tf.Tensor, start: tf.Tensor, frames: tf.Tensor, rate_hz: int
 def _bucket_orders(
     manifest: AudioManifest, index: Index, schedule: BucketSchedule, seed: int
 ) -> list[BucketOrder]:
-    shards: dict[tuple[int, str], list[range]] = {}
-    for number, shard in enumerate(manifest.shards):
-        if shard.utterances:
-            shards.setdefault((shard.bucket_frames, shard.group), []).append(index.shard(number))
     orders = []
     for bucket in schedule.buckets:
-        held = [of_kind for (frames, _), of_kind in shards.items() if frames == bucket.frames]
+        held: dict[str, list[range | np.ndarray]] = {}
+        for number, shard in enumerate(manifest.shards):
+            if len(records := _records(index, number, shard.bucket_frames, bucket)):
+                held.setdefault(shard.group, []).append(records)
         if len(bucket.groups) < 2:
-            corpora, weights = [sum(held, [])], [1.0]
+            corpora, weights = [sum(held.values(), [])], [1.0]
         else:
-            corpora = [shards[bucket.frames, group.name] for group in bucket.groups]
+            corpora = [held[group.name] for group in bucket.groups]
             weights = [group.visits for group in bucket.groups]
         orders.append(BucketOrder(corpora, weights, bucket.frames, seed))
     return orders
+
+
+def _records(index: Index, shard: int, bucket_frames: int, bucket: Bucket) -> range | np.ndarray:
+    """The records of a shard, itself of `bucket_frames`, that are in a bucket."""
+    records = index.shard(shard)
+    if bucket.samples is None:
+        return records if bucket_frames == bucket.frames else range(0)
+    (fewest, most), samples = bucket.samples, index.samples_of(shard)
+    return records.start + np.flatnonzero((fewest <= samples) & (samples <= most))
 
 
 @contextlib.contextmanager

@@ -73,6 +73,10 @@ class Index:
         """The records of the manifest's `number`-th shard."""
         return range(*self.locations.first[number : number + 2].tolist())
 
+    def samples_of(self, number: int) -> np.ndarray:
+        """Of that shard's records, uint32."""
+        return self.samples[slice(*self.locations.first[number : number + 2].tolist())]
+
     @functools.cached_property
     def ids(self) -> Sequence[str]:
         """Of all utterances; read when they are first asked for."""

@@ -18,7 +18,7 @@ class _CorpusOrder:
     The order of the shards, and of the records in each window of one, are by (seed, epoch).
     """
 
-    def __init__(self, shards: Sequence[range], seed: int) -> None:
+    def __init__(self, shards: Sequence[range | np.ndarray], seed: int) -> None:
         self._shards, self._seed = shards, seed
         self._counts = np.array([len(records) for records in shards], np.int64)
         self._size = int(self._counts.sum())
@@ -52,7 +52,11 @@ class BucketOrder:
     """Endless rows of a bucket, whose corpora take turns by their weights."""
 
     def __init__(
-        self, corpora: Sequence[Sequence[range]], weights: list[float], frames: int, seed: int
+        self,
+        corpora: Sequence[Sequence[range | np.ndarray]],
+        weights: list[float],
+        frames: int,
+        seed: int,
     ):
         """Of the records of each corpus's shards, none empty; `frames` names the bucket."""
         self._corpora = [

@@ -2,14 +2,16 @@
 
 import collections
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 
-from hubert_jax.data.manifests import AudioManifest, ShardInfo
+from hubert_jax.data.index import Index
+from hubert_jax.data.manifests import AudioManifest
 from hubert_jax.errors import InputError
+from hubert_jax.frames import HOP, num_samples
 
-_SHORT_FRAMES = 100  # more than any utterance under 2 s (bucket 0) has
+_Held = collections.Counter[tuple[int, str]]  # utterances by the bucket's name and the corpus
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +26,11 @@ class _BucketGroup:
 class Bucket:
     """The utterances of one length class, of all hosts."""
 
-    frames: int  # the class's floor: fewest frames of an utterance
+    frames: int  # its name: the bucket of its shards, or the padded length
     batch_frames: int  # of its batches: the crop, or the padded length
     rows: int  # utterances of one batch
     utterances: int
+    samples: tuple[int, int] | None = None  # fewest, most of an utterance; None: all of its shards
     groups: tuple[_BucketGroup, ...] = ()  # the corpora of a mixture
 
     @property
@@ -75,71 +78,80 @@ def crop_buckets(
     """
     if max_frames < 1:
         raise InputError(f"config.max_frames={max_frames}: expected 1 or more")
+    held: _Held = collections.Counter()
+    for shard in manifest.shards:
+        held[shard.bucket_frames, shard.group] += shard.utterances
+    multiple_of = "config.loss.mask_group_rows and of the devices that a batch is cut over"
     buckets = []
-    for frames, utterances in _utterances_by_bucket(manifest).items():
-        if frames == 0:
-            continue
+    for frames in sorted({frames for (frames, _), count in held.items() if frames and count}):
         crop = min(frames, max_frames)
-        multiple_of = "config.loss.mask_group_rows and of the devices that a batch is cut over"
         rows = _rows(frames_per_step, crop, row_multiple, multiple_of)
-        buckets.append(Bucket(frames, crop, rows, utterances))
+        buckets.append(Bucket(frames, crop, rows, _of_bucket(held, frames)))
     if not buckets:
         raise InputError(
             f"{manifest.split}: no utterance of 2 s or more among {manifest.utterances}; "
             "pre-training needs longer audio"
         )
-    return _mixed(buckets, manifest, lambda shard, crop: shard.utterances * crop)
+    sizes: collections.Counter[str] = collections.Counter()
+    for bucket in buckets:
+        for group in {shard.group for shard in manifest.shards}:
+            sizes[group] += held[bucket.frames, group] * bucket.batch_frames
+    return _mixed(buckets, manifest, held, sizes)
 
 
 def padded_buckets(
     manifest: AudioManifest,
-    floors: tuple[int, ...],
+    index: Index,
     frames_per_step: int,
-    padded_frames: tuple[int, ...],
+    padded_frames: Sequence[int],
     row_multiple: int,
 ) -> list[Bucket]:
-    """The buckets of fine-tuning: whole utterances, padded to one of `padded_frames`.
+    """The buckets of fine-tuning: utterances padded to the shortest of `padded_frames` they fit.
 
-    A bucket, which reaches up to the next of the ascending `floors`, gets the shortest length that
-    holds all of it, or is left out. The last one is open: it gets the longest length, and batches
-    leave out what is longer. Raises InputError if nothing fits, of the split or of a corpus.
+    Longer ones are left out, and lengths that no utterance needs. Raises InputError if nothing
+    fits, of the split or of a corpus, or the lengths do not ascend.
     """
+    if list(padded_frames) != sorted({*padded_frames}) or min(padded_frames, default=0) < 1:
+        raise InputError(f"config.padded_frames={padded_frames}: expected lengths that ascend")
+    most = [num_samples(length) for length in padded_frames]
+    held: _Held = collections.Counter()
+    sizes: collections.Counter[str] = collections.Counter()
+    for number, shard in enumerate(manifest.shards):
+        samples = index.samples_of(number)
+        counts = np.bincount(np.searchsorted(most, samples), minlength=len(most))
+        for length, count in zip(padded_frames, counts.tolist(), strict=False):
+            held[length, shard.group] += count
+        sizes[shard.group] += int(samples[samples <= most[-1]].sum(dtype=np.int64))
     buckets = []
-    for frames, utterances in _utterances_by_bucket(manifest).items():
-        longer = [floor for floor in floors if floor > frames]
-        if frames == 0:
-            ceiling = _SHORT_FRAMES
-        else:
-            ceiling = longer[0] if longer else max(frames + 1, *padded_frames)
-        fitting = [length for length in sorted(padded_frames) if length >= ceiling]
-        if fitting:
-            rows = _rows(frames_per_step, fitting[0], row_multiple, "the devices")
-            buckets.append(Bucket(frames, fitting[0], rows, utterances))
+    for fewest, longest, length in zip([0, *most], most, padded_frames, strict=False):
+        if utterances := _of_bucket(held, length):
+            rows = _rows(frames_per_step, length, row_multiple, "the devices")
+            buckets.append(Bucket(length, length, rows, utterances, (fewest + 1, longest)))
     if not buckets:
         raise InputError(
-            f"{manifest.split}: config.padded_frames={padded_frames} holds no bucket of utterances "
-            f"whole; expected a length of {_SHORT_FRAMES} frames or more, above the shortest bucket"
+            f"{manifest.split}: config.padded_frames={padded_frames} holds none of its utterances; "
+            f"expected at least {int(index.samples.min()) // HOP} frames"
         )
-    return _mixed(buckets, manifest, lambda shard, padded: shard.samples)
+    return _mixed(buckets, manifest, held, sizes)
+
+
+def _of_bucket(held: _Held, frames: int) -> int:
+    return sum(count for (name, _), count in held.items() if name == frames)
 
 
 def _mixed(
-    buckets: list[Bucket], manifest: AudioManifest, size: Callable[[ShardInfo, int], float]
+    buckets: list[Bucket],
+    manifest: AudioManifest,
+    held: _Held,
+    sizes: collections.Counter[str],
 ) -> list[Bucket]:
-    """The buckets with their groups; the corpora's shares are of the shards' `size`s."""
+    """The buckets with their groups; the corpora's shares are of their `sizes`."""
     if not manifest.groups:
         return buckets
-    batch_frames = {bucket.frames: bucket.batch_frames for bucket in buckets}
-    sizes = dict.fromkeys((group.name for group in manifest.groups), 0.0)
-    utterances: collections.Counter[tuple[int, str]] = collections.Counter()
-    for shard in manifest.shards:
-        if shard.utterances and shard.bucket_frames in batch_frames:
-            sizes[shard.group] += size(shard, batch_frames[shard.bucket_frames])
-            utterances[shard.bucket_frames, shard.group] += shard.utterances
-    for name, held in sizes.items():
-        if not held:
+    for group in manifest.groups:
+        if not sizes[group.name]:
             raise InputError(
-                f"{manifest.split}: no utterance of {name} has a length that training takes; "
+                f"{manifest.split}: no utterance of {group.name} has a length that training takes; "
                 "leave this corpus out"
             )
     factors = {
@@ -149,20 +161,12 @@ def _mixed(
     mixed = []
     for bucket in buckets:
         groups = tuple(
-            _BucketGroup(name, utterances[bucket.frames, name] * factor)
+            _BucketGroup(name, held[bucket.frames, name] * factor)
             for name, factor in factors.items()
-            if (bucket.frames, name) in utterances
+            if held[bucket.frames, name]
         )
         mixed.append(dataclasses.replace(bucket, groups=groups))
     return mixed
-
-
-def _utterances_by_bucket(manifest: AudioManifest) -> dict[int, int]:
-    counts: collections.Counter[int] = collections.Counter()
-    for shard in manifest.shards:
-        if shard.utterances:
-            counts[shard.bucket_frames] += shard.utterances
-    return dict(sorted(counts.items()))
 
 
 def _rows(frames_per_step: int, frames: int, row_multiple: int, multiple_of: str) -> int:

@@ -13,7 +13,8 @@ from jax.sharding import Mesh
 
 from hubert_jax import config as config_lib
 from hubert_jax.config import MayChange, Reads
-from hubert_jax.data import batches, buckets, manifests, schedule
+from hubert_jax.data import batches, manifests, schedule
+from hubert_jax.data.index import read_index
 from hubert_jax.errors import InputError
 from hubert_jax.frames import HOP, num_frames, num_samples
 from hubert_jax.model.architecture import Architecture, Execution, Regularization
@@ -21,7 +22,7 @@ from hubert_jax.model.ctc import ctc_loss
 from hubert_jax.model.hubert import HubertForCTC
 from hubert_jax.model.kernels import choice
 from hubert_jax.model.masking import span_mask
-from hubert_jax.training import optimizer, sharding
+from hubert_jax.training import distributed, optimizer, sharding
 from hubert_jax.training.distributed import DistributedConfig
 from hubert_jax.training.fit import LoopConfig, require_seed
 from hubert_jax.training.optimizer import OptimizerConfig
@@ -75,7 +76,10 @@ class FinetuneConfig:
     mesh: MayChange[MeshConfig] = MeshConfig()
     distributed: MayChange[DistributedConfig] = DistributedConfig()
     frames_per_step: int = 80_000  # padded frames (20 ms) of one update over all devices
-    padded_frames: tuple[int, ...] = (256, 384, 512, 640, 768, 1280)  # each compiled once
+    # Utterances are padded to the shortest of these; each length compiles once.
+    padded_frames: tuple[int, ...] = (
+        *(128, 192, 256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 1024, 1280, 1792),
+    )
     seed: int = 1337  # of the linear layer, data order, masks and dropout
 
     def __post_init__(self) -> None:
@@ -83,7 +87,7 @@ class FinetuneConfig:
 
 
 def read(config: FinetuneConfig) -> manifests.AudioManifest:
-    """The audio of a run, from its manifest alone; InputError where a transcript is missing."""
+    """The audio of a run, from its manifest; InputError where a transcript is missing."""
     audio = manifests.read_manifest(config.audio)
     if audio.transcribed < audio.utterances:
         raise InputError(
@@ -97,10 +101,18 @@ def task(
     config: FinetuneConfig, audio: manifests.AudioManifest, vocabulary: Vocabulary, mesh: Mesh
 ) -> Task:
     """Fine-tuning as `fit` takes it; InputError where no utterance or no row fits."""
-    multiple = sharding.batch_shards(mesh)
     padded = schedule.padded_buckets(
-        audio, buckets.BUCKETS, config.frames_per_step, config.padded_frames, multiple
+        audio,
+        read_index(config.audio, audio),
+        config.frames_per_step,
+        config.padded_frames,
+        sharding.batch_shards(mesh),
     )
+    if left_out := audio.utterances - sum(bucket.utterances for bucket in padded):
+        distributed.announce(
+            f"{left_out} of {audio.utterances} utterances are left out: longer than "
+            f"{config.padded_frames[-1]} frames (config.padded_frames)"
+        )
     plan = schedule.BucketSchedule(padded, config.seed)
     from_scratch = not config.init_from
     freeze_steps = 0 if from_scratch else config.ctc.freeze_steps
@@ -172,8 +184,8 @@ def loss_function(
     """(params, batch, key, step) -> (loss, metrics) on padded utterances.
 
     The batch holds `waveform` (B, N) float32, `num_samples` (B,), `labels` (B, L) int32 and
-    `label_lengths` (B,). The loss is per character of the global batch, without utterances too
-    short for their transcript. In the first `freeze_steps` steps the linear layer alone gets a
+    `label_lengths` (B,). The loss is per utterance of the global batch, as released, 0 for one too
+    short for its transcript. In the first `freeze_steps` steps the linear layer alone gets a
     gradient, the front-end only with `train_frontend`.
     """
 
@@ -214,10 +226,14 @@ def loss_function(
         losses, feasible = ctc_loss(logits, lengths, batch["labels"], batch["label_lengths"])
         present = batch["label_lengths"] > 0
         feasible = feasible & present
+        utterances = jnp.maximum(jnp.sum(present), 1)
         characters = jnp.sum(batch["label_lengths"] * feasible)
-        loss = jnp.sum(losses * feasible) / jnp.maximum(characters, 1)
-        infeasible = 1.0 - jnp.sum(feasible) / jnp.maximum(jnp.sum(present), 1)
-        return loss, {"infeasible_fraction": infeasible, "characters": characters}
+        total = jnp.sum(losses * feasible)
+        return total / utterances, {
+            "loss_per_character": total / jnp.maximum(characters, 1),
+            "infeasible_fraction": 1.0 - jnp.sum(feasible) / utterances,
+            "characters": characters,
+        }
 
     return compute
 
@@ -227,9 +243,8 @@ def with_labels(
 ) -> Generator[dict[str, np.ndarray]]:
     """Replaces `id` and `text` by `labels` (B, L) and `label_lengths` (B,), both int32.
 
-    L is half the padded frames; a transcript longer than that, or of an utterance that was too long
-    for its batch, gets length 0. Raises InputError, which names the utterance, for a character
-    outside the vocabulary.
+    L is half the padded frames; a transcript longer than that gets length 0. Raises InputError,
+    which names the utterance, for a character outside the vocabulary.
     """
     with contextlib.closing(batches):
         for batch in batches:
@@ -238,7 +253,7 @@ def with_labels(
             label_lengths = np.zeros(shapes["label_lengths"].shape, np.int32)
             for row, text in enumerate(batch["text"]):
                 encoded = vocabulary.encode(text.decode(), batch["id"][row].decode())
-                if batch["num_samples"][row] > 0 and len(encoded) <= labels.shape[1]:
+                if len(encoded) <= labels.shape[1]:
                     labels[row, : len(encoded)] = encoded
                     label_lengths[row] = len(encoded)
             arrays = {name: batch[name] for name in ("waveform", "num_samples")}

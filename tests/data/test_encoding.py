@@ -7,7 +7,8 @@ import splits
 from hubert_jax.corpus import assembly, parts
 from hubert_jax.corpus.audio_files import read_waveform
 from hubert_jax.corpus.sources import discover
-from hubert_jax.data import batches, buckets, encoding, records, schedule
+from hubert_jax.data import batches, encoding, records, schedule
+from hubert_jax.data.index import read_index
 from hubert_jax.data.records import Utterance
 
 
@@ -54,7 +55,8 @@ def test_batches_of_flac_are_those_of_pcm(tmp_path, minilibri):
         numbered = [((0, i), utterance) for i, utterance in enumerate(utterances)]
         part = parts.write(tmp_path / f"{encoded}.tfrecord", [parts.Item("x", numbered)], encoded)
         manifest = assembly.assemble(directory, "some", [part], 64, encoding=encoded)
-        padded = schedule.padded_buckets(manifest, buckets.BUCKETS, 4096, (256, 512, 1024), 1)
+        index = read_index(directory, manifest)
+        padded = schedule.padded_buckets(manifest, index, 4096, (256, 512, 1024), 1)
         read = batches.finetuning_batches(
             directory,
             manifest,

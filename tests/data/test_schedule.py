@@ -6,12 +6,14 @@ import math
 
 import numpy as np
 import pytest
+import soundfile
 
-from hubert_jax import frames as frames_lib
-from hubert_jax.data.buckets import BUCKETS, bucket_of
+from hubert_jax.data.buckets import BUCKETS
 from hubert_jax.data.manifests import AudioManifest, GroupInfo, ShardInfo
 from hubert_jax.data.schedule import Bucket, BucketSchedule, crop_buckets, padded_buckets
 from hubert_jax.errors import InputError
+from hubert_jax.frames import num_samples
+from hubert_jax.tasks.ctc import FinetuneConfig
 
 BUCKET_LIST = [Bucket(96, 96, 32, 400), Bucket(256, 256, 12, 1200), Bucket(768, 768, 4, 90)]
 
@@ -64,13 +66,14 @@ def test_each_corpus_is_expected_to_have_its_share(padded):
         groups=(GroupInfo("a", 0, 0.0, 0.3), GroupInfo("b", 0, 0.0, 0.7)),
     )
     if padded:
-        buckets = padded_buckets(manifest, (96, 256), 4096, (128, 256, 512), 1)
+        samples = ([(shard.bucket_frames + 90) * 320] * shard.utterances for shard in shards)
+        buckets = padded_buckets(manifest, _Samples(*samples), 4096, (90, 190, 350), 1)
     else:
         buckets = crop_buckets(manifest, 4096, 768, 1)
     steps = BucketSchedule(buckets, 0).indices(100_000)
     drawn = dict.fromkeys("ab", 0.0)
     for bucket, count in zip(buckets, np.bincount(steps), strict=True):
-        frames = bucket.frames + 90 if padded else bucket.batch_frames
+        frames = bucket.batch_frames
         for group in bucket.groups:
             drawn[group.name] += count * bucket.rows * frames * group.visits / bucket.visits
     assert drawn["a"] / sum(drawn.values()) == pytest.approx(0.3, abs=0.005)
@@ -126,25 +129,67 @@ def test_configured_steps_have_the_released_rows(name, devices, group_rows, rows
         assert bucket.rows % group_rows == bucket.rows % devices == 0
 
 
-def test_every_utterance_fits_into_its_padding():
-    lengths = (100, 128, 256, 384, 512, 640, 768, 1000)
-    manifest = _manifest({frames: 1 for frames in (0, *BUCKETS)})
-    padded = {b.frames: b.batch_frames for b in padded_buckets(manifest, BUCKETS, 4096, lengths, 1)}
-    for num_samples in range(400, frames_lib.num_samples(1000) + 1, 7):
-        assert num_samples <= frames_lib.num_samples(padded[bucket_of(num_samples)])
-    # The shortest that will do, and the longest for the open bucket.
-    assert list(padded.values()) == [100, 128, 256, 384, 512, 640, 768, 1000]
+class _Samples:
+    """The part of an index that a plan asks for: samples of each shard's records."""
+
+    def __init__(self, *shards):
+        self._shards = [np.array(shard, np.uint32) for shard in shards]
+        self.samples = np.concatenate(self._shards)
+
+    def samples_of(self, number):
+        return self._shards[number]
 
 
-def test_short_utterances_need_more_than_the_first_floor():
-    # Utterances under 2 s have up to 99 frames, though the next bucket's floor is 96.
-    padded = padded_buckets(_manifest({0: 3, 96: 3}), BUCKETS, 4096, (96, 99, 128), 1)
-    assert [bucket.batch_frames for bucket in padded] == [128, 128]
+def test_every_utterance_is_padded_to_the_shortest_length_that_holds_it():
+    samples = np.arange(400, num_samples(1000) + 1, 7)
+    lengths = (64, 100, 128, 256, 500, 1000)
+    padded = padded_buckets(_manifest({96: len(samples)}), _Samples(samples), 4096, lengths, 1)
+    assert [bucket.batch_frames for bucket in padded] == list(lengths)
+    for bucket in padded:
+        fewest, most = bucket.samples
+        held = samples[(fewest <= samples) & (samples <= most)]
+        assert len(held) == bucket.utterances and bucket.rows == 4096 // bucket.batch_frames
+        assert held.max() <= num_samples(bucket.batch_frames)
+    assert sum(bucket.utterances for bucket in padded) == len(samples)
 
 
-def test_buckets_above_the_longest_padding_are_left_out():
-    manifest = _manifest({96: 3, 640: 2, 768: 2})
-    padded = padded_buckets(manifest, BUCKETS, 4096, (128, 768), 4)
-    assert padded == [Bucket(96, 128, 32, 3), Bucket(640, 768, 4, 2)]
-    with pytest.raises(InputError, match="config.padded_frames=.64,.*100 frames or more"):
-        padded_buckets(manifest, BUCKETS, 4096, (64,), 1)
+def test_what_no_padding_holds_is_left_out_and_so_are_lengths_of_no_utterance():
+    samples = [num_samples(100), num_samples(100) + 1, num_samples(768)], [num_samples(768) + 1]
+    manifest = _manifest({96: 3, 768: 1})
+    padded = padded_buckets(manifest, _Samples(*samples), 4096, (100, 128, 256, 768), 4)
+    assert [(b.batch_frames, b.rows, b.utterances) for b in padded] == [
+        (100, 40, 1),
+        (128, 32, 1),
+        (768, 4, 1),
+    ]
+    with pytest.raises(InputError, match="config.padded_frames=.64,.*at least 100 frames"):
+        padded_buckets(manifest, _Samples(*samples), 4096, (64,), 1)
+    for lengths in ((), (0, 9), (128, 100), (100, 100)):
+        with pytest.raises(InputError, match="expected lengths that ascend"):
+            padded_buckets(manifest, _Samples(*samples), 4096, lengths, 1)
+
+
+@pytest.mark.parametrize("name", ["base", "large", "xlarge"])
+def test_fine_tuning_steps_of_the_embedded_speech_are_under_15_percent_padding(
+    name, speech_lengths
+):
+    config = importlib.import_module(f"configs.finetune.{name}").get_config("10h")
+    lengths = FinetuneConfig.padded_frames
+    manifest = _manifest({96: len(speech_lengths)})
+    padded = padded_buckets(manifest, _Samples(speech_lengths), config.frames_per_step, lengths, 8)
+    weights = [bucket.utterances / bucket.rows for bucket in padded]
+    padding = []
+    for bucket in padded:
+        fewest, most = bucket.samples
+        held = speech_lengths[(fewest <= speech_lengths) & (speech_lengths <= most)]
+        padding.append(1 - held.mean() / most)
+    print(name, {b.batch_frames: round(p, 3) for b, p in zip(padded, padding, strict=True)})
+    assert np.average(padding, weights=weights) < 0.08
+    common = [p for b, p in zip(padded, padding, strict=True) if b.utterances >= 10]
+    assert max(common) < 0.15
+
+
+@pytest.fixture(scope="module")
+def speech_lengths(minilibri):
+    """Samples of the embedded utterances."""
+    return np.array([soundfile.info(path).frames for path in minilibri.rglob("*.opus")])

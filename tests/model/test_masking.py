@@ -82,7 +82,7 @@ def statistics(groups):
 @pytest.mark.parametrize("rows", [15, 60])
 @pytest.mark.parametrize("group_rows", [5, 3, 1])
 def test_masked_fraction_and_runs_are_those_of_released_device_batches(group_rows, rows):
-    draws, frames = 200, 768
+    draws, frames = 200 * 15 // rows, 768
     keys = jax.random.split(jax.random.key(5), draws)
     ours = np.concatenate(
         [np.asarray(draw(key, rows, frames, 0.8, 10, group_rows)) for key in keys]
@@ -91,7 +91,7 @@ def test_masked_fraction_and_runs_are_those_of_released_device_batches(group_row
     random = np.random.default_rng(6)
     released = statistics(
         released_mask(random, [frames] * group_rows, frames, 0.8, 10)
-        for _ in range(draws * 15 // group_rows)
+        for _ in range(200 * 15 // group_rows)
     )
     error = np.sqrt(ours.var(axis=0) / len(ours) + released.var(axis=0) / len(released))
     broken = [s[:, 1:5].sum() / s[:, 1:].sum() for s in (ours, released)]

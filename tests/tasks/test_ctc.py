@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from splits import TINY_BASE
 
@@ -62,3 +63,37 @@ def test_the_shortest_row_does_not_unmask_the_others(masks_of, shortest):
     # Channels are masked in whole spans of 64.
     edges = np.diff(np.pad(channels.astype(int), ((0, 0), (1, 1))), axis=1)
     assert (np.nonzero(edges == -1)[1] - np.nonzero(edges == 1)[1] >= 64).all()
+
+
+def test_the_loss_is_per_utterance_as_released():
+    """fairseq's `sentence_avg`: one too short for its transcript counts, with a loss of 0."""
+    generator = np.random.default_rng(0)
+    logits = jnp.asarray(generator.normal(size=(4, 20, 6)), jnp.float32)
+    labels = jnp.asarray(generator.integers(1, 6, (4, 12)), jnp.int32)
+    label_lengths = np.array([3, 12, 9, 0])
+    frames = np.array([20, 11, 18, 20])  # the second row is too short, the last has no transcript
+
+    class Network:
+        architecture = ARCHITECTURE
+
+        def apply(self, params, *inputs, rngs, method):
+            return logits if method == "classify" else None
+
+    config = ctc.CTCConfig(time_mask_probability=0.0, channel_mask_probability=0.0)
+    loss = ctc.loss_function(Network(), config, freeze_steps=0, train_frontend=False)
+    batch = {
+        "waveform": jnp.zeros((4, num_samples(20))),
+        "num_samples": num_samples(jnp.asarray(frames)),
+        "labels": labels,
+        "label_lengths": jnp.asarray(label_lengths),
+    }
+    found, metrics = loss({}, batch, jax.random.key(0), 0)
+    padding = [
+        np.arange(n) >= lengths[:, None] for n, lengths in ((20, frames), (12, label_lengths))
+    ]
+    rows = np.asarray(optax.ctc_loss(logits, padding[0], labels, padding[1]))
+    expected = float(rows[0] + rows[2])
+    assert float(found) == pytest.approx(expected / 3, rel=1e-5)
+    assert float(metrics["loss_per_character"]) == pytest.approx(expected / 12, rel=1e-5)
+    assert float(metrics["infeasible_fraction"]) == pytest.approx(1 / 3)
+    assert metrics["characters"] == 12
