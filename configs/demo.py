@@ -50,7 +50,7 @@ def pretraining(steps: int, alpha: tuple, alpha_steps: tuple, peak_learning_rate
         loop=dict(steps=steps, log_every=50, save_every=200, keep=2),
         loss=dict(
             mask_probability=0.8,
-            mask_group_rows=1,
+            mask_group_rows=8,  # the whole batch: fewer masked frames, learnt within minutes
             alpha=alpha,
             alpha_steps=alpha_steps,
             feature_penalty=0.0,

@@ -1,9 +1,7 @@
 """Exports a network as a directory that Hugging Face transformers loads.
 
 Reads a checkpoint (train, finetune) and writes WORKDIR/export/model and result.json. With an audio
-split, and transformers and torch installed, it prints the largest difference between the hidden
-states of both networks over the first utterances. `python -m hubert_jax.convert` knows other
-formats and the way back.
+split, and transformers and torch installed, it prints the largest difference of hidden states.
 """
 
 import dataclasses

@@ -1,9 +1,8 @@
 """Fine-tunes a pre-trained network with CTC on transcribed speech.
 
-Reads a transcribed split (prepare) and a network: checkpoints of a training, or public weights;
-with an empty config.init_from it learns from scratch. Writes WORKDIR/finetune/checkpoints,
-metrics.jsonl, tensorboard/ and, at the end, result.json. The same command continues an
-interrupted run. Started on several hosts with `--config.distributed.coordinator` it is one run.
+Reads a transcribed split (prepare) and a network, if it is not to learn from scratch. Writes
+WORKDIR/finetune/checkpoints, metrics.jsonl, tensorboard/ and, at the end, result.json. The same
+command continues an interrupted run; on several hosts it is as `train`.
 """
 
 import dataclasses

@@ -105,13 +105,9 @@ def finish(
     path: str | os.PathLike | None = None,
     write: bool = True,
 ) -> dict:
-    """Writes WORKDIR/NAME/result.json, or `path`: the sign that the job is finished.
+    """Writes WORKDIR/NAME/result.json, or `path`, the sign that the job is finished; returns it.
 
-    Of several processes that do one job the first alone writes. Seconds are counted from
-    `started`, by `time.monotonic()`, or from the process's start.
-
-    Returns:
-      `result` with `seconds` and `versions`, as written.
+    Seconds are counted from `started`, by `time.monotonic()`, or from the process's start.
     """
     seconds = round(time.monotonic() - (_started if started is None else started), 2)
     result = {"job": name, **result, "seconds": seconds, "versions": versions()}

@@ -1,9 +1,8 @@
 """Turns a corpus of audio files into the audio shards that every other job reads.
 
 `--config.splits=dev,train=a+b` makes the split `dev` of the folder `dev`, and `train` of two. A
-folder may also be a manifest of fairseq's, Parquet files or `tfds:NAME/SPLIT`. A split appears
-under WORKDIR/prepare/ when it is complete; an interrupted job continues. Files that cannot be used
-stop the job unless `--config.max_rejected_fraction` allows some, then listed in `rejected.tsv`.
+folder may also be a manifest of fairseq's, Parquet files or `tfds:NAME/SPLIT`. An interrupted job
+continues. Files that cannot be used are listed in `rejected.tsv`, as far as they are allowed.
 """
 
 import collections

@@ -1,9 +1,8 @@
 """Pre-trains HuBERT by masked prediction of units.
 
-Reads audio shards (prepare) and label sets of the same audio (label). Writes
-WORKDIR/train/checkpoints, metrics.jsonl, tensorboard/ and, at the end, result.json. The same
-command continues an interrupted run. Started on several hosts with
-`--config.distributed.coordinator` it is one run; all need the same files under the same paths.
+Reads audio shards (prepare) and label sets of it (label). Writes WORKDIR/train/checkpoints,
+metrics.jsonl, tensorboard/ and, at the end, result.json. The same command continues an interrupted
+run. On several hosts, with `--config.distributed.coordinator` and the same files, it is one run.
 """
 
 import dataclasses

@@ -51,8 +51,7 @@ def to_library(
 ) -> dict[str, np.ndarray]:
     """`hubert` and, where there is one, `ctc_head` under the names of one of `LIBRARIES`.
 
-    Views where the layout allows it. A pre-training head is left to `heads`; without one,
-    torchaudio's `Wav2Vec2Model` has no mask embedding.
+    A pre-training head is left to `heads`; without one torchaudio has no mask embedding.
 
     Raises InputError for parameters that are missing, left over or of another shape.
     """

@@ -55,8 +55,7 @@ def read(where: str, key: str = "--from", shardings: Callable[[Any], Any] | None
 def write(where: str, network: Network, key: str = "--to") -> WriteResult:
     """Writes a network, complete or not at all.
 
-    Raises:
-      InputError: something else is in its place, or the format cannot express the network.
+    Raises InputError if something else is there, or for a network that the format cannot express.
     """
     scheme, path = parse(where, key)
     try:

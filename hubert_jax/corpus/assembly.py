@@ -41,8 +41,7 @@ def assemble(
     depend on the utterances and their order alone, however these were divided into parts.
     `directory` is of a `files.writing_directory`; `workers` threads copy.
 
-    Raises:
-      InputError: two utterances have the same id, or a shard cannot be written.
+    Raises InputError for two utterances of one id, or a shard that cannot be written.
     """
     groups = tuple(mixture.weights) if mixture else ("",)
     # On return the plan is freed: hundreds of megabytes where there are ten million records.

@@ -42,9 +42,7 @@ def read_waveform(audio: Audio, convert: bool = False, name: str = "") -> np.nda
     Up to 16 bits come back exactly; others are rounded and clipped at full scale. `convert` mixes
     channels to their mean and resamples (soxr, high quality). Messages begin with `name` or path.
 
-    Raises:
-      InputError: no file, not audio, damaged, cut off, too short, NaN or infinite samples, or
-        another rate or several channels while `convert` is False.
+    Raises InputError for unsound audio, and without `convert` for other rates and channels.
     """
     return np.concatenate(list(waveform_blocks(audio, convert, name)))
 

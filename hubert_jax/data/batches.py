@@ -78,9 +78,8 @@ def pretraining_batches(
     crop from sample s on has the labels from round(s * rate / 16000) on. `normalize_waveform` gives
     the whole utterance zero mean and unit variance, before the crop.
 
-    Raises InputError for a damaged record, for labels of another utterance, and for an index that
-    is not the split's. `on_damage` is told of damage instead, in one line once a shard, where a
-    sound record from before it, in the same shard, can stand in for the damaged one.
+    Raises InputError for a damaged record, labels of another utterance or an index of another
+    split. `on_damage` is told of damage instead, once a shard, where a sound record can stand in.
     """
 
     def decode(frames: tf.Tensor, element: dict[str, Any]) -> dict[str, tf.Tensor]:

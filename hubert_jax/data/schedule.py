@@ -40,11 +40,7 @@ class Bucket:
 
 
 class BucketSchedule:
-    """The bucket of every step, the same on every host.
-
-    A bucket's probability is its fraction of an epoch's batches, so that utterances of all lengths
-    are seen equally often.
-    """
+    """The bucket of every step, so that utterances of all lengths are seen equally often."""
 
     def __init__(self, buckets: list[Bucket], seed: int) -> None:
         self.buckets = buckets
@@ -108,8 +104,7 @@ def padded_buckets(
 ) -> list[Bucket]:
     """The buckets of fine-tuning: utterances padded to the shortest of `padded_frames` they fit.
 
-    Longer ones are left out, and lengths that no utterance needs. Raises InputError if nothing
-    fits, of the split or of a corpus, or the lengths do not ascend.
+    Raises InputError if nothing fits, of the split or of a corpus, or the lengths do not ascend.
     """
     if list(padded_frames) != sorted({*padded_frames}) or min(padded_frames, default=0) < 1:
         raise InputError(f"config.padded_frames={padded_frames}: expected lengths that ascend")

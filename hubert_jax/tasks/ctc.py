@@ -77,9 +77,7 @@ class FinetuneConfig:
     distributed: MayChange[DistributedConfig] = DistributedConfig()
     frames_per_step: int = 80_000  # padded frames (20 ms) of one update over all devices
     # Utterances are padded to the shortest of these; each length compiles once.
-    padded_frames: tuple[int, ...] = (
-        *(128, 192, 256, 320, 384, 448, 512, 576, 640, 704, 768, 832, 1024, 1280, 1792),
-    )
+    padded_frames: tuple[int, ...] = (*range(128, 833, 64), 1024, 1280, 1792)
     seed: int = 1337  # of the linear layer, data order, masks and dropout
 
     def __post_init__(self) -> None:

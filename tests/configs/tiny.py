@@ -33,6 +33,7 @@ def shrink(train: ConfigDict) -> None:
     train.head.update(codebook_sizes=(12,), projection_dim=8)
     train.loop.update(steps=6, log_every=2, save_every=2)
     train.frames_per_step = 256
+    train.loss.mask_group_rows = 1
     train.loss.alpha_steps = tuple(range(len(train.loss.alpha)))
 
 
