@@ -228,11 +228,10 @@ def _bucket_orders(
 
 def _records(index: Index, shard: int, bucket_frames: int, bucket: Bucket) -> range | np.ndarray:
     """The records of a shard, itself of `bucket_frames`, that are in a bucket."""
-    records = index.shard(shard)
     if bucket.samples is None:
-        return records if bucket_frames == bucket.frames else range(0)
+        return index.shard(shard) if bucket_frames == bucket.frames else range(0)
     (fewest, most), samples = bucket.samples, index.samples_of(shard)
-    return records.start + np.flatnonzero((fewest <= samples) & (samples <= most))
+    return index.shard(shard).start + np.flatnonzero((fewest <= samples) & (samples <= most))
 
 
 @contextlib.contextmanager

@@ -88,10 +88,10 @@ def crop_buckets(
             f"{manifest.split}: no utterance of 2 s or more among {manifest.utterances}; "
             "pre-training needs longer audio"
         )
+    crops = {bucket.frames: bucket.batch_frames for bucket in buckets}
     sizes: collections.Counter[str] = collections.Counter()
-    for bucket in buckets:
-        for group in {shard.group for shard in manifest.shards}:
-            sizes[group] += held[bucket.frames, group] * bucket.batch_frames
+    for (frames, group), utterances in held.items():
+        sizes[group] += utterances * crops.get(frames, 0)
     return _mixed(buckets, manifest, held, sizes)
 
 
