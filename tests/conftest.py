@@ -1,5 +1,6 @@
 """Eight CPU devices, the embedded corpus, and parity tests with and without their oracles."""
 
+import importlib.metadata
 import importlib.util
 import os
 import pathlib
@@ -17,8 +18,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     # Most of the time goes into compiling programs that then run for milliseconds.
-    _flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{_flags} --xla_backend_optimization_level=0"
+    _flags = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+    if importlib.metadata.version("jaxlib").startswith("0.10."):  # newer ones do not know it
+        _flags += " --xla_cpu_use_fusion_emitters=false"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flags}"
 
 import jax
 import oracle_imports

@@ -138,6 +138,7 @@ def speech_labels(speech_split) -> pathlib.Path:
 
     workdir = speech_split.parents[1]
     values = dict(workdir=str(workdir), audio=(str(speech_split),), num_clusters=CLUSTERS)
+    values |= dict(kmeans=dict(n_init=1))
     label.run(config_lib.build(label.LabelConfig, values))
     return workdir / "label" / "speech"
 

@@ -62,32 +62,20 @@ def test_workdir_that_cannot_be_written(call, tmp_path):
     )
 
 
-def test_inputs_that_are_not_there_name_the_job_that_makes_them(call, tmp_path):
-    """A small corpus is prepared, with keys that the file lacks; its labels are missing."""
-    here = [f"--config.workdir={tmp_path}", f"--config.audio={tmp_path}/prepare/dev"]
-    missing = call("train", "--config=configs/small.py", *here)
-    assert missing.returncode == 1
-    assert missing.stderr == (
-        f"error: {tmp_path}/prepare/dev/manifest.json: audio manifest not found; "
-        "run hubert_jax.prepare first\n"
-    )
-    prepared = call(
-        "prepare",
-        "--config=configs/small.py",
-        f"--config.workdir={tmp_path}",
-        "--config.corpus=examples/minilibri/dev-mini",
-        "--config.splits=dev=1898",
-        "--config.convert=True",
-        "--config.shard_megabytes=1",
-    )
-    assert prepared.returncode == 0, prepared.stderr
-    assert (tmp_path / "prepare" / "result.json").exists()
-    missing = call("train", "--config=configs/small.py", *here, f"--config.labels={tmp_path}/no")
-    assert missing.returncode == 1
-    assert missing.stderr == (
-        f"error: {tmp_path}/no/manifest.json: label manifest not found; "
-        "run hubert_jax.label first\n"
-    )
+def test_inputs_that_are_not_there_name_the_job_that_makes_them(call, tmp_path, speech_split):
+    for audio, message in (
+        (tmp_path, "audio manifest not found; run hubert_jax.prepare first"),
+        (speech_split, "label manifest not found; run hubert_jax.label first"),
+    ):
+        missing = call(
+            "train",
+            "--config=configs/small.py",
+            f"--config.workdir={tmp_path}",
+            f"--config.audio={audio}",
+            f"--config.labels={tmp_path}",
+        )
+        assert missing.returncode == 1
+        assert missing.stderr == f"error: {tmp_path}/manifest.json: {message}\n"
 
 
 def test_help_tells_what_the_job_does_and_its_keys(call):

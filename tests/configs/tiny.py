@@ -9,12 +9,12 @@ def get_config(part: str = "pipeline") -> ConfigDict:
     """The whole; --config.stages.prepare.corpus says where the speech is."""
     config = demo.get_config(part)
     config.stages.prepare.splits = ("train", "train-clean-5=train", "dev-mini")
+    clustering = dict(num_clusters=12, fit_max_frames=2_000, kmeans=dict(n_init=1, max_iter=5))
     for name in ("it1", "it2"):
         iteration = config.stages[name]
-        iteration.label.num_clusters = 12
-        iteration.label.fit_max_frames = 2_000
+        iteration.label.update(clustering)
         shrink(iteration.train)
-        iteration.evaluate.update(num_clusters=12, fit_max_frames=2_000)
+        iteration.evaluate.update(clustering)
     config.stages.it2.label.layer = 1
     for name in ("pretrained", "scratch"):
         recogniser = config.stages[name]
