@@ -153,10 +153,15 @@ def _restore(folder: pathlib.Path, step: int, shardings: _Shardings | None) -> t
     for part in ("state", "metadata"):
         if not (path / part).is_dir():
             raise FileNotFoundError(f"its part {part} is missing")
+    # Each process reads for itself, as one may do it alone.
+    here = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
     handlers = ocp.CompositeCheckpointHandler(
-        state=ocp.PyTreeCheckpointHandler(), metadata=ocp.JsonCheckpointHandler()
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+        state=ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
+        metadata=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
     )
-    with ocp.Checkpointer(handlers) as reader:
+    with ocp.Checkpointer(handlers, multiprocessing_options=alone) as reader:
         tree = reader.metadata(path).item_metadata.state.tree["params"]
         if shardings is None:
             restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
