@@ -25,7 +25,7 @@ T = TypeVar("T")
 _AUTO = "auto"
 _FAILED = "hubert_jax/failed"  # key of the first failure
 _LOOK_SECONDS = 0.5  # between looks for it
-_FOREVER = 2**31 - 1  # milliseconds, 24 days
+_LISTEN_SECONDS = 5  # between looks whether somebody interrupts a process that waits
 _calls = itertools.count()
 _ending = threading.Event()
 _failures: list[int] = []  # this process's exit status, if it has failed
@@ -108,7 +108,7 @@ def from_first(work: Callable[[], T]) -> T:
         value = work()
         _store().key_value_set(key, json.dumps(value))
         return value
-    return json.loads(_store().blocking_key_value_get(key, _FOREVER))
+    return _received(key)
 
 
 def gather(value: T) -> list[T]:
@@ -119,8 +119,7 @@ def gather(value: T) -> list[T]:
     if not is_first():
         _store().key_value_set(f"{key}/{index()}", json.dumps(value))
         return []
-    others = (f"{key}/{other}" for other in range(1, jax.process_count()))
-    return [value, *(json.loads(_store().blocking_key_value_get(k, _FOREVER)) for k in others)]
+    return [value, *(_received(f"{key}/{other}") for other in range(1, jax.process_count()))]
 
 
 def require_same(found: dict[str, Any]) -> None:
@@ -138,17 +137,17 @@ def require_same(found: dict[str, Any]) -> None:
 def tell_failure(kind: str, message: str, status: int) -> None:
     """Ends the other processes with a line on standard error, and all of them with `status`.
 
-    They would wait for this one otherwise, and it for them when JAX shuts down.
+    They would wait for this one otherwise, and it for them when JAX shuts down. Where another has
+    failed before, this process ends with its line.
     """
     if not _several():
         return
-    _ending.set()  # the line of another would follow this process's own
-    _failures.append(status)
-    line = f"{kind}: process {index()}: {message}"
+    line = ": ".join(filter(None, (kind, f"process {index()}", message)))
     try:
         _store().key_value_set(_FAILED, json.dumps([line, status]))
     except jax.errors.JaxRuntimeError:
-        pass  # another has failed before, or the first has ended
+        time.sleep(6 * _LOOK_SECONDS)  # the watch ends it, unless the first process is gone
+    _failures.append(status)
 
 
 def compiled_here() -> dict[str, Any]:
@@ -171,6 +170,16 @@ def _store() -> Any:
     return _jax_distributed.global_state.client
 
 
+def _received(key: str) -> Any:
+    """The value of a key, once another process has set it."""
+    while True:
+        try:
+            return json.loads(_store().blocking_key_value_get(key, 1000 * _LISTEN_SECONDS))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+
+
 def _watch() -> None:
     """Ends this process when another has failed, whatever it waits for."""
     while not _ending.wait(_LOOK_SECONDS):
@@ -178,9 +187,9 @@ def _watch() -> None:
             line, status = json.loads(_store().key_value_try_get(_FAILED))
         except jax.errors.JaxRuntimeError:
             continue  # none has; or the first has ended, upon which JAX ends this one
-        sys.stdout.flush()
-        print(line, file=sys.stderr, flush=True)
-        os._exit(status)
+        if not _failures:
+            print(line, file=sys.stderr, flush=True)
+            _end(status)
 
 
 def _leave(watch: threading.Thread) -> None:
@@ -188,12 +197,11 @@ def _leave(watch: threading.Thread) -> None:
     _ending.set()
     watch.join()
     if _failures:
-        time.sleep(4 * _LOOK_SECONDS)  # the first process keeps the store in which others look
-        sys.stdout.flush()
-        os._exit(_failures[0])
+        _end(_failures[0])
 
 
-def announce(line: str) -> None:
-    """Prints a line, in the first process alone."""
-    if is_first():
-        print(line, flush=True)
+def _end(status: int) -> None:
+    sys.stdout.flush()
+    # All have to have looked; the first, without which JAX ends them, is the last to go.
+    time.sleep((4 if is_first() else 2) * _LOOK_SECONDS)
+    os._exit(status)

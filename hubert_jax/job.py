@@ -62,8 +62,8 @@ def guarded(work: Callable[[], Any]) -> None:
 
 def _fail(kind: str, error: Any, status: int) -> NoReturn:
     message = " ".join(str(error).split())
-    print(f"{kind}: {message}" if message else kind, file=sys.stderr, flush=True)
     _tell_others(kind, message, status)
+    print(f"{kind}: {message}" if message else kind, file=sys.stderr, flush=True)
     sys.exit(status)
 
 
