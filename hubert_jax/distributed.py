@@ -94,6 +94,12 @@ def is_first() -> bool:
     return index() == 0
 
 
+def announce(line: str) -> None:
+    """Prints a line, in the first process alone."""
+    if is_first():
+        print(line, flush=True)
+
+
 def takes(number: int) -> bool:
     """Whether audio shard `number` is this process's: they take them in turn."""
     return not _several() or number % jax.process_count() == index()
