@@ -194,11 +194,6 @@ def _stage(workdir: str, name: str, values: Mapping[str, Any], listed: Mapping[s
             f"{path}.workdir={values['workdir']}: the pipeline decides it; leave it out and pass "
             "--config.workdir=DIR"
         )
-    if (values.get("distributed") or {}).get("coordinator"):
-        raise InputError(
-            f"{path}.distributed: the stages of a pipeline run in its processes; pass "
-            "--config.distributed instead"
-        )
     schema = JOBS[job_of(name)][0]
     defaults = {field.name: field.default for field in dataclasses.fields(schema)}
     for key, given in _group(values.pop("inputs", None) or {}, f"{path}.inputs").items():
@@ -218,7 +213,13 @@ def _stage(workdir: str, name: str, values: Mapping[str, Any], listed: Mapping[s
         paths = tuple(ref.path(workdir, listed[ref.stage]) for ref in inputs[key])
         values[key] = paths[0] if isinstance(given, str) else paths
     values["workdir"] = group_directory(workdir, name)
-    return Stage(name, config_lib.build(schema, values, path), inputs)
+    config = config_lib.build(schema, values, path)
+    if getattr(config, "distributed", DistributedConfig()).coordinator:
+        raise InputError(
+            f"{path}.distributed: found a coordinator, expected none, as stages run in the "
+            "pipeline's processes; pass --config.distributed"
+        )
+    return Stage(name, config, inputs)
 
 
 def _require(reference: Reference, key: str, listed: Mapping[str, Any]) -> None:
