@@ -52,7 +52,7 @@ def run(config: FinetuneConfig) -> dict:
         "audio_seconds": audio.seconds,
         **dataclasses.asdict(trained),
     }
-    return job.finish(config.workdir, "finetune", result, started, write=distributed.is_first())
+    return distributed.from_first(lambda: job.finish(config.workdir, "finetune", result, started))
 
 
 if __name__ == "__main__":

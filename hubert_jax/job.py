@@ -105,7 +105,6 @@ def finish(
     result: dict[str, Any],
     started: float | None = None,
     path: str | os.PathLike | None = None,
-    write: bool = True,
 ) -> dict:
     """Writes WORKDIR/NAME/result.json, or `path`, the sign that the job is finished; returns it.
 
@@ -113,6 +112,5 @@ def finish(
     """
     seconds = round(time.monotonic() - (_started if started is None else started), 2)
     result = {"job": name, **result, "seconds": seconds, "versions": versions()}
-    if write:
-        files.write_json(path or f"{workdir}/{name}/result.json", result)
+    files.write_json(path or f"{workdir}/{name}/result.json", result)
     return result

@@ -51,7 +51,7 @@ def run(config: TrainConfig) -> dict:
         "audio_seconds": data.audio.seconds,
         **dataclasses.asdict(trained),
     }
-    return job.finish(config.workdir, "train", result, started, write=distributed.is_first())
+    return distributed.from_first(lambda: job.finish(config.workdir, "train", result, started))
 
 
 if __name__ == "__main__":
