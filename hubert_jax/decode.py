@@ -6,16 +6,24 @@ error rates of the split).
 """
 
 import dataclasses
+import itertools
 import json
+import operator
 import pathlib
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hubert_jax import files, job
+from hubert_jax import distributed, files, job
 from hubert_jax.config import MayChange, Reads
+from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
+
+if TYPE_CHECKING:
+    from hubert_jax.data.manifests import AudioManifest
+    from hubert_jax.networks.trained import Trained
 
 _PAIRS_SHOWN = 5
 
@@ -34,6 +42,7 @@ class DecodeConfig:
     beam_threshold: float = 20.0  # nats
     word_score: float = 0.0  # w2 of equation 4, added for every word
     execution: MayChange[Execution] = Execution()  # how the network runs
+    distributed: MayChange[DistributedConfig] = DistributedConfig()
 
     def __post_init__(self) -> None:
         if self.beam_size < 1:
@@ -49,25 +58,29 @@ def run(config: DecodeConfig) -> dict:
     """
     started = time.monotonic()
     from hubert_jax.asr.beam_search import beam_search
-    from hubert_jax.asr.error_rates import character_error_rate, word_error_rate
     from hubert_jax.data.manifests import read_manifest
 
     directory = files.require_writable(config.workdir) / "decode"
-    job.require_alone("decode")
+    distributed.join(config.distributed)
     (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
     manifest = read_manifest(config.audio)
     if not manifest.transcribed:
         raise InputError(_no_transcript(config.audio, "none of its utterances has a transcript"))
-    # Later than the cheap checks: it imports JAX, orbax and TensorFlow.
+    # Later than the cheap checks: it imports orbax and TensorFlow.
     from hubert_jax.asr.emissions import emissions
     from hubert_jax.networks import trained as trained_lib
 
     trained = trained_lib.load(config.checkpoint, execution=config.execution)
     vocabulary = trained_lib.require_ctc(trained)
+    distributed.require_same(
+        {"config.checkpoint": trained.fingerprint, "config.audio": manifest.digest}
+    )
 
-    rows = []
+    numbered = []  # by audio shards
     seconds = {"greedy": 0.0} if config.greedy else {"greedy": 0.0, "beam": 0.0}
-    for utterance, reference, log_probs in emissions(trained, config.audio):
+    for shard, utterance, reference, log_probs in emissions(
+        trained, config.audio, distributed.takes
+    ):
         if not reference.strip():
             raise InputError(_no_transcript(config.audio, f"{utterance} has no transcript"))
         if not np.isfinite(log_probs).all():
@@ -92,14 +105,30 @@ def run(config: DecodeConfig) -> dict:
             )[0]
             row["beam"] = best.text
             seconds["beam"] += time.monotonic() - begun
-        rows.append(row)
+        numbered.append((shard, row))
+    gathered = distributed.gather((numbered, seconds))
+    return distributed.from_first(lambda: _finish(config, gathered, trained, manifest, started))
 
+
+def _finish(
+    config: DecodeConfig,
+    gathered: list[tuple[list, dict[str, float]]],
+    trained: "Trained",
+    manifest: "AudioManifest",
+    started: float,
+) -> dict:
+    """Scores what the processes decoded, in the split's order, and writes it."""
+    from hubert_jax.asr.error_rates import character_error_rate, word_error_rate
+
+    numbered = itertools.chain.from_iterable(decoded for decoded, _ in gathered)
+    rows = [row for _, row in sorted(numbered, key=operator.itemgetter(0))]
+    seconds = {way: sum(spent[way] for _, spent in gathered) for way in gathered[0][1]}
     references = [row["reference"] for row in rows]
     words = {way: word_error_rate(references, [row[way] for row in rows]) for way in seconds}
     characters = {
         way: character_error_rate(references, [row[way] for row in rows]) for way in seconds
     }
-    hypotheses = directory / "hypotheses.jsonl"
+    hypotheses = pathlib.Path(config.workdir, "decode", "hypotheses.jsonl")
     files.write_text(hypotheses, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
     result = {
         "config": dataclasses.asdict(config),

@@ -8,11 +8,11 @@ command continues an interrupted run; on several hosts it is as `train`.
 import dataclasses
 import time
 
-from hubert_jax import files, job
+from hubert_jax import distributed, files, job
 from hubert_jax.networks import warm_start
 from hubert_jax.tasks import ctc
 from hubert_jax.tasks.ctc import FinetuneConfig
-from hubert_jax.training import distributed, sharding
+from hubert_jax.training import sharding
 from hubert_jax.training.fit import fit
 from hubert_jax.training.task import WarmStart
 from hubert_jax.vocabulary import LIBRISPEECH
@@ -52,7 +52,7 @@ def run(config: FinetuneConfig) -> dict:
         "audio_seconds": audio.seconds,
         **dataclasses.asdict(trained),
     }
-    return job.finish(config.workdir, "finetune", result, started, write=distributed.is_first())
+    return distributed.from_first(lambda: job.finish(config.workdir, "finetune", result, started))
 
 
 if __name__ == "__main__":

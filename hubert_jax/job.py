@@ -6,7 +6,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import logging
 
@@ -50,14 +50,28 @@ def guarded(work: Callable[[], Any]) -> None:
     try:
         work()
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        sys.exit(1)
+        _fail("error", error, 1)
     except Diverged as error:
-        print(f"diverged: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        sys.exit(3)
+        _fail("diverged", error, 3)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr, flush=True)
-        sys.exit(130)
+        _fail("interrupted", "", 130)
+    except Exception as error:
+        _tell_others("crashed", repr(error), 1)
+        raise
+
+
+def _fail(kind: str, error: Any, status: int) -> NoReturn:
+    message = " ".join(str(error).split())
+    _tell_others(kind, message, status)
+    print(f"{kind}: {message}" if message else kind, file=sys.stderr, flush=True)
+    sys.exit(status)
+
+
+def _tell_others(kind: str, message: str, status: int) -> None:
+    if "jax" in sys.modules:  # processes that have joined have imported it
+        from hubert_jax import distributed
+
+        distributed.tell_failure(kind, message, status)
 
 
 def versions() -> dict[str, str]:
@@ -67,18 +81,6 @@ def versions() -> dict[str, str]:
         if library in sys.modules:
             found[library] = importlib.import_module(library).__version__
     return found
-
-
-def require_alone(name: str) -> None:
-    """Raises InputError in one of several processes that JAX has joined."""
-    import jax
-
-    # Not asked otherwise: it would start a back-end, which takes an accelerator's memory.
-    if jax.distributed.is_initialized() and jax.process_count() > 1:
-        raise InputError(
-            f"{name}: started in {jax.process_count()} processes; expected one: it uses all "
-            "devices of its host, and only train and finetune run on several"
-        )
 
 
 class Progress:
@@ -103,7 +105,6 @@ def finish(
     result: dict[str, Any],
     started: float | None = None,
     path: str | os.PathLike | None = None,
-    write: bool = True,
 ) -> dict:
     """Writes WORKDIR/NAME/result.json, or `path`, the sign that the job is finished; returns it.
 
@@ -111,6 +112,5 @@ def finish(
     """
     seconds = round(time.monotonic() - (_started if started is None else started), 2)
     result = {"job": name, **result, "seconds": seconds, "versions": versions()}
-    if write:
-        files.write_json(path or f"{workdir}/{name}/result.json", result)
+    files.write_json(path or f"{workdir}/{name}/result.json", result)
     return result

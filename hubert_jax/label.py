@@ -7,20 +7,23 @@ directory of label shards a split, and at the end result.json.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from hubert_jax import files, job
+from hubert_jax import distributed, files, job
 from hubert_jax.config import MayChange, Reads
+from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
 from hubert_jax.units.kmeans import Codebook, KMeansConfig
 
 if TYPE_CHECKING:
     from hubert_jax.units.features import Feature
+    from hubert_jax.units.fitting import Fitting
 
 VERSION = 1  # raise it when the same configuration and inputs give another output
 
@@ -41,6 +44,7 @@ class LabelConfig:
     codebook: Reads[str] = ""  # directory of an earlier label job; empty: fit one
     kmeans: KMeansConfig = KMeansConfig()
     execution: MayChange[Execution] = Execution()
+    distributed: MayChange[DistributedConfig] = DistributedConfig()
 
 
 def run(config: LabelConfig) -> dict:
@@ -50,9 +54,10 @@ def run(config: LabelConfig) -> dict:
     """
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)
-    job.require_alone("label")
+    distributed.join(config.distributed)
     # Two would take each other's shards away.
-    with files.locked(workdir / ".label.lock", "label job"):
+    lock = files.locked(workdir / ".label.lock", "label job")
+    with lock if distributed.is_first() else contextlib.nullcontext():
         return _label(config, workdir / "label", started)
 
 
@@ -65,19 +70,24 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
 
     feature = _feature(config)
     audio: dict[str, str] = {}
+    digests = []
     for path in config.audio:
-        split = manifests.read_manifest(path).split
+        manifest = manifests.read_manifest(path)
+        split = manifest.split
+        digests.append(manifest.digest)
         if split in audio:
             raise InputError(
                 f"config.audio: found two splits named {split!r} ({audio[split]} and {path}), "
                 "expected different names; label them in two working directories"
             )
         audio[split] = path
+    distributed.require_same({"config.checkpoint": feature.describe(), "config.audio": digests})
     # Only a finished job has a result.
     (directory / "result.json").unlink(missing_ok=True)
 
     if config.codebook:
         codebook = _reused(config.codebook, feature)
+        distributed.from_first(lambda: codebook.save(directory))
     else:
         fitting = Fitting(
             config.audio[0],
@@ -87,8 +97,7 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
             config.kmeans,
             config.fit_fraction,
         )
-        codebook = fitting.fit_feature(feature)
-    codebook.save(directory)
+        codebook = _fitted(fitting, feature, directory)
     splits: dict[str, dict[str, Any]] = {}
     for split, path in audio.items():
 
@@ -121,7 +130,15 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
         "commonest_unit_share": first["commonest_unit_share"],
         "splits": splits,
     }
-    return job.finish(config.workdir, "label", result, started)
+    return distributed.from_first(lambda: job.finish(config.workdir, "label", result, started))
+
+
+def _fitted(fitting: Fitting, feature: Feature, directory: pathlib.Path) -> Codebook:
+    """Fitted by the first process on what all have sampled, and saved."""
+    sample = fitting.sample(feature, distributed.takes)
+    sample.gather(directory)
+    distributed.from_first(lambda: fitting.fit_sample(sample, feature.describe()).save(directory))
+    return Codebook.load(directory)
 
 
 def _feature(config: LabelConfig) -> Feature:

@@ -19,6 +19,7 @@ from hubert_jax import (
     check,
     command_line,
     decode,
+    distributed,
     evaluate,
     export,
     files,
@@ -32,6 +33,7 @@ from hubert_jax import config as config_lib
 from hubert_jax.config import MayChange
 from hubert_jax.content import ContentDigests
 from hubert_jax.convert import __main__ as convert
+from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import Diverged, InputError
 from hubert_jax.layout import Reference, group_directory, job_of
 from hubert_jax.report.assemble import ReportConfig, assemble
@@ -48,6 +50,7 @@ JOBS: dict[str, tuple[Any, Callable[[Any], dict], int]] = {
     "export": (export.ExportConfig, export.run, export.VERSION),
     "convert": (convert.ConvertConfig, convert.run, convert.VERSION),
 }
+_TOGETHER = {"label", "train", "finetune", "decode"}  # the first process does the others alone
 # What a stage's folder was made from, in that folder: one rename moves both.
 _RECORD = "stage.json"
 _CONTENTS = "stages/contents.json"
@@ -64,6 +67,7 @@ class PipelineConfig:
     workdir: MayChange[str]
     stages: Any
     report: MayChange[ReportConfig] = ReportConfig()
+    distributed: MayChange[DistributedConfig] = DistributedConfig()
 
     @staticmethod
     def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,11 +100,11 @@ def run(config: PipelineConfig) -> dict:
     """
     stages = plan(config)
     workdir = files.require_writable(config.workdir)
-    with files.locked(workdir / ".lock", "pipeline"):
+    distributed.join(config.distributed)
+    lock = files.locked(workdir / ".lock", "pipeline")
+    with lock if distributed.is_first() else contextlib.nullcontext():
         _keep_compiled(workdir)
-        contents = ContentDigests(workdir / _CONTENTS)
-        outside = _outside(workdir, stages, contents)
-        contents.save()
+        outside = distributed.from_first(lambda: _read_outside(workdir, stages))
         results: dict[str, dict] = {}
         skipped = []
         for stage in stages:
@@ -110,7 +114,7 @@ def run(config: PipelineConfig) -> dict:
             if was_skipped:
                 skipped.append(stage.name)
         seconds = {name: result["seconds"] for name, result in results.items()}
-        return assemble(workdir, config.report, seconds, skipped)
+        return distributed.from_first(lambda: assemble(workdir, config.report, seconds, skipped))
 
 
 def dry_run(config: PipelineConfig) -> dict:
@@ -209,7 +213,13 @@ def _stage(workdir: str, name: str, values: Mapping[str, Any], listed: Mapping[s
         paths = tuple(ref.path(workdir, listed[ref.stage]) for ref in inputs[key])
         values[key] = paths[0] if isinstance(given, str) else paths
     values["workdir"] = group_directory(workdir, name)
-    return Stage(name, config_lib.build(schema, values, path), inputs)
+    config = config_lib.build(schema, values, path)
+    if getattr(config, "distributed", DistributedConfig()).coordinator:
+        raise InputError(
+            f"{path}.distributed: found a coordinator, expected none, as stages run in the "
+            "pipeline's processes; pass --config.distributed"
+        )
+    return Stage(name, config, inputs)
 
 
 def _require(reference: Reference, key: str, listed: Mapping[str, Any]) -> None:
@@ -271,6 +281,14 @@ def _outside(
     return found
 
 
+def _read_outside(workdir: pathlib.Path, stages: list[Stage]) -> dict[str, dict[str, list[str]]]:
+    """`_outside`, whose digests are kept for the next time."""
+    contents = ContentDigests(workdir / _CONTENTS)
+    found = _outside(workdir, stages, contents)
+    contents.save()
+    return found
+
+
 def _outside_paths(config: Any, key: str) -> list[pathlib.Path]:
     """Files and folders that a key of a job's configuration names."""
     if hasattr(config, "reads"):
@@ -309,6 +327,21 @@ def _state(
 
 def _run_stage(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> tuple[dict, bool]:
     """Skips, continues or runs a stage; returns its result and whether it was skipped."""
+    result = distributed.from_first(lambda: _begin(workdir, stage, parts))
+    if result is not None:
+        return result, True
+    before = time.monotonic()
+
+    def work() -> dict:
+        return JOBS[job_of(stage.name)][1](stage.config)
+
+    result = work() if job_of(stage.name) in _TOGETHER else distributed.from_first(work)
+    distributed.announce(f"[{stage.name}] done in {time.monotonic() - before:.1f} s")
+    return result, False
+
+
+def _begin(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> dict | None:
+    """Makes a stage's folder ready to work in; its result where it is finished."""
     key = config_lib.digest(parts)
     state, result = _state(workdir, stage, parts)
     print(f"[{stage.name}] {state}", flush=True)
@@ -319,13 +352,9 @@ def _run_stage(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) ->
         if aside.exists():
             directory.parent.mkdir(parents=True, exist_ok=True)
             aside.rename(directory)
-    if result is not None:
-        return result, True
-    files.write_json(directory / _RECORD, {"key": key, "parts": parts})
-    before = time.monotonic()
-    result = JOBS[job_of(stage.name)][1](stage.config)
-    print(f"[{stage.name}] done in {time.monotonic() - before:.1f} s", flush=True)
-    return result, False
+    if result is None:
+        files.write_json(directory / _RECORD, {"key": key, "parts": parts})
+    return result
 
 
 def _set_aside(workdir: pathlib.Path, name: str, directory: pathlib.Path) -> None:

@@ -9,11 +9,11 @@ import dataclasses
 import time
 
 from hubert_jax import config as config_lib
-from hubert_jax import files, job
+from hubert_jax import distributed, files, job
 from hubert_jax.networks import warm_start
 from hubert_jax.tasks import pretraining
 from hubert_jax.tasks.pretraining import TrainConfig
-from hubert_jax.training import distributed, sharding
+from hubert_jax.training import sharding
 from hubert_jax.training.fit import fit
 from hubert_jax.training.task import WarmStart
 
@@ -51,7 +51,7 @@ def run(config: TrainConfig) -> dict:
         "audio_seconds": data.audio.seconds,
         **dataclasses.asdict(trained),
     }
-    return job.finish(config.workdir, "train", result, started, write=distributed.is_first())
+    return distributed.from_first(lambda: job.finish(config.workdir, "train", result, started))
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def test_from_scratch_everything_learns_and_is_decoded(pretrained, speech_split,
     assert decoded["fingerprint"] == result["fingerprint"] == fingerprint(metadata)
 
     utterances = {utterance.id: utterance for utterance in records.read_audio(speech_split)}
-    for name, text, log_probs in emissions(trained.load(values["checkpoint"]), speech_split):
+    for _, name, text, log_probs in emissions(trained.load(values["checkpoint"]), speech_split):
         utterance = utterances.pop(name)
         frames = (len(utterance.audio) - 400) // 320 + 1
         assert text == utterance.text and log_probs.shape == (frames, LIBRISPEECH.size)

@@ -120,6 +120,10 @@ def test_killed_anywhere_it_ends_the_same_and_then_is_skipped(tmp_path, reposito
         (dict(prepare=dict(inputs="a")), "config.stages.prepare.inputs: expected a group"),
         (dict(prepare=dict(inputs=dict(corpus=3))), "inputs.corpus: expected STAGE or STAGE:SPLIT"),
         ({}, "config.stages: expected at least one stage"),
+        (
+            dict(label=dict(audio=("a",), distributed=dict(coordinator="auto"))),
+            "config.stages.label.distributed: found a coordinator, expected none",
+        ),
     ],
 )
 def test_stages_that_are_no_stages_are_refused(stages, message):

@@ -1,7 +1,7 @@
 """Emissions: the character log probabilities of a fine-tuned network."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -15,12 +15,14 @@ from hubert_jax.networks.trained import Trained, require_ctc
 
 
 def emissions(
-    trained: Trained, split_dir: str | os.PathLike
-) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Yields (id, transcript or "", log probabilities (T, V) float32) of a split's utterances.
+    trained: Trained,
+    split_dir: str | os.PathLike,
+    shards: Callable[[int], bool] = lambda number: True,
+) -> Iterator[tuple[int, str, str, np.ndarray]]:
+    """Yields (audio shard's number, id, transcript or "", log probabilities (T, V) float32).
 
-    T is at 50 Hz; class 0 is the blank. Neither dropout nor masks are applied. Raises InputError
-    for a network without a CTC head or a damaged shard.
+    T is at 50 Hz; class 0 is the blank. `shards` chooses audio shards. Neither dropout nor masks
+    are applied. Raises InputError for a network without a CTC head or a damaged shard.
     """
     vocabulary = require_ctc(trained)
     model = HubertForCTC(trained.architecture, vocabulary.size, trained.kernels)
@@ -29,8 +31,9 @@ def emissions(
         logits: Any = model.apply({"params": params}, waveform, num_samples)
         return jax.nn.log_softmax(logits)
 
-    manifest = manifests.read_manifest(split_dir)
-    for batch in forward.over_split(log_probabilities, trained, split_dir, manifest):
+    split = split_dir, manifests.read_manifest(split_dir)
+    for batch in forward.over_split(log_probabilities, trained, *split, shards=shards):
         values = np.asarray(batch.values)
         for row, name in enumerate(batch.ids):
-            yield name, batch.texts[row], values[row, : num_frames(int(batch.num_samples[row]))]
+            frames = num_frames(int(batch.num_samples[row]))
+            yield batch.shard, name, batch.texts[row], values[row, :frames]

@@ -1,6 +1,7 @@
 """An exported directory, loaded by transformers, against our own network."""
 
 import contextlib
+import functools
 import importlib.util
 import os
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from hubert_jax import distributed
 from hubert_jax.data.waveform import normalize, to_float
 from hubert_jax.frames import SAMPLE_RATE
 from hubert_jax.model.architecture import Architecture, Execution
@@ -44,7 +46,7 @@ def largest_difference(
         extract = transformers.AutoFeatureExtractor.from_pretrained(directory)
     ours = Hubert(architecture, choice.choose(execution or Execution(), architecture))
 
-    @jax.jit
+    @functools.partial(jax.jit, **distributed.compiled_here())
     def hidden_states(params: dict, waveform: jax.Array) -> tuple[jax.Array, jax.Array]:
         hidden: Any = ours.apply({"params": params}, waveform, collect=True)
         return hidden["layers"][:, 0], hidden["output"][0]

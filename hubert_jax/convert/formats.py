@@ -124,7 +124,7 @@ def _write_orbax(path: pathlib.Path, network: Network, where: str, key: str) -> 
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.writing_directory(path) as aside:
-        checkpoints = Checkpoints(aside, keep=1)
+        checkpoints = Checkpoints(aside, keep=1, alone=True)
         checkpoints.save(0, {"params": params}, metadata)
         checkpoints.close()
     return WriteResult({path.name: fingerprint({**metadata, "step": 0})}, notes)

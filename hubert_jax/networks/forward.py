@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding
 
+from hubert_jax import distributed
 from hubert_jax.data import inference_batches, records
 from hubert_jax.data.manifests import AudioManifest
 from hubert_jax.networks.trained import Trained
@@ -44,17 +45,18 @@ def over_split(
     `function` is (params, waveform (B, N) float32, num_samples (B,) int32) -> arrays; it is
     compiled here, once for each padded length. `wanted` tells by its id whether an utterance takes
     part, `shards` by its number whether an audio shard does. An utterance is never cut, and its
-    values do not depend on its batch. Of several processes each takes every `process_count`-th
-    shard. Batches are divided over the mesh; nothing else goes to the devices, and nothing comes
-    back until the caller asks for it. Raises InputError for a damaged shard.
+    values do not depend on its batch. Batches are divided over the mesh; nothing else goes to the
+    devices, and nothing comes back until the caller asks for it. Raises InputError for a damaged
+    shard.
     """
     rows = NamedSharding(trained.mesh, sharding.BATCH)
     parameters = jax.tree.map(lambda leaf: leaf.sharding, trained.params)
-    compiled = jax.jit(function, in_shardings=(parameters, rows, rows))
+    compiled = jax.jit(
+        function, in_shardings=(parameters, rows, rows), **distributed.compiled_here()
+    )
     under_way: collections.deque[Outputs] = collections.deque()
     for number, shard in enumerate(manifest.shards):
-        mine = number % jax.process_count() == jax.process_index()
-        if not mine or not shards(number):
+        if not shards(number):
             continue
         batches = inference_batches.padded_batches(
             records.read_shard(pathlib.Path(split_dir, shard.file), shard.utterances),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from hubert_jax import distributed
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Units
 from hubert_jax.errors import InputError
@@ -54,7 +55,7 @@ def load(
     network = formats.read(where, key, shardings)
     params = dict(network.params)
     for note in network.notes:
-        print(f"{where}: {note}", flush=True)
+        distributed.announce(f"{where}: {note}")
     return Trained(
         where=where,
         params=jax.device_put(params, shardings(params)),
@@ -79,7 +80,9 @@ def as_initialised(trained: Trained, seed: int = 0) -> Trained:
     model = HubertForCTC(trained.architecture, 1, kernels)  # one class: only the encoder is kept
     silence = jnp.zeros((1, num_samples(2)))
     create = jax.jit(
-        lambda key: model.init(key, silence)["params"]["hubert"], out_shardings=shardings
+        lambda key: model.init(key, silence)["params"]["hubert"],
+        out_shardings=shardings,
+        **distributed.compiled_here(),
     )
     return dataclasses.replace(
         trained, params={"hubert": create(jax.random.key(seed))}, head=None, vocabulary=None

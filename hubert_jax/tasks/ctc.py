@@ -12,9 +12,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from hubert_jax import config as config_lib
+from hubert_jax import distributed
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.data import batches, manifests, schedule
 from hubert_jax.data.index import read_index
+from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
 from hubert_jax.frames import HOP, num_frames, num_samples
 from hubert_jax.model.architecture import Architecture, Execution, Regularization
@@ -22,8 +24,7 @@ from hubert_jax.model.ctc import ctc_loss
 from hubert_jax.model.hubert import HubertForCTC
 from hubert_jax.model.kernels import choice
 from hubert_jax.model.masking import span_mask
-from hubert_jax.training import distributed, optimizer, sharding
-from hubert_jax.training.distributed import DistributedConfig
+from hubert_jax.training import optimizer, sharding
 from hubert_jax.training.fit import LoopConfig, require_seed
 from hubert_jax.training.optimizer import OptimizerConfig
 from hubert_jax.training.sharding import MeshConfig

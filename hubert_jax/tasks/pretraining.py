@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from hubert_jax import config as config_lib
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.data import batches, label_sets, manifests, schedule
+from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_samples
 from hubert_jax.model.architecture import Architecture, Execution, Head, Regularization
@@ -23,7 +24,6 @@ from hubert_jax.model.kernels import choice
 from hubert_jax.model.loss import masked_prediction_loss
 from hubert_jax.model.masking import span_mask
 from hubert_jax.training import optimizer, sharding
-from hubert_jax.training.distributed import DistributedConfig
 from hubert_jax.training.fit import LoopConfig, require_seed
 from hubert_jax.training.optimizer import OptimizerConfig
 from hubert_jax.training.sharding import MeshConfig

@@ -19,13 +19,19 @@ _DECISIVE = ("kind", "inputs", "decisive", "rows", "version", "step")
 
 
 class Checkpoints:
-    """The newest `keep` checkpoints of one run, in a directory that is created."""
+    """The newest `keep` checkpoints of one run, in a directory that is created.
 
-    def __init__(self, directory: str | os.PathLike, keep: int = 2) -> None:
+    All processes of a run save together, unless it is done `alone` by one of them.
+    """
+
+    def __init__(self, directory: str | os.PathLike, keep: int = 2, alone: bool = False) -> None:
         self._directory = pathlib.Path(directory).absolute()
-        self._manager = ocp.CheckpointManager(
-            self._directory, options=ocp.CheckpointManagerOptions(max_to_keep=keep)
-        )
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        if alone:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            options.create = False  # orbax would ask the other processes
+            options.multiprocessing_options = _alone()
+        self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, step: int, state: Any, metadata: dict) -> None:
         """Begins to save `state` (a tree of arrays); returns once it is copied."""
@@ -148,15 +154,23 @@ def _steps(directory: pathlib.Path) -> list[int]:
     return steps
 
 
+def _alone() -> ocp.options.MultiprocessingOptions:
+    here = jax.process_index()
+    return ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
+
+
 def _restore(folder: pathlib.Path, step: int, shardings: _Shardings | None) -> tuple[dict, dict]:
     path = folder / str(step)
     for part in ("state", "metadata"):
         if not (path / part).is_dir():
             raise FileNotFoundError(f"its part {part} is missing")
+    alone = _alone()  # each process reads for itself, as one may do it while the others wait
     handlers = ocp.CompositeCheckpointHandler(
-        state=ocp.PyTreeCheckpointHandler(), metadata=ocp.JsonCheckpointHandler()
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone),
+        state=ocp.PyTreeCheckpointHandler(multiprocessing_options=alone),
+        metadata=ocp.JsonCheckpointHandler(multiprocessing_options=alone),
     )
-    with ocp.Checkpointer(handlers) as reader:
+    with ocp.Checkpointer(handlers, multiprocessing_options=alone) as reader:
         tree = reader.metadata(path).item_metadata.state.tree["params"]
         if shardings is None:
             restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from hubert_jax import distributed
 from hubert_jax.config import MayChange
 from hubert_jax.errors import InputError
-from hubert_jax.training import distributed
 from hubert_jax.training.checkpoint import Checkpoints, fingerprint
 from hubert_jax.training.metrics import ProgressLog
 from hubert_jax.training.prefetch import Prefetch

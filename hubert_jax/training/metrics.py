@@ -7,9 +7,8 @@ import time
 
 import jax
 
-from hubert_jax import files
+from hubert_jax import distributed, files
 from hubert_jax.errors import Diverged
-from hubert_jax.training import distributed
 
 _SHOWN = ("loss", "masked_loss", "masked_accuracy", "unmasked_accuracy", "learning_rate")
 

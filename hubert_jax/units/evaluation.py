@@ -85,7 +85,7 @@ class SplitScorer:
     def score_mfcc(self, fitting: Fitting) -> dict[str, Any]:
         """Scores of Kaldi's MFCC: what units have to beat."""
         feature = Feature("mfcc")
-        codebook = fitting.fit_feature(feature)
+        codebook = fitting.fit_sample(fitting.sample(feature), feature.describe())
         joint = self._joint(fitting.num_clusters)
         for _, utterance_id, features in feature.extract(self._audio_dir):
             labels = kmeans.assign(codebook, features)

@@ -54,14 +54,18 @@ class Fitting:
                 sample.add(utterance_id, values[name])
         # Popped: a feature's frames are freed as soon as they are clustered.
         return {
-            name: kmeans.fit(
-                samples.pop(name).frames(), self.num_clusters, self.seed, feature, self.settings
-            )
-            for name, feature in described.items()
+            name: self.fit_sample(samples.pop(name), feature) for name, feature in described.items()
         }
 
-    def fit_feature(self, feature: Feature) -> kmeans.Codebook:
-        """The codebook of one feature."""
-        extracted = feature.extract(self.audio, self.wanted(feature.rate))
-        named = ((shard, name, {"": values}) for shard, name, values in extracted)
-        return self.fit(named, {"": feature.describe()})[""]
+    def sample(
+        self, feature: Feature, shards: Callable[[int], bool] = lambda number: True
+    ) -> kmeans.FrameSample:
+        """Frames of one feature, from some audio shards."""
+        sample = kmeans.FrameSample(self.max_frames, self.seed)
+        for _, name, values in feature.extract(self.audio, self.wanted(feature.rate), shards):
+            sample.add(name, values)
+        return sample
+
+    def fit_sample(self, sample: kmeans.FrameSample, feature: dict[str, Any]) -> kmeans.Codebook:
+        """The codebook of a sample of the `feature` described."""
+        return kmeans.fit(sample.frames(), self.num_clusters, self.seed, feature, self.settings)

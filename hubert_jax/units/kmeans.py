@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hubert_jax import files
+from hubert_jax import distributed, files
 from hubert_jax.errors import InputError
 
 _COLUMNS = 16  # of a sample, that are put in order at a time
@@ -111,11 +111,23 @@ class FrameSample:
     def add(self, utterance_id: str, features: np.ndarray) -> None:
         """Adds an utterance's frames: float32, shape (T, D)."""
         keys = _frame_keys(utterance_id, len(features), self._seed)
-        kept = keys <= self._largest
-        self._pending.append((np.asarray(features, np.float32)[kept], keys[kept]))
-        self._waiting += int(kept.sum())
-        if self._waiting >= max(1024, self._max_frames // 50):
-            self._merge()
+        self._add(np.asarray(features, np.float32), keys)
+
+    def gather(self, directory: pathlib.Path) -> None:
+        """Adds the other processes' samples to the first one's, through files in `directory`."""
+        self._merge()
+        stem = directory / f".sample-{distributed.index()}"
+        if not distributed.is_first():
+            for suffix, rows in ((".frames", self._frames), (".keys", self._keys)):
+                with files.writing_file(stem.with_suffix(suffix)) as path, path.open("wb") as file:
+                    np.save(file, rows[: self._held])
+        for other in distributed.gather(str(stem))[1:]:
+            frames = np.load(f"{other}.frames", mmap_mode="r")
+            keys = np.load(f"{other}.keys")
+            for start in range(0, len(keys), _CHUNK):
+                self._add(frames[start : start + _CHUNK], keys[start : start + _CHUNK])
+            for suffix in (".frames", ".keys"):
+                os.unlink(other + suffix)
 
     def frames(self) -> np.ndarray:
         """The sample, float32 (N, D), N <= max_frames. Raises InputError if nothing was added."""
@@ -132,6 +144,13 @@ class FrameSample:
             frames[:, columns] = frames[order, columns]
         self._keys[: self._held] = self._keys[: self._held][order]
         return frames
+
+    def _add(self, frames: np.ndarray, keys: np.ndarray) -> None:
+        kept = keys <= self._largest
+        self._pending.append((frames[kept], keys[kept]))
+        self._waiting += int(kept.sum())
+        if self._waiting >= max(1024, self._max_frames // 50):
+            self._merge()
 
     def _merge(self) -> None:
         if not self._pending:

@@ -9,7 +9,7 @@ import numpy as np
 
 import hubert_jax
 from hubert_jax import config as config_lib
-from hubert_jax import files
+from hubert_jax import distributed, files
 from hubert_jax.data import manifests, records
 from hubert_jax.data.index import Index, read_index, read_label_index, write_label_index
 from hubert_jax.errors import InputError
@@ -31,84 +31,103 @@ def write_labels(
     The directory appears, in place of an older one, when it is complete; what an interrupted call
     finished for the same audio and codebook is kept. `labels` takes a predicate on numbers of
     audio shards and yields (number, utterance id, uint16 (T,) at `rate` Hz) of their utterances.
-    Raises InputError where an utterance lacks labels or has another number of them than frames.
+    Several processes write shards in turn. Raises InputError where an utterance lacks labels or has
+    another number of them than frames.
     """
     audio_dir, label_dir = pathlib.Path(audio_dir), pathlib.Path(label_dir)
     audio = manifests.read_manifest(audio_dir)
-    finished = _finished(label_dir, audio, codebook, rate)
-    if finished is not None:
-        return finished
-    index, classes = read_index(audio_dir, audio), len(codebook.centroids)
     key = config_lib.digest([audio.digest, codebook.digest, rate, hubert_jax.__version__])[:16]
     parts = label_dir.with_name(f".{label_dir.name}.parts-{key}")
-    for leftover in label_dir.parent.glob(f".{label_dir.name}.parts-*"):
-        if leftover != parts:
-            shutil.rmtree(leftover)
-    parts.mkdir(parents=True, exist_ok=True)
     paths = [parts / manifests.label_file(shard.file) for shard in audio.shards]
-    for leftover in set(parts.iterdir()) - set(paths):
-        leftover.unlink()  # begun by a process that was killed
+
+    def begin() -> bool:
+        if _is_finished(label_dir, audio, codebook, rate):
+            return False
+        for leftover in label_dir.parent.glob(f".{label_dir.name}.parts-*"):
+            if leftover != parts:
+                shutil.rmtree(leftover)
+        parts.mkdir(parents=True, exist_ok=True)
+        for leftover in set(parts.iterdir()) - set(paths):
+            leftover.unlink()  # begun by a process that was killed
+        return True
+
+    if not distributed.from_first(begin):
+        return manifests.read_label_manifest(label_dir)
+    index, classes = read_index(audio_dir, audio), len(codebook.centroids)
     counted: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-    for number, path in enumerate(paths):
+
+    def count(number: int) -> None:
+        counted[number] = _counted(paths[number], audio.shards[number].utterances, classes)
+
+    mine = {number for number in range(len(paths)) if distributed.takes(number)}
+    for number in mine:
         try:
-            counted[number] = _counted(path, audio.shards[number].utterances, classes)
+            count(number)
         except InputError:  # not written yet, or damaged since
-            path.unlink(missing_ok=True)
+            paths[number].unlink(missing_ok=True)
     waiting: dict[int, dict[str, np.ndarray]] = {}
 
     def write(number: int) -> None:
         rows = _in_order(index, number, waiting.pop(number, {}), rate)
         with files.writing_file(paths[number]) as aside:
             records.write_label_shard(aside, rows)
-        counted[number] = _counted(paths[number], audio.shards[number].utterances, classes)
+        count(number)
 
-    for number, name, values in labels(lambda number: number not in counted):
+    for number, name, values in labels(lambda number: number in mine and number not in counted):
         waiting.setdefault(number, {})[name] = values
         if len(waiting[number]) == audio.shards[number].utterances:
             write(number)
-    for number in sorted(set(range(len(paths))) - set(counted)):
+    for number in sorted(mine - set(counted)):
         write(number)
-    counts, lengths = zip(*(counted[number] for number in range(len(paths))), strict=True)
-    class_counts = np.sum(counts, axis=0)
-    shards = tuple(
-        manifests.LabelShardInfo(path.name, len(rows), int(count.sum()), files.sha256_file(path))
-        for path, count, rows in zip(paths, counts, lengths, strict=True)
-    )
-    manifest = manifests.LabelManifest(
-        split=audio.split,
-        audio_digest=audio.digest,
-        rate_hz=rate,
-        num_classes=classes,
-        feature=codebook.feature,
-        codebook_digest=codebook.digest,
-        utterances=sum(shard.utterances for shard in shards),
-        frames=sum(shard.frames for shard in shards),
-        class_counts=tuple(class_counts.tolist()),
-        digest=manifests.shards_digest(shards),
-        shards=shards,
-        index=write_label_index(parts, lengths),
-    )
-    manifests.write_manifest(parts, manifest)
-    if label_dir.exists():
-        shutil.rmtree(label_dir)
-    parts.rename(label_dir)
-    return manifest
+    distributed.gather(None)
+
+    def finish() -> None:
+        for number in set(range(len(paths))) - mine:
+            count(number)
+        counts, lengths = zip(*(counted[number] for number in range(len(paths))), strict=True)
+        class_counts = np.sum(counts, axis=0)
+        shards = tuple(
+            manifests.LabelShardInfo(
+                path.name, len(rows), int(count.sum()), files.sha256_file(path)
+            )
+            for path, count, rows in zip(paths, counts, lengths, strict=True)
+        )
+        manifest = manifests.LabelManifest(
+            split=audio.split,
+            audio_digest=audio.digest,
+            rate_hz=rate,
+            num_classes=classes,
+            feature=codebook.feature,
+            codebook_digest=codebook.digest,
+            utterances=sum(shard.utterances for shard in shards),
+            frames=sum(shard.frames for shard in shards),
+            class_counts=tuple(class_counts.tolist()),
+            digest=manifests.shards_digest(shards),
+            shards=shards,
+            index=write_label_index(parts, lengths),
+        )
+        manifests.write_manifest(parts, manifest)
+        if label_dir.exists():
+            shutil.rmtree(label_dir)
+        parts.rename(label_dir)
+
+    distributed.from_first(finish)
+    return manifests.read_label_manifest(label_dir)
 
 
-def _finished(
+def _is_finished(
     label_dir: pathlib.Path, audio: manifests.AudioManifest, codebook: Codebook, rate: int
-) -> manifests.LabelManifest | None:
-    """The label set that is there already, if it is the wanted one and whole."""
+) -> bool:
+    """Whether the label set that is there already is the wanted one and whole."""
     try:
         found = manifests.read_label_manifest(label_dir)
         read_label_index(label_dir, found)
     except InputError:
-        return None
+        return False
     wanted = (audio.split, audio.digest, codebook.digest, rate)
     if (found.split, found.audio_digest, found.codebook_digest, found.rate_hz) != wanted:
-        return None
-    whole = all(files.sha256_file(label_dir / s.file) == s.digest for s in found.shards)
-    return found if whole else None
+        return False
+    return all(files.sha256_file(label_dir / s.file) == s.digest for s in found.shards)
 
 
 def _counted(path: pathlib.Path, utterances: int, classes: int) -> tuple[np.ndarray, np.ndarray]:

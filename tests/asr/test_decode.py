@@ -25,10 +25,12 @@ def _log_probs(text, vocabulary=LIBRISPEECH):
 @pytest.fixture
 def outputs(monkeypatch):
     """What the model is to give for the split, `rows` of (id, text, log_probs), and itself."""
-    rows = [(f"utt-{i}", text, _log_probs(heard)) for i, (text, heard) in enumerate(SPOKEN.items())]
+    rows = [
+        (0, f"utt-{i}", text, _log_probs(heard)) for i, (text, heard) in enumerate(SPOKEN.items())
+    ]
     network = types.SimpleNamespace(where="orbax:run", vocabulary=LIBRISPEECH, fingerprint="f")
     manifest = types.SimpleNamespace(transcribed=len(rows), seconds=4.5, digest="abc")
-    monkeypatch.setattr(emissions, "emissions", lambda trained, split: iter(rows))
+    monkeypatch.setattr(emissions, "emissions", lambda trained, split, shards: iter(rows))
     monkeypatch.setattr(trained, "load", lambda where, execution: network)
     monkeypatch.setattr(manifests, "read_manifest", lambda split: manifest)
     return types.SimpleNamespace(rows=rows, network=network, manifest=manifest)
@@ -64,7 +66,7 @@ def test_beam_sums_alignments_where_greedy_takes_the_best(tmp_path, outputs):
     a = int(LIBRISPEECH.encode("A")[0])
     log_probs = np.full((2, LIBRISPEECH.size), np.log(1e-9), np.float32)
     log_probs[:, 0], log_probs[:, a] = np.log(0.6), np.log(0.4)
-    outputs.rows[:] = [("utt", "A", log_probs)]
+    outputs.rows[:] = [(0, "utt", "A", log_probs)]
     result = decode.run(_config(tmp_path))
     assert result["wer"] == {"greedy": 1.0, "beam": 0.0}
 
@@ -80,7 +82,7 @@ def test_word_score_reaches_the_search(tmp_path, outputs):
     log_probs = _log_probs("AB")
     log_probs[1] = np.log(1e-9)
     log_probs[1, [0, boundary]] = np.log([0.7, 0.3])
-    outputs.rows[:] = [("utt", "A B", log_probs)]
+    outputs.rows[:] = [(0, "utt", "A B", log_probs)]
     assert decode.run(_config(tmp_path))["word_errors"]["beam"]["deletions"] == 1
     assert decode.run(_config(tmp_path, word_score=2.0))["wer"] == {"greedy": 1.0, "beam": 0.0}
 
@@ -88,7 +90,7 @@ def test_word_score_reaches_the_search(tmp_path, outputs):
 def test_vocabulary_of_another_language(tmp_path, outputs):
     vocabulary = Vocabulary(tuple("|ñandú"))
     outputs.network.vocabulary = vocabulary
-    outputs.rows[:] = [("utt", "dún", _log_probs("dún", vocabulary))]
+    outputs.rows[:] = [(0, "utt", "dún", _log_probs("dún", vocabulary))]
     assert decode.run(_config(tmp_path))["wer"] == {"greedy": 0.0, "beam": 0.0}
 
 
@@ -103,14 +105,14 @@ def test_pretraining_checkpoint_is_refused(tmp_path, outputs):
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
-        ([("utt-0", "", _log_probs("A"))], "split: none of its utterances"),
-        ([("utt-0", "A", _log_probs("A")), ("utt-1", "", _log_probs("A"))], "utt-1"),
-        ([("utt-0", "A", np.full((2, 29), np.nan, np.float32))], "NaN.*utt-0"),
+        ([(0, "utt-0", "", _log_probs("A"))], "split: none of its utterances"),
+        ([(0, "utt-0", "A", _log_probs("A")), (0, "utt-1", "", _log_probs("A"))], "utt-1"),
+        ([(0, "utt-0", "A", np.full((2, 29), np.nan, np.float32))], "NaN.*utt-0"),
     ],
 )
 def test_unusable_input_leaves_nothing_behind(tmp_path, outputs, broken, message):
     outputs.rows[:] = broken
-    outputs.manifest.transcribed = sum(bool(text) for _, text, _ in broken)
+    outputs.manifest.transcribed = sum(bool(text) for _, _, text, _ in broken)
     files.write_json(tmp_path / "decode" / "result.json", {})  # of an earlier decoding
     with pytest.raises(InputError, match=message):
         decode.run(_config(tmp_path))

@@ -16,9 +16,9 @@ from splits import TINY_LARGE
 from hubert_jax import config as config_lib
 from hubert_jax import train
 from hubert_jax.data import batches, records
+from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
 from hubert_jax.training import checkpoint, sharding
-from hubert_jax.training.distributed import DistributedConfig
 from hubert_jax.units.kmeans import Codebook
 
 STEPS = 4

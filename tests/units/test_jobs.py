@@ -5,12 +5,11 @@ import json
 import shutil
 import types
 
-import jax
 import numpy as np
 import pytest
 from splits import TINY_LARGE, random_parameters
 
-from hubert_jax import decode, evaluate, export, files, label
+from hubert_jax import evaluate, export, files, label
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
 from hubert_jax.data import manifests, records
@@ -196,21 +195,6 @@ def test_a_second_label_job_in_one_directory_is_refused(labelled, tmp_path):
         with pytest.raises(InputError, match="another label job is running there"):
             label.run(dataclasses.replace(labelled[0], workdir=str(tmp_path)))
     assert not (tmp_path / "label").exists()
-
-
-def test_several_processes_are_refused(labelled, tmp_path, monkeypatch):
-    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    workdir = str(tmp_path)
-    for run, config in (
-        (label.run, dataclasses.replace(labelled[0], workdir=workdir)),
-        (evaluate.run, evaluate.EvaluateConfig(workdir, "audio", "phones", labels=("labels",))),
-        (decode.run, decode.DecodeConfig(workdir, "orbax:none", "audio")),
-        (export.run, export.ExportConfig(workdir, "orbax:none")),
-    ):
-        with pytest.raises(InputError, match="started in 2 processes; expected one"):
-            run(config)
-    assert not list(tmp_path.iterdir())
 
 
 def test_an_export_that_fails_leaves_no_result_of_an_earlier_one(tmp_path):

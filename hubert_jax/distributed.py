@@ -1,0 +1,213 @@
+"""The processes of one run, one a host: they start, wait for each other and end together.
+
+They exchange small values through JAX's coordination service, which waits as long as it takes and
+needs no device; large ones, and results, go through the file system that they share. All of them
+make the calls below in the same order.
+"""
+
+import atexit
+import dataclasses
+import itertools
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+from jax._src import distributed as _jax_distributed  # the one way to the service's store
+
+from hubert_jax.errors import InputError
+
+T = TypeVar("T")
+_AUTO = "auto"
+_FAILED = "hubert_jax/failed"  # key of the first failure
+_LOOK_SECONDS = 0.5  # between looks for it
+_LISTEN_SECONDS = 5  # between looks whether somebody interrupts a process that waits
+_calls = itertools.count()
+_ending = threading.Event()
+_failures: list[int] = []  # this process's exit status, if it has failed
+
+
+@dataclasses.dataclass(frozen=True)
+class DistributedConfig:
+    """The processes that work together; their configurations differ in `index` alone.
+
+    With the coordinator `auto` the cluster says who takes part (TPU pod, SLURM, Open MPI,
+    Kubernetes).
+    """
+
+    coordinator: str = ""  # HOST:PORT of process 0, or auto; empty: works alone
+    count: int = 0  # of processes
+    index: int = 0  # of this one
+
+    def __post_init__(self) -> None:
+        named = self.coordinator not in ("", _AUTO)
+        if named and not self.coordinator.rpartition(":")[2].isdigit():
+            raise InputError(
+                f"config.distributed.coordinator={self.coordinator}: expected HOST:PORT or {_AUTO}"
+            )
+        if not (0 <= self.index < self.count if named else self.count == self.index == 0):
+            raise InputError(
+                f"config.distributed: count={self.count}, index={self.index}: expected "
+                "0 <= index < count with coordinator=HOST:PORT, and neither without it"
+            )
+
+
+def join(config: DistributedConfig) -> None:
+    """Waits for the other processes; call it before anything asks JAX for its devices.
+
+    From then on a failure of one ends all (`tell_failure`). Raises InputError where the cluster
+    does not say who takes part, or the others do not come.
+    """
+    if not config.coordinator or jax.distributed.is_initialized():
+        return
+    try:
+        if config.coordinator == _AUTO:
+            jax.distributed.initialize()
+        else:
+            place = (config.coordinator, config.count, config.index)
+            # All of this host's devices are this process's, whatever started it.
+            jax.distributed.initialize(*place, cluster_detection_method="deactivate")
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"config.distributed.coordinator={config.coordinator}: the other processes cannot be "
+            f"joined ({reason}); expected HOST:PORT of process 0 with count and index, or {_AUTO} "
+            "on a TPU pod or under SLURM, Open MPI or Kubernetes"
+        ) from None
+    if _several():  # asks for the devices, for which processes wait minutes at most
+        watch = threading.Thread(target=_watch, daemon=True)
+        watch.start()
+        atexit.register(_leave, watch)
+
+
+def index() -> int:
+    """The number of this process, 0 where it is alone."""
+    return jax.process_index() if _several() else 0
+
+
+def is_first() -> bool:
+    """Whether this process prints and writes for all of them."""
+    return index() == 0
+
+
+def announce(line: str) -> None:
+    """Prints a line, in the first process alone."""
+    if is_first():
+        print(line, flush=True)
+
+
+def takes(number: int) -> bool:
+    """Whether audio shard `number` is this process's: they take them in turn."""
+    return not _several() or number % jax.process_count() == index()
+
+
+def from_first(work: Callable[[], T]) -> T:
+    """What `work` returns, done by the first process while the others wait; JSON-able."""
+    if not _several():
+        return work()
+    key = f"hubert_jax/{next(_calls)}"
+    if is_first():
+        value = work()
+        _store().key_value_set(key, json.dumps(value))
+        return value
+    return _received(key)
+
+
+def gather(value: T) -> list[T]:
+    """All processes' JSON-able values, in order, once they have come; [] but in the first."""
+    if not _several():
+        return [value]
+    key = f"hubert_jax/{next(_calls)}"
+    if not is_first():
+        _store().key_value_set(f"{key}/{index()}", json.dumps(value))
+        return []
+    return [value, *(_received(f"{key}/{other}") for other in range(1, jax.process_count()))]
+
+
+def require_same(found: dict[str, Any]) -> None:
+    """Raises InputError where a process found another value than the first, by its key."""
+    first = from_first(lambda: found)
+    for key, value in found.items():
+        if value != first[key]:
+            raise InputError(
+                f"{key}: found {value!r} on this host, {first[key]!r} on the first; expected the "
+                "same files under the same paths on all: share the file system, or start again "
+                "if it shows new files late"
+            )
+
+
+def tell_failure(kind: str, message: str, status: int) -> None:
+    """Ends the other processes with a line on standard error, and all of them with `status`.
+
+    They would wait for this one otherwise, and it for them when JAX shuts down. Where another has
+    failed before, this process ends with its line.
+    """
+    if not _several():
+        return
+    line = ": ".join(filter(None, (kind, f"process {index()}", message)))
+    try:
+        _store().key_value_set(_FAILED, json.dumps([line, status]))
+    except jax.errors.JaxRuntimeError:
+        time.sleep(6 * _LOOK_SECONDS)  # the watch ends it, unless the first process is gone
+    _failures.append(status)
+
+
+def compiled_here() -> dict[str, Any]:
+    """Options of `jax.jit` for a program of this process's devices alone.
+
+    XLA shares out the tuning of a GPU's program among all processes, and would wait for those that
+    never compile it.
+    """
+    if _several() and jax.default_backend() == "gpu":
+        return {"compiler_options": {"xla_gpu_shard_autotuning": False}}
+    return {}
+
+
+def _several() -> bool:
+    # Processes that have not joined do not start a back-end, which takes an accelerator's memory.
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _store() -> Any:
+    return _jax_distributed.global_state.client
+
+
+def _received(key: str) -> Any:
+    """The value of a key, once another process has set it."""
+    while True:
+        try:
+            return json.loads(_store().blocking_key_value_get(key, 1000 * _LISTEN_SECONDS))
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+
+
+def _watch() -> None:
+    """Ends this process when another has failed, whatever it waits for."""
+    while not _ending.wait(_LOOK_SECONDS):
+        try:
+            line, status = json.loads(_store().key_value_try_get(_FAILED))
+        except jax.errors.JaxRuntimeError:
+            continue  # none has; or the first has ended, upon which JAX ends this one
+        if not _failures:
+            print(line, file=sys.stderr, flush=True)
+            _end(status)
+
+
+def _leave(watch: threading.Thread) -> None:
+    """Before JAX shuts down, which waits for all processes."""
+    _ending.set()
+    watch.join()
+    if _failures:
+        _end(_failures[0])
+
+
+def _end(status: int) -> None:
+    sys.stdout.flush()
+    # All have to have looked; the first, without which JAX ends them, is the last to go.
+    time.sleep((4 if is_first() else 2) * _LOOK_SECONDS)
+    os._exit(status)

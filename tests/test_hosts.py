@@ -1,0 +1,180 @@
+"""What two processes, one a host, make of a pipeline and of jobs is what one process makes."""
+
+import json
+import os
+import pathlib
+import shutil
+import socket
+import subprocess
+import sys
+
+import pytest
+from splits import TINY_LARGE
+
+from hubert_jax import config as config_lib
+from hubert_jax import decode, label, pipeline
+
+# Runs a pipeline twice, then labels a split whose second shard, the second process's, is damaged.
+PROGRAM = """
+import json, pathlib, shutil, sys
+from hubert_jax import config, distributed, job, label, pipeline
+
+def damage():
+    shutil.copytree(f"{values['workdir']}/prepare/train", damaged["audio"][0])
+    shard = sorted(pathlib.Path(damaged["audio"][0]).glob("*.tfrecord"))[1]
+    shard.write_bytes(shard.read_bytes()[:-100])
+
+def work():
+    pipeline.run(config.build(pipeline.PipelineConfig, values))
+    pipeline.run(config.build(pipeline.PipelineConfig, values))
+    distributed.from_first(damage)
+    label.run(config.build(label.LabelConfig, damaged))
+
+values, damaged = json.loads(sys.argv[1])
+job.guarded(work)
+"""
+FIT = dict(num_clusters=12, fit_max_frames=1_000)
+LAYER = dict(feature="layer", layer=1, **FIT)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, minilibri) -> pathlib.Path:
+    """Twenty short utterances: four audio shards."""
+    root, source = tmp_path_factory.mktemp("corpus"), minilibri / "train-clean-5"
+    audio = sorted(source.rglob("*.opus"), key=lambda path: path.stat().st_size)[:20]
+    for path in audio:
+        folder = root / "train" / path.parent.relative_to(source)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
+        transcripts = next(path.parent.glob("*.trans.txt"))
+        lines = transcripts.read_text().splitlines()
+        with (folder / transcripts.name).open("a") as file:
+            file.writelines(f"{line}\n" for line in lines if line.startswith(path.stem))
+    return root
+
+
+def _stages(corpus) -> dict:
+    audio, network = "prepare:train", dict(TINY_LARGE)
+    head = network.pop("head")
+    network["architecture"] = dict(network["architecture"], num_layers=1)
+    loop = dict(steps=2, log_every=1, save_every=2)
+    return dict(
+        prepare=dict(corpus=str(corpus), splits=("train",), shard_megabytes=1),
+        label=dict(inputs=dict(audio=(audio,)), **FIT),
+        train=dict(
+            inputs=dict(audio=audio, labels=("label:train",)),
+            frames_per_step=256,
+            max_frames=32,
+            loss=dict(mask_group_rows=2),
+            loop=loop,
+            head=head,
+            **network,
+        ),
+        it2=dict(label=dict(LAYER, inputs=dict(audio=(audio,), checkpoint="train"))),
+        finetune=dict(
+            inputs=dict(audio=audio, init_from="train"),
+            frames_per_step=1024,
+            padded_frames=(256,),
+            ctc=dict(freeze_steps=0),
+            loop=loop,
+            **network,
+        ),
+        decode=dict(inputs=dict(audio=audio, checkpoint="finetune"), beam_size=2),
+        export=dict(inputs=dict(checkpoint="finetune")),
+        convert=dict(inputs=dict(source="finetune"), target="orbax:"),
+    )
+
+
+@pytest.fixture(scope="module")
+def together(repository, corpus, tmp_path_factory):
+    """The working directory of two processes of two devices each; status and errors of both."""
+    root = tmp_path_factory.mktemp("together")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{found.getsockname()[1]}"
+    damaged = dict(workdir=str(root / "damaged"), audio=(str(root / "audio"),), **FIT)
+    started = []
+    for index in range(2):
+        values = dict(
+            workdir=str(root / "run"),
+            stages=_stages(corpus),
+            distributed=dict(coordinator=coordinator, count=2, index=index),
+        )
+        with (root / f"{index}.txt").open("w") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, json.dumps([values, damaged])],
+                cwd=repository,
+                env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        started.append(process)
+    try:
+        statuses = [process.wait(timeout=200) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return root / "run", statuses, [(root / f"{index}.txt").read_text() for index in range(2)]
+
+
+def _content(directory) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.glob("*") if path.is_file()}
+
+
+def test_the_first_process_decides_and_a_second_run_skips(together, corpus, capsys):
+    run, _, (first, second) = together
+    stages = ["prepare", "label", "train", "it2/label", "finetune", "decode", "export", "convert"]
+    for stage in stages:
+        assert f"[{stage}] runs\n" in first and f"[{stage}] skipped" in first, first + second
+    # The collectives' library greets; nothing of ours is said twice.
+    said = second.partition("error:")[0].splitlines()
+    assert all("[Gloo]" in line or "peer ranks" in line for line in said), second
+    # Nor has one process anything left to do.
+    report = pipeline.run(pipeline.PipelineConfig(str(run), _stages(corpus)))
+    assert report["skipped"] == stages
+
+
+@pytest.mark.parametrize(
+    ("where", "values"),
+    [("label", FIT), ("it2/label", LAYER)],
+)
+def test_labels_are_those_of_one_process(together, tmp_path, where, values):
+    run, _, _ = together
+    checkpoint = f"orbax:{run}/train/checkpoints" if "layer" in values else ""
+    values = dict(values, audio=(f"{run}/prepare/train",), checkpoint=checkpoint)
+    label.run(config_lib.build(label.LabelConfig, dict(values, workdir=str(tmp_path))))
+    labels = _content(tmp_path / "label/train")
+    assert len(list((run / where / "train").glob("*.tfrecord"))) >= 3
+    assert _content(run / where / "train") == labels
+    books = _content(run / where)
+    for name in ("codebook.npz", "codebook.json"):
+        assert books[name] == _content(tmp_path / "label")[name]
+    assert {path.name for path in (run / where).iterdir()} == {
+        *("codebook.npz", "codebook.json", "result.json", "stage.json", "train")
+    }
+
+
+def test_decoding_is_that_of_one_process(together, tmp_path):
+    run, _, _ = together
+    values = dict(
+        workdir=str(tmp_path),
+        audio=f"{run}/prepare/train",
+        checkpoint=f"orbax:{run}/finetune/checkpoints",
+        beam_size=2,
+    )
+    alone = decode.run(config_lib.build(decode.DecodeConfig, values))
+    result = json.loads((run / "decode/result.json").read_text())
+    hypotheses = (run / "decode/hypotheses.jsonl").read_bytes()
+    assert hypotheses == (tmp_path / "decode/hypotheses.jsonl").read_bytes()
+    for found in (alone, result):
+        for key in ("config", "hypotheses", "seconds", "decode_seconds", "versions"):
+            del found[key]
+    assert result == json.loads(json.dumps(alone))
+
+
+def test_a_damaged_shard_ends_both(together):
+    run, statuses, (first, second) = together
+    assert statuses == [1, 1], first + second
+    assert first.splitlines()[-1] == second.splitlines()[-1].replace("error:", "error: process 1:")
+    assert "damaged" in second.splitlines()[-1]
+    assert not (run.parent / "damaged/label/result.json").exists()
