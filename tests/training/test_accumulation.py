@@ -191,7 +191,6 @@ def test_the_fewest_micro_batches_that_fit_are_taken(monkeypatch, capsys):
         return max(f.argument_size_in_bytes + f.temp_size_in_bytes for f in found)
 
     one, two, three = map(held, (1, 2, 3))
-    print(one, two, three)
     assert three < 0.8 * two < 0.6 * one
     assert taken(None)[1] == "1 micro-batch: the devices do not say how much memory they have\n"
     steps, line = taken(2 * one)
