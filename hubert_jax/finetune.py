@@ -41,9 +41,8 @@ def run(config: FinetuneConfig) -> dict:
     def start() -> WarmStart:
         return warm_start.for_finetuning(config.init_from, config.architecture, LIBRISPEECH)
 
-    trained = fit(
-        task, config.loop, mesh, directory, config.seed, start if config.init_from else None
-    )
+    warm = start if config.init_from else None
+    trained = fit(task, config.loop, mesh, directory, config.seed, warm, config.micro_batches)
     result = {
         "steps": config.loop.steps,
         "checkpoint": str(directory / "checkpoints"),

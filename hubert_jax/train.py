@@ -38,9 +38,8 @@ def run(config: TrainConfig) -> dict:
             config.init_from, config.architecture, config.head, data.codebook_digests
         )
 
-    trained = fit(
-        task, config.loop, mesh, directory, config.seed, start if config.init_from else None
-    )
+    warm = start if config.init_from else None
+    trained = fit(task, config.loop, mesh, directory, config.seed, warm, config.micro_batches)
     counts = data.label_sets[0].manifest.class_counts
     result = {
         "steps": config.loop.steps,

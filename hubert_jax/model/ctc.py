@@ -17,10 +17,7 @@ def ctc_loss(
     feasible: its loss and gradient are 0, where `optax.ctc_loss` gives about 1e5, which would swamp
     the batch's gradient.
     """
-    repeats = labels[:, 1:] == labels[:, :-1]
-    repeats &= jnp.arange(1, labels.shape[1]) < label_lengths[:, None]
-    # A frame a label, and one for the blank that has to stand between two equal neighbours.
-    feasible = label_lengths + repeats.sum(axis=1, dtype=jnp.int32) <= logit_lengths
+    feasible = is_feasible(logit_lengths, labels, label_lengths)
     frame_is_padding = jnp.arange(logits.shape[1]) >= logit_lengths[:, None]
     label_is_padding = jnp.arange(labels.shape[1]) >= label_lengths[:, None]
     loss = optax.ctc_loss(
@@ -31,3 +28,11 @@ def ctc_loss(
         blank_id=BLANK,
     )
     return jnp.where(feasible, loss, 0.0), feasible
+
+
+def is_feasible(logit_lengths: jax.Array, labels: jax.Array, label_lengths: jax.Array) -> jax.Array:
+    """(B,) bool: whether a row has as many frames as its labels need; arguments of `ctc_loss`."""
+    repeats = labels[:, 1:] == labels[:, :-1]
+    repeats &= jnp.arange(1, labels.shape[1]) < label_lengths[:, None]
+    # A frame a label, and one for the blank that has to stand between two equal neighbours.
+    return label_lengths + repeats.sum(axis=1, dtype=jnp.int32) <= logit_lengths

@@ -11,6 +11,7 @@ def masked_prediction_loss(
     alpha: jax.Array | float,
     features: jax.Array,
     feature_penalty: float,
+    counts: tuple[jax.Array, jax.Array] | None = None,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The loss (alpha S_m + (1 - alpha) S_u) / (alpha M + (1 - alpha) U) + penalty, and metrics.
 
@@ -22,10 +23,13 @@ def masked_prediction_loss(
     released; fairseq issue 3315: it stabilises the GroupNorm model). Of the metrics, losses are
     means per frame, summed over codebooks, accuracies means over codebooks, and the feature penalty
     is before its weight.
+
+    Rows that are a part of the batch come with its `counts`, M and U: then loss and metrics are
+    their contributions, which add up to the batch's.
     """
     masked = mask.astype(jnp.float32)
     unmasked = 1.0 - masked
-    masked_count, unmasked_count = masked.sum(), unmasked.sum()
+    masked_count, unmasked_count = counts or (masked.sum(), unmasked.sum())
     cross_entropy = jnp.zeros(mask.shape, jnp.float32)
     correct = jnp.zeros(mask.shape, jnp.float32)
     for codebook_logits, codebook_labels in zip(logits, labels, strict=True):
@@ -37,13 +41,14 @@ def masked_prediction_loss(
     unmasked_sum = jnp.sum(cross_entropy * unmasked)
     count = alpha * masked_count + (1 - alpha) * unmasked_count
     prediction = (alpha * masked_sum + (1 - alpha) * unmasked_sum) / jnp.maximum(count, 1)
-    penalty = jnp.mean(jnp.square(features.astype(jnp.float32)))
+    fraction = mask.size / (masked_count + unmasked_count)  # of the batch
+    penalty = jnp.mean(jnp.square(features.astype(jnp.float32))) * fraction
     metrics = {
         "masked_loss": masked_sum / jnp.maximum(masked_count, 1),
         "unmasked_loss": unmasked_sum / jnp.maximum(unmasked_count, 1),
         "masked_accuracy": jnp.sum(correct * masked) / jnp.maximum(masked_count, 1),
         "unmasked_accuracy": jnp.sum(correct * unmasked) / jnp.maximum(unmasked_count, 1),
         "feature_penalty": penalty,
-        "masked_frames": masked_count,
+        "masked_frames": masked.sum(),
     }
     return prediction + feature_penalty * penalty, metrics

@@ -20,7 +20,7 @@ from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
 from hubert_jax.frames import HOP, num_frames, num_samples
 from hubert_jax.model.architecture import Architecture, Execution, Regularization
-from hubert_jax.model.ctc import ctc_loss
+from hubert_jax.model.ctc import ctc_loss, is_feasible
 from hubert_jax.model.hubert import HubertForCTC
 from hubert_jax.model.kernels import choice
 from hubert_jax.model.masking import span_mask
@@ -28,7 +28,7 @@ from hubert_jax.training import optimizer, sharding
 from hubert_jax.training.fit import LoopConfig, require_seed
 from hubert_jax.training.optimizer import OptimizerConfig
 from hubert_jax.training.sharding import MeshConfig
-from hubert_jax.training.task import Batch, Task
+from hubert_jax.training.task import AdditiveLoss, Batch, Task
 from hubert_jax.vocabulary import Vocabulary
 
 VERSION = 2  # raise it when the same configuration and inputs give other weights
@@ -79,6 +79,7 @@ class FinetuneConfig:
     frames_per_step: int = 80_000  # padded frames (20 ms) of one update over all devices
     # Utterances are padded to the shortest of these; each length compiles once.
     padded_frames: tuple[int, ...] = (*range(128, 833, 64), 1024, 1280, 1792)
+    micro_batches: MayChange[int] = 1  # that a batch is computed in; 0: as few as fit the device
     seed: int = 1337  # of the linear layer, data order, masks and dropout
 
     def __post_init__(self) -> None:
@@ -179,7 +180,7 @@ def init(architecture: Architecture, classes: int) -> Callable[[jax.Array], dict
 
 def loss_function(
     network: HubertForCTC, ctc: CTCConfig, freeze_steps: int, train_frontend: bool
-) -> Callable:
+) -> AdditiveLoss:
     """(params, batch, key, step) -> (loss, metrics) on padded utterances.
 
     The batch holds `waveform` (B, N) float32, `num_samples` (B,), `labels` (B, L) int32 and
@@ -188,27 +189,37 @@ def loss_function(
     gradient, the front-end only with `train_frontend`.
     """
 
-    def compute(
-        params: dict, batch: Batch, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        time_key, channel_key, dropout_key = jax.random.split(key, 3)
-        rngs = {"dropout": dropout_key}
+    def prepare(batch: Batch, key: jax.Array) -> Batch:
+        time_key, channel_key, _ = jax.random.split(key, 3)
         rows, padded = batch["waveform"].shape
-        lengths = num_frames(batch["num_samples"])
-        mask = channel_mask = None
+        lengths, label_lengths = num_frames(batch["num_samples"]), batch["label_lengths"]
+        feasible = is_feasible(lengths, batch["labels"], label_lengths)
+        counts = {
+            "utterances": jnp.maximum(jnp.sum(label_lengths > 0), 1),
+            "characters": jnp.maximum(jnp.sum(label_lengths * feasible), 1),
+        }
+        masks = {}
         if ctc.time_mask_probability:
             spans = (ctc.time_mask_probability, ctc.time_mask_span)
-            mask = span_mask(
+            masks["mask"] = span_mask(
                 time_key, rows, num_frames(padded), *spans, group_rows=1, lengths=lengths
             )
         if ctc.channel_mask_probability:
             spans = (ctc.channel_mask_probability, ctc.channel_mask_span)
-            channel_mask = span_mask(
+            masks["channel_mask"] = span_mask(
                 channel_key, rows, network.architecture.dim, *spans, group_rows=1, least_spans=0
             )
+        return {**batch, **counts, **masks}
+
+    def part(
+        params: dict, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        *_, dropout_key = jax.random.split(key, 3)
+        rngs = {"dropout": dropout_key}
 
         def encode(params: dict) -> Any:
-            inputs = (batch["waveform"], batch["num_samples"], mask, channel_mask)
+            names = ("waveform", "num_samples", "mask", "channel_mask")
+            inputs = [batch.get(name) for name in names]
             return network.apply(
                 {"params": params}, *inputs, False, not train_frontend, rngs=rngs, method="encode"
             )
@@ -222,19 +233,17 @@ def loss_function(
         logits: Any = network.apply(
             {"params": params}, encoded, False, rngs=rngs, method="classify"
         )
-        losses, feasible = ctc_loss(logits, lengths, batch["labels"], batch["label_lengths"])
-        present = batch["label_lengths"] > 0
-        feasible = feasible & present
-        utterances = jnp.maximum(jnp.sum(present), 1)
-        characters = jnp.sum(batch["label_lengths"] * feasible)
-        total = jnp.sum(losses * feasible)
-        return total / utterances, {
-            "loss_per_character": total / jnp.maximum(characters, 1),
-            "infeasible_fraction": 1.0 - jnp.sum(feasible) / utterances,
-            "characters": characters,
+        lengths, label_lengths = num_frames(batch["num_samples"]), batch["label_lengths"]
+        losses, feasible = ctc_loss(logits, lengths, batch["labels"], label_lengths)
+        present = label_lengths > 0
+        total = jnp.sum(losses * (feasible & present))
+        return total / batch["utterances"], {
+            "loss_per_character": total / batch["characters"],
+            "infeasible_fraction": jnp.sum(present & ~feasible) / batch["utterances"],
+            "characters": jnp.sum(label_lengths * feasible),
         }
 
-    return compute
+    return AdditiveLoss(prepare, part)
 
 
 def with_labels(

@@ -27,7 +27,7 @@ from hubert_jax.training import optimizer, sharding
 from hubert_jax.training.fit import LoopConfig, require_seed
 from hubert_jax.training.optimizer import OptimizerConfig
 from hubert_jax.training.sharding import MeshConfig
-from hubert_jax.training.task import Batch, Task
+from hubert_jax.training.task import AdditiveLoss, Batch, Task
 
 VERSION = 1  # raise it when the same configuration and inputs give other weights
 
@@ -79,6 +79,7 @@ class TrainConfig:
     distributed: MayChange[DistributedConfig] = DistributedConfig()
     frames_per_step: int = 140_000  # frames (20 ms) of one update over all devices
     max_frames: int = 768  # of a crop
+    micro_batches: MayChange[int] = 1  # that a batch is computed in; 0: as few as fit the device
     skip_damaged: MayChange[bool] = False  # a damaged shard is named and its sound records read
     init_from: Reads[str] = ""  # orbax:DIR, hf:DIR, fairseq:FILE or torchaudio:FILE; or scratch
     seed: int = 1337  # of weights, data order, crops, masks and dropout
@@ -181,31 +182,39 @@ def init(architecture: Architecture, head: Head) -> Callable[[jax.Array], dict]:
     return lambda key: network.init(key, silence)["params"]
 
 
-def loss_function(network: HubertForPretraining, loss: LossConfig) -> Callable:
+def loss_function(network: HubertForPretraining, loss: LossConfig) -> AdditiveLoss:
     """(params, batch, key, step) -> (loss, metrics) on crops of equal length.
 
     The batch holds `waveform` (B, N) float32 and, a codebook each, `labels_0`, `labels_1`, ...
     (B, T) int32; B is a multiple of `loss.mask_group_rows`.
     """
 
-    def compute(
-        params: dict, batch: Batch, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        mask_key, dropout_key = jax.random.split(key)
-        labels = [batch[f"labels_{i}"] for i in range(len(network.head.codebook_sizes))]
-        rows, frames = labels[0].shape
+    def prepare(batch: Batch, key: jax.Array) -> Batch:
+        mask_key, _ = jax.random.split(key)
+        rows, frames = batch["labels_0"].shape
         mask = span_mask(
             mask_key, rows, frames, loss.mask_probability, loss.mask_span, loss.mask_group_rows
         )
+        masked = jnp.asarray(mask, jnp.float32)
+        counts = {"masked_frames": masked.sum(), "unmasked_frames": (1.0 - masked).sum()}
+        return {**batch, "mask": mask, **counts}
+
+    def part(
+        params: dict, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        _, dropout_key = jax.random.split(key)
+        mask, counts = batch["mask"], (batch["masked_frames"], batch["unmasked_frames"])
+        labels = [batch[f"labels_{i}"] for i in range(len(network.head.codebook_sizes))]
         outputs: Any = network.apply(
             {"params": params}, batch["waveform"], mask, False, rngs={"dropout": dropout_key}
         )
         alpha = jnp.interp(step, jnp.array(loss.alpha_steps), jnp.array(loss.alpha))
+        features, penalty = outputs["features"], loss.feature_penalty
         return masked_prediction_loss(
-            outputs["logits"], labels, mask, alpha, outputs["features"], loss.feature_penalty
+            outputs["logits"], labels, mask, alpha, features, penalty, counts
         )
 
-    return compute
+    return AdditiveLoss(prepare, part)
 
 
 def _network(config: TrainConfig, mesh: Mesh) -> HubertForPretraining:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from hubert_jax import distributed
 from hubert_jax.config import MayChange
 from hubert_jax.errors import InputError
+from hubert_jax.training import sharding
 from hubert_jax.training.checkpoint import Checkpoints, fingerprint
 from hubert_jax.training.metrics import ProgressLog
 from hubert_jax.training.prefetch import Prefetch
@@ -61,13 +62,16 @@ def fit(
     directory: pathlib.Path,
     seed: int,
     warm_start: Callable[[], WarmStart] | None = None,
+    micro_batches: int = 1,
 ) -> TrainingResult:
     """Trains `task` to the last step of `loop`, or goes on with the run in `directory`.
 
     All processes have the same `directory`. `warm_start` reads the network that step 0 starts from;
-    None: from scratch. Raises InputError for a checkpoint of another run or batches that cannot be
-    read, Diverged for a loss or gradient that is not finite.
+    None: from scratch. Batches are computed in `micro_batches` parts, 0: as few as fit the device.
+    Raises InputError for a checkpoint of another run, batches that cannot be read or cut, Diverged
+    for a loss or gradient that is not finite.
     """
+    counts = task.micro_batch_counts(micro_batches, sharding.batch_shards(mesh))
     checkpoints = Checkpoints(directory / "checkpoints", loop.keep)
     abstract = abstract_state(task, mesh)
     metadata = {"kind": task.kind, **task.facts}
@@ -89,7 +93,8 @@ def fit(
             metadata["inputs"] = {**metadata["inputs"], "init_from": start.fingerprint}
             distributed.announce(start.description)
 
-    steps = compile_steps(task, mesh, abstract, seed) if first_step < loop.steps else {}
+    unfinished = first_step < loop.steps
+    steps = compile_steps(task, mesh, abstract, seed, counts) if unfinished else {}
     log = ProgressLog(directory, first_step, loop.steps, metadata.get("metrics", {}))
     prefetch = Prefetch(mesh, task.batches(first_step))
     running, started = None, time.monotonic()

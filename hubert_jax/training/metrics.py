@@ -87,9 +87,10 @@ class ProgressLog:
         )
         per_step = (now - self._started) / max(step - self._first_step, 1)
         minutes, seconds = divmod(int(per_step * (self._total_steps - step)), 60)
+        to_go = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
         print(
             f"step {step}/{self._total_steps}  {shown}  {rate:.0f} audio-s/s  "
-            f"{fraction:.1%} waiting for data  ETA {minutes}:{seconds:02d}",
+            f"{fraction:.1%} waiting for data  ETA {to_go}",
             flush=True,
         )
 

@@ -1,6 +1,7 @@
 """What a trainable brings along; the loop knows nothing else of it."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -9,16 +10,36 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
+from hubert_jax.errors import InputError
 from hubert_jax.training.sharding import HUBERT_RULES
 
 Batch = dict[str, Any]
+_Scalars = tuple[jax.Array, dict[str, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class AdditiveLoss:
+    """A loss of a batch that is the sum over any parts of its rows, as are its metrics.
+
+    `prepare` takes (batch, key) and adds what depends on the whole batch: arrays with a row of the
+    batch each, and scalars, such as counts to divide by. `part` takes (params, batch, key, step),
+    where the batch is some rows of the prepared one's arrays and all of its scalars.
+    """
+
+    prepare: Callable[[Batch, jax.Array], Batch]
+    part: Callable[[dict, Batch, jax.Array, jax.Array], _Scalars]
+
+    def __call__(self, params: dict, batch: Batch, key: jax.Array, step: jax.Array) -> _Scalars:
+        """Loss and metrics of the whole batch."""
+        return self.part(params, self.prepare(batch, key), key, step)
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """A model, its loss and its data.
 
-    `loss` takes (params, batch, key, step), returns scalars, and is random by the key alone.
+    `loss` takes (params, batch, key, step), returns scalars, and is random by the key alone; an
+    AdditiveLoss can be computed in micro-batches.
     `facts` go into checkpoints: `inputs` (digests), `decisive` (see `config.decisive`), `rows` (of
     a batch, by frames) and `version` make the fingerprint; a run goes on only where these and
     `config` are the same.
@@ -26,13 +47,36 @@ class Task:
 
     kind: str
     init: Callable[[jax.Array], dict]  # key -> parameters, float32
-    loss: Callable[[dict, Batch, jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+    loss: Callable[[dict, Batch, jax.Array, jax.Array], _Scalars]
     optimizer: optax.GradientTransformation
     learning_rate: Callable[[jax.Array], jax.Array]
     batch_shapes: tuple[dict[str, jax.ShapeDtypeStruct], ...]  # each compiled before step 1
     batches: Callable[[int], Generator[dict[str, np.ndarray]]]  # this process's, from a step on
     facts: dict[str, Any]
     sharding_rules: tuple[tuple[str, PartitionSpec], ...] = HUBERT_RULES
+
+    def micro_batch_counts(self, wanted: int, shards: int) -> tuple[int, ...]:
+        """Into how many micro-batches a batch may be cut: `wanted`, or all there are if it is 0.
+
+        Raises InputError where they are not equally many rows for each of `shards` devices.
+        """
+        additive = isinstance(self.loss, AdditiveLoss)
+        rows = self.facts["rows"] if additive else {}
+        most = math.gcd(*rows.values()) // shards or 1
+        counts = tuple(count for count in range(1, most + 1) if most % count == 0)
+        if wanted == 0:
+            return counts
+        if wanted in counts:
+            return (wanted,)
+        name = f"config.micro_batches={wanted}"
+        for frames, count in rows.items():
+            if wanted > 0 and count % (wanted * shards):
+                raise InputError(
+                    f"{name}: the batches of bucket {frames} have {count} rows on {shards} "
+                    f"device(s), expected a multiple of {wanted * shards}; use one of "
+                    f"{', '.join(map(str, counts))}, or change config.frames_per_step"
+                )
+        raise InputError(f"{name}: expected {'0 or more' if additive else f'1 for {self.kind}'}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -83,7 +83,8 @@ def test_a_toy_language_model_trains_resumes_and_logs(tmp_path, capsys):
     lines = _lines(tmp_path / "whole")
     assert [line["step"] for line in lines] == [3, 6, 9, 12]
     assert whole.last["loss"] < lines[0]["loss"] - 0.2 and whole.parameters == 2 * CLASSES * WIDTH
-    assert f"{whole.parameters} parameters" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert f"{whole.parameters} parameters" in output and "ETA 0:00:0" in output
 
     _fit(language_model(12), tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut/checkpoints/12")
@@ -122,8 +123,8 @@ def test_every_shape_is_compiled_before_the_first_step(tmp_path, monkeypatch):
     compiled = []
     original = step.train_step
 
-    def traced(task, seed):
-        update = original(task, seed)
+    def traced(*arguments):
+        update = original(*arguments)
 
         def counted(state, batch):
             compiled.append(batch["text"].shape)
