@@ -67,7 +67,7 @@ def read_centroids(path: str | os.PathLike) -> tuple[np.ndarray, str]:
     if content.startswith(b"\x93NUMPY"):
         try:
             found, kind = np.load(io.BytesIO(content), allow_pickle=False), "an array of NumPy"
-        except (ValueError, EOFError, OSError) as error:
+        except Exception as error:  # NumPy parses the header as Python
             raise _damaged(path, "an array of NumPy", error) from None
     elif content[8:9] == b"{":
         found, kind = _safetensors(path)
@@ -98,7 +98,9 @@ def read_centroids(path: str | os.PathLike) -> tuple[np.ndarray, str]:
 
 
 def _damaged(path: pathlib.Path, what: str, error: Exception | str) -> InputError:
-    reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    reason = next(iter(str(error).splitlines()), "")
+    if isinstance(error, Exception):
+        reason = f"{type(error).__name__}: {reason}"
     return InputError(f"{path}: cannot be read as {what} ({reason}); is it complete?")
 
 
