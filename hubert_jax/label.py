@@ -1,8 +1,10 @@
 """Turns audio into units: fits a codebook by k-means and labels every frame with it.
 
 Reads prepared splits (prepare) and, for units of a layer, a network (train). Fits the codebook on
-the first split, or takes an existing one. Writes WORKDIR/label/codebook.npz and codebook.json, one
-directory of label shards a split, and at the end result.json.
+the first split, or takes an existing one: a label job's directory, or a file of scikit-learn (as
+fairseq's .bin), NumPy, safetensors or faiss, without running what it names. Writes
+WORKDIR/label/codebook.npz and codebook.json, one directory of label shards a split, and at the end
+result.json.
 """
 
 from __future__ import annotations

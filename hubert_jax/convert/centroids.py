@@ -61,9 +61,12 @@ def read_centroids(path: str | os.PathLike) -> tuple[np.ndarray, str]:
     centroids of another shape, NaN or infinite.
     """
     path = pathlib.Path(path)
-    if path.stat().st_size > _MOST_BYTES:
-        raise InputError(f"{path}: larger than 1 GiB, expected {_EXPECTED}")
-    content = path.read_bytes()
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise InputError(f"{path}: larger than 1 GiB, expected {_EXPECTED}")
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if content.startswith(b"\x93NUMPY"):
         try:
             found, kind = np.load(io.BytesIO(content), allow_pickle=False), "an array of NumPy"
