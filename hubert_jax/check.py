@@ -24,7 +24,7 @@ def run(config: TrainConfig) -> dict:
     directory = pathlib.Path(config.audio)
     audio = manifests.read_manifest(directory)
     codebook_sizes = config.head.codebook_sizes if config.labels else ()
-    labels = label_sets.read_label_sets(audio, config.labels, codebook_sizes)
+    labels = label_sets.read_label_sets(audio, config.labels, codebook_sizes, config.specials)
     cut = max(config.mesh.data, 1) * config.mesh.fsdp
     row_multiple = math.lcm(config.loss.mask_group_rows, cut)
     buckets = schedule.crop_buckets(audio, config.frames_per_step, config.max_frames, row_multiple)

@@ -1,8 +1,10 @@
 """Turns audio into units: fits a codebook by k-means and labels every frame with it.
 
 Reads prepared splits (prepare) and, for units of a layer, a network (train). Fits the codebook on
-the first split, or takes an existing one. Writes WORKDIR/label/codebook.npz and codebook.json, one
-directory of label shards a split, and at the end result.json.
+the first split, or takes an existing one: a label job's directory, or a file of scikit-learn (as
+fairseq's .bin), NumPy, safetensors or faiss, without running what it names. Writes
+WORKDIR/label/codebook.npz and codebook.json, one directory of label shards a split, and at the end
+result.json.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from hubert_jax.units.features import Feature
     from hubert_jax.units.fitting import Fitting
 
-VERSION = 1  # raise it when the same configuration and inputs give another output
+VERSION = 2  # raise it when the same configuration and inputs give another output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +38,12 @@ class LabelConfig:
     audio: Reads[tuple[str, ...]]  # prepared splits; the codebook is fitted on the first
     feature: str = "mfcc"  # Kaldi's; or mfcc_librosa, or layer
     checkpoint: Reads[str] = ""  # of layer: orbax:DIR[@STEP], hf:DIR, fairseq:FILE, torchaudio:FILE
-    layer: int = -1  # of layer: 0 is the input of block 1, l the output of block l
+    layer: int = -1  # of layer: 0 is the input of block 1, l what block l gives, residual added
     num_clusters: int = 100  # codewords; ignored with `codebook`
     seed: int = 0  # of the sample and the k-means
     fit_fraction: float = 1.0  # of the first split's utterances to fit on, at most
     fit_max_frames: int = 10_000_000  # to fit on, at most
-    codebook: Reads[str] = ""  # directory of an earlier label job; empty: fit one
+    codebook: Reads[str] = ""  # of an earlier label job, or a file of another library; or fit one
     kmeans: KMeansConfig = KMeansConfig()
     execution: MayChange[Execution] = Execution()
     distributed: MayChange[DistributedConfig] = DistributedConfig()
@@ -123,6 +125,7 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
         "k": len(codebook.centroids),
         "codebook_digest": codebook.digest,
         "codebook_fitted_here": not config.codebook,
+        "codebook_origin": codebook.origin,
         "inertia": codebook.inertia,
         "dead_codewords": codebook.dead_codewords,
         "fitted_frames": codebook.fitted_frames,
@@ -158,9 +161,26 @@ def _feature(config: LabelConfig) -> Feature:
 
 
 def _reused(path: str, feature: Feature) -> Codebook:
-    """An earlier codebook, if it is of this feature."""
-    codebook = Codebook.load(path)
+    """An earlier codebook, if it is of this feature; of which another's is, only the user knows."""
     expected = feature.describe()
+    if pathlib.Path(path).is_file():
+        from hubert_jax.convert.centroids import read_centroids
+
+        centroids, kind = read_centroids(path)
+        origin = (
+            f"{pathlib.Path(path).name} ({kind}; SHA-256 {files.sha256_file(path)}); the file does "
+            "not name the feature, the label job was told"
+        )
+        codebook = Codebook(centroids, expected, None, None, None, None, origin)
+        print(f"codebook of {len(centroids)} x {centroids.shape[1]} from {origin}", flush=True)
+    else:
+        codebook = Codebook.load(path)
+    if codebook.centroids.shape[1] != feature.dim:
+        raise InputError(
+            f"config.codebook={path}: centroids of {codebook.centroids.shape[1]} dimensions, "
+            f"{expected['kind']} has {feature.dim}; label with the feature, layer and checkpoint "
+            "that it was fitted on"
+        )
     for key in sorted(expected | codebook.feature):
         found, wanted = codebook.feature.get(key), expected.get(key)
         if found != wanted:

@@ -35,7 +35,7 @@ def run(config: TrainConfig) -> dict:
 
     def start() -> WarmStart:
         return warm_start.for_pretraining(
-            config.init_from, config.architecture, config.head, data.codebook_digests
+            config.init_from, config.architecture, config.head, data.units, config.keep_head
         )
 
     warm = start if config.init_from else None

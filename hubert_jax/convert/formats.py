@@ -98,7 +98,12 @@ def _read_orbax(path: pathlib.Path, shardings: Callable[[Any], Any] | None) -> N
         elif labels := metadata.get("labels"):
             digests = tuple(manifest["codebook_digest"] for manifest in labels)
             rate = float(labels[0]["rate_hz"])
-            units = Units.numbered(head.codebook_sizes, rate_hz=rate, codebook_digests=digests)
+            units = Units.numbered(
+                head.codebook_sizes,
+                [manifest["num_classes"] for manifest in labels],
+                rate_hz=rate,
+                codebook_digests=digests,
+            )
     digest = fingerprint(metadata)
     return Network(params, architecture, head, regularization, vocabulary, units, digest)
 

@@ -27,9 +27,22 @@ class Units:
     codebook_digests: tuple[str, ...] = ()  # empty: not known
 
     @classmethod
-    def numbered(cls, codebook_sizes: Sequence[int], **fields: Any) -> "Units":
-        """Every class is the unit of its number."""
-        return cls(tuple(tuple(str(i) for i in range(count)) for count in codebook_sizes), **fields)
+    def numbered(
+        cls, codebook_sizes: Sequence[int], num_units: Sequence[int] | None = None, **fields: Any
+    ) -> "Units":
+        """The last `num_units` classes, by default all, are units 0, 1, ...; before them specials.
+
+        Raises InputError for another number of specials than fairseq has.
+        """
+        symbols = []
+        for size, units in zip(codebook_sizes, num_units or codebook_sizes, strict=True):
+            if size - units not in (0, len(FAIRSEQ_SPECIALS)):
+                raise InputError(
+                    f"a head of {size} classes for {units} units, expected {units} or, with "
+                    f"fairseq's special symbols, {units + len(FAIRSEQ_SPECIALS)}"
+                )
+            symbols.append((*FAIRSEQ_SPECIALS[: size - units], *map(str, range(units))))
+        return cls(tuple(symbols), **fields)
 
     @property
     def offset(self) -> int:

@@ -24,17 +24,20 @@ def write_tensors(
 
 
 def read_tensors(
-    path: str | os.PathLike,
+    path: str | os.PathLike, ndim: int | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, str], tuple[str, ...]]:
     """Arrays by name, float32; the file's metadata; a note on what was not float32.
 
-    Raises InputError for a file that is missing, damaged, or holds other than floating point.
+    With `ndim` only those of so many dimensions are read. Raises InputError for a file that is
+    missing, damaged, or holds other than floating point.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            half = {name for name in file.keys() if file.get_slice(name).get_dtype() == "BF16"}
-            tensors = {name: file.get_tensor(name) for name in file.keys() if name not in half}
+            slices = {name: file.get_slice(name) for name in file.keys()}
+            names = {n for n, s in slices.items() if ndim in (None, len(s.get_shape()))}
+            half = {name for name in names if slices[name].get_dtype() == "BF16"}
+            tensors = {name: file.get_tensor(name) for name in file.keys() if name in names - half}
         dtypes = [tensor.dtype.name for tensor in tensors.values()] + ["bfloat16"] * len(half)
         if half:  # NumPy itself does not know the dtype
             with safetensors.safe_open(path, framework="flax") as file:

@@ -25,12 +25,12 @@ _INERT_NAMES = (
 _INERT_PACKAGES = ("fairseq.", "omegaconf.")  # torch says which names below them it meets
 
 
-class _Inert:
+class Inert:
     """Stands in for a class that a file names: keeps arguments and state, does nothing."""
 
     arguments: tuple = ()
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":  # noqa: D102
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":  # noqa: D102
         self = super().__new__(cls)
         self.arguments = args
         return self
@@ -60,7 +60,7 @@ def load(path: str | os.PathLike) -> Any:
     names = list(_INERT_NAMES)
     while True:
         try:
-            with torch.serialization.safe_globals([(_Inert, name) for name in names]):
+            with torch.serialization.safe_globals([(Inert, name) for name in names]):
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         except Exception as error:  # a damaged file ends in errors of many types
             named = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -115,7 +115,7 @@ def plain(value: Any, _within: frozenset[int] = frozenset()) -> Any:
     if id(value) in _within:
         return None
     within = _within | {id(value)}
-    if isinstance(value, _Inert):
+    if isinstance(value, Inert):
         attributes = {key: item for key, item in vars(value).items() if key != "arguments"}
         for key in ("_content", "_val"):
             if key in attributes:

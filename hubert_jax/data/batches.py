@@ -57,6 +57,7 @@ class LabelSet:
 
     directory: pathlib.Path
     manifest: LabelManifest
+    first_class: int = 0  # of the network, which stands for unit 0
 
 
 def pretraining_batches(
@@ -97,7 +98,8 @@ def pretraining_batches(
             ids = audio["id"], labels["id"]
             same = tf.debugging.assert_equal(*ids, "labels of another utterance")
             values = _checked(labels["labels"], same)
-            features[f"labels_{i}"] = _window(values, start, frames, label_set.manifest.rate_hz)
+            units = _window(values, start, frames, label_set.manifest.rate_hz)
+            features[f"labels_{i}"] = units + label_set.first_class
         return features | {"stood_in": element["stood_in"]}
 
     labels = [(label_set.directory, label_set.manifest) for label_set in label_sets]

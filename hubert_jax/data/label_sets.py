@@ -20,10 +20,11 @@ _AGAIN = "run the label job on this audio"
 
 
 def read_label_sets(
-    audio: AudioManifest, directories: Sequence[str], codebooks: Sequence[int]
+    audio: AudioManifest, directories: Sequence[str], codebooks: Sequence[int], specials: int = 0
 ) -> list[LabelManifest]:
     """The manifests of a training's label sets, one for each codebook size of the network.
 
+    Of a network's classes the first `specials` may be no units, which labels then leave out.
     Raises InputError if their number is another, or as `check_labels`.
     """
     if len(directories) != len(codebooks):
@@ -34,7 +35,9 @@ def read_label_sets(
     found = []
     for directory, classes in zip(directories, codebooks, strict=True):
         found.append(read_label_manifest(directory))
-        check_labels(audio, found[-1], num_classes=classes, where=directory)
+        units = classes - specials
+        expected = units if found[-1].num_classes == units else classes
+        check_labels(audio, found[-1], num_classes=expected, where=directory)
     return found
 
 
@@ -79,7 +82,10 @@ def check_labels(
         remedy = "there is nothing to predict: fit the codebook on the right features"
         refuse("class_counts", f"{used} class in use", "at least 2", remedy)
     if num_classes is not None and labels.num_classes != num_classes:
-        remedy = "set the model's codebook to the number of clusters"
+        remedy = (
+            "set config.head.codebook_sizes to the number of clusters; released heads of 4 classes "
+            "more are kept with config.keep_head=True"
+        )
         expected = f"{num_classes}, the classes of the model"
         refuse("num_classes", labels.num_classes, expected, remedy)
 

@@ -1,10 +1,9 @@
 """What a run takes over from another network that it starts from, and what is fresh."""
 
 import dataclasses
-from collections.abc import Sequence
 
 from hubert_jax.convert import formats
-from hubert_jax.convert.network import Network
+from hubert_jax.convert.network import Network, Units
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Architecture, Head
 from hubert_jax.training.task import WarmStart
@@ -12,16 +11,21 @@ from hubert_jax.vocabulary import Vocabulary
 
 
 def for_pretraining(
-    where: str, architecture: Architecture, head: Head, codebook_digests: Sequence[str]
+    where: str, architecture: Architecture, head: Head, units: Units, keep_head: bool = False
 ) -> WarmStart:
     """Where a pre-training run starts; `where` is the value of config.init_from.
 
-    The head is kept where it predicts the same codebooks, as the digests show, in the same way;
-    one of released weights has no digests. Raises InputError as `formats.read` does, and for a
-    network of another architecture.
+    The head is kept where it predicts the same `units`, as the digests show, in the same way. One
+    of released weights has no digests: with `keep_head` it is taken to be of the run's codebooks,
+    and InputError is raised where a head cannot be kept. Raises InputError as `formats.read` does,
+    and for a network of another architecture.
     """
     network = _read(where, architecture)
-    reason = _why_fresh(network, head, codebook_digests)
+    reason = _why_fresh(network, head, units, keep_head)
+    if keep_head and reason:
+        raise InputError(
+            f"config.keep_head=True: the head of config.init_from={where} cannot be kept: {reason}"
+        )
     return _warm_start(where, network, "final_proj_", "label_embeddings_", reason=reason)
 
 
@@ -61,7 +65,7 @@ def _warm_start(where: str, network: Network, *head: str, reason: str) -> WarmSt
     return WarmStart(params, network.fingerprint, f"network from {where}, {taken}{notes}")
 
 
-def _why_fresh(network: Network, head: Head, codebook_digests: Sequence[str]) -> str:
+def _why_fresh(network: Network, head: Head, units: Units, trusted: bool) -> str:
     """Why a pre-training head cannot be kept, or "" if it can."""
     if network.head is None or "final_proj_0" not in network.params:
         return "it has no pre-training head"
@@ -69,9 +73,13 @@ def _why_fresh(network: Network, head: Head, codebook_digests: Sequence[str]) ->
         found, expected = getattr(network.head, field.name), getattr(head, field.name)
         if found != expected:
             return f"its head has {field.name} {found}, config.head.{field.name} is {expected}"
-    digests = network.units.codebook_digests if network.units else ()
-    if not digests:
-        return "it does not say which codebook its head predicts"
-    if digests != tuple(codebook_digests):
+    found = network.units or Units.numbered(head.codebook_sizes)
+    for theirs, ours in zip(found.symbols, units.symbols, strict=True):
+        if theirs != ours:
+            place = [a == b for a, b in zip(theirs, ours, strict=True)].index(False)
+            return f"class {place} of its head is {theirs[place]!r}, here it is {ours[place]!r}"
+    if not found.codebook_digests:
+        return "" if trusted else "it does not say which codebook its head predicts"
+    if found.codebook_digests != units.codebook_digests:
         return "its head predicts another codebook"
     return ""

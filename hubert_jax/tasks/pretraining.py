@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from hubert_jax import config as config_lib
 from hubert_jax.config import MayChange, Reads
+from hubert_jax.convert.network import FAIRSEQ_SPECIALS, Units
 from hubert_jax.data import batches, label_sets, manifests, schedule
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
@@ -82,10 +83,20 @@ class TrainConfig:
     micro_batches: MayChange[int] = 1  # that a batch is computed in; 0: as few as fit the device
     skip_damaged: MayChange[bool] = False  # a damaged shard is named and its sound records read
     init_from: Reads[str] = ""  # orbax:DIR, hf:DIR, fairseq:FILE or torchaudio:FILE; or scratch
+    keep_head: bool = False  # of init_from: the labels are of its codebook, if it names none
     seed: int = 1337  # of weights, data order, crops, masks and dropout
 
     def __post_init__(self) -> None:
         require_seed(self.seed)
+        if self.keep_head and not self.init_from:
+            raise InputError(
+                "config.keep_head=True: there is no config.init_from whose head it could keep"
+            )
+
+    @property
+    def specials(self) -> int:
+        """How many classes of the head may come before unit 0: those that fairseq's heads have."""
+        return len(FAIRSEQ_SPECIALS) if self.keep_head else 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,19 +105,25 @@ class Data:
 
     audio: manifests.AudioManifest
     label_sets: tuple[batches.LabelSet, ...]
-
-    @property
-    def codebook_digests(self) -> tuple[str, ...]:
-        """Of the label sets, in order."""
-        return tuple(labels.manifest.codebook_digest for labels in self.label_sets)
+    units: Units  # what the classes of the network stand for
 
 
 def read(config: TrainConfig) -> Data:
     """The data of a run, from manifests alone; InputError where labels do not fit audio or head."""
     audio = manifests.read_manifest(config.audio)
-    found = label_sets.read_label_sets(audio, config.labels, config.head.codebook_sizes)
-    sets = zip(map(pathlib.Path, config.labels), found, strict=True)
-    return Data(audio, tuple(batches.LabelSet(path, manifest) for path, manifest in sets))
+    sizes = config.head.codebook_sizes
+    found = label_sets.read_label_sets(audio, config.labels, sizes, config.specials)
+    sets = tuple(
+        batches.LabelSet(pathlib.Path(directory), manifest, size - manifest.num_classes)
+        for directory, manifest, size in zip(config.labels, found, sizes, strict=True)
+    )
+    units = Units.numbered(
+        sizes,
+        [manifest.num_classes for manifest in found],
+        rate_hz=float(found[0].rate_hz),
+        codebook_digests=tuple(manifest.codebook_digest for manifest in found),
+    )
+    return Data(audio, sets, units)
 
 
 def task(config: TrainConfig, data: Data, mesh: Mesh) -> Task:

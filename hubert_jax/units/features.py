@@ -51,11 +51,24 @@ class Feature:
         """Frames per second."""
         return 50 if self.kind == LAYER else mfcc.RATE
 
+    @property
+    def dim(self) -> int:
+        """Numbers a frame."""
+        return mfcc.DIM if self.trained is None else self.trained.architecture.dim
+
     def describe(self) -> dict[str, Any]:
-        """What codebooks and labels of this feature are bound to."""
+        """What codebooks and labels of this feature are bound to.
+
+        A layer is what its block gives after the residual is added, and before a final LayerNorm.
+        """
         if self.trained is None:
             return {"kind": self.kind}
-        return {"kind": LAYER, "layer": self.layer, "checkpoint": self.trained.fingerprint}
+        return {
+            "kind": LAYER,
+            "layer": self.layer,
+            "residual": "added",
+            "checkpoint": self.trained.fingerprint,
+        }
 
     def extract(
         self,

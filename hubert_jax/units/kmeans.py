@@ -40,11 +40,13 @@ class Codebook:
     """Centroids and where they come from."""
 
     centroids: np.ndarray  # float32 (K, D)
-    feature: dict[str, Any]  # {"kind": "mfcc"} or {"kind": "layer", "layer": l, "checkpoint": ...}
-    inertia: float  # mean squared distance of the frames to their codewords
-    dead_codewords: int  # that no frame it was fitted on is nearest to
-    seed: int
-    fitted_frames: int
+    feature: dict[str, Any]  # as `Feature.describe` gives it
+    # Of the fit; None where another library's file does not tell.
+    inertia: float | None  # mean squared distance of the frames to their codewords
+    dead_codewords: int | None  # that no frame it was fitted on is nearest to
+    seed: int | None
+    fitted_frames: int | None
+    origin: str = "fitted here"  # or the file that it was read from
 
     @property
     def digest(self) -> str:

@@ -10,6 +10,7 @@ from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE, WINDOW, num_frames
 
 RATE = 100  # frames per second
+DIM = 39  # numbers a frame, of all kinds
 _HOP = SAMPLE_RATE // RATE  # samples
 _CEPSTRA = 13
 _MEL_BINS = 23

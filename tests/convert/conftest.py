@@ -32,7 +32,7 @@ def config(request) -> Described:
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_params():
     """Random parameters, every one of them different from its neutral value."""
 

@@ -12,7 +12,7 @@ from splits import CLUSTERS, TINY_BASE, random_parameters
 from hubert_jax import config as config_lib
 from hubert_jax import train
 from hubert_jax.convert import formats
-from hubert_jax.convert.network import Network
+from hubert_jax.convert.network import Network, Units
 from hubert_jax.data import batches
 from hubert_jax.errors import Diverged, InputError
 from hubert_jax.model.architecture import Architecture, Head
@@ -201,7 +201,8 @@ def test_init_from_keeps_the_head_of_the_same_codebook_only(run, speech_labels, 
     _assert_same(ours, theirs)
 
     architecture, head = Architecture(**TINY_BASE["architecture"]), Head(**TINY_BASE["head"])
-    start = warm_start.for_pretraining(first, architecture, head, ("0" * 64,))
+    other = Units.numbered(head.codebook_sizes, codebook_digests=("0" * 64,))
+    start = warm_start.for_pretraining(first, architecture, head, other)
     assert start.description.endswith("with a fresh head: its head predicts another codebook")
     _assert_same(start.params, {"hubert": theirs["hubert"]})
     with pytest.raises(

@@ -5,8 +5,10 @@ import json
 import shutil
 import types
 
+import joblib
 import numpy as np
 import pytest
+from sklearn.cluster import MiniBatchKMeans
 from splits import TINY_LARGE, random_parameters
 
 from hubert_jax import evaluate, export, files, label
@@ -76,6 +78,49 @@ def test_label_job_reuses_a_codebook(labelled, splits, tmp_path):
         label.run(dataclasses.replace(reusing, feature="mfcc_librosa"))
 
 
+@pytest.fixture
+def of_scikit_learn(splits, tmp_path):
+    """A k-means that scikit-learn fitted on MFCC, and its file in joblib's format."""
+    frames = [mfcc(to_float(utterance.audio)) for utterance in records.read_audio(splits[0])]
+    model = MiniBatchKMeans(20, n_init=1, random_state=0).fit(np.concatenate(frames))
+    joblib.dump(model, tmp_path / "km.bin")
+    return model, str(tmp_path / "km.bin")
+
+
+def test_label_job_takes_a_codebook_of_scikit_learn(labelled, splits, tmp_path, of_scikit_learn):
+    """As fairseq's are: what the file does not tell is null, the rest is as of our own."""
+    model, path = of_scikit_learn
+    config = dataclasses.replace(labelled[0], workdir=str(tmp_path / "1"), codebook=path)
+    result = label.run(config)
+    audio = {utterance.id: utterance.audio for utterance in records.read_audio(splits[1])}
+    for name, units in records.read_labels(result["splits"]["dev"]["directory"]):
+        np.testing.assert_array_equal(units, model.predict(mfcc(to_float(audio[name]))))
+    unknown = ("inertia", "dead_codewords", "fitted_frames")
+    assert [result[key] for key in unknown] == [None] * 3 and not result["codebook_fitted_here"]
+    found = kmeans.Codebook.load(tmp_path / "1" / "label")
+    assert found.seed is None and found.origin == result["codebook_origin"]
+    assert found.origin.startswith("km.bin (MiniBatchKMeans of scikit-learn 1.")
+    assert found.origin.endswith("does not name the feature, the label job was told")
+    # From here on it is a codebook of the feature that was said, like any other.
+    again = dataclasses.replace(config, workdir=str(tmp_path / "2"), codebook=f"{tmp_path}/1/label")
+    assert label.run(again)["codebook_digest"] == result["codebook_digest"] == found.digest
+    with pytest.raises(InputError, match="kind mfcc, expected kind mfcc_librosa"):
+        label.run(dataclasses.replace(again, feature="mfcc_librosa"))
+
+
+def test_a_codebook_of_other_dimensions_is_refused_before_audio_is_read(
+    labelled, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(records, "read_shard", None)
+    np.save(tmp_path / "km.npy", np.eye(5, 768, dtype=np.float32))
+    config = dataclasses.replace(
+        labelled[0], workdir=str(tmp_path / "run"), codebook=f"{tmp_path}/km.npy"
+    )
+    with pytest.raises(InputError, match="centroids of 768 dimensions, mfcc has 39; label with"):
+        label.run(config)
+    assert not (tmp_path / "run" / "label").exists()
+
+
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
     """A network of random weights as a checkpoint: architecture, parameters, `orbax:DIR`."""
@@ -89,9 +134,10 @@ def network(tmp_path_factory):
 def test_label_job_refuses_a_codebook_of_another_layer(tmp_path, splits, network):
     where = network[2]
     found = formats.read(where).fingerprint
-    for key, value in (("layer", 2), ("checkpoint", "c" * 64)):
-        described = {"kind": "layer", "layer": 1, "checkpoint": found} | {key: value}
-        kmeans.Codebook(np.eye(3, dtype=np.float32), described, 0.0, 0, 0, 9).save(tmp_path)
+    right = {"kind": "layer", "layer": 1, "residual": "added", "checkpoint": found}
+    for key, value in (("layer", 2), ("checkpoint", "c" * 64), ("residual", "left out")):
+        described = right | {key: value}
+        kmeans.Codebook(np.eye(3, 16, dtype=np.float32), described, 0.0, 0, 0, 9).save(tmp_path)
         config = label.LabelConfig(
             str(tmp_path / "run"),
             splits[:1],
