@@ -129,6 +129,7 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
         "inertia": codebook.inertia,
         "dead_codewords": codebook.dead_codewords,
         "fitted_frames": codebook.fitted_frames,
+        "fitted_fraction": None if config.codebook else codebook.fitted_frames / first["frames"],
         "frames": sum(split["frames"] for split in splits.values()),
         "commonest_unit_share": first["commonest_unit_share"],
         "splits": splits,

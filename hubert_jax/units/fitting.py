@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from hubert_jax import distributed
 from hubert_jax.data import manifests
 from hubert_jax.errors import InputError
 from hubert_jax.units import kmeans
@@ -60,7 +61,13 @@ class Fitting:
     def sample(
         self, feature: Feature, shards: Callable[[int], bool] = lambda number: True
     ) -> kmeans.FrameSample:
-        """Frames of one feature, from some audio shards."""
+        """Frames of one feature, from some audio shards; says first how many they will be."""
+        of_split = manifests.read_manifest(self.audio).seconds * feature.rate
+        frames = int(min(self.max_frames, self.fraction * of_split))
+        distributed.announce(
+            f"k-means on about {frames:,} frames, {frames / max(of_split, 1):.2%} of {self.audio}: "
+            f"{4 * feature.dim * frames / 1e9:.2f} GB of memory"
+        )
         sample = kmeans.FrameSample(self.max_frames, self.seed)
         for _, name, values in feature.extract(self.audio, self.wanted(feature.rate), shards):
             sample.add(name, values)

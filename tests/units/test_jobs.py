@@ -53,6 +53,7 @@ def test_label_job(labelled, splits):
     codebook = kmeans.Codebook.load(f"{config.workdir}/label")
     assert (result["k"], result["rate_hz"], result["fitted_frames"]) == (12, 100, 900)
     assert result["codebook_digest"] == codebook.digest
+    assert result["fitted_fraction"] == 900 / result["splits"]["train"]["frames"]
     for path in splits:
         audio = manifests.read_manifest(path)
         directory = result["splits"][audio.split]["directory"]
