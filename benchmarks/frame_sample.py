@@ -10,7 +10,7 @@ resident memory beyond that of the process before, over the sample's own bytes.
 
 import argparse
 import json
-import resource
+import pathlib
 import statistics
 import subprocess
 import sys
@@ -50,19 +50,22 @@ def draw(frames: int) -> tuple[int, int]:
     """Bytes of a sample of `frames` frames, and of the memory that drawing it took."""
     from hubert_jax.units.kmeans import FrameSample
 
-    synthetic = np.random.default_rng(0).normal(size=(64 * UTTERANCE, WIDTH)).astype(np.float32)
-    before = _largest()
+    shape = 64 * UTTERANCE, WIDTH
+    synthetic = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    before = _memory("VmRSS")
     sample = FrameSample(frames, seed=0)
     for number in range(OFFERED * frames // UTTERANCE):
         first = number % 64 * UTTERANCE
         sample.add(f"utterance-{number}", synthetic[first : first + UTTERANCE])
     drawn = sample.frames()
     assert drawn.shape == (frames, WIDTH)
-    return drawn.nbytes, _largest() - before
+    return drawn.nbytes, _memory("VmHWM") - before
 
 
-def _largest() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _memory(kind: str) -> int:
+    """Bytes of this process: VmRSS now, or VmHWM, the most so far (Linux)."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(kind))
 
 
 if __name__ == "__main__":
