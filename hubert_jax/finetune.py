@@ -27,10 +27,10 @@ def run(config: FinetuneConfig) -> dict:
     """
     started = time.monotonic()
     directory = files.require_writable(config.workdir) / "finetune"
-    audio = ctc.read(config)
+    audio, held_out = ctc.read(config)
     distributed.join(config.distributed)
     mesh = sharding.make_mesh(config.mesh)
-    task = ctc.task(config, audio, LIBRISPEECH, mesh)
+    task = ctc.task(config, audio, held_out, LIBRISPEECH, mesh)
     kernels = ctc.network(config, LIBRISPEECH.size, mesh).kernels
     distributed.announce(
         f"fine-tuning {'from ' + config.init_from if config.init_from else 'from scratch'}: "
@@ -45,7 +45,6 @@ def run(config: FinetuneConfig) -> dict:
         task, config.loop, mesh, directory, config.seed, start if config.init_from else None
     )
     result = {
-        "steps": config.loop.steps,
         "checkpoint": str(directory / "checkpoints"),
         "init_from": config.init_from,
         "from_scratch": not config.init_from,

@@ -43,7 +43,6 @@ def run(config: TrainConfig) -> dict:
     )
     counts = data.label_sets[0].manifest.class_counts
     result = {
-        "steps": config.loop.steps,
         "checkpoint": str(directory / "checkpoints"),
         "init_from": config.init_from,
         "architecture": config_lib.to_dict(config.architecture),

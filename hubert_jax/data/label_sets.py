@@ -20,15 +20,18 @@ _AGAIN = "run the label job on this audio"
 
 
 def read_label_sets(
-    audio: AudioManifest, directories: Sequence[str], codebooks: Sequence[int]
+    audio: AudioManifest,
+    directories: Sequence[str],
+    codebooks: Sequence[int],
+    key: str = "config.labels",
 ) -> list[LabelManifest]:
-    """The manifests of a training's label sets, one for each codebook size of the network.
+    """The manifests of the label sets of `key`, one for each codebook size of the network.
 
     Raises InputError if their number is another, or as `check_labels`.
     """
     if len(directories) != len(codebooks):
         raise InputError(
-            f"config.labels has {len(directories)} label sets, config.head.codebook_sizes "
+            f"{key} has {len(directories)} label sets, config.head.codebook_sizes "
             f"{len(codebooks)} codebooks; expected one label set for each codebook"
         )
     found = []
