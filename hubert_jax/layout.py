@@ -60,8 +60,8 @@ class Reference:
         taken, job = _TAKEN[key], job_of(self.stage)
         trained = job in ("train", "finetune")
         if _GIVEN.get((job, bool(self.split))) != taken or (self.which and not trained):
-            found = f"{self.stage}:{self.split}" if self.split else self.stage
-            found += f"@{self.which}" if self.which else ""
+            found = f"{self.stage}@{self.which}" if self.which else self.stage
+            found += f":{self.split}" if self.split else ""
             raise InputError(f"inputs.{key}={found}: expected {taken}, {_EXAMPLES[taken]}")
 
     def path(self, workdir: str, values: Mapping[str, Any] | None = None) -> str:
