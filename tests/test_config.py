@@ -169,7 +169,7 @@ def test_a_rehearsal_has_the_stages_of_the_paper_and_shrinks_what_costs(
         *("fit_max_frames", "kmeans.n_init", "beam_size", "max_frames", "frames_per_step"),
         *("loop.steps", "loop.log_every", "loop.save_every", "ctc.freeze_steps"),
         *("architecture.conv_channels", "architecture.dim", "architecture.ffn_dim"),
-        "head.projection_dim",
+        *("head.projection_dim", "validation.utterances"),
     }
 
 

@@ -253,8 +253,8 @@ def loss_function(
     return compute
 
 
-def evaluation(network: HubertForCTC) -> Callable:
-    """(params, batch) -> `losses` (B,), `classes` (B, T) and what `error_rates` takes beside them.
+def _evaluation(network: HubertForCTC) -> Callable:
+    """(params, batch) -> `losses` (B,), `classes` (B, T) and what `_error_rates` takes beside them.
 
     The batch is as of `loss_function`; there is no dropout and no mask.
     """
@@ -269,8 +269,8 @@ def evaluation(network: HubertForCTC) -> Callable:
     return evaluate
 
 
-def error_rates(batches: list[dict[str, np.ndarray]], vocabulary: Vocabulary) -> dict[str, float]:
-    """The loss per utterance, and WER and CER of greedy decoding, of what `evaluation` gave.
+def _error_rates(batches: list[dict[str, np.ndarray]], vocabulary: Vocabulary) -> dict[str, float]:
+    """The loss per utterance, and WER and CER of greedy decoding, of what `_evaluation` gave.
 
     Rows without labels count for nothing.
     """
@@ -321,8 +321,8 @@ def _validation(
             for bucket in plan.buckets
         ),
         batches=read_batches,
-        evaluate=evaluation(network(config, vocabulary.size, mesh)),
-        summarise=lambda found: error_rates(found, vocabulary),
+        evaluate=_evaluation(network(config, vocabulary.size, mesh)),
+        summarise=lambda found: _error_rates(found, vocabulary),
         facts={"audio": held_out.audio.digest, "utterances": config.validation.utterances},
         **config.validation.chosen(
             config.loop.save_every, {"wer": False, "cer": False, "loss": False}

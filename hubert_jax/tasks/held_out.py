@@ -60,7 +60,9 @@ class HeldOut:
     index: Index
 
     @classmethod
-    def read(cls, directory: str, training_dir: str, training: manifests.AudioManifest) -> Any:
+    def read(
+        cls, directory: str, training_dir: str, training: manifests.AudioManifest
+    ) -> "HeldOut":
         """From its manifest and both indices; InputError where the splits share utterances."""
         audio = manifests.read_manifest(directory)
         index = read_index(directory, audio)
@@ -80,6 +82,11 @@ class HeldOut:
         shards = sharding.batch_shards(mesh)
         found = buckets(max(_FRAMES_PER_DEVICE, longest) * shards, shards)
         plan = OnePass(found, self.audio, self.index, shards, at_most)
+        if not plan.buckets:
+            raise InputError(
+                f"config.validation.utterances={at_most}: none of these of {self.directory} has a "
+                "length that can be used; raise it, or use another split"
+            )
         taken = sum(bucket.utterances for bucket in plan.buckets)
         distributed.announce(
             f"validation on {taken} of {self.audio.utterances} utterances of {self.directory}"

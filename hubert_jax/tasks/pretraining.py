@@ -223,7 +223,7 @@ def loss_function(network: HubertForPretraining, loss: LossConfig) -> Callable:
     return compute
 
 
-def evaluation(network: HubertForPretraining, loss: LossConfig, seed: int) -> Callable:
+def _evaluation(network: HubertForPretraining, loss: LossConfig, seed: int) -> Callable:
     """(params, batch) -> sums over the masked frames of a batch of `OnePass`, without dropout.
 
     An utterance's mask is a function of the seed and its number in the split; it is not trimmed to
@@ -288,7 +288,7 @@ def _validation(config: TrainConfig, data: Data, held_out: HeldOut, mesh: Mesh) 
             for bucket in plan.buckets
         ),
         batches=read_batches,
-        evaluate=evaluation(_network(config, mesh), config.loss, config.seed),
+        evaluate=_evaluation(_network(config, mesh), config.loss, config.seed),
         summarise=summarise,
         facts={
             "audio": held_out.audio.digest,

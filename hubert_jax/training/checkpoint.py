@@ -138,7 +138,7 @@ def restore_parameters(
             return _mean(directory, kept, int(named["count"]), restored)
         step = _best_step(newest)
         if step is None:
-            raise InputError(f"{directory}: the run was not validated, so none is the best{remedy}")
+            raise InputError(f"{directory}: no validation of the run found a best one{remedy}")
     if step not in steps:
         raise InputError(f"{directory}: no such checkpoint; {there}")
     return restored([step])

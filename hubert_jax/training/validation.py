@@ -90,11 +90,13 @@ class Validator:
         if self._validation is None:
             return None
         known = self._metadata["validation"]
-        best = known["best"] or {"step": None, "value": None}
+        best = {"step": None, "value": None, "fingerprint": None}
+        if known["best"]:
+            step = known["best"]["step"]
+            best = known["best"] | {"fingerprint": fingerprint({**self._metadata, "step": step})}
         return {
             "metric": self._validation.metric,
             **best,
-            "fingerprint": fingerprint({**self._metadata, "step": best["step"]}),
             "last": known["last"],
             "ended_run": self.ends_run,
         }

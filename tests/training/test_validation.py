@@ -112,7 +112,7 @@ def test_a_resumed_run_finds_the_same(tmp_path, monkeypatch, patience):
         patch.setattr(Validator, "measure", killed)
         with pytest.raises(KeyboardInterrupt):
             _fit(tmp_path / "cut", task)
-    assert _saved(tmp_path / "cut") == [2, 3, 5]
+    assert _saved(tmp_path / "cut") == [3, 5]
     resumed = _fit(tmp_path / "cut", task)
     assert resumed.resumed_from == 5 and resumed.validation == whole.validation
     assert (resumed.steps, resumed.fingerprint) == (whole.steps, whole.fingerprint)
@@ -159,7 +159,7 @@ def test_what_is_not_finite_is_never_the_best(tmp_path):
     lost = _fit(tmp_path / "lost", countdown((math.nan,) * 10, patience=2))
     assert lost.steps == 2 and lost.validation["step"] is None
     assert lost.validation["ended_run"] == "error was not better in 2 validations"
-    with pytest.raises(InputError, match="@best: .*none is the best; there are steps 2"):
+    with pytest.raises(InputError, match="@best: no validation of the run .*; there are steps 2"):
         restore_parameters(tmp_path / "lost/checkpoints@best")
 
 
@@ -172,7 +172,7 @@ def test_without_validation_nothing_changes(tmp_path):
     lines = [line for line in _lines(tmp_path / "with") if "loss" in line]
     assert _lines(tmp_path / "without") == lines
     assert "validation" not in restore_parameters(tmp_path / "without/checkpoints")[1]
-    with pytest.raises(InputError, match="@best: the run was not validated"):
+    with pytest.raises(InputError, match="@best: no validation of the run found"):
         restore_parameters(tmp_path / "without/checkpoints@best")
 
 
@@ -182,7 +182,7 @@ def test_validation_may_come_and_go_and_another_metric_begins_anew(tmp_path, cap
     (tmp_path / "checkpoints/10").rename(tmp_path / "10")
     later = _fit(tmp_path, task)
     assert later.resumed_from == 5 and later.validation["step"] == 6
-    assert _saved(tmp_path) == [6, 10][-2:] or _saved(tmp_path) == [5, 6, 10]
+    assert _saved(tmp_path) == [6, 10]
     (tmp_path / "checkpoints/10").rename(tmp_path / "again")
     gone = _fit(tmp_path, dataclasses.replace(task, validation=None))
     assert gone.validation is None and 6 in _saved(tmp_path)  # still the best that was seen
