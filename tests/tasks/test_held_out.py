@@ -11,8 +11,7 @@ from splits import CLUSTERS, TINY_BASE, TINY_LARGE
 
 from hubert_jax import config as config_lib
 from hubert_jax import decode, finetune, train
-from hubert_jax.data import manifests, records
-from hubert_jax.data.index import read_index
+from hubert_jax.data import records
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_samples
 from hubert_jax.model.architecture import Architecture, Execution, Head
@@ -21,7 +20,6 @@ from hubert_jax.model.kernels import choice
 from hubert_jax.model.masking import span_mask
 from hubert_jax.tasks import pretraining
 from hubert_jax.training import sharding
-from hubert_jax.training.checkpoint import restore_parameters
 from hubert_jax.training.sharding import MeshConfig
 from hubert_jax.training.state import abstract_state, create_state
 from hubert_jax.training.validation import Validator
@@ -48,16 +46,16 @@ def values(speech_split, speech_labels, held_out_split, held_out_labels, tmp_pat
     )
 
 
-def _by_hand(params, split, labels) -> dict[str, float]:
-    """Utterance by utterance, in float64 where there is a sum."""
+def _by_hand(params, split, labels, every) -> dict[str, float]:
+    """Utterance by utterance, `every` so many, in float64 where there is a sum."""
     architecture, head = Architecture(**TINY_LARGE["architecture"]), Head(**TINY_LARGE["head"])
     network = HubertForPretraining(architecture, head, choice.choose(Execution(), architecture))
     apply = jax.jit(lambda *inputs: network.apply({"params": params}, *inputs)["logits"])
-    ids = read_index(split, manifests.read_manifest(split)).ids
     units = dict(records.read_labels(labels))
     loss, correct, count = 0.0, 0, 0
     for number, utterance in enumerate(records.read_audio(split)):
-        assert ids[number] == utterance.id
+        if number % every:
+            continue
         whole = utterance.audio.astype(np.float64) / 32768
         whole = (whole - whole.mean()) / np.sqrt(whole.var() + 1e-7)
         key = jax.random.fold_in(jax.random.key(SEED), number)
@@ -72,34 +70,22 @@ def _by_hand(params, split, labels) -> dict[str, float]:
     return {"masked_loss": loss / count, "masked_accuracy": correct / count}
 
 
-def test_masked_loss_is_that_of_the_same_crops_and_masks(values, tmp_path):
-    result = train.run(config_lib.build(train.TrainConfig, values))
-    found = result["validation"]
-    assert found["metric"] == "masked_loss"
-    directory = f"{tmp_path}/train/checkpoints"
-    inputs = values["validation_audio"], values["validation_labels"][0]
-    expected = _by_hand(restore_parameters(directory)[0], *inputs)
-    assert found["last"] == pytest.approx(expected, rel=1e-5)
-    best = _by_hand(restore_parameters(f"{directory}@best")[0], *inputs)
-    assert found["value"] == pytest.approx(best["masked_loss"], rel=1e-5)
-
-
-def test_the_devices_change_no_figure(values):
-    """With one, a batch has its six utterances; with eight, two rows count for nothing."""
+def test_masked_loss_is_that_of_the_same_crops_and_masks_on_any_devices(values):
+    """On one, a batch has the six utterances; on eight, two rows count for nothing."""
     config = config_lib.build(train.TrainConfig, values)
     data = pretraining.read(config)
-    found = []
-    for count, at_most in ((1, 0), (8, 0), (8, 3)):
+    inputs = values["validation_audio"], values["validation_labels"][0]
+    for count, at_most, every in ((1, 0, 1), (8, 0, 1), (8, 3, 2)):
         limited = dataclasses.replace(config.validation, utterances=at_most)
         mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:count])
         task = pretraining.task(dataclasses.replace(config, validation=limited), data, mesh)
         validator = Validator(task.validation, {"kind": "", **task.facts})
         validator.compile(mesh, abstract_state(task, mesh).params)
         params = create_state(task, mesh, SEED).params
-        found.append(validator.measure(1, params)[0])
-        assert validator.measure(2, params) == (found[-1], False)
-    assert found[1] == pytest.approx(found[0], rel=1e-6)
-    assert found[2]["masked_loss"] != pytest.approx(found[0]["masked_loss"], rel=1e-3)
+        found, improved = validator.measure(1, params)
+        assert improved and validator.measure(2, params) == (found, False)
+        expected = _by_hand(jax.device_get(params), *inputs, every)
+        assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_split_that_is_trained_on_or_labelled_otherwise_is_refused(
@@ -127,21 +113,19 @@ def test_word_error_rate_is_that_of_decode(speech_split, held_out_split, tmp_pat
         audio=str(speech_split),
         init_from="",
         validation_audio=str(held_out_split),
-        loop=dict(steps=3, log_every=1, save_every=3),
-        validation=dict(every=1),
+        loop=dict(steps=2, log_every=1, save_every=1),
+        validation=dict(every=2),
         frames_per_step=3072,
-        padded_frames=(256, 384),
+        padded_frames=(384,),
         architecture=TINY_BASE["architecture"],
         regularization=TINY_BASE["regularization"],
     )
     result = finetune.run(config_lib.build(finetune.FinetuneConfig, values))
     found = result["validation"]
-    assert found["metric"] == "wer" and found["step"] in (1, 2, 3)
-    for which, expected in (("", found["last"]["wer"]), ("@best", found["value"])):
-        checkpoint = f"orbax:{result['checkpoint']}{which}"
-        config = dict(workdir=str(tmp_path), checkpoint=checkpoint, audio=str(held_out_split))
-        decoded = decode.run(config_lib.build(decode.DecodeConfig, {**config, "greedy": True}))
-        assert decoded["wer"]["greedy"] == expected
-        if not which:
-            assert decoded["cer"]["greedy"] == found["last"]["cer"]
+    assert (found["metric"], found["step"]) == ("wer", 2)
+    checkpoint = f"orbax:{result['checkpoint']}@best"
+    config = dict(workdir=str(tmp_path), checkpoint=checkpoint, audio=str(held_out_split))
+    decoded = decode.run(config_lib.build(decode.DecodeConfig, {**config, "greedy": True}))
+    assert decoded["wer"]["greedy"] == found["value"] == found["last"]["wer"]
+    assert decoded["cer"]["greedy"] == found["last"]["cer"]
     assert decoded["fingerprint"] == found["fingerprint"]
