@@ -1,8 +1,8 @@
 """Fine-tunes a pre-trained network with CTC on transcribed speech.
 
 Reads a transcribed split (prepare), another to validate on, if any, and a network, if it is not to
-learn from scratch. Writes WORKDIR/finetune/checkpoints, metrics.jsonl, tensorboard/ and, at the end, result.json. The same
-command continues an interrupted run; on several hosts it is as `train`.
+learn from scratch. Writes WORKDIR/finetune/checkpoints, metrics.jsonl, tensorboard/ and, at the
+end, result.json. The same command continues an interrupted run; on several hosts it is as `train`.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
 """Pre-trains HuBERT by masked prediction of units.
 
-Reads audio shards (prepare) and label sets of it (label), those of a held-out split too if it is to
-validate. Writes WORKDIR/train/checkpoints, metrics.jsonl, tensorboard/ and, at the end, result.json.
-The same command continues an interrupted run. On several hosts, with
+Reads audio shards (prepare) and label sets of it (label), and those of a held-out split to
+validate on, if any. Writes WORKDIR/train/checkpoints, metrics.jsonl, tensorboard/ and, at the end,
+result.json. The same command continues an interrupted run. On several hosts, with
 `--config.distributed.coordinator` and the same files, it is one run.
 """
 
