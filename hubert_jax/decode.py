@@ -35,7 +35,7 @@ class DecodeConfig:
     """Configuration of the decode job; the beam's defaults suit no language model."""
 
     workdir: MayChange[str]
-    checkpoint: Reads[str]  # network with a CTC head: orbax:DIR, orbax:DIR@STEP, hf:DIR, ...
+    checkpoint: Reads[str]  # network with a CTC head: orbax:DIR[@STEP, @best, @mean3], hf:DIR, ...
     audio: Reads[str]  # directory of a prepared split
     greedy: bool = False  # greedy only, no beam search
     beam_size: int = 20

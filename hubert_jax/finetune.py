@@ -1,8 +1,8 @@
 """Fine-tunes a pre-trained network with CTC on transcribed speech.
 
-Reads a transcribed split (prepare) and a network, if it is not to learn from scratch. Writes
-WORKDIR/finetune/checkpoints, metrics.jsonl, tensorboard/ and, at the end, result.json. The same
-command continues an interrupted run; on several hosts it is as `train`.
+Reads a transcribed split (prepare), another to validate on, if any, and a network, if it is not to
+learn from scratch. Writes WORKDIR/finetune/checkpoints, metrics.jsonl, tensorboard/ and, at the
+end, result.json. The same command continues an interrupted run; on several hosts it is as `train`.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ def run(config: FinetuneConfig) -> dict:
     """
     started = time.monotonic()
     directory = files.require_writable(config.workdir) / "finetune"
-    audio = ctc.read(config)
+    audio, held_out = ctc.read(config)
     distributed.join(config.distributed)
     mesh = sharding.make_mesh(config.mesh)
-    task = ctc.task(config, audio, LIBRISPEECH, mesh)
+    task = ctc.task(config, audio, held_out, LIBRISPEECH, mesh)
     kernels = ctc.network(config, LIBRISPEECH.size, mesh).kernels
     distributed.announce(
         f"fine-tuning {'from ' + config.init_from if config.init_from else 'from scratch'}: "
@@ -44,7 +44,6 @@ def run(config: FinetuneConfig) -> dict:
     warm = start if config.init_from else None
     trained = fit(task, config.loop, mesh, directory, config.seed, warm, config.micro_batches)
     result = {
-        "steps": config.loop.steps,
         "checkpoint": str(directory / "checkpoints"),
         "init_from": config.init_from,
         "from_scratch": not config.init_from,

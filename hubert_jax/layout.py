@@ -2,7 +2,8 @@
 
 The stage JOB or GROUP/JOB writes WORKDIR/JOB or WORKDIR/GROUP/JOB. `prepare:train` is a prepared
 split, `it1/label:train` the labels of one, `it1/label` a codebook; `it1/train`,
-`pretrained/finetune`, `pretrained/export` and `public/convert` are networks.
+`pretrained/finetune`, `pretrained/export` and `public/convert` are networks; `it1/train@best`,
+`@mean3` and `@500` are others of a training's checkpoints than the newest.
 """
 
 import dataclasses
@@ -21,6 +22,8 @@ _TAKEN = {
     "audio": "a prepared split",
     "fit_audio": "a prepared split",
     "labels": "labels",
+    "validation_audio": "a prepared split",
+    "validation_labels": "labels",
     "codebook": "a codebook",
     "checkpoint": "a network",
     "init_from": "a network",
@@ -34,24 +37,31 @@ _GIVEN = {("prepare", True): "a prepared split", ("label", True): "labels"} | {
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """One output of a stage: of `split`, where the job has one for each split."""
+    """One output of a stage: of `split`, where the job has one for each split.
+
+    Of a training's checkpoints `which` is "" for the newest.
+    """
 
     stage: str
     split: str = ""
+    which: str = ""
 
     @classmethod
     def parse(cls, text: str) -> "Reference":
-        """From STAGE or STAGE:SPLIT."""
+        """From STAGE, STAGE:SPLIT or STAGE@WHICH."""
         stage, _, split = text.partition(":")
-        return cls(stage, split)
+        stage, _, which = stage.partition("@")
+        return cls(stage, split, which)
 
     def require_fits(self, key: str) -> None:
         """Raises InputError where a job's `key` takes no output of this kind."""
         if key not in _TAKEN:
             raise InputError(f"inputs.{key}: no such input; known: {', '.join(_TAKEN)}")
-        taken = _TAKEN[key]
-        if _GIVEN.get((job_of(self.stage), bool(self.split))) != taken:
-            found = f"{self.stage}:{self.split}" if self.split else self.stage
+        taken, job = _TAKEN[key], job_of(self.stage)
+        trained = job in ("train", "finetune")
+        if _GIVEN.get((job, bool(self.split))) != taken or (self.which and not trained):
+            found = f"{self.stage}@{self.which}" if self.which else self.stage
+            found += f":{self.split}" if self.split else ""
             raise InputError(f"inputs.{key}={found}: expected {taken}, {_EXAMPLES[taken]}")
 
     def path(self, workdir: str, values: Mapping[str, Any] | None = None) -> str:
@@ -59,7 +69,7 @@ class Reference:
         job, where = job_of(self.stage), f"{workdir}/{self.stage}"
         values = values or {}
         if job in ("train", "finetune"):
-            return f"orbax:{where}/checkpoints"
+            return f"orbax:{where}/checkpoints" + (f"@{self.which}" if self.which else "")
         if job == "export":
             return f"hf:{values.get('out') or f'{where}/model'}"
         if job == "convert":
@@ -81,6 +91,10 @@ class Reference:
             found = splits[self.split]
             # Another mixture draws from the same shards in other proportions.
             return [found["digest"], found["shares"]] if "shares" in found else found["digest"]
+        if self.which == "best":
+            return result["validation"]["fingerprint"]
+        if self.which:
+            return [result["fingerprint"], self.which]
         named = {"label": "codebook_digest", "export": "digests", "convert": "digests"}
         return result[named.get(job_of(self.stage), "fingerprint")]
 

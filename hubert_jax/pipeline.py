@@ -229,6 +229,13 @@ def _require(reference: Reference, key: str, listed: Mapping[str, Any]) -> None:
             f"inputs.{key}={reference.stage}: no such stage; there are {', '.join(listed)}"
         )
     reference.require_fits(key)
+    given = listed[reference.stage]
+    validated = [group.get("validation_audio") for group in (given, given.get("inputs") or {})]
+    if reference.which == "best" and not any(validated):
+        raise InputError(
+            f"inputs.{key}={reference.stage}@best: the stage has no validation_audio, so none of "
+            "its checkpoints is the best"
+        )
     splits, job_name = [], job_of(reference.stage)
     if job_name == "prepare":
         default = JOBS["prepare"][0].splits
@@ -298,8 +305,10 @@ def _outside_paths(config: Any, key: str) -> list[pathlib.Path]:
     for where in filter(None, [value] if isinstance(value, str) else value):
         scheme, _, rest = where.partition(":")
         path = pathlib.Path(rest if scheme in ("hf", "fairseq", "torchaudio", "orbax") else where)
-        name, _, step = path.name.rpartition("@")
-        found.append(path.with_name(name) / step if scheme == "orbax" and name else path)
+        name, _, which = path.name.rpartition("@")
+        if scheme == "orbax" and name:  # which is the best, or the last few, all of them decide
+            path = path.with_name(name) / (which if which.isdecimal() else "")
+        found.append(path)
         if scheme == "torchaudio":
             beside = (path.with_name(path.name + end) for end in (".json", ".rest.safetensors"))
             found += [companion for companion in beside if companion.exists()]

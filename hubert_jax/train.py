@@ -1,8 +1,9 @@
 """Pre-trains HuBERT by masked prediction of units.
 
-Reads audio shards (prepare) and label sets of it (label). Writes WORKDIR/train/checkpoints,
-metrics.jsonl, tensorboard/ and, at the end, result.json. The same command continues an interrupted
-run. On several hosts, with `--config.distributed.coordinator` and the same files, it is one run.
+Reads audio shards (prepare) and label sets of it (label), and those of a held-out split to
+validate on, if any. Writes WORKDIR/train/checkpoints, metrics.jsonl, tensorboard/ and, at the end,
+result.json. The same command continues an interrupted run. On several hosts, with
+`--config.distributed.coordinator` and the same files, it is one run.
 """
 
 import dataclasses
@@ -42,7 +43,6 @@ def run(config: TrainConfig) -> dict:
     trained = fit(task, config.loop, mesh, directory, config.seed, warm, config.micro_batches)
     counts = data.label_sets[0].manifest.class_counts
     result = {
-        "steps": config.loop.steps,
         "checkpoint": str(directory / "checkpoints"),
         "init_from": config.init_from,
         "architecture": config_lib.to_dict(config.architecture),

@@ -144,6 +144,39 @@ def speech_labels(speech_split) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def held_out_split(speech, tmp_path_factory) -> pathlib.Path:
+    """A split of the utterances of `speech`, with invented transcripts: bucket 128."""
+    from hubert_jax.data.records import Utterance
+
+    texts = (("SIX WORDS ", "AND SOME ", "MORE ")[: number % 3 + 1] for number in range(6))
+    utterances = (
+        Utterance(name, audio, text="".join(text).strip())
+        for (name, audio), text in zip(speech.items(), texts, strict=True)
+    )
+    directory = tmp_path_factory.mktemp("held_out") / "dev"
+    directory.mkdir()
+    write_split(directory, "dev", utterances, [], shard_megabytes=0.3)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def held_out_labels(held_out_split, speech_labels) -> pathlib.Path:
+    """Units of `held_out_split`, drawn at random but of the codebook of `speech_labels`."""
+    from hubert_jax.data import records
+    from hubert_jax.frames import num_frames
+    from hubert_jax.units.kmeans import Codebook
+
+    random, directory = np.random.default_rng(0), held_out_split.with_name("labels")
+    pairs = (
+        (utterance.id, random.integers(CLUSTERS, size=num_frames(len(utterance.audio), 100)))
+        for utterance in records.read_audio(held_out_split)
+    )
+    codebook = Codebook.load(speech_labels.parent)
+    write_labels(held_out_split, directory, pairs, codebook, 100)
+    return directory
+
+
+@pytest.fixture(scope="session")
 def speech():
     """{id: int16 (n,)}: the first seconds of two utterances of each development speaker."""
     import soundfile

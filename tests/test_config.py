@@ -166,10 +166,11 @@ def test_a_rehearsal_has_the_stages_of_the_paper_and_shrinks_what_costs(
         shrunk |= {key for key in paper if paper[key] != ours[key] and "workdir" not in key}
     assert shrunk <= {
         *("corpus", "splits", "audio", "labels", "checkpoint", "init_from"),  # where things lie
+        *("validation_audio", "validation_labels"),
         *("fit_max_frames", "kmeans.n_init", "beam_size", "max_frames", "frames_per_step"),
         *("loop.steps", "loop.log_every", "loop.save_every", "ctc.freeze_steps"),
         *("architecture.conv_channels", "architecture.dim", "architecture.ffn_dim"),
-        "head.projection_dim",
+        *("head.projection_dim", "validation.utterances"),
     }
 
 

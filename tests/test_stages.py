@@ -275,7 +275,7 @@ def test_prepare_reads_the_folders_that_it_names(tmp_path):
         before[1] = after
 
 
-@pytest.mark.parametrize("step", ["", "@2"])
+@pytest.mark.parametrize("step", ["", "@2", "@best", "@mean3"])
 def test_a_checkpoint_of_another_run_counts_by_its_content(jobs, tmp_path, corpus, step):
     weights = tmp_path / "other/checkpoints/2/weights"
     files.write_text(weights, "one")
@@ -402,6 +402,14 @@ def test_dry_run_says_what_and_why_and_touches_nothing(jobs, tmp_path, corpus, c
             },
             "it1/label.*wait for each other",
         ),
+        (
+            {"it2": {"label": {"inputs": {"checkpoint": "it1/train@best"}}}},
+            r"\[it2/label\] inputs.checkpoint=it1/train@best: the stage has no validation_audio",
+        ),
+        (
+            {"it2": {"label": {"inputs": {"audio": ("prepare@best:train",)}}}},
+            r"\[it2/label\] inputs.audio=prepare@best:train: expected a prepared split",
+        ),
         ({"prepare": {"corpse": "x"}}, r"\[prepare\] config.stages.prepare.corpse: no such key"),
     ],
 )
@@ -486,6 +494,7 @@ def test_references():
     found = {
         text: Reference.parse(text).path("runs/x")
         for text in ("prepare:dev", "it1/label:train", "it1/label", "it1/train", "a/export")
+        + ("it1/train@best", "it1/train@mean3")
     }
     assert found == {
         "prepare:dev": "runs/x/prepare/dev",
@@ -493,7 +502,12 @@ def test_references():
         "it1/label": "runs/x/it1/label",
         "it1/train": "orbax:runs/x/it1/train/checkpoints",
         "a/export": "hf:runs/x/a/export/model",
+        "it1/train@best": "orbax:runs/x/it1/train/checkpoints@best",
+        "it1/train@mean3": "orbax:runs/x/it1/train/checkpoints@mean3",
     }
+    result = {"fingerprint": "last", "validation": {"fingerprint": "best"}}
+    digests = [Reference.parse(f"a/train{w}").digest(result) for w in ("", "@best", "@mean3")]
+    assert digests == ["last", "best", ["last", "mean3"]]
 
 
 def test_a_workdir_inside_of_the_corpus_is_refused(tmp_path):

@@ -34,7 +34,8 @@ def get_config(part: str, corpus: str = "", base: str = "", dtype: str = "bfloat
 
 def pipeline(corpus: str, base: str, dtype: str) -> ConfigDict:
     """One label set for both networks, which are trained and fine-tuned one after the other."""
-    label = librispeech.stage(large.label(), audio=("prepare:60kh",)) | dict(checkpoint=base)
+    audio = librispeech.labelled("prepare:60kh", {})
+    label = librispeech.stage(large.label(), audio=audio) | dict(checkpoint=base)
     stages = dict(
         prepare=librispeech.prepare(corpus, _UNLABELLED | librispeech.TRANSCRIBED),
         units=dict(label=label),
@@ -43,8 +44,8 @@ def pipeline(corpus: str, base: str, dtype: str) -> ConfigDict:
         ("large", large, finetune_large),
         ("xlarge", xlarge, finetune_xlarge),
     ):
-        inputs = dict(audio="prepare:60kh", labels=("units/label:60kh",))
-        stages[name] = dict(train=librispeech.stage(network.train(), dtype, **inputs))
+        trained = librispeech.pretraining(network.train(), dtype, "60kh", "units/label")
+        stages[name] = dict(train=trained)
         for split in librispeech.TRANSCRIBED:
             stages |= librispeech.recognition(
                 f"{name}_{split}", tuning.get_config(split), split, f"{name}/train", dtype

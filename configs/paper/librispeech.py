@@ -17,6 +17,7 @@ from hubert_jax.errors import InputError
 
 PARTS = ("pipeline", "rehearsal", "full")
 EVALUATION = ("dev-clean", "dev-other", "test-clean", "test-other")
+VALIDATION = "dev-other"  # as released: its word error rate chooses the checkpoint that is decoded
 _LIGHT = "librispeech_finetuning"
 _HOUR = "+".join(f"{_LIGHT}/1h/{i}/{kind}" for i in range(6) for kind in ("clean", "other"))
 TRANSCRIBED = {
@@ -49,7 +50,7 @@ def pipeline(corpus: str, alignments: str, dtype: str) -> ConfigDict:
         prepare=prepare(corpus, {**TRANSCRIBED, **scored}),
         it1=dict(
             label=stage(base_it1.label(), audio=labelled("prepare:960h", scored)),
-            train=stage(base_it1.train(), dtype, audio="prepare:960h", labels=("it1/label:960h",)),
+            train=pretraining(base_it1.train(), dtype, "960h", "it1/label"),
         ),
         it2=dict(
             label=stage(
@@ -57,7 +58,7 @@ def pipeline(corpus: str, alignments: str, dtype: str) -> ConfigDict:
                 audio=labelled("prepare:960h", scored),
                 checkpoint="it1/train",
             ),
-            train=stage(base_it2.train(), dtype, audio="prepare:960h", labels=("it2/label:960h",)),
+            train=pretraining(base_it2.train(), dtype, "960h", "it2/label"),
         ),
     )
     for iteration in ("it1", "it2") if alignments else ():
@@ -95,17 +96,30 @@ def prepare(corpus: str, splits: dict[str, str]) -> dict:
 
 def labelled(training: str, scored: dict[str, str]) -> tuple[str, ...]:
     """Splits that are labelled: the training split, on which the codebook is fitted, first."""
-    return (training, *(f"prepare:{split}" for split in scored))
+    return (training, *(f"prepare:{split}" for split in (VALIDATION, *scored)))
+
+
+def pretraining(config: ConfigDict, dtype: str, split: str, label: str) -> dict:
+    """Pre-training on a split, by the units of the stage `label`."""
+    return stage(
+        config,
+        dtype,
+        audio=f"prepare:{split}",
+        labels=(f"{label}:{split}",),
+        validation_audio=f"prepare:{VALIDATION}",
+        validation_labels=(f"{label}:{VALIDATION}",),
+    )
 
 
 def recognition(
     name: str, config: ConfigDict, split: str, network: str, dtype: str
 ) -> dict[str, dict]:
     """Fine-tuning on a split, and decoding of the four evaluation sets: groups by their names."""
-    tuned = stage(config, dtype, audio=f"prepare:{split}", init_from=network)
+    inputs = dict(audio=f"prepare:{split}", validation_audio=f"prepare:{VALIDATION}")
+    tuned = stage(config, dtype, init_from=network, **inputs)
     groups = {name: dict(finetune=tuned)}
     for evaluated in EVALUATION:
-        inputs = dict(checkpoint=f"{name}/finetune", audio=f"prepare:{evaluated}")
+        inputs = dict(checkpoint=f"{name}/finetune@best", audio=f"prepare:{evaluated}")
         groups[f"{name}_{evaluated}"] = dict(decode=dict(inputs=inputs))
     return groups
 

@@ -1,4 +1,4 @@
-"""What a rehearsal shrinks: the corpus, steps, crops and, unless it is `full`, widths.
+"""What a rehearsal shrinks: the corpus, steps, crops, validation and, unless `full`, widths.
 
 Stages, keys, layers, heads, norms, codebooks, schedules, dtypes and mask groups stay the paper's.
 """
@@ -49,6 +49,7 @@ def rehearse(config: ConfigDict, full_width: bool) -> None:
             continue
         steps = 2 if full_width else 4
         stage.loop.update(steps=steps, log_every=1, save_every=2)
+        stage.validation = dict(utterances=4)
         if not full_width:
             _narrow(stage)
         if job == "train":

@@ -31,7 +31,8 @@ def parse(where: str, key: str) -> tuple[str, pathlib.Path]:
     if not separator or scheme not in SCHEMES or not path:
         remedy = "" if separator else f"; a checkpoint directory of a run is written orbax:{where}"
         raise InputError(
-            f"{key}={where}: expected hf:DIR, fairseq:FILE, torchaudio:FILE or orbax:DIR[@STEP]"
+            f"{key}={where}: expected hf:DIR, fairseq:FILE, torchaudio:FILE or orbax:DIR (or its "
+            "DIR@STEP, DIR@best or DIR@mean3)"
             f"{remedy}"
         )
     return scheme, pathlib.Path(path)

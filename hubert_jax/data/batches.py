@@ -16,7 +16,7 @@ from hubert_jax.data.index import Index
 from hubert_jax.data.manifests import AudioManifest, LabelManifest
 from hubert_jax.data.order import BucketOrder
 from hubert_jax.data.reading import RecordReader
-from hubert_jax.data.schedule import Bucket, BucketSchedule
+from hubert_jax.data.schedule import Bucket, BucketSchedule, OnePass
 from hubert_jax.data.waveform import NORMALISATION_EPSILON
 from hubert_jax.errors import InputError
 
@@ -77,7 +77,8 @@ def pretraining_batches(
 
     Yields `waveform` (B, 320 T + 80) float32 and, of each label set, `labels_i` (B, T) int32. A
     crop from sample s on has the labels from round(s * rate / 16000) on. `normalize_waveform` gives
-    the whole utterance zero mean and unit variance, before the crop.
+    the whole utterance zero mean and unit variance, before the crop. Of `OnePass` also `record`
+    (B,) int32, its number in the split, -1 in rows that count for nothing.
 
     Raises InputError for a damaged record, labels of another utterance or an index of another
     split. `on_damage` is told of damage instead, once a shard, where a sound record can stand in.
@@ -217,7 +218,7 @@ def _bucket_orders(
     for bucket in schedule.buckets:
         held: dict[str, list[range | np.ndarray]] = {}
         for number, shard in enumerate(manifest.shards):
-            if len(records := _records(index, number, shard.bucket_frames, bucket)):
+            if len(records := bucket.records(index, number, shard)):
                 held.setdefault(shard.group, []).append(records)
         if len(bucket.groups) < 2:
             corpora, weights = [sum(held.values(), [])], [1.0]
@@ -226,14 +227,6 @@ def _bucket_orders(
             weights = [group.visits for group in bucket.groups]
         orders.append(BucketOrder(corpora, weights, bucket.frames, seed))
     return orders
-
-
-def _records(index: Index, shard: int, bucket_frames: int, bucket: Bucket) -> range | np.ndarray:
-    """The records of a shard, itself of `bucket_frames`, that are in a bucket."""
-    if bucket.samples is None:
-        return index.shard(shard) if bucket_frames == bucket.frames else range(0)
-    (fewest, most), samples = bucket.samples, index.samples_of(shard)
-    return index.shard(shard).start + np.flatnonzero((fewest <= samples) & (samples <= most))
 
 
 @contextlib.contextmanager
@@ -268,7 +261,8 @@ def _step_batches(
     Of the rows it gets `records`, serialised (B,) for the audio and each label set; `draw`, (B,)
     uint32, each row's own random number; `stood_in`, (B,) int64 as from `RecordReader.read`.
     """
-    orders = _bucket_orders(manifest, reader.index, schedule, seed)
+    once = schedule if isinstance(schedule, OnePass) else None
+    orders = [] if once else _bucket_orders(manifest, reader.index, schedule, seed)
     bucket_of_step = schedule.indices(last_step)
     first_rows = schedule.first_rows(last_step)
     of_host = [host.rows(bucket) for bucket in schedule.buckets]
@@ -281,6 +275,8 @@ def _step_batches(
         return first_rows[step] + of_host[bucket_of_step[step]]
 
     def numbers(step: int) -> np.ndarray:
+        if once:
+            return once.records(bucket_of_step[step], rows(step))
         return orders[bucket_of_step[step]].records(rows(step))
 
     def read(step: int) -> tuple:
@@ -302,7 +298,9 @@ def _step_batches(
         def draw(number: tf.Tensor) -> tf.Tensor:
             return tf.random.stateless_uniform([], [seed, number], None, None, tf.uint32)
 
-        draws = tf.map_fn(draw, row, fn_output_signature=tf.uint32)
+        draws = tf.zeros_like(row, tf.uint32)
+        if not once:
+            draws = tf.map_fn(draw, row, fn_output_signature=tf.uint32)
         return decode(length, {"records": columns, "draw": draws, "stood_in": stood_in})
 
     batches = tf.data.Dataset.range(first_step, last_step).map(element)
@@ -316,6 +314,9 @@ def _step_batches(
     step = first_step
     try:
         for batch in batches.prefetch(1).with_options(options).as_numpy_iterator():
+            if once:
+                counts = rows(step) < once.buckets[bucket_of_step[step]].utterances
+                batch["record"] = np.where(counts, numbers(step), -1).astype(np.int32)
             yield batch
             step += 1
     except tf.errors.OpError as error:

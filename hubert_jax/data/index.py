@@ -5,10 +5,11 @@ Records are numbered through all shards in the manifest's order. Of labels there
 
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from hubert_jax.data.manifests import (
 from hubert_jax.errors import InputError
 
 INDEX = "index.npz"
+_BLOCK_BYTES = 2**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +84,23 @@ class Index:
         """Of all utterances; read when they are first asked for."""
         with np.load(self.path) as stored:
             return _Strings(stored["ids"])
+
+    def shared(self, other: "Index") -> list[str]:
+        """The ids that both splits have, sorted; all those of `other` are in memory at once."""
+        wanted = frozenset(itertools.chain.from_iterable(other._id_blocks()))
+        found = (wanted.intersection(block) for block in self._id_blocks())
+        return sorted(name.decode() for name in frozenset().union(*found))
+
+    def _id_blocks(self) -> Iterator[list[bytes]]:
+        """All ids, some hundred thousand at a time."""
+        with np.load(self.path) as stored:
+            joined = stored["ids"]
+        begin = 0
+        while begin < len(joined):
+            block = joined[begin : begin + _BLOCK_BYTES].tobytes()
+            block = block[: block.rindex(b"\0") + 1]
+            begin += len(block)
+            yield block.split(b"\0")[:-1]
 
 
 @dataclasses.dataclass(frozen=True)

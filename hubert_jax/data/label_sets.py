@@ -20,16 +20,20 @@ _AGAIN = "run the label job on this audio"
 
 
 def read_label_sets(
-    audio: AudioManifest, directories: Sequence[str], codebooks: Sequence[int], specials: int = 0
+    audio: AudioManifest,
+    directories: Sequence[str],
+    codebooks: Sequence[int],
+    specials: int = 0,
+    key: str = "config.labels",
 ) -> list[LabelManifest]:
-    """The manifests of a training's label sets, one for each codebook size of the network.
+    """The manifests of the label sets of `key`, one for each codebook size of the network.
 
     Of a network's classes the first `specials` may be no units, which labels then leave out.
     Raises InputError if their number is another, or as `check_labels`.
     """
     if len(directories) != len(codebooks):
         raise InputError(
-            f"config.labels has {len(directories)} label sets, config.head.codebook_sizes "
+            f"{key} has {len(directories)} label sets, config.head.codebook_sizes "
             f"{len(codebooks)} codebooks; expected one label set for each codebook"
         )
     found = []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hubert_jax.data.index import Index
-from hubert_jax.data.manifests import AudioManifest
+from hubert_jax.data.manifests import AudioManifest, ShardInfo
 from hubert_jax.errors import InputError
 from hubert_jax.frames import HOP, num_samples
 
@@ -38,6 +38,13 @@ class Bucket:
         """Rows drawn per epoch."""
         return sum(group.visits for group in self.groups) if self.groups else self.utterances
 
+    def records(self, index: Index, number: int, shard: ShardInfo) -> range | np.ndarray:
+        """Those of the manifest's `number`-th shard that are in this bucket."""
+        if self.samples is None:
+            return index.shard(number) if shard.bucket_frames == self.frames else range(0)
+        (fewest, most), samples = self.samples, index.samples_of(number)
+        return index.shard(number).start + np.flatnonzero((fewest <= samples) & (samples <= most))
+
 
 class BucketSchedule:
     """The bucket of every step, so that utterances of all lengths are seen equally often."""
@@ -61,6 +68,45 @@ class BucketSchedule:
             mine = np.flatnonzero(indices == index)
             rows[mine] = np.arange(len(mine)) * bucket.rows
         return rows
+
+
+class OnePass(BucketSchedule):
+    """Every utterance once, bucket by bucket in the split's order; crops begin at its start.
+
+    The last batch of a bucket is filled up with rows that count for nothing.
+    """
+
+    def __init__(
+        self,
+        buckets: Sequence[Bucket],
+        manifest: AudioManifest,
+        index: Index,
+        row_multiple: int,
+        at_most: int = 0,
+    ) -> None:
+        """Of all utterances or, `at_most` so many, of every second, third, ... of the split."""
+        self.buckets: list[Bucket] = []
+        self._numbers: list[np.ndarray] = []
+        every = -(-manifest.utterances // at_most) if at_most else 1
+        for bucket in buckets:
+            held = [bucket.records(index, *numbered) for numbered in enumerate(manifest.shards)]
+            numbers = np.concatenate([np.array(records, np.int64) for records in held])
+            if count := len(numbers := numbers[numbers % every == 0]):
+                rows = min(bucket.rows, -(-count // row_multiple) * row_multiple)
+                self.buckets.append(dataclasses.replace(bucket, rows=rows, utterances=count))
+                self._numbers.append(numbers)
+        batches = [-(-bucket.utterances // bucket.rows) for bucket in self.buckets]
+        self._indices = np.repeat(np.arange(len(batches)), batches)
+        self.steps = len(self._indices)
+
+    def indices(self, num_steps: int) -> np.ndarray:
+        """As of a `BucketSchedule`, of at most `steps` steps."""
+        return self._indices[:num_steps]
+
+    def records(self, bucket: int, rows: np.ndarray) -> np.ndarray:
+        """The records of rows (n,) of a bucket, int64 (n,); beyond its utterances the last one."""
+        numbers = self._numbers[bucket]
+        return numbers[np.minimum(rows, len(numbers) - 1)]
 
 
 def crop_buckets(

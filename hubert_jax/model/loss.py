@@ -21,8 +21,9 @@ def masked_prediction_loss(
     jumps. Per codebook, logits are (B, T, K) float32 and labels (B, T) int; `mask` is (B, T) bool.
     `feature_penalty` weights the mean square of `features` (B, T, C), the front-end's output (10 as
     released; fairseq issue 3315: it stabilises the GroupNorm model). Of the metrics, losses are
-    means per frame, summed over codebooks, accuracies means over codebooks, and the feature penalty
-    is before its weight.
+    means per frame, summed over codebooks, accuracies means over codebooks (of several, each has
+    its own too), and the feature penalty is before its weight. `targets_i` and `predictions_i` (K,)
+    count the masked frames by their unit and by the likeliest one.
 
     Rows that are a part of the batch come with its `counts`, M and U: then loss and metrics are
     their contributions, which add up to the batch's.
@@ -32,11 +33,20 @@ def masked_prediction_loss(
     masked_count, unmasked_count = counts or (masked.sum(), unmasked.sum())
     cross_entropy = jnp.zeros(mask.shape, jnp.float32)
     correct = jnp.zeros(mask.shape, jnp.float32)
-    for codebook_logits, codebook_labels in zip(logits, labels, strict=True):
+    by_codebook = {}
+    for i, (codebook_logits, codebook_labels) in enumerate(zip(logits, labels, strict=True)):
         log_probabilities = jax.nn.log_softmax(codebook_logits.astype(jnp.float32))
         chosen = jnp.take_along_axis(log_probabilities, codebook_labels[..., None], axis=-1)
         cross_entropy -= chosen[..., 0]
-        correct += (jnp.argmax(codebook_logits, axis=-1) == codebook_labels) / len(logits)
+        predictions = jnp.argmax(codebook_logits, axis=-1)
+        right = predictions == codebook_labels
+        correct += right / len(logits)
+        for name, units in (("targets", codebook_labels), ("predictions", predictions)):
+            of_unit = units[..., None] == jnp.arange(codebook_logits.shape[-1])
+            by_codebook[f"{name}_{i}"] = jnp.sum(of_unit & mask[..., None], axis=(0, 1))
+        if len(logits) > 1:
+            found = jnp.sum(right * masked) / jnp.maximum(masked_count, 1)
+            by_codebook[f"masked_accuracy_{i}"] = found
     masked_sum = jnp.sum(cross_entropy * masked)
     unmasked_sum = jnp.sum(cross_entropy * unmasked)
     count = alpha * masked_count + (1 - alpha) * unmasked_count
@@ -50,5 +60,6 @@ def masked_prediction_loss(
         "unmasked_accuracy": jnp.sum(correct * unmasked) / jnp.maximum(unmasked_count, 1),
         "feature_penalty": penalty,
         "masked_frames": masked.sum(),
+        **by_codebook,
     }
     return prediction + feature_penalty * penalty, metrics

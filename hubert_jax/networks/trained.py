@@ -44,8 +44,9 @@ def load(
 ) -> Trained:
     """The network that `where` names, its weights on the devices of `mesh`, by default all here.
 
-    `where` is hf:DIR, fairseq:FILE, torchaudio:FILE, orbax:DIR (the newest good checkpoint) or
-    orbax:DIR@STEP, from the configuration's `key`. Without `execution` it runs in float32.
+    `where`, from the configuration's `key`, is hf:DIR, fairseq:FILE, torchaudio:FILE or orbax:DIR
+    (the newest good checkpoint; DIR@STEP, DIR@best and DIR@meanN as of `restore_parameters`).
+    Without `execution` it runs in float32.
 
     Raises InputError for a missing or damaged file, or a network that is no HuBERT.
     """

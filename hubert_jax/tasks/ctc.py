@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Generator
 from typing import Any
@@ -13,6 +14,7 @@ from jax.sharding import Mesh
 
 from hubert_jax import config as config_lib
 from hubert_jax import distributed
+from hubert_jax.asr.error_rates import character_error_rate, word_error_rate
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.data import batches, manifests, schedule
 from hubert_jax.data.index import read_index
@@ -24,11 +26,12 @@ from hubert_jax.model.ctc import ctc_loss, is_feasible
 from hubert_jax.model.hubert import HubertForCTC
 from hubert_jax.model.kernels import choice
 from hubert_jax.model.masking import span_mask
+from hubert_jax.tasks.held_out import HeldOut, ValidationConfig
 from hubert_jax.training import optimizer, sharding
 from hubert_jax.training.fit import LoopConfig, require_seed
 from hubert_jax.training.optimizer import OptimizerConfig
 from hubert_jax.training.sharding import MeshConfig
-from hubert_jax.training.task import AdditiveLoss, Batch, Task
+from hubert_jax.training.task import AdditiveLoss, Batch, Task, Validation
 from hubert_jax.vocabulary import Vocabulary
 
 VERSION = 2  # raise it when the same configuration and inputs give other weights
@@ -80,25 +83,38 @@ class FinetuneConfig:
     # Utterances are padded to the shortest of these; each length compiles once.
     padded_frames: tuple[int, ...] = (*range(128, 833, 64), 1024, 1280, 1792)
     micro_batches: MayChange[int] = 1  # that a batch is computed in; 0: as few as fit the device
+    validation_audio: Reads[str] = ""  # a held-out split with transcripts; empty: no validation
+    validation: ValidationConfig = ValidationConfig()
     seed: int = 1337  # of the linear layer, data order, masks and dropout
 
     def __post_init__(self) -> None:
         require_seed(self.seed)
 
 
-def read(config: FinetuneConfig) -> manifests.AudioManifest:
-    """The audio of a run, from its manifest; InputError where a transcript is missing."""
-    audio = manifests.read_manifest(config.audio)
-    if audio.transcribed < audio.utterances:
-        raise InputError(
-            f"{config.audio}: {audio.utterances - audio.transcribed} of {audio.utterances} "
-            "utterances have no transcript; fine-tune on a transcribed split"
-        )
-    return audio
+def read(config: FinetuneConfig) -> tuple[manifests.AudioManifest, HeldOut | None]:
+    """The audio of a run and its held-out split, from their manifests and indices.
+
+    Raises InputError where a transcript is missing or the splits share utterances.
+    """
+    audio, held_out = manifests.read_manifest(config.audio), None
+    if config.validation_audio:
+        held_out = HeldOut.read(config.validation_audio, config.audio, audio)
+    for split in [audio] if held_out is None else [audio, held_out.audio]:
+        if split.transcribed < split.utterances:
+            raise InputError(
+                f"{config.audio if split is audio else config.validation_audio}: "
+                f"{split.utterances - split.transcribed} of {split.utterances} utterances have no "
+                "transcript; fine-tune, and validate, on a transcribed split"
+            )
+    return audio, held_out
 
 
 def task(
-    config: FinetuneConfig, audio: manifests.AudioManifest, vocabulary: Vocabulary, mesh: Mesh
+    config: FinetuneConfig,
+    audio: manifests.AudioManifest,
+    held_out: HeldOut | None,
+    vocabulary: Vocabulary,
+    mesh: Mesh,
 ) -> Task:
     """Fine-tuning as `fit` takes it; InputError where no utterance or no row fits."""
     padded = schedule.padded_buckets(
@@ -149,6 +165,7 @@ def task(
             _shapes(bucket.rows, num_samples(bucket.batch_frames)) for bucket in padded
         ),
         batches=read_batches,
+        validation=_validation(config, held_out, vocabulary, mesh) if held_out else None,
         facts={
             "architecture": config_lib.to_dict(config.architecture),
             "regularization": config_lib.to_dict(config.regularization),
@@ -246,33 +263,123 @@ def loss_function(
     return AdditiveLoss(prepare, part)
 
 
+def _evaluation(network: HubertForCTC) -> Callable:
+    """(params, batch) -> `losses` (B,), `classes` (B, T) and what `_error_rates` takes beside them.
+
+    The batch is as of `loss_function`; there is no dropout and no mask.
+    """
+
+    def evaluate(params: dict, batch: Batch) -> dict[str, jax.Array]:
+        lengths = num_frames(batch["num_samples"])
+        logits: Any = network.apply({"params": params}, batch["waveform"], batch["num_samples"])
+        labels = {name: batch[name] for name in ("labels", "label_lengths")}
+        losses, _ = ctc_loss(logits, lengths, **labels)
+        return {"losses": losses, "classes": logits.argmax(-1), "lengths": lengths, **labels}
+
+    return evaluate
+
+
+def _error_rates(batches: list[dict[str, np.ndarray]], vocabulary: Vocabulary) -> dict[str, float]:
+    """The loss per utterance, and WER and CER of greedy decoding, of what `_evaluation` gave.
+
+    Rows without labels count for nothing.
+    """
+    losses, references, hypotheses = [], [], []
+    for batch in batches:
+        for row in np.flatnonzero(batch["label_lengths"]):
+            losses.append(float(batch["losses"][row]))
+            spoken = batch["labels"][row, : batch["label_lengths"][row]]
+            references.append(vocabulary.decode(spoken))
+            heard = vocabulary.collapse(batch["classes"][row, : batch["lengths"][row]])
+            hypotheses.append(vocabulary.decode(heard))
+    return {
+        "loss": math.fsum(losses) / len(losses),
+        "wer": word_error_rate(references, hypotheses).rate,
+        "cer": character_error_rate(references, hypotheses).rate,
+    }
+
+
+def _validation(
+    config: FinetuneConfig, held_out: HeldOut, vocabulary: Vocabulary, mesh: Mesh
+) -> Validation:
+    padded_frames = config.padded_frames
+    plan = held_out.one_pass(
+        mesh,
+        padded_frames[-1],
+        config.validation.utterances,
+        lambda frames, rows: schedule.padded_buckets(
+            held_out.audio, held_out.index, frames, padded_frames, rows
+        ),
+    )
+
+    def read_batches() -> Generator[dict[str, np.ndarray]]:
+        rows = batches.finetuning_batches(
+            held_out.directory,
+            held_out.audio,
+            plan,
+            seed=config.seed,
+            first_step=0,
+            last_step=plan.steps,
+            normalize_waveform=config.architecture.normalize_waveform,
+            host=batches.Host(jax.process_index(), jax.process_count()),
+        )
+        return with_labels(rows, vocabulary, held_out=True)
+
+    return Validation(
+        batch_shapes=tuple(
+            _shapes(bucket.rows, num_samples(bucket.batch_frames), held_out=True)
+            for bucket in plan.buckets
+        ),
+        batches=read_batches,
+        evaluate=_evaluation(network(config, vocabulary.size, mesh)),
+        summarise=lambda found: _error_rates(found, vocabulary),
+        facts={"audio": held_out.audio.digest, "utterances": config.validation.utterances},
+        **config.validation.chosen(
+            config.loop.save_every, {"wer": False, "cer": False, "loss": False}
+        ),
+    )
+
+
 def with_labels(
-    batches: Generator[dict[str, np.ndarray]], vocabulary: Vocabulary
+    batches: Generator[dict[str, np.ndarray]], vocabulary: Vocabulary, held_out: bool = False
 ) -> Generator[dict[str, np.ndarray]]:
     """Replaces `id` and `text` by `labels` (B, L) and `label_lengths` (B,), both int32.
 
-    L is half the padded frames; a transcript longer than that gets length 0. Raises InputError,
-    which names the utterance, for a character outside the vocabulary.
+    L is half the padded frames; a transcript longer than that gets length 0. Of `held_out`
+    batches L is the padded frames, and length 0 have only rows that count for nothing. Raises
+    InputError, which names the utterance, for a character outside the vocabulary or, held out, for
+    a longer transcript.
     """
     with contextlib.closing(batches):
         for batch in batches:
-            shapes = _shapes(*batch["waveform"].shape)
+            rows, samples = batch["waveform"].shape
+            shapes = _shapes(rows, samples, held_out)
             labels = np.zeros(shapes["labels"].shape, np.int32)
             label_lengths = np.zeros(shapes["label_lengths"].shape, np.int32)
             for row, text in enumerate(batch["text"]):
-                encoded = vocabulary.encode(text.decode(), batch["id"][row].decode())
+                if held_out and batch["record"][row] < 0:
+                    continue
+                name = batch["id"][row].decode()
+                encoded = vocabulary.encode(text.decode(), name)
                 if len(encoded) <= labels.shape[1]:
                     labels[row, : len(encoded)] = encoded
                     label_lengths[row] = len(encoded)
+                elif held_out:
+                    raise InputError(
+                        f"utterance {name}: {len(encoded)} characters in at most "
+                        f"{labels.shape[1]} frames, more than anybody reads aloud; leave it out "
+                        "of config.validation_audio"
+                    )
             arrays = {name: batch[name] for name in ("waveform", "num_samples")}
             yield {**arrays, "labels": labels, "label_lengths": label_lengths}
 
 
-def _shapes(rows: int, samples: int) -> dict[str, jax.ShapeDtypeStruct]:
+def _shapes(rows: int, samples: int, held_out: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
     """A padded batch with its labels."""
+    characters = samples // HOP // (1 if held_out else _FRAMES_PER_CHARACTER)
     return {
         "waveform": jax.ShapeDtypeStruct((rows, samples), jnp.float32),
         "num_samples": jax.ShapeDtypeStruct((rows,), jnp.int32),
-        "labels": jax.ShapeDtypeStruct((rows, samples // HOP // _FRAMES_PER_CHARACTER), jnp.int32),
+        "labels": jax.ShapeDtypeStruct((rows, characters), jnp.int32),
         "label_lengths": jax.ShapeDtypeStruct((rows,), jnp.int32),
     }

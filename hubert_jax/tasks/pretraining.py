@@ -24,11 +24,12 @@ from hubert_jax.model.hubert import HubertForPretraining
 from hubert_jax.model.kernels import choice
 from hubert_jax.model.loss import masked_prediction_loss
 from hubert_jax.model.masking import span_mask
+from hubert_jax.tasks.held_out import HeldOut, ValidationConfig
 from hubert_jax.training import optimizer, sharding
 from hubert_jax.training.fit import LoopConfig, require_seed
 from hubert_jax.training.optimizer import OptimizerConfig
 from hubert_jax.training.sharding import MeshConfig
-from hubert_jax.training.task import AdditiveLoss, Batch, Task
+from hubert_jax.training.task import AdditiveLoss, Batch, Task, Validation
 
 VERSION = 1  # raise it when the same configuration and inputs give other weights
 
@@ -84,6 +85,9 @@ class TrainConfig:
     skip_damaged: MayChange[bool] = False  # a damaged shard is named and its sound records read
     init_from: Reads[str] = ""  # orbax:DIR, hf:DIR, fairseq:FILE or torchaudio:FILE; or scratch
     keep_head: bool = False  # of init_from: the labels are of its codebook, if it names none
+    validation_audio: Reads[str] = ""  # a held-out split; empty: no validation
+    validation_labels: Reads[tuple[str, ...]] = ()  # its label sets, by the codebooks of `labels`
+    validation: ValidationConfig = ValidationConfig()
     seed: int = 1337  # of weights, data order, crops, masks and dropout
 
     def __post_init__(self) -> None:
@@ -106,24 +110,38 @@ class Data:
     audio: manifests.AudioManifest
     label_sets: tuple[batches.LabelSet, ...]
     units: Units  # what the classes of the network stand for
+    held_out: HeldOut | None = None
+    held_out_labels: tuple[batches.LabelSet, ...] = ()
 
 
 def read(config: TrainConfig) -> Data:
-    """The data of a run, from manifests alone; InputError where labels do not fit audio or head."""
+    """The data of a run, from manifests and indices; InputError for what does not fit.
+
+    Labels have to fit audio and head, a held-out split's those of training.
+    """
     audio = manifests.read_manifest(config.audio)
-    sizes = config.head.codebook_sizes
-    found = label_sets.read_label_sets(audio, config.labels, sizes, config.specials)
-    sets = tuple(
-        batches.LabelSet(pathlib.Path(directory), manifest, size - manifest.num_classes)
-        for directory, manifest, size in zip(config.labels, found, sizes, strict=True)
-    )
+    sets = _label_sets(config, audio, config.labels, "config.labels")
     units = Units.numbered(
-        sizes,
-        [manifest.num_classes for manifest in found],
-        rate_hz=float(found[0].rate_hz),
-        codebook_digests=tuple(manifest.codebook_digest for manifest in found),
+        config.head.codebook_sizes,
+        [labels.manifest.num_classes for labels in sets],
+        rate_hz=float(sets[0].manifest.rate_hz),
+        codebook_digests=tuple(labels.manifest.codebook_digest for labels in sets),
     )
-    return Data(audio, sets, units)
+    if not config.validation_audio:
+        if config.validation_labels:
+            raise InputError("config.validation_labels: found without config.validation_audio")
+        return Data(audio, sets, units)
+    held_out = HeldOut.read(config.validation_audio, config.audio, audio)
+    key = "config.validation_labels"
+    theirs = _label_sets(config, held_out.audio, config.validation_labels, key)
+    for mine, other in zip(theirs, sets, strict=True):
+        found, expected = (each.manifest.codebook_digest for each in (mine, other))
+        if found != expected:
+            raise InputError(
+                f"{key}: {mine.directory}: found units of the codebook {found[:12]}, expected "
+                f"{expected[:12]}, as in {other.directory}; label both splits by one codebook"
+            )
+    return Data(audio, sets, units, held_out, theirs)
 
 
 def task(config: TrainConfig, data: Data, mesh: Mesh) -> Task:
@@ -147,22 +165,15 @@ def task(config: TrainConfig, data: Data, mesh: Mesh) -> Task:
             on_damage=_warn if config.skip_damaged else None,
         )
 
-    def shapes(bucket: schedule.Bucket) -> dict[str, jax.ShapeDtypeStruct]:
-        labels = jax.ShapeDtypeStruct((bucket.rows, bucket.batch_frames), jnp.int32)
-        waveform = (bucket.rows, num_samples(bucket.batch_frames))
-        return {
-            "waveform": jax.ShapeDtypeStruct(waveform, jnp.float32),
-            **{f"labels_{i}": labels for i in range(len(data.label_sets))},
-        }
-
     return Task(
         kind="pretraining",
         init=init(config.architecture, config.head),
         loss=loss_function(network, config.loss),
         optimizer=optimizer.build(config.optimizer, config.loop.steps),
         learning_rate=optimizer.learning_rate(config.optimizer, config.loop.steps),
-        batch_shapes=tuple(map(shapes, buckets)),
+        batch_shapes=tuple(_shapes(bucket, len(data.label_sets)) for bucket in buckets),
         batches=read_batches,
+        validation=_validation(config, data, data.held_out, mesh) if data.held_out else None,
         facts={
             "architecture": config_lib.to_dict(config.architecture),
             "head": config_lib.to_dict(config.head),
@@ -232,6 +243,103 @@ def loss_function(network: HubertForPretraining, loss: LossConfig) -> AdditiveLo
         )
 
     return AdditiveLoss(prepare, part)
+
+
+def _evaluation(network: HubertForPretraining, loss: LossConfig, seed: int) -> Callable:
+    """(params, batch) -> sums over the masked frames of a batch of `OnePass`, without dropout.
+
+    An utterance's mask is a function of the seed and its number in the split; it is not trimmed to
+    others' as in training.
+    """
+
+    def evaluate(params: dict, batch: Batch) -> dict[str, jax.Array]:
+        labels = [batch[f"labels_{i}"] for i in range(len(network.head.codebook_sizes))]
+        spans = (labels[0].shape[1], loss.mask_probability, loss.mask_span, 1)
+
+        def mask_of(record: jax.Array) -> jax.Array:
+            return span_mask(jax.random.fold_in(jax.random.key(seed), record), 1, *spans)[0]
+
+        mask = jax.vmap(mask_of)(batch["record"]) & (batch["record"] >= 0)[:, None]
+        outputs: Any = network.apply({"params": params}, batch["waveform"], mask)
+        _, metrics = masked_prediction_loss(
+            outputs["logits"], labels, mask, 1.0, outputs["features"], 0.0
+        )
+        frames = metrics["masked_frames"]
+        means = {name: metrics[name] for name in _figures(len(labels))}
+        return {"masked_frames": frames, **{name: m * frames for name, m in means.items()}}
+
+    return evaluate
+
+
+def _figures(codebooks: int) -> dict[str, bool]:
+    """What validation gives, and whether larger is better."""
+    own = {f"masked_accuracy_{i}": True for i in range(codebooks if codebooks > 1 else 0)}
+    return {"masked_loss": False, "masked_accuracy": True, **own}
+
+
+def _validation(config: TrainConfig, data: Data, held_out: HeldOut, mesh: Mesh) -> Validation:
+    sets = data.held_out_labels
+    plan = held_out.one_pass(
+        mesh,
+        config.max_frames,
+        config.validation.utterances,
+        lambda frames, rows: schedule.crop_buckets(held_out.audio, frames, config.max_frames, rows),
+    )
+
+    def read_batches() -> Generator[dict[str, np.ndarray]]:
+        return batches.pretraining_batches(
+            held_out.directory,
+            held_out.audio,
+            list(sets),
+            plan,
+            seed=config.seed,
+            first_step=0,
+            last_step=plan.steps,
+            normalize_waveform=config.architecture.normalize_waveform,
+            host=batches.Host(jax.process_index(), jax.process_count()),
+        )
+
+    def summarise(found: list[dict[str, np.ndarray]]) -> dict[str, float]:
+        totals = {name: math.fsum(sums[name] for sums in found) for name in found[0]}
+        frames = max(totals.pop("masked_frames"), 1.0)
+        return {name: total / frames for name, total in totals.items()}
+
+    return Validation(
+        batch_shapes=tuple(
+            _shapes(bucket, len(sets)) | {"record": jax.ShapeDtypeStruct((bucket.rows,), jnp.int32)}
+            for bucket in plan.buckets
+        ),
+        batches=read_batches,
+        evaluate=_evaluation(_network(config, mesh), config.loss, config.seed),
+        summarise=summarise,
+        facts={
+            "audio": held_out.audio.digest,
+            "labels": [labels.manifest.digest for labels in sets],
+            "utterances": config.validation.utterances,
+        },
+        **config.validation.chosen(config.loop.save_every, _figures(len(sets))),
+    )
+
+
+def _shapes(bucket: schedule.Bucket, codebooks: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """A batch of crops with their labels."""
+    labels = jax.ShapeDtypeStruct((bucket.rows, bucket.batch_frames), jnp.int32)
+    waveform = (bucket.rows, num_samples(bucket.batch_frames))
+    return {
+        "waveform": jax.ShapeDtypeStruct(waveform, jnp.float32),
+        **{f"labels_{i}": labels for i in range(codebooks)},
+    }
+
+
+def _label_sets(
+    config: TrainConfig, audio: manifests.AudioManifest, directories: tuple[str, ...], key: str
+) -> tuple[batches.LabelSet, ...]:
+    sizes = config.head.codebook_sizes
+    found = label_sets.read_label_sets(audio, directories, sizes, config.specials, key)
+    return tuple(
+        batches.LabelSet(pathlib.Path(directory), manifest, size - manifest.num_classes)
+        for directory, manifest, size in zip(directories, found, sizes, strict=True)
+    )
 
 
 def _network(config: TrainConfig, mesh: Mesh) -> HubertForPretraining:

@@ -1,7 +1,10 @@
 """Checkpoints: orbax, asynchronous; a JSON document (`metadata`) says what the arrays are."""
 
+import functools
+import operator
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,18 +18,33 @@ from hubert_jax import config as config_lib
 from hubert_jax.errors import InputError
 
 _Shardings = Callable[[Any], Any]
+_NAMED = re.compile(r"(?P<folder>.+)@(?P<which>\d+|best|mean(?P<count>[1-9]\d*))")
 _DECISIVE = ("kind", "inputs", "decisive", "rows", "version", "step")
 
 
+class _Step:
+    """Preserves the checkpoint of one step."""
+
+    step: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [checkpoint.step == self.step for checkpoint in checkpoints]
+
+
 class Checkpoints:
-    """The newest `keep` checkpoints of one run, in a directory that is created.
+    """The newest `keep` checkpoints of one run, and its best, in a directory that is created.
 
     All processes of a run save together, unless it is done `alone` by one of them.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 2, alone: bool = False) -> None:
         self._directory = pathlib.Path(directory).absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep)
+        self._keep, self._best = keep, _Step()
+        policies = ocp.checkpoint_managers
+        preserved = [policies.LatestN(keep), self._best]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policies.AnyPreservationPolicy(preserved)
+        )
         if alone:
             self._directory.mkdir(parents=True, exist_ok=True)
             options.create = False  # orbax would ask the other processes
@@ -34,7 +52,12 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, step: int, state: Any, metadata: dict) -> None:
-        """Begins to save `state` (a tree of arrays); returns once it is copied."""
+        """Begins to save `state` (a tree of arrays); returns once it is copied.
+
+        The best checkpoint is that of the step `metadata["validation"]["best"]["step"]`.
+        """
+        metadata = {**metadata, "keep": self._keep}
+        self._best.step = _best_step(metadata)
         parts = {"state": ocp.args.StandardSave(state), "metadata": ocp.args.JsonSave(metadata)}
         self._manager.save(step, args=ocp.args.Composite(**parts))
 
@@ -94,22 +117,38 @@ def restore_parameters(
 ) -> tuple[dict, dict]:
     """A checkpoint's parameters, and its metadata with `step`, whatever mesh wrote them.
 
-    `directory` is a run's checkpoint directory, for its newest readable one, or DIR@STEP. With
-    `shardings` (tree of shapes -> of shardings) they are read onto these devices, else as NumPy
-    arrays. Raises InputError where there is none, or none can be read.
+    `directory` is a run's checkpoint directory, for its newest readable one; DIR@STEP; DIR@best,
+    by the run's validation; or DIR@meanN, the mean of the newest N, where `step` lists their steps.
+    With `shardings` (tree of shapes -> of shardings) they are read onto these devices, else as
+    NumPy arrays. Raises InputError where there are none, or too few, or they cannot be read.
     """
-    folder, named = _named_step(pathlib.Path(directory).absolute())
+    path = pathlib.Path(directory).absolute()
+    named = None if path.is_dir() else _NAMED.fullmatch(str(path))
+    folder = pathlib.Path(named["folder"]) if named else path
     steps = _steps(folder)
     there = f"there are steps {', '.join(map(str, steps))}"
-    if named is not None and named not in steps:
+    remedy = f"; {there}: name another (orbax:DIR@STEP), or another run"
+
+    def restored(steps: Sequence[int]) -> tuple[dict, dict]:
+        read = functools.partial(_restore, folder, shardings=shardings)
+        return _first_readable(folder, steps, read, remedy)[1]
+
+    if named is None:
+        return restored(steps[::-1])
+    if named["which"].isdecimal():
+        step: int | None = int(named["which"])
+    else:
+        read = functools.partial(_restore_metadata, folder)
+        _, newest = _first_readable(folder, steps[::-1], read, remedy)
+        if named["count"]:
+            kept = steps[-newest.get("keep", len(steps)) :]  # without the best of before
+            return _mean(directory, kept, int(named["count"]), restored)
+        step = _best_step(newest)
+        if step is None:
+            raise InputError(f"{directory}: no validation of the run found a best one{remedy}")
+    if step not in steps:
         raise InputError(f"{directory}: no such checkpoint; {there}")
-    _, restored = _first_readable(
-        folder,
-        steps[::-1] if named is None else [named],
-        lambda step: _restore(folder, step, shardings),
-        f"; {there}: name another (orbax:DIR@STEP), or another run",
-    )
-    return restored
+    return restored([step])
 
 
 def fingerprint(metadata: dict) -> str:
@@ -135,12 +174,28 @@ def _first_readable(
     raise InputError(problem + remedy)
 
 
-def _named_step(directory: pathlib.Path) -> tuple[pathlib.Path, int | None]:
-    """DIR and STEP of DIR@STEP; a directory may also have such a name itself."""
-    name, at, step = directory.name.rpartition("@")
-    if at and name and step.isdecimal() and not directory.is_dir():
-        return directory.with_name(name), int(step)
-    return directory, None
+def _best_step(metadata: dict) -> int | None:
+    return ((metadata.get("validation") or {}).get("best") or {}).get("step")
+
+
+def _mean(
+    directory: str | os.PathLike,
+    newest: Sequence[int],
+    count: int,
+    read: Callable[[Sequence[int]], tuple[dict, dict]],
+) -> tuple[dict, dict]:
+    """The mean of the parameters of the last `count` steps, and the last one's metadata."""
+    steps = newest[-count:]
+    if len(steps) < count:
+        raise InputError(
+            f"{directory}: expected {count} checkpoints, found {len(steps)} of the newest (steps "
+            f"{', '.join(map(str, steps))}); config.loop.keep says how many a run keeps"
+        )
+    total: Any = None
+    for step in steps:
+        params, metadata = read([step])
+        total = params if total is None else jax.tree.map(operator.add, total, params)
+    return jax.tree.map(lambda leaf: leaf / count, total), {**metadata, "step": list(steps)}
 
 
 def _steps(directory: pathlib.Path) -> list[int]:
@@ -157,6 +212,13 @@ def _steps(directory: pathlib.Path) -> list[int]:
 def _alone() -> ocp.options.MultiprocessingOptions:
     here = jax.process_index()
     return ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
+
+
+def _restore_metadata(folder: pathlib.Path, step: int) -> dict:
+    handlers = ocp.CompositeCheckpointHandler(metadata=ocp.JsonCheckpointHandler())
+    with ocp.Checkpointer(handlers) as reader:
+        parts = ocp.args.Composite(metadata=ocp.args.JsonRestore())
+        return reader.restore(folder / str(step), args=parts).metadata
 
 
 def _restore(folder: pathlib.Path, step: int, shardings: _Shardings | None) -> tuple[dict, dict]:

@@ -1,4 +1,4 @@
-"""The training loop: resume, compile, step, log, save."""
+"""The training loop: resume, compile, step, validate, log, save."""
 
 import dataclasses
 import pathlib
@@ -20,6 +20,7 @@ from hubert_jax.training.resume import require_same_run
 from hubert_jax.training.state import abstract_state, create_state, with_parameters
 from hubert_jax.training.step import compile_steps, shape_of
 from hubert_jax.training.task import Task, WarmStart
+from hubert_jax.training.validation import Validator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +48,14 @@ def require_seed(seed: int) -> None:
 class TrainingResult:
     """Result of a training run."""
 
+    steps: int  # fewer than asked for where validation ended the run
     last: dict[str, float]  # means of the metrics over the last logged interval
     parameters: int  # how many numbers were trained
     fingerprint: str  # of the last checkpoint
     inputs: dict[str, Any]  # digests of the data, and of the network that it started from
     resumed_from: int  # first step of this process
     data_wait_fraction: float  # of this process's time
+    validation: dict[str, Any] | None  # the best step, its value and fingerprint, the last figures
 
 
 def fit(
@@ -93,13 +96,16 @@ def fit(
             metadata["inputs"] = {**metadata["inputs"], "init_from": start.fingerprint}
             distributed.announce(start.description)
 
-    unfinished = first_step < loop.steps
-    steps = compile_steps(task, mesh, abstract, seed, counts) if unfinished else {}
+    validator = Validator(task.validation, metadata)
+    done, finished = first_step, first_step >= loop.steps or bool(validator.ends_run)
+    steps = {} if finished else compile_steps(task, mesh, abstract, seed, counts)
+    if not finished:
+        validator.compile(mesh, abstract.params)
     log = ProgressLog(directory, first_step, loop.steps, metadata.get("metrics", {}))
     prefetch = Prefetch(mesh, task.batches(first_step))
     running, started = None, time.monotonic()
     try:
-        for step in range(first_step, loop.steps):
+        while not finished:
             batch, audio_seconds = prefetch.take(running)
             with jax.transfer_guard("disallow"):
                 state, metrics = steps[shape_of(batch)](state, batch)
@@ -107,10 +113,16 @@ def fit(
                 running.block_until_ready()
             running = metrics["loss"]
             log.add(metrics, audio_seconds)
-            done, last = step + 1, step + 1 == loop.steps
-            if last or done % loop.log_every == 0:
+            done, improved = done + 1, False
+            if validator.is_due(done, loop.steps):
+                log.require_finite(done)
+                begun = time.monotonic()
+                figures, improved = validator.measure(done, state.params)
+                log.write_validation(done, figures, time.monotonic() - begun)
+            finished = done == loop.steps or bool(validator.ends_run)
+            if finished or done % loop.log_every == 0:
                 log.write(done, prefetch.waited)
-            if last or done % loop.save_every == 0:
+            if finished or improved or done % loop.save_every == 0:
                 log.require_finite(done)
                 metadata["metrics"] = log.means
                 checkpoints.save(done, state, metadata)
@@ -118,11 +130,15 @@ def fit(
         prefetch.close()
         checkpoints.close()
         log.close()
+    if why := validator.ends_run:
+        distributed.announce(f"the run ended at step {done}: {why}")
     return TrainingResult(
+        steps=done,
         last=log.means,
         parameters=parameters,
-        fingerprint=fingerprint({**metadata, "step": loop.steps}),
+        fingerprint=fingerprint({**metadata, "step": done}),
         inputs=metadata["inputs"],
         resumed_from=first_step,
         data_wait_fraction=prefetch.waited / (time.monotonic() - started),
+        validation=validator.result(),
     )

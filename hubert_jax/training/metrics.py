@@ -6,6 +6,7 @@ import pathlib
 import time
 
 import jax
+import numpy as np
 
 from hubert_jax import distributed, files
 from hubert_jax.errors import Diverged
@@ -17,7 +18,8 @@ class ProgressLog:
     """Means of a run's metrics over intervals of steps; of several processes the first writes.
 
     A resumed run drops the lines of `metrics.jsonl` beyond its first step. `means` are of the last
-    interval, at first those of the checkpoint.
+    interval, at first those of the checkpoint; of a vector of counts NAME they have `entropy/NAME`,
+    in nats, of the interval's sum.
     """
 
     def __init__(
@@ -26,7 +28,7 @@ class ProgressLog:
         self.means = means
         self._first_step, self._total_steps = first_step, total_steps
         self._pending: list[dict[str, jax.Array]] = []  # still on the device
-        self._interval: list[dict[str, float]] = []
+        self._interval: list[dict[str, np.ndarray]] = []
         self._audio_seconds = self._waited = 0.0
         self._writes = distributed.is_first()
         if self._writes:
@@ -50,10 +52,7 @@ class ProgressLog:
     def require_finite(self, step: int) -> None:
         """Waits for all steps so far, `step` of them; raises Diverged at one that is not finite."""
         first = step - len(self._pending) + 1
-        fetched = [
-            {name: float(value) for name, value in metrics.items()}
-            for metrics in jax.device_get(self._pending)
-        ]
+        fetched = jax.device_get(self._pending)
         for number, metrics in enumerate(fetched, first):
             for name in ("loss", "gradient_norm"):
                 if not math.isfinite(metrics[name]):
@@ -68,10 +67,15 @@ class ProgressLog:
     def write(self, step: int, waited: float) -> None:
         """Logs the interval that ends with `step`, or raises Diverged; `waited`: seconds so far."""
         self.require_finite(step)
+        names = self._interval[0]
+        columns = {name: [metrics[name] for metrics in self._interval] for name in names}
         self.means = {
-            name: math.fsum(metrics[name] for metrics in self._interval) / len(self._interval)
-            for name in self._interval[0]
+            name: math.fsum(values) / len(values)
+            for name, values in columns.items()
+            if not np.ndim(values[0])
         }
+        for name in sorted(columns.keys() - self.means.keys()):
+            self.means[f"entropy/{name}"] = _entropy(np.sum(columns[name], axis=0, dtype=float))
         now = time.monotonic()
         elapsed = max(now - self._last, 1e-9)
         rate, fraction = self._audio_seconds / elapsed, (waited - self._waited) / elapsed
@@ -94,11 +98,30 @@ class ProgressLog:
             flush=True,
         )
 
+    def write_validation(self, step: int, figures: dict[str, float], seconds: float) -> None:
+        """Logs what a validation after `step` found; its seconds count for no interval."""
+        self._last += seconds
+        if not self._writes:
+            return
+        scalars = {f"validation/{name}": value for name, value in figures.items()}
+        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
+        shown = "  ".join(
+            f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items()
+        )
+        print(f"step {step}/{self._total_steps}  validation: {shown}  {seconds:.1f} s", flush=True)
+
     def close(self) -> None:
         """Flushes and closes."""
         if self._writes:
             self._file.close()
             self._board.close()
+
+
+def _entropy(counts: np.ndarray) -> float:
+    fractions = counts[counts > 0] / max(counts.sum(), 1)
+    return float(-np.sum(fractions * np.log(fractions)))
 
 
 def _complete_lines(path: pathlib.Path, first_step: int) -> list[str]:

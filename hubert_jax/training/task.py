@@ -35,6 +35,25 @@ class AdditiveLoss:
 
 
 @dataclasses.dataclass(frozen=True)
+class Validation:
+    """How a run is measured on a held-out split, without anything random.
+
+    `evaluate` takes (params, batch); `summarise` what it gave for all batches, as NumPy arrays of
+    all processes' rows. Where `facts` change, earlier figures are of another measurement.
+    """
+
+    batch_shapes: tuple[dict[str, jax.ShapeDtypeStruct], ...]
+    batches: Callable[[], Generator[dict[str, np.ndarray]]]  # this process's, the same each time
+    evaluate: Callable[[dict, Batch], dict[str, jax.Array]]
+    summarise: Callable[[list[dict[str, np.ndarray]]], dict[str, float]]
+    facts: dict[str, Any]
+    every: int  # steps
+    metric: str  # among the figures, of the best checkpoint
+    larger_is_better: bool
+    patience: int  # validations without a better value that end the run; 0: never
+
+
+@dataclasses.dataclass(frozen=True)
 class Task:
     """A model, its loss and its data.
 
@@ -54,6 +73,7 @@ class Task:
     batches: Callable[[int], Generator[dict[str, np.ndarray]]]  # this process's, from a step on
     facts: dict[str, Any]
     sharding_rules: tuple[tuple[str, PartitionSpec], ...] = HUBERT_RULES
+    validation: Validation | None = None
 
     def micro_batch_counts(self, wanted: int, shards: int) -> tuple[int, ...]:
         """Into how many micro-batches a batch may be cut: `wanted`, or all there are if it is 0.

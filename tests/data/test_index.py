@@ -1,5 +1,6 @@
 """The index of a split: what it says of each record, and that it is bound to its manifest."""
 
+import dataclasses
 import pathlib
 
 import numpy as np
@@ -50,6 +51,22 @@ def test_it_says_what_the_records_say(split):
     shards = [list(found.shard(number)) for number in range(len(manifest.shards))]
     assert [len(shard) for shard in shards] == [shard.utterances for shard in manifest.shards]
     assert sum(shards, []) == list(range(9)) and len(shards) > 3
+
+
+def test_ids_that_two_splits_share(split, tmp_path, monkeypatch):
+    texts = {"one": [f"Ü-{n}" for n in range(40, 8, -8)] + ["Ü-7", "Ü-"], "other": ["Ü"]}
+    mine = index.read_index(split, manifests.read_manifest(split))
+    for block_bytes in (8, 2**24):  # an id and the beginning of the next, or all of them
+        monkeypatch.setattr(index, "_BLOCK_BYTES", block_bytes)
+        for name, ids in texts.items():
+            np.savez(tmp_path / f"{name}.npz", ids=np.frombuffer(_joined(ids), np.uint8))
+            theirs = dataclasses.replace(mine, path=tmp_path / f"{name}.npz")
+            assert mine.shared(theirs) == theirs.shared(mine) == sorted({*ids} & {*mine.ids})
+        assert mine.shared(mine) == sorted(mine.ids)
+
+
+def _joined(ids) -> bytes:
+    return "".join(f"{name}\0" for name in ids).encode()
 
 
 def test_records_are_read_by_it_in_any_order(split):

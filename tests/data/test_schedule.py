@@ -10,7 +10,13 @@ import soundfile
 
 from hubert_jax.data.buckets import BUCKETS
 from hubert_jax.data.manifests import AudioManifest, GroupInfo, ShardInfo
-from hubert_jax.data.schedule import Bucket, BucketSchedule, crop_buckets, padded_buckets
+from hubert_jax.data.schedule import (
+    Bucket,
+    BucketSchedule,
+    OnePass,
+    crop_buckets,
+    padded_buckets,
+)
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_samples
 from hubert_jax.tasks.ctc import FinetuneConfig
@@ -41,6 +47,30 @@ def test_a_step_begins_behind_the_rows_of_its_buckets_earlier_steps():
     for step, index in enumerate(schedule.indices(50)):
         assert first_rows[step] == used[index]
         used[index] += BUCKET_LIST[index].rows
+
+
+@pytest.mark.parametrize("row_multiple", [1, 4])
+def test_one_pass_holds_every_utterance_once(row_multiple):
+    manifest = _manifest({96: 9, 0: 3, 256: 5})
+    samples = _Samples([33_000] * 9, [9_000] * 3, [90_000] * 5)
+    buckets = crop_buckets(manifest, 96 * 4, 96, row_multiple)
+
+    def records(at_most=0):
+        plan = OnePass(buckets, manifest, samples, row_multiple, at_most)
+        found = []
+        for bucket, first in zip(
+            plan.indices(plan.steps), plan.first_rows(plan.steps), strict=True
+        ):
+            rows = first + np.arange(plan.buckets[bucket].rows)
+            assert len(rows) % row_multiple == 0
+            counted = rows < plan.buckets[bucket].utterances
+            assert counted.any() and set(plan.records(bucket, rows)) <= set(range(17))
+            found += plan.records(bucket, rows)[counted].tolist()
+        return found
+
+    assert records() == [*range(9), *range(12, 17)]
+    assert records(at_most=6) == [0, 3, 6, 12, 15]
+    assert records(at_most=1) == [0]
 
 
 def test_every_utterance_is_seen_equally_often():
@@ -138,6 +168,10 @@ class _Samples:
 
     def samples_of(self, number):
         return self._shards[number]
+
+    def shard(self, number):
+        first = sum(map(len, self._shards[:number]))
+        return range(first, first + len(self._shards[number]))
 
 
 def test_every_utterance_is_padded_to_the_shortest_length_that_holds_it():

@@ -24,14 +24,23 @@ def batch():
 def reference(batch, alpha, penalty):
     """Equations 1 and 2 with their minus sign, frame by frame."""
     sums, counts, correct = {True: 0.0, False: 0.0}, {True: 0, False: 0}, {True: 0, False: 0}
+    units = {
+        f"{name}_{i}": np.zeros(k)
+        for name in ("targets", "predictions")
+        for i, k in enumerate(CLASSES)
+    }
+    own = np.zeros(len(CLASSES))
     for row, frame in np.ndindex(batch["mask"].shape):
         masked = bool(batch["mask"][row, frame])
         counts[masked] += 1
-        for logits, labels in zip(batch["logits"], batch["labels"], strict=True):
+        for i, (logits, labels) in enumerate(zip(batch["logits"], batch["labels"], strict=True)):
             values = logits[row, frame].astype(np.float64)
             probability = np.exp(values[labels[row, frame]]) / np.exp(values).sum()
             sums[masked] -= np.log(probability)
             correct[masked] += (values.argmax() == labels[row, frame]) / len(batch["logits"])
+            own[i] += masked and values.argmax() == labels[row, frame]
+            units[f"targets_{i}"][labels[row, frame]] += masked
+            units[f"predictions_{i}"][values.argmax()] += masked
     count = alpha * counts[True] + (1 - alpha) * counts[False]
     square = np.mean(batch["features"].astype(np.float64) ** 2)
     loss = (alpha * sums[True] + (1 - alpha) * sums[False]) / count + penalty * square
@@ -42,6 +51,8 @@ def reference(batch, alpha, penalty):
         "unmasked_accuracy": correct[False] / counts[False],
         "feature_penalty": square,
         "masked_frames": counts[True],
+        **{f"masked_accuracy_{i}": right / counts[True] for i, right in enumerate(own)},
+        **units,
     }
     return loss, metrics
 
