@@ -524,7 +524,7 @@ def test_every_pipeline_of_the_repository_plans(name, repository, monkeypatch):
     config = command_line.read(arguments, "pipeline", pipeline.PipelineConfig)
     stages = pipeline.plan(config)
     names = [stage.name for stage in stages]
-    assert names[0] == "prepare" and {"it1/train", "xlarge/train"} & set(names)
+    assert names[0] == "prepare" and {"it1/train", "large/train"} & set(names)
     for earlier, later in itertools.pairwise(names):
         assert earlier != later
     assert json.dumps(config_lib.decisive(stages[1].config))

@@ -51,6 +51,7 @@ class TrainingResult:
     fingerprint: str  # of the last checkpoint
     inputs: dict[str, Any]  # digests of the data, and of the network that it started from
     resumed_from: int  # first step of this process
+    mesh: dict[str, int]  # devices along each axis
     data_wait_fraction: float  # of this process's time
 
 
@@ -119,5 +120,6 @@ def fit(
         fingerprint=fingerprint({**metadata, "step": loop.steps}),
         inputs=metadata["inputs"],
         resumed_from=first_step,
+        mesh=dict(mesh.shape),
         data_wait_fraction=prefetch.waited / (time.monotonic() - started),
     )
