@@ -14,9 +14,15 @@ _CUT_SECONDS = 5.0  # of what is not transcribed, so that it fits as well
 _PADDED = 256
 _CROP = 64  # frames
 _HEAD_DIM = 4
-# Eight devices along the mesh's axes.
-_MESHES = {"large": dict(fsdp=2), "xlarge": dict(fsdp=2, tensor=2)}
-_BATCH_SHARDS = 8  # at most
+_DEVICES = 8
+# Where they are not all along `data`.
+_MESHES = {
+    "large/train": dict(fsdp=2),
+    "xlarge/train": dict(fsdp=2, tensor=2),
+    "base/finetune": dict(tensor=4),
+    "large/finetune": dict(fsdp=2, tensor=4),
+    "xlarge/finetune": dict(fsdp=2, tensor=4),
+}
 
 
 def rehearse(config: ConfigDict, full_width: bool) -> None:
@@ -54,19 +60,19 @@ def _shrink(network: str, job: str, stage: ConfigDict, full_width: bool) -> None
         stage.beam_size = 5
     if job not in ("train", "finetune"):
         return
-    steps, shards = (1 if network == "large" else 2, 1) if full_width else (2, _BATCH_SHARDS)
+    steps = 1 if full_width and network == "large" else 2
     stage.loop.update(steps=steps, log_every=1, save_every=steps)
+    rows = 1
     if not full_width:
         _narrow(stage)
-        if network in _MESHES:
-            stage.mesh = _MESHES[network]
+        stage.mesh = _MESHES.get(f"{network}/{job}", {})
+        rows = _DEVICES // stage.mesh.get("tensor", 1)  # one on every device
     if job == "train":
         stage.max_frames = _CROP
-        # Whole groups on every device.
-        stage.frames_per_step = shards * stage.loss.mask_group_rows * _CROP
+        stage.frames_per_step = rows * stage.loss.mask_group_rows * _CROP  # whole groups
     else:
         stage.padded_frames = (_PADDED,)
-        stage.frames_per_step = shards * _PADDED
+        stage.frames_per_step = rows * _PADDED
         stage.ctc.freeze_steps = min(stage.ctc.freeze_steps, steps // 2)
 
 
