@@ -12,7 +12,7 @@ _TRAINING, _EVALUATION = "short/train.tsv", "short/dev.tsv"  # utterances of up 
 _UNLABELLED = "train-clean-100/909+train-clean-100/83+train-clean-100/248+train-clean-100/1246"
 _CUT_SECONDS = 5.0  # of what is not transcribed, so that it fits as well
 _PADDED = 256
-_CROP = 64  # frames
+_CROP = 32  # frames
 _HEAD_DIM = 4
 _DEVICES = 8
 # Where they are not all along `data`.
@@ -21,7 +21,7 @@ _MESHES = {
     "xlarge/train": dict(fsdp=2, tensor=2),
     "base/finetune": dict(tensor=4),
     "large/finetune": dict(fsdp=2, tensor=4),
-    "xlarge/finetune": dict(fsdp=2, tensor=4),
+    "xlarge/finetune": dict(tensor=8),
 }
 
 

@@ -30,8 +30,9 @@ def assemble(
 ) -> dict:
     """Writes WORKDIR/report.json and report.html, prints the table and returns the report.
 
-    Of a rehearsal `rehearsed` has, by stage, what was `proven` and `shrunk`. What was not run is left out, or null or empty in report.json. Raises InputError where a file
-    that a result names is missing or damaged.
+    What was not run is left out, or null or empty in report.json; `rehearsed` has, by stage of a
+    rehearsal, what is `proven` and `shrunk`. Raises InputError where a file that a result names is
+    missing or damaged.
     """
     from hubert_jax.report import page, tables  # matplotlib is slow to import
 
