@@ -1,5 +1,6 @@
 # make demo    the whole pipeline on the embedded corpus; ARGS="--config.KEY=VALUE ..." overrides
 # make test    the tests
+# make rehearsal   the paper's two pipelines, narrow and short, on eight simulated devices
 # make lint    ruff and mypy
 # make clean   removes the virtual environment and caches, not runs/
 #
@@ -14,7 +15,7 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.13; do \
 
 PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check
 
-.PHONY: demo test lint clean environment environment-dev
+.PHONY: demo test rehearsal lint clean environment environment-dev
 
 demo: environment
 	$(VENV)/bin/python -m hubert_jax.pipeline --config=configs/demo.py $(ARGS)
@@ -22,6 +23,19 @@ demo: environment
 test: environment-dev
 	$(VENV)/bin/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadscope \
 	--no-loadscope-reorder $(ARGS)
+
+# Nearly all of the time goes into compiling programs that then run for milliseconds. JAX 0.10's
+# compiler, the last for Python 3.11, has a way of emitting fusions that takes half of it.
+rehearsal: environment
+	start=$$(date +%s); flags="--xla_force_host_platform_device_count=8 \
+	--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"; \
+	case $$($(VENV)/bin/python -c 'import jaxlib; print(jaxlib.__version__)') in \
+	0.10.*) flags="$$flags --xla_cpu_use_fusion_emitters=false";; esac; \
+	for name in librispeech librilight; do \
+	JAX_PLATFORMS=cpu JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 XLA_FLAGS="$$flags" \
+	$(VENV)/bin/python -m hubert_jax.pipeline \
+	--config=configs/paper/$$name.py:rehearsal $(ARGS) || exit 1; done; \
+	echo "both rehearsals: $$(($$(date +%s) - start)) s"
 
 lint: environment-dev
 	$(VENV)/bin/ruff check .

@@ -36,6 +36,7 @@ from hubert_jax.convert import __main__ as convert
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import Diverged, InputError
 from hubert_jax.layout import Reference, group_directory, job_of
+from hubert_jax.report import rehearsal
 from hubert_jax.report.assemble import ReportConfig, assemble
 
 # The configuration and the function of every job that can be a stage.
@@ -68,6 +69,7 @@ class PipelineConfig:
     stages: Any
     report: MayChange[ReportConfig] = ReportConfig()
     distributed: MayChange[DistributedConfig] = DistributedConfig()
+    recipe: MayChange[Any] = None  # stages that these rehearse, by the same names
 
     @staticmethod
     def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +116,10 @@ def run(config: PipelineConfig) -> dict:
             if was_skipped:
                 skipped.append(stage.name)
         seconds = {name: result["seconds"] for name, result in results.items()}
-        return distributed.from_first(lambda: assemble(workdir, config.report, seconds, skipped))
+        rehearsed = _rehearsed(config, stages, results)
+        return distributed.from_first(
+            lambda: assemble(workdir, config.report, seconds, skipped, rehearsed)
+        )
 
 
 def dry_run(config: PipelineConfig) -> dict:
@@ -160,6 +165,26 @@ def plan(config: PipelineConfig) -> list[Stage]:
     except graphlib.CycleError as error:
         cycle = " -> ".join(error.args[1])
         raise InputError(f"config.stages: {cycle} wait for each other") from None
+
+
+def _rehearsed(
+    config: PipelineConfig, stages: list[Stage], results: Mapping[str, dict]
+) -> dict[str, dict]:
+    """What each stage has proven and shrunk, by name; empty where nothing is rehearsed."""
+    if not config.recipe:
+        return {}
+    recipe = {
+        stage.name: stage.config
+        for stage in plan(dataclasses.replace(config, stages=config.recipe))
+    }
+    read = [ref.stage for stage in stages for refs in stage.inputs.values() for ref in refs]
+    return {
+        stage.name: {
+            "proven": rehearsal.proven(stage.config, results[stage.name], read.count(stage.name)),
+            "shrunk": rehearsal.differences(recipe[stage.name], stage.config, stage.inputs),
+        }
+        for stage in stages
+    }
 
 
 def _listed(stages: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -88,7 +88,12 @@ def jobs(monkeypatch):
     # A directory for compiled programs would outlive the test.
     monkeypatch.setattr(pipeline, "_keep_compiled", lambda workdir: None)
     monkeypatch.setattr(
-        pipeline, "assemble", lambda workdir, report, seconds, skipped: {"skipped": skipped}
+        pipeline,
+        "assemble",
+        lambda workdir, report, seconds, skipped, rehearsed: {
+            "skipped": skipped,
+            "rehearsed": rehearsed,
+        },
     )
     return ran
 
@@ -134,6 +139,22 @@ def test_inputs_decide_the_order_and_a_second_call_skips_all(jobs, tmp_path, cor
     skipped = pipeline.run(config)["skipped"]
     assert skipped == ["prepare", "it1/label", "it1/train", "it2/label", "it2/train"]
     assert jobs == ALL
+
+
+def test_a_rehearsal_is_compared_with_its_recipe(jobs, tmp_path, corpus, monkeypatch):
+    monkeypatch.setattr(
+        pipeline.rehearsal, "proven", lambda config, result, readers: f"read by {readers}"
+    )
+    recipe = _config(tmp_path, corpus)
+    inputs = {"audio": ("prepare:train",)}
+    shrunk = _config(tmp_path, corpus, it1={"label": {"inputs": inputs, "num_clusters": 7}})
+    rehearsed = pipeline.run(dataclasses.replace(shrunk, recipe=recipe.stages))["rehearsed"]
+    assert list(rehearsed) == ["prepare", "it1/label", "it1/train", "it2/label", "it2/train"]
+    assert {name: found["shrunk"] for name, found in rehearsed.items() if found["shrunk"]} == {
+        "it1/label": {"num_clusters": [100, 7]}
+    }
+    assert rehearsed["it1/train"]["proven"] == "read by 2"
+    assert pipeline.run(shrunk)["rehearsed"] == {}
 
 
 def test_only_content_counts(jobs, tmp_path, corpus, monkeypatch):
@@ -538,7 +559,7 @@ def test_every_pipeline_of_the_repository_plans(name, repository, monkeypatch):
     config = command_line.read(arguments, "pipeline", pipeline.PipelineConfig)
     stages = pipeline.plan(config)
     names = [stage.name for stage in stages]
-    assert names[0] == "prepare" and {"it1/train", "xlarge/train"} & set(names)
+    assert names[0] == "prepare" and {"it1/train", "large/train"} & set(names)
     for earlier, later in itertools.pairwise(names):
         assert earlier != later
     assert json.dumps(config_lib.decisive(stages[1].config))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from hubert_jax import files, job
@@ -21,12 +22,17 @@ class ReportConfig:
 
 
 def assemble(
-    workdir: pathlib.Path, config: ReportConfig, seconds: dict[str, float], skipped: list[str]
+    workdir: pathlib.Path,
+    config: ReportConfig,
+    seconds: dict[str, float],
+    skipped: list[str],
+    rehearsed: Mapping[str, Any] | None = None,
 ) -> dict:
     """Writes WORKDIR/report.json and report.html, prints the table and returns the report.
 
-    What was not run is left out, or null or empty in report.json. Raises InputError where a file
-    that a result names is missing or damaged.
+    What was not run is left out, or null or empty in report.json; `rehearsed` has, by stage of a
+    rehearsal, what is `proven` and `shrunk`. Raises InputError where a file that a result names is
+    missing or damaged.
     """
     from hubert_jax.report import page, tables  # matplotlib is slow to import
 
@@ -37,6 +43,7 @@ def assemble(
             if path.exists():
                 results[name][folder] = files.read_json(path, "result")
     report = _report(results, config.iterations) | {"seconds": seconds, "skipped": skipped}
+    report["rehearsed"] = dict(rehearsed or {})
     files.write_json(workdir / "report.json", report)
     files.write_text(workdir / "report.html", page.render(workdir, config.title, results, report))
     print(f"\n{tables.text(report)}\n\nreport: {workdir / 'report.html'}", flush=True)

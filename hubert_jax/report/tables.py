@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hubert_jax.report.claims import claims, verdict
+from hubert_jax.report.rehearsal import shrunk
 
 _EMPTY = {"", "-"}
 
@@ -46,6 +47,9 @@ def tables(report: Mapping[str, Any]) -> dict[str, Table]:
         "seconds": Table("Seconds", ["", "", ""], [
             [stage, f"{taken:.1f}", "skipped in this run" if stage in report["skipped"] else ""]
             for stage, taken in (seconds and seconds | {"total": sum(seconds.values())}).items()]),
+        "rehearsed": Table("Rehearsal", ["", "proven", "the recipe's value -> here"], [
+            [stage, found["proven"], shrunk(found["shrunk"])]
+            for stage, found in report["rehearsed"].items()]),
         "claims": Table("Claims", ["holds", ""], [
             ["yes" if claim.holds else "NO", claim.text + f" ({claim.note})" * bool(claim.note)]
             for claim in claims(report)]),

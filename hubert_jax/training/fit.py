@@ -54,6 +54,7 @@ class TrainingResult:
     fingerprint: str  # of the last checkpoint
     inputs: dict[str, Any]  # digests of the data, and of the network that it started from
     resumed_from: int  # first step of this process
+    mesh: dict[str, int]  # devices along each axis
     data_wait_fraction: float  # of this process's time
     validation: dict[str, Any] | None  # the best step, its value and fingerprint, the last figures
 
@@ -139,6 +140,7 @@ def fit(
         fingerprint=fingerprint({**metadata, "step": done}),
         inputs=metadata["inputs"],
         resumed_from=first_step,
+        mesh=dict(mesh.shape),
         data_wait_fraction=prefetch.waited / (time.monotonic() - started),
         validation=validator.result(),
     )
