@@ -1,6 +1,7 @@
 # make demo    the whole pipeline on the embedded corpus; ARGS="--config.KEY=VALUE ..." overrides
 # make test    the tests
-# make rehearsal   the paper's two pipelines, narrow and short, on eight simulated devices
+# make rehearsal   the paper's two pipelines, narrow and short: two processes of four simulated
+#              devices, then one of eight
 # make lint    ruff and mypy
 # make clean   removes the virtual environment and caches, not runs/
 #
@@ -27,14 +28,14 @@ test: environment-dev
 # Nearly all of the time goes into compiling programs that then run for milliseconds. JAX 0.10's
 # compiler, the last for Python 3.11, has a way of emitting fusions that takes half of it.
 rehearsal: environment
-	start=$$(date +%s); flags="--xla_force_host_platform_device_count=8 \
-	--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"; \
+	start=$$(date +%s); export JAX_PLATFORMS=cpu JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0; \
+	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"; \
 	case $$($(VENV)/bin/python -c 'import jaxlib; print(jaxlib.__version__)') in \
-	0.10.*) flags="$$flags --xla_cpu_use_fusion_emitters=false";; esac; \
-	for name in librispeech librilight; do \
-	JAX_PLATFORMS=cpu JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 XLA_FLAGS="$$flags" \
-	$(VENV)/bin/python -m hubert_jax.pipeline \
-	--config=configs/paper/$$name.py:rehearsal $(ARGS) || exit 1; done; \
+	0.10.*) XLA_FLAGS="$$XLA_FLAGS --xla_cpu_use_fusion_emitters=false";; esac; export XLA_FLAGS; \
+	JAX_NUM_CPU_DEVICES=4 $(VENV)/bin/python -m launch.one_machine 2 hubert_jax.pipeline \
+	--config=configs/paper/librispeech.py:rehearsal $(ARGS) && \
+	JAX_NUM_CPU_DEVICES=8 $(VENV)/bin/python -m hubert_jax.pipeline \
+	--config=configs/paper/librilight.py:rehearsal $(ARGS) && \
 	echo "both rehearsals: $$(($$(date +%s) - start)) s"
 
 lint: environment-dev
