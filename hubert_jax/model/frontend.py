@@ -43,7 +43,7 @@ class FrontEnd(nn.Module):
                 strides=(stride,),
                 padding="VALID",
                 use_bias=False,
-                kernel_init=nn.initializers.he_normal(),
+                kernel_init=nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
                 dtype=dtype,
                 name=f"conv_{i}",
             )(x)

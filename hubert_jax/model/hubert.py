@@ -10,7 +10,7 @@ from hubert_jax.frames import num_frames
 from hubert_jax.model.architecture import NO_REGULARIZATION, Architecture, Head, Regularization
 from hubert_jax.model.frontend import FrontEnd, scale_gradient
 from hubert_jax.model.kernels.choice import Kernels
-from hubert_jax.model.layers import Dropout, LayerNorm, linear_init
+from hubert_jax.model.layers import Dropout, LayerNorm, torch_dense
 from hubert_jax.model.positional import PositionalConvolution
 from hubert_jax.model.transformer import Transformer
 
@@ -26,7 +26,8 @@ class Hubert(nn.Module):
         dim, kernels, regularization = self.architecture.dim, self.kernels, self.regularization
         self.frontend = FrontEnd(self.architecture, kernels)
         self.frontend_norm = LayerNorm(kernels)
-        self.feature_projection = nn.Dense(dim, kernel_init=linear_init, dtype=kernels.dtype)
+        channels = self.architecture.conv_channels[-1]
+        self.feature_projection = torch_dense(channels, dim, kernels.dtype)
         self.mask_embedding = self.param("mask_embedding", nn.initializers.uniform(1.0), (dim,))
         self.positional = PositionalConvolution(self.architecture, kernels)
         self.encoder_norm = LayerNorm(kernels)
@@ -105,7 +106,7 @@ class HubertForPretraining(nn.Module):
         width, dtype = self.head.projection_dim, self.kernels.dtype
         logits = []
         for i, classes in enumerate(self.head.codebook_sizes):
-            dense = nn.Dense(width, kernel_init=linear_init, dtype=dtype, name=f"final_proj_{i}")
+            dense = torch_dense(self.architecture.dim, width, dtype, f"final_proj_{i}")
             projected = dense(encoded["output"])
             embeddings = self.param(
                 f"label_embeddings_{i}", nn.initializers.uniform(1.0), (classes, width)
@@ -140,7 +141,8 @@ class HubertForCTC(nn.Module):
     def setup(self) -> None:  # noqa: D102
         self.hubert = Hubert(self.architecture, self.kernels, self.regularization)
         self.output_dropout = Dropout(self.final_dropout, self.kernels)
-        self.ctc_head = nn.Dense(self.vocabulary_size, kernel_init=linear_init)
+        init = nn.initializers.xavier_uniform()
+        self.ctc_head = nn.Dense(self.vocabulary_size, kernel_init=init)
 
     def __call__(self, waveform: jax.Array, num_samples: jax.Array | None = None) -> jax.Array:
         """Character logits (B, T, vocabulary), float32, without dropout; arguments of `Hubert`."""

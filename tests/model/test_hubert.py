@@ -22,6 +22,7 @@ from hubert_jax.model.architecture import (
 from hubert_jax.model.hubert import Hubert, HubertForCTC, HubertForPretraining
 from hubert_jax.model.kernels.choice import choose
 from hubert_jax.model.transformer import first_layers
+from hubert_jax.tasks import ctc
 
 LAYER_NORMS = dict(frontend_norm="layer", normalize_waveform=True, pre_norm=True)
 LARGE = Architecture(dim=1024, num_layers=24, ffn_dim=4096, num_heads=16, **LAYER_NORMS)
@@ -123,6 +124,16 @@ def test_initial_parameters_have_the_released_spread():
     )
     for leaf in (encoder["mask_embedding"], params["label_embeddings_0"]):
         assert 0 <= leaf.min() and leaf.max() <= 1 and leaf.mean() == pytest.approx(0.5, abs=0.1)
+    # As torch's layers: its Linear, and a Conv1d after kaiming_normal_, which is not truncated.
+    for dense, inputs in ((encoder["feature_projection"], 64), (params["final_proj_0"], 256)):
+        for leaf in dense.values():
+            assert 0.9 < np.abs(leaf).max() * inputs**0.5 <= 1
+        assert dense["kernel"].std() == pytest.approx((3 * inputs) ** -0.5, rel=0.02)
+    kernel, spread = encoder["frontend"]["conv_1"]["kernel"], (2 / (3 * 64)) ** 0.5
+    assert kernel.std() == pytest.approx(spread, rel=0.02) and np.abs(kernel).max() > 3 * spread
+    tuned = ctc.init(architecture, 29)(jax.random.key(0))["ctc_head"]
+    bound = (6 / (256 + 29)) ** 0.5
+    assert 0.98 * bound < np.abs(tuned["kernel"]).max() <= bound and not tuned["bias"].any()
 
 
 def test_frame_arithmetic():
