@@ -8,11 +8,13 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from splits import TINY_LARGE
 
 from hubert_jax import config as config_lib
 from hubert_jax import decode, label, pipeline
+from hubert_jax.units.kmeans import Codebook
 
 # Runs a pipeline twice, then labels a split whose second shard, the second process's, is damaged.
 PROGRAM = """
@@ -143,12 +145,18 @@ def test_labels_are_those_of_one_process(together, tmp_path, where, values):
     checkpoint = f"orbax:{run}/train/checkpoints" if "layer" in values else ""
     values = dict(values, audio=(f"{run}/prepare/train",), checkpoint=checkpoint)
     label.run(config_lib.build(label.LabelConfig, dict(values, workdir=str(tmp_path))))
-    labels = _content(tmp_path / "label/train")
-    assert len(list((run / where / "train").glob("*.tfrecord"))) >= 3
-    assert _content(run / where / "train") == labels
-    books = _content(run / where)
-    for name in ("codebook.npz", "codebook.json"):
-        assert books[name] == _content(tmp_path / "label")[name]
+    ours, alone = run / where, tmp_path / "label"
+    labels, expected = _content(ours / "train"), _content(alone / "train")
+    assert sum(name.endswith(".tfrecord") for name in labels) >= 3
+    if "layer" in values:  # a device's share of a batch decides the last bits of features
+        for content in (labels, expected):
+            del content["manifest.json"]
+        found, fitted = (Codebook.load(directory).centroids for directory in (ours, alone))
+        np.testing.assert_allclose(found, fitted, rtol=1e-5, atol=1e-5)
+    else:
+        for name in ("codebook.npz", "codebook.json"):
+            assert (ours / name).read_bytes() == (alone / name).read_bytes()
+    assert labels == expected
     assert {path.name for path in (run / where).iterdir()} == {
         *("codebook.npz", "codebook.json", "result.json", "stage.json", "train")
     }
