@@ -62,14 +62,15 @@ class PipelineConfig:
     """Configuration of a pipeline.
 
     A stage, JOB or GROUP.JOB, holds values of the job's configuration, and `inputs` by its keys:
-    outputs of other stages, as in `layout`.
+    outputs of other stages, as in `layout`. A rehearsal also has the `recipe` that it shrinks, and
+    reports what differs.
     """
 
     workdir: MayChange[str]
     stages: Any
     report: MayChange[ReportConfig] = ReportConfig()
     distributed: MayChange[DistributedConfig] = DistributedConfig()
-    recipe: MayChange[Any] = None  # stages that these rehearse, by the same names
+    recipe: MayChange[Any] = None  # stages by the same names, with the values that count
 
     @staticmethod
     def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,6 +102,7 @@ def run(config: PipelineConfig) -> dict:
     Raises InputError and Diverged of any stage, with the stage's name.
     """
     stages = plan(config)
+    recipe = _recipe(config, stages)
     workdir = files.require_writable(config.workdir)
     distributed.join(config.distributed)
     lock = files.locked(workdir / ".lock", "pipeline")
@@ -116,7 +118,7 @@ def run(config: PipelineConfig) -> dict:
             if was_skipped:
                 skipped.append(stage.name)
         seconds = {name: result["seconds"] for name, result in results.items()}
-        rehearsed = _rehearsed(config, stages, results)
+        rehearsed = _rehearsed(recipe, stages, results)
         return distributed.from_first(
             lambda: assemble(workdir, config.report, seconds, skipped, rehearsed)
         )
@@ -167,16 +169,21 @@ def plan(config: PipelineConfig) -> list[Stage]:
         raise InputError(f"config.stages: {cycle} wait for each other") from None
 
 
-def _rehearsed(
-    config: PipelineConfig, stages: list[Stage], results: Mapping[str, dict]
-) -> dict[str, dict]:
-    """What each stage has proven and shrunk, by name; empty where nothing is rehearsed."""
+def _recipe(config: PipelineConfig, stages: list[Stage]) -> dict[str, Any]:
+    """The recipe's configuration of every stage; empty where nothing is rehearsed."""
     if not config.recipe:
         return {}
-    recipe = {
-        stage.name: stage.config
-        for stage in plan(dataclasses.replace(config, stages=config.recipe))
-    }
+    planned = plan(dataclasses.replace(config, stages=config.recipe))
+    recipe = {stage.name: stage.config for stage in planned}
+    if missing := [stage.name for stage in stages if stage.name not in recipe]:
+        raise InputError(f"config.recipe: has no {', '.join(missing)}; expected every stage")
+    return recipe
+
+
+def _rehearsed(
+    recipe: Mapping[str, Any], stages: list[Stage], results: Mapping[str, dict]
+) -> dict[str, dict]:
+    """What each stage has proven and shrunk, by name."""
     read = [ref.stage for stage in stages for refs in stage.inputs.values() for ref in refs]
     return {
         stage.name: {
@@ -184,6 +191,7 @@ def _rehearsed(
             "shrunk": rehearsal.differences(recipe[stage.name], stage.config, stage.inputs),
         }
         for stage in stages
+        if recipe
     }
 
 

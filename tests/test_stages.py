@@ -155,6 +155,9 @@ def test_a_rehearsal_is_compared_with_its_recipe(jobs, tmp_path, corpus, monkeyp
     }
     assert rehearsed["it1/train"]["proven"] == "read by 2"
     assert pipeline.run(shrunk)["rehearsed"] == {}
+    lacks = {name: stage for name, stage in recipe.stages.items() if name != "it2"}
+    with pytest.raises(InputError, match="config.recipe: has no it2/label, it2/train; expected"):
+        pipeline.run(dataclasses.replace(shrunk, recipe=lacks))
 
 
 def test_only_content_counts(jobs, tmp_path, corpus, monkeypatch):

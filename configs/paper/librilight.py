@@ -4,8 +4,8 @@
 
 FOLDER holds Libri-light's `small`, `medium` and `large`, `librispeech_finetuning` and
 `LibriSpeech` as they are published. Units are of layer 9 of BASE's second iteration, which
-`librispeech.py` trains; `--config.base` names it, `hf:DIR` for instance. `:rehearsal` and `:full`
-as there; run its own first.
+`librispeech.py` trains; `--config.base` names it, `hf:DIR` for instance. `:rehearsal` is as there,
+`:full` is LARGE's pre-training for one step; run that file's own first.
 """
 
 from ml_collections import ConfigDict

@@ -4,8 +4,9 @@
 
 FOLDER holds `LibriSpeech` and `librispeech_finetuning` (Libri-light's 10 h) as they are published.
 With `--config.alignments=FILE`, phones of dev-clean and dev-other, both iterations are scored.
-`:rehearsal` runs the same stages on the embedded corpus with narrow networks and few steps, and
-`:full` with whole networks, two steps each, and of the fine-tunings 10 h alone.
+`:rehearsal` runs the same stages on some utterances of the embedded corpus with narrow networks and
+two steps, on eight devices, which `make rehearsal` simulates. `:full` has whole networks on one
+device and, of the fine-tunings, 10 h alone.
 """
 
 from ml_collections import ConfigDict
