@@ -22,7 +22,7 @@ def gelu(x: jax.Array) -> jax.Array:
 
 
 def torch_dense(inputs: int, width: int, dtype: DTypeLike, name: str | None = None) -> nn.Dense:
-    """A dense layer of `inputs` numbers whose kernel and bias begin in U(-b, b), b = inputs^-0.5."""
+    """A dense layer of `inputs` numbers; kernel and bias begin in U(-b, b), b = inputs^-0.5."""
 
     def draw(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
         bound = inputs**-0.5

@@ -16,7 +16,12 @@ class Claim:
 
 
 def claims(report: Mapping[str, Any]) -> list[Claim]:
-    """Every comparison that a report's figures allow, the one of PNMI with MFCC first."""
+    """Every comparison that a report's figures allow, the one of PNMI with MFCC first.
+
+    None of a rehearsal, whose figures say nothing.
+    """
+    if report["rehearsed"]:
+        return []
     found = [claim for claim in [_against_mfcc(report)] if claim]
     for each in report["iterations"]:
         name, layer = each["name"], str(each["best_layer"])
@@ -43,6 +48,8 @@ def claims(report: Mapping[str, Any]) -> list[Claim]:
 
 def verdict(report: Mapping[str, Any]) -> str:
     """One line: whether units tell more about phones than MFCC do, and how many claims hold."""
+    if report["rehearsed"]:
+        return f"{len(report['rehearsed'])} stages rehearsed"
     claim, found = _against_mfcc(report), claims(report)
     text = claim.text if claim else "PNMI was not measured against MFCC"
     tally = f"; {sum(c.holds for c in found)} of {len(found)} hold" if found else ""
