@@ -49,7 +49,7 @@ def claims(report: Mapping[str, Any]) -> list[Claim]:
 def verdict(report: Mapping[str, Any]) -> str:
     """One line: whether units tell more about phones than MFCC do, and how many claims hold."""
     if report["rehearsed"]:
-        return f"{len(report['rehearsed'])} stages rehearsed"
+        return f"rehearsed, not measured: {len(report['rehearsed'])} stage(s)"
     claim, found = _against_mfcc(report), claims(report)
     text = claim.text if claim else "PNMI was not measured against MFCC"
     tally = f"; {sum(c.holds for c in found)} of {len(found)} hold" if found else ""

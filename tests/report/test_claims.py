@@ -7,7 +7,7 @@ from hubert_jax.report.claims import claims, verdict
 
 def report(**values):
     nothing = {"mfcc": {"k": None, "pnmi": None}, "iterations": [], "wer": {}, "cer": {}}
-    return nothing | {"started_from": {}} | values
+    return nothing | {"started_from": {}, "rehearsed": {}} | values
 
 
 def iteration(name="it1", pnmi=0.34, **values):
@@ -85,3 +85,8 @@ def test_error_rates_of_what_was_pretrained_and_what_was_not():
 
 def test_one_recogniser_claims_nothing():
     assert claims(report(started_from={"a": "scratch"}, wer={"a": 0.5})) == []
+
+
+def test_a_rehearsal_claims_nothing():
+    values = report(mfcc={"k": 100, "pnmi": 0.3}, iterations=[iteration()], rehearsed={"a": {}})
+    assert claims(values) == [] and verdict(values).startswith("rehearsed")
