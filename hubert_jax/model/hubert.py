@@ -5,12 +5,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from hubert_jax.frames import num_frames
 from hubert_jax.model.architecture import NO_REGULARIZATION, Architecture, Head, Regularization
 from hubert_jax.model.frontend import FrontEnd, scale_gradient
 from hubert_jax.model.kernels.choice import Kernels
-from hubert_jax.model.layers import Dropout, LayerNorm, torch_dense
+from hubert_jax.model.layers import Dropout, LayerNorm
 from hubert_jax.model.positional import PositionalConvolution
 from hubert_jax.model.transformer import Transformer
 
@@ -27,7 +28,7 @@ class Hubert(nn.Module):
         self.frontend = FrontEnd(self.architecture, kernels)
         self.frontend_norm = LayerNorm(kernels)
         channels = self.architecture.conv_channels[-1]
-        self.feature_projection = torch_dense(channels, dim, kernels.dtype)
+        self.feature_projection = _torch_dense(channels, dim, kernels.dtype)
         self.mask_embedding = self.param("mask_embedding", nn.initializers.uniform(1.0), (dim,))
         self.positional = PositionalConvolution(self.architecture, kernels)
         self.encoder_norm = LayerNorm(kernels)
@@ -106,7 +107,7 @@ class HubertForPretraining(nn.Module):
         width, dtype = self.head.projection_dim, self.kernels.dtype
         logits = []
         for i, classes in enumerate(self.head.codebook_sizes):
-            dense = torch_dense(self.architecture.dim, width, dtype, f"final_proj_{i}")
+            dense = _torch_dense(self.architecture.dim, width, dtype, f"final_proj_{i}")
             projected = dense(encoded["output"])
             embeddings = self.param(
                 f"label_embeddings_{i}", nn.initializers.uniform(1.0), (classes, width)
@@ -166,3 +167,13 @@ class HubertForCTC(nn.Module):
         """Character logits (B, T, vocabulary), float32, of `encoded` (B, T, dim)."""
         encoded = self.output_dropout(encoded, deterministic=deterministic)
         return self.ctc_head(encoded.astype(jnp.float32))
+
+
+def _torch_dense(inputs: int, width: int, dtype: DTypeLike, name: str | None = None) -> nn.Dense:
+    """A dense layer of `inputs` numbers; kernel and bias begin in U(-b, b), b = inputs^-0.5."""
+
+    def draw(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        bound = inputs**-0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return nn.Dense(width, kernel_init=draw, bias_init=draw, dtype=dtype, name=name)

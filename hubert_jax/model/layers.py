@@ -3,12 +3,10 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 
 from hubert_jax.model.kernels.choice import Kernels
 from hubert_jax.model.kernels.norm import EPSILON
 
-# Parameters begin as released: the transformer's as BERT's, and otherwise as torch's layers do.
 linear_init = nn.initializers.normal(0.02)
 
 
@@ -19,16 +17,6 @@ def gelu(x: jax.Array) -> jax.Array:
     """
     values = x.astype(jnp.float32)
     return (0.5 * values * (1.0 + jax.lax.erf(values * 0.5**0.5))).astype(x.dtype)
-
-
-def torch_dense(inputs: int, width: int, dtype: DTypeLike, name: str | None = None) -> nn.Dense:
-    """A dense layer of `inputs` numbers; kernel and bias begin in U(-b, b), b = inputs^-0.5."""
-
-    def draw(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
-        bound = inputs**-0.5
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return nn.Dense(width, kernel_init=draw, bias_init=draw, dtype=dtype, name=name)
 
 
 class Dropout(nn.Module):
