@@ -1,6 +1,6 @@
 """Reads every record of a training's audio and labels, and refuses what does not fit.
 
-Takes the configuration of the train job; an empty config.labels checks the audio alone. Prints
+Takes the configuration of the train job; --config.labels= checks the audio alone. Prints
 hours by bucket, what crops leave out, rows of a step over the devices of config.mesh, dead
 codewords, silent and clipped utterances. Writes WORKDIR/check/result.json.
 """
