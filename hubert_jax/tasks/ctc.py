@@ -317,11 +317,7 @@ def _validation(
             held_out.directory,
             held_out.audio,
             plan,
-            seed=config.seed,
-            first_step=0,
-            last_step=plan.steps,
-            normalize_waveform=config.architecture.normalize_waveform,
-            host=batches.Host(jax.process_index(), jax.process_count()),
+            **held_out.reading(plan, config.seed, config.architecture.normalize_waveform),
         )
         return with_labels(rows, vocabulary, held_out=True)
 

@@ -5,11 +5,13 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
 from hubert_jax import distributed
 from hubert_jax.config import MayChange
 from hubert_jax.data import manifests
+from hubert_jax.data.batches import Host
 from hubert_jax.data.index import Index, read_index
 from hubert_jax.data.schedule import Bucket, OnePass
 from hubert_jax.errors import InputError
@@ -93,3 +95,13 @@ class HeldOut:
             f"validation on {taken} of {self.audio.utterances} utterances of {self.directory}"
         )
         return plan
+
+    def reading(self, plan: OnePass, seed: int, normalize_waveform: bool) -> dict[str, Any]:
+        """Named arguments with which `data.batches` reads all of `plan`, this process's rows."""
+        return {
+            "seed": seed,
+            "first_step": 0,
+            "last_step": plan.steps,
+            "normalize_waveform": normalize_waveform,
+            "host": Host(jax.process_index(), jax.process_count()),
+        }

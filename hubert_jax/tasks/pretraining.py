@@ -292,11 +292,7 @@ def _validation(config: TrainConfig, data: Data, held_out: HeldOut, mesh: Mesh) 
             held_out.audio,
             list(sets),
             plan,
-            seed=config.seed,
-            first_step=0,
-            last_step=plan.steps,
-            normalize_waveform=config.architecture.normalize_waveform,
-            host=batches.Host(jax.process_index(), jax.process_count()),
+            **held_out.reading(plan, config.seed, config.architecture.normalize_waveform),
         )
 
     def summarise(found: list[dict[str, np.ndarray]]) -> dict[str, float]:
