@@ -105,8 +105,7 @@ def run(config: PipelineConfig) -> dict:
     recipe = _recipe(config, stages)
     workdir = files.require_writable(config.workdir)
     distributed.join(config.distributed)
-    lock = files.locked(workdir / ".lock", "pipeline")
-    with lock if distributed.is_first() else contextlib.nullcontext():
+    with distributed.locked(workdir / ".lock", "pipeline"):
         _keep_compiled(workdir)
         outside = distributed.from_first(lambda: _read_outside(workdir, stages))
         results: dict[str, dict] = {}

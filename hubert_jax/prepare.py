@@ -133,12 +133,18 @@ def _weighted(folder: str) -> tuple[str, float]:
 def run(config: PrepareConfig) -> dict:
     """Prepares the splits; returns the content of `WORKDIR/prepare/result.json`.
 
-    Raises InputError for unusable folders or files; the split concerned is left as it was.
+    Raises InputError for unusable folders or files, or a second job at work; the split concerned
+    is left as it was.
     """
+    workdir = files.require_writable(config.workdir)
+    with files.locked(workdir / ".prepare.lock", "preparation"):
+        return _prepare(config, workdir / "prepare")
+
+
+def _prepare(config: PrepareConfig, output: pathlib.Path) -> dict:
     started = time.monotonic()
     from hubert_jax.corpus.sources import SourceUtterance, discover, refuse_duplicates
 
-    output = files.require_writable(config.workdir) / "prepare"
     corpus = pathlib.Path(config.corpus)
     if not corpus.is_dir() and config._folders():
         raise InputError(

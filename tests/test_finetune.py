@@ -7,7 +7,7 @@ import splits
 from splits import TINY_BASE, TINY_LARGE, random_parameters
 
 from hubert_jax import config as config_lib
-from hubert_jax import decode, finetune, train
+from hubert_jax import decode, files, finetune, train
 from hubert_jax.asr.emissions import emissions
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
@@ -70,6 +70,13 @@ def finetuned(pretrained, speech_split, tmp_path_factory):
     """The result of four updates from `pretrained`, of which two are frozen."""
     model, checkpoints = pretrained
     return _finetune(tmp_path_factory.mktemp("finetuned"), speech_split, model, checkpoints)
+
+
+@on_base
+def test_a_second_fine_tuning_in_one_directory_is_refused(pretrained, speech_split, tmp_path):
+    with files.locked(tmp_path / ".finetune.lock", "fine-tuning"):
+        with pytest.raises(InputError, match="another fine-tuning is running there"):
+            _finetune(tmp_path, speech_split, *pretrained)
 
 
 def _same(ours, theirs) -> list[bool]:

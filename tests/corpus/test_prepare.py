@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from hubert_jax import config as config_lib
-from hubert_jax import prepare
+from hubert_jax import files, prepare
 from hubert_jax.corpus.assembly import shuffle_order
 from hubert_jax.corpus.audio_files import read_waveform
 from hubert_jax.corpus.sources import discover
@@ -170,6 +170,13 @@ def test_a_failed_run_leaves_the_older_split_but_no_result(corpus, tmp_path):
         _prepare(tmp_path, **arguments)
     assert _bytes(tmp_path / "prepare" / "speech") == before
     assert _visible(tmp_path / "prepare") == ["speech"]
+
+
+def test_a_second_preparation_in_one_directory_is_refused(corpus, tmp_path):
+    with files.locked(tmp_path / ".prepare.lock", "preparation"):
+        with pytest.raises(InputError, match="another preparation is running there"):
+            _prepare(tmp_path, corpus=str(corpus), splits=("speech",))
+    assert not (tmp_path / "prepare").exists()
 
 
 def test_nothing_usable_is_refused_whatever_is_allowed(tmp_path):
