@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+import math
 
 import jax
 import pytest
@@ -76,6 +77,8 @@ def test_build_converts_and_fills_in():
         ({"name": "a", "fast": 1}, "config.fast: expected bool"),
         ({"name": "a", "limit": "1"}, "config.limit: expected int"),
         ({"name": ""}, "config.name: empty"),
+        ({"name": "a", "inner": {"rate": math.nan}}, "config.inner.rate: .* finite number"),
+        ({"name": "a", "inner": {"rate": math.inf}}, "config.inner.rate: .* finite number"),
     ],
 )
 def test_build_names_what_is_wrong(values, message):

@@ -58,7 +58,9 @@ class Architecture:
             divisor = getattr(self, name)
             divides = divisor >= 1 and self.dim % divisor == 0
             _require(self, name, divides, f"must divide config.architecture.dim={self.dim}")
-        _require(self, "num_layers", self.num_layers >= 1, "expected 1 or more")
+        _require(self, "conv_channels", min(self.conv_channels) >= 1, "expected 1 or more of each")
+        for name in ("dim", "num_layers", "ffn_dim", "positional_kernel"):
+            _require(self, name, getattr(self, name) >= 1, "expected 1 or more")
 
     @property
     def head_dim(self) -> int:
@@ -81,6 +83,8 @@ class Head:
             min(self.codebook_sizes, default=0) >= 2,
             "expected the number of classes of each codebook, 2 or more",
         )
+        _require(self, "projection_dim", self.projection_dim >= 1, "expected 1 or more")
+        _require(self, "temperature", self.temperature > 0, "expected more than 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +100,9 @@ class Regularization:
 
     def __post_init__(self) -> None:
         for name, rate in dataclasses.asdict(self).items():
-            if name != "frontend_gradient_scale":
+            if name == "frontend_gradient_scale":
+                _require(self, name, rate >= 0, "expected at least 0")
+            else:
                 _require(self, name, 0 <= rate < 1, "expected at least 0 and less than 1")
 
 

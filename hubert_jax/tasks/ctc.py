@@ -51,9 +51,14 @@ class CTCConfig:
     head_learning_rate_scale: float = 1.0  # over the network's; above 1 shortens CTC's plateau
 
     def __post_init__(self) -> None:
-        for name in ("time_mask_probability", "channel_mask_probability"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"config.ctc.{name}={getattr(self, name)}: expected [0, 1)")
+        for name, value in dataclasses.asdict(self).items():
+            fits, expected = value >= 0, "at least 0"
+            if name.endswith(("probability", "dropout")):
+                fits, expected = 0 <= value < 1, "[0, 1)"
+            elif name.endswith("span"):
+                fits, expected = value >= 1, "1 or more"
+            if not fits:
+                raise InputError(f"config.ctc.{name}={value}: expected {expected}")
 
 
 @dataclasses.dataclass(frozen=True)

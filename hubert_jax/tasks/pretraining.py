@@ -57,6 +57,7 @@ class LossConfig:
             ("mask_probability", 0 < self.mask_probability <= 1, "(0, 1]"),
             ("mask_span", self.mask_span >= 1, "1 or more frames"),
             ("mask_group_rows", self.mask_group_rows >= 1, "1 or more"),
+            ("feature_penalty", self.feature_penalty >= 0, "at least 0"),
         ):
             if not holds:
                 found = getattr(self, name)
@@ -148,6 +149,12 @@ def task(config: TrainConfig, data: Data, mesh: Mesh) -> Task:
     """Pre-training as `fit` takes it; InputError if no utterance is long enough or no row fits."""
     multiple = math.lcm(config.loss.mask_group_rows, sharding.batch_shards(mesh))
     buckets = schedule.crop_buckets(data.audio, config.frames_per_step, config.max_frames, multiple)
+    shortest = min(bucket.batch_frames for bucket in buckets)
+    if config.loss.mask_span >= shortest:  # no span would have room
+        raise InputError(
+            f"config.loss.mask_span={config.loss.mask_span}: expected less than {shortest}, the "
+            "frames of the shortest crop; lower it or raise config.max_frames"
+        )
     plan = schedule.BucketSchedule(buckets, config.seed)
     network = _network(config, mesh)
 

@@ -215,6 +215,7 @@ def test_alpha_is_interpolated(read):
         dict(mask_probability=0.0),
         dict(mask_span=0),
         dict(mask_group_rows=0),
+        dict(feature_penalty=-1.0),
     ],
 )
 def test_impossible_losses_are_refused(values):
