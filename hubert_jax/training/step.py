@@ -132,7 +132,9 @@ def _rms(name: str, tree: dict) -> dict[str, jax.Array]:
         groups.setdefault(group, []).append(leaf)
     return {
         f"{name}/{group}": jnp.sqrt(
-            sum(jnp.sum(jnp.square(leaf)) for leaf in leaves) / sum(leaf.size for leaf in leaves)
+            # A float: a group of large networks has more numbers than an int32 counts.
+            sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)
+            / float(sum(leaf.size for leaf in leaves))
         )
         for group, leaves in sorted(groups.items())
     }

@@ -20,6 +20,7 @@ from hubert_jax.training import sharding, step
 from hubert_jax.training.checkpoint import Checkpoints, fingerprint, restore_parameters
 from hubert_jax.training.fit import LoopConfig, fit
 from hubert_jax.training.sharding import MeshConfig
+from hubert_jax.training.state import abstract_state
 from hubert_jax.training.task import Task, WarmStart
 
 CLASSES, WIDTH, RATE = 11, 8, 0.3
@@ -271,6 +272,30 @@ def test_a_fingerprint_names_rows_and_not_execution(values):
     )
     mesh = sharding.make_mesh(MeshConfig())
     assert pretraining.task(changed, data, mesh).facts == facts[8]
+
+
+@pytest.mark.parametrize("values", [dict(steps=0), dict(steps=2**31), dict(steps=1, keep=-1)])
+def test_impossible_loops_are_refused(values):
+    with pytest.raises(InputError, match=f"config.loop.{list(values)[-1]}=.*: expected"):
+        LoopConfig(**values)
+
+
+def test_masks_have_room_in_the_shortest_crop(values):
+    values |= {"loss": dict(mask_group_rows=4, mask_span=64)}
+    with pytest.raises(InputError, match="config.loss.mask_span=64: expected less than 64"):
+        _train(values)
+
+
+def test_a_group_may_have_more_numbers_than_an_int32_counts():
+    task = language_model(
+        4,
+        init=lambda key: {"embedding": jnp.zeros((2**16, 2**16))},
+        loss=lambda params, batch, key, step: (jnp.sum(params["embedding"]), {}),
+    )
+    mesh = sharding.make_mesh(MeshConfig())
+    update = step.train_step(task, mesh, seed=0)
+    _, metrics = jax.eval_shape(update, abstract_state(task, mesh), task.batch_shapes[0])
+    assert metrics["parameter_rms/embedding"].shape == ()
 
 
 def test_saved_metadata_says_what_a_network_is(values, tmp_path):
