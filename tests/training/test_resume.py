@@ -79,9 +79,9 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(run, tmp_path, monkeypa
     checkpoints = tmp_path / "cut" / "train" / "checkpoints"
     assert checkpoint.restore_parameters(checkpoints)[1]["step"] == 4
     assert not (tmp_path / "cut" / "train" / "result.json").exists()
-    # A process that is killed may leave half a line.
-    with open(tmp_path / "cut" / "train" / "metrics.jsonl", "a") as log:
-        log.write('{"step": 6, "lo')
+    # A process that is killed may leave half a line, a machine that goes down any bytes.
+    with open(tmp_path / "cut" / "train" / "metrics.jsonl", "ab") as log:
+        log.write(b'{"step": 6, "lo\xff')
     resumed = run(tmp_path / "cut")
     assert resumed["resumed_from"] == 4 and whole["resumed_from"] == 0
     assert resumed["last"] == whole["last"]
