@@ -67,6 +67,13 @@ def test_label_job(labelled, splits):
             np.testing.assert_array_equal(labels, expected)
 
 
+def test_all_frames_may_be_asked_for(labelled, tmp_path):
+    result = label.run(
+        dataclasses.replace(labelled[0], workdir=str(tmp_path), fit_max_frames=10**12)
+    )
+    assert result["fitted_frames"] == result["splits"]["train"]["frames"]
+
+
 def test_label_job_reuses_a_codebook(labelled, splits, tmp_path):
     config, result = labelled
     reusing = dataclasses.replace(
