@@ -114,9 +114,13 @@ class RecordReader:
         found = []
         for column, (folder, names, locations) in enumerate(self._columns):
             shard, offset, length = (int(value) for value in locations.locate(number))
-            content = _read(open_file(folder / names[shard]), offset, length)
+            descriptor, why = open_file(folder / names[shard]), "cut off or damaged"
+            try:
+                content = _read(descriptor, offset, length)
+            except OSError as error:  # of the disk or the network
+                content, why = None, f"cannot be read ({error.strerror})"
             if content is None:
-                raise _Damage(f"{self._name(column, number)}: cut off or damaged; {records.REMEDY}")
+                raise _Damage(f"{self._name(column, number)}: {why}; {records.REMEDY}")
             found.append(content)
         return found
 
