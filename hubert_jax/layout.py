@@ -7,6 +7,7 @@ split, `it1/label:train` the labels of one, `it1/label` a codebook; `it1/train`,
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,6 +64,10 @@ class Reference:
             found = f"{self.stage}@{self.which}" if self.which else self.stage
             found += f":{self.split}" if self.split else ""
             raise InputError(f"inputs.{key}={found}: expected {taken}, {_EXAMPLES[taken]}")
+        if self.which and not re.fullmatch(r"\d+|best|mean[1-9]\d*", self.which):
+            raise InputError(
+                f"inputs.{key}={self.stage}@{self.which}: expected @STEP, @best or @meanN"
+            )
 
     def path(self, workdir: str, values: Mapping[str, Any] | None = None) -> str:
         """What a job's configuration takes for it; `values` are the stage's own configuration."""

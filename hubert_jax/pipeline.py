@@ -38,6 +38,7 @@ from hubert_jax.errors import Diverged, InputError
 from hubert_jax.layout import Reference, group_directory, job_of
 from hubert_jax.report import rehearsal
 from hubert_jax.report.assemble import ReportConfig, assemble
+from hubert_jax.training.fit import LoopConfig
 
 # The configuration and the function of every job that can be a stage.
 JOBS: dict[str, tuple[Any, Callable[[Any], dict], int]] = {
@@ -271,6 +272,15 @@ def _require(reference: Reference, key: str, listed: Mapping[str, Any]) -> None:
     splits, job_name = [], job_of(reference.stage)
     if job_name == "prepare":
         default = JOBS["prepare"][0].splits
+    loop = given.get("loop") or {}
+    most = {"": loop.get("steps"), "mean": loop.get("keep", LoopConfig.keep)}
+    kind = reference.which.rstrip("0123456789")
+    number = int(reference.which.removeprefix(kind) or 0)
+    if number > (most.get(kind) or number):
+        raise InputError(
+            f"inputs.{key}={reference.stage}@{reference.which}: the stage has "
+            f"loop.{'keep' if kind else 'steps'}={most[kind]}, expected at most that"
+        )
         splits = list(prepare.split_folders(tuple(listed[reference.stage].get("splits", default))))
     elif job_name == "label":  # each split of its audio; known before it runs if that is a stage's
         audio = (listed[reference.stage].get("inputs") or {}).get("audio", ())
