@@ -20,7 +20,7 @@ from hubert_jax.training import sharding, step
 from hubert_jax.training.checkpoint import Checkpoints, fingerprint, restore_parameters
 from hubert_jax.training.fit import LoopConfig, fit
 from hubert_jax.training.sharding import MeshConfig
-from hubert_jax.training.state import abstract_state
+from hubert_jax.training.state import abstract_state, create_state, with_parameters
 from hubert_jax.training.task import Task, WarmStart
 
 CLASSES, WIDTH, RATE = 11, 8, 0.3
@@ -284,6 +284,27 @@ def test_masks_have_room_in_the_shortest_crop(values):
     values |= {"loss": dict(mask_group_rows=4, mask_span=64)}
     with pytest.raises(InputError, match="config.loss.mask_span=64: expected less than 64"):
         _train(values)
+
+
+def test_a_process_places_no_more_of_a_network_than_its_devices_hold():
+    rules = ((r"embedding|output/.*", PartitionSpec("fsdp")),)
+    task = language_model(4, sharding_rules=rules)
+    state = create_state(task, sharding.make_mesh(MeshConfig(fsdp=8)), seed=0)
+    read = []
+
+    class Weights:
+        shape = (WIDTH, CLASSES)
+
+        def __getitem__(self, index):
+            piece = np.ones(self.shape, np.float32)[index]
+            read.append(piece.shape)
+            return piece
+
+    changed = with_parameters(state, {"output": {"kernel": Weights()}})
+    assert read == [(1, CLASSES)] * WIDTH
+    assert changed.params["output"]["kernel"].sharding == state.params["output"]["kernel"].sharding
+    assert jnp.all(changed.params["output"]["kernel"] == 1)
+    assert changed.params["embedding"] is state.params["embedding"]
 
 
 def test_a_group_may_have_more_numbers_than_an_int32_counts():
