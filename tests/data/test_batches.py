@@ -205,9 +205,7 @@ def test_a_disk_that_fails_is_named(split, label_sets, monkeypatch):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(os, "pread", pread)
-    with pytest.raises(
-        InputError, match=r", record \d+: cannot be read \(Input/output"
-    ):
+    with pytest.raises(InputError, match=r", record \d+: cannot be read \(Input/output"):
         list(_pretraining(split, label_sets, 0, 2))
 
 
