@@ -45,8 +45,8 @@ def main(
 
 def guarded(work: Callable[[], Any]) -> None:
     """Does a job's work; the process ends as `main` says."""
-    # Orbax warns of files that parts of its own checkpoints do not have.
-    logging.set_verbosity(logging.ERROR)
+    # Orbax warns of files that parts of its own checkpoints do not have, and logs what it raises.
+    logging.set_verbosity(logging.FATAL)
     try:
         work()
     except InputError as error:

@@ -128,12 +128,12 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError) as error:  # the latter from tensorstore
-            if not any(name in str(error) for name in map(os.strerror, files.UNWRITABLE)):
-                raise
-            reason = " ".join(str(error).split())[-200:]
-            raise InputError(
-                f"{self._directory}: a checkpoint cannot be written ({reason}){_REMEDY}"
-            ) from None
+            for reason in map(os.strerror, files.UNWRITABLE):
+                if reason in str(error):
+                    raise InputError(
+                        f"{self._directory}: a checkpoint cannot be written ({reason}){_REMEDY}"
+                    ) from None
+            raise
 
 
 def restore_parameters(
