@@ -80,6 +80,7 @@ class FinetuneConfig:
     mesh: MayChange[MeshConfig] = MeshConfig()
     distributed: MayChange[DistributedConfig] = DistributedConfig()
     frames_per_step: int = 80_000  # padded frames (20 ms) of one update over all devices
+    row_multiple: int = 1  # of a batch's rows, where it has as many; released: the devices
     # Utterances are padded to the shortest of these; each length compiles once.
     padded_frames: tuple[int, ...] = (*range(128, 833, 64), 1024, 1280, 1792)
     micro_batches: MayChange[int] = 1  # that a batch is computed in; 0: as few as fit the device
@@ -123,6 +124,7 @@ def task(
         config.frames_per_step,
         config.padded_frames,
         sharding.batch_shards(mesh),
+        config.row_multiple,
     )
     if left_out := audio.utterances - sum(bucket.utterances for bucket in padded):
         distributed.announce(
