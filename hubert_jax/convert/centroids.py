@@ -213,6 +213,12 @@ class _Wrapper(_StandIn):
         self.raw = self.content.read(size)
 
 
+def _bytearray(unpickler: Any) -> None:
+    """As Python's own, which first reserves as many bytes as a file says."""
+    (size,) = struct.unpack("<Q", unpickler.read(8))
+    unpickler.append(bytearray(unpickler.read(size)))
+
+
 class _Unpickler(pickle._Unpickler):
     """Python's own, as joblib uses it: C's may have read beyond the opcode it is at.
 
@@ -222,11 +228,6 @@ class _Unpickler(pickle._Unpickler):
     def __init__(self, content: io.BytesIO, path: pathlib.Path) -> None:
         super().__init__(content)
         self._content, self._path = content, path
-
-    def _bytearray(self) -> None:
-        """As Python's own, which first reserves as many bytes as a file says."""
-        (size,) = struct.unpack("<Q", self.read(8))
-        self.append(bytearray(self.read(size)))
 
     dispatch = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _bytearray}
 
