@@ -6,7 +6,6 @@ codewords, silent and clipped utterances. Writes WORKDIR/check/result.json.
 """
 
 import dataclasses
-import math
 import pathlib
 import time
 
@@ -26,8 +25,8 @@ def run(config: TrainConfig) -> dict:
     codebook_sizes = config.head.codebook_sizes if config.labels else ()
     labels = label_sets.read_label_sets(audio, config.labels, codebook_sizes, config.specials)
     cut = max(config.mesh.data, 1) * config.mesh.fsdp
-    row_multiple = math.lcm(config.loss.mask_group_rows, cut)
-    buckets = schedule.crop_buckets(audio, config.frames_per_step, config.max_frames, row_multiple)
+    rows = (config.frames_per_step, config.max_frames, cut, config.row_multiple)
+    buckets = schedule.crop_buckets(audio, *rows)
     uses = preflight.bucket_uses(audio, buckets)
     print(
         f"check {directory}: {audio.utterances} utterances, {audio.seconds / 3600:.2f} h, "

@@ -1,8 +1,8 @@
 """The bucket of every step, and what the buckets of both kinds of training hold."""
 
 import dataclasses
+import functools
 import importlib
-import math
 
 import numpy as np
 import pytest
@@ -125,7 +125,7 @@ def test_crops_are_the_floors_and_rows_fill_the_step():
             6143,
             768,
             "config.frames_per_step=6143: no room for 8 rows of 768.*"
-            "mask_group_rows and of the devices.*6144",
+            "one for each of the devices.*6144",
         ),
         ({768: 1}, 6144, 0, "config.max_frames=0"),
     ],
@@ -136,27 +136,41 @@ def test_steps_without_rows_are_refused(counts, frames_per_step, max_frames, mes
 
 
 @pytest.mark.parametrize(
-    ("name", "devices", "group_rows", "rows"),
+    ("name", "released", "group_rows", "rows"),
     [
-        ("base_it1", 32, 5, 160),
-        ("base_it2", 32, 5, 160),
-        ("large", 128, 3, 384),
-        ("xlarge", 256, 1, 256),
-        # Of another number of devices it is what masks are trimmed over that stays.
-        ("base_it2", 8, 5, 160),
-        ("large", 64, 3, 384),
+        ("base_it1", 32, 5, (1440, 1088, 544, 352, 256, 192, 160)),
+        ("base_it2", 32, 5, (1440, 1088, 544, 352, 256, 192, 160)),
+        ("large", 128, 3, (3712, 2688, 1280, 896, 640, 512, 384)),
+        ("xlarge", 256, 1, (2816, 2048, 1024, 512, 512, 256, 256)),
     ],
 )
-def test_configured_steps_have_the_released_rows(name, devices, group_rows, rows):
+def test_configured_steps_have_the_released_rows(name, released, group_rows, rows):
+    """As many for a device as fit its seconds of audio, and the same on fewer devices."""
     config = importlib.import_module(f"configs.{name}").get_config("train")
     assert config.loss.mask_group_rows == group_rows
-    multiple = math.lcm(group_rows, devices)
-    buckets = crop_buckets(
-        _manifest(dict.fromkeys(BUCKETS, 1)), config.frames_per_step, config.max_frames, multiple
+    planned = functools.partial(
+        crop_buckets,
+        _manifest(dict.fromkeys(BUCKETS, 1)),
+        config.frames_per_step,
+        config.max_frames,
+        wanted_multiple=config.row_multiple,
     )
-    assert buckets[-1].batch_frames == 768 and buckets[-1].rows == rows
-    for bucket in buckets:
-        assert bucket.rows % group_rows == bucket.rows % devices == 0
+    of_a_device = [config.frames_per_step // released // frames for frames in BUCKETS]
+    assert rows == tuple(released * count for count in of_a_device)
+    for devices in (1, 2, 4, 8, released // 2, released):
+        assert tuple(bucket.rows for bucket in planned(devices)) == rows
+    for devices in (48, 2 * released):  # which do not divide the released ones
+        if config.frames_per_step // 768 < devices:
+            continue
+        for bucket in planned(devices):
+            assert bucket.rows == config.frames_per_step // bucket.frames // devices * devices
+
+
+def test_a_step_without_room_for_the_wanted_multiple_has_what_the_devices_divide():
+    buckets = crop_buckets(_manifest({96: 9, 256: 9}), 96 * 40, 768, 4, wanted_multiple=32)
+    assert [bucket.rows for bucket in buckets] == [32, 12]
+    with pytest.raises(InputError, match="config.row_multiple=0: expected 1 or more"):
+        crop_buckets(_manifest({96: 9}), 4096, 768, 1, wanted_multiple=0)
 
 
 class _Samples:
