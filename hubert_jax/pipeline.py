@@ -304,6 +304,9 @@ def _require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
         raise InputError(f"{path}: found {found}, but {source} has {expected}; change one of them")
 
     config = stage.config
+    for reference in stage.inputs.get("validation_audio", ()):
+        if reference in stage.inputs.get("audio", ()):
+            refuse("inputs.validation_audio", reference, "inputs.audio", "the same split")
     for key, reference in [(key, ref) for key, refs in stage.inputs.items() for ref in refs]:
         source = stages[reference.stage].config
         if key in ("labels", "validation_labels") and hasattr(config, "head"):

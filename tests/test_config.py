@@ -152,6 +152,13 @@ def test_networks_have_the_published_sizes(name, encoder, total):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == total
 
 
+@pytest.mark.parametrize("name", ["base_it1", "base_it2", "large", "xlarge"])
+def test_a_network_has_a_class_for_each_cluster_of_its_labels(name):
+    get_config = importlib.import_module(f"configs.{name}").get_config
+    config = config_lib.build(TrainConfig, get_config("train"))
+    assert config.head.codebook_sizes == (get_config("label").num_clusters,)
+
+
 @pytest.mark.parametrize("name", ["librispeech", "librilight"])
 def test_a_rehearsal_has_the_stages_of_the_paper_and_shrinks_what_costs(
     name, repository, monkeypatch

@@ -168,6 +168,11 @@ def test_a_group_or_split_that_is_not_there_is_refused_before_anything_runs():
             8,
             "pretrained.finetune.architecture.ffn_dim: found 8, but it2/train has 768; change one",
         ),
+        (
+            "pretrained.finetune.inputs.validation_audio",
+            "prepare:train-clean-5",
+            "inputs.validation_audio: found prepare:train-clean-5, but inputs.audio has the same",
+        ),
     ],
 )
 def test_stages_that_do_not_fit_one_another_are_refused_before_anything_runs(key, value, message):

@@ -92,7 +92,10 @@ class FinetuneConfig:
     frames_per_step: int = 80_000  # padded frames (20 ms) of one update over all devices
     row_multiple: int = 1  # of a batch's rows, where it has as many; released: the devices
     # Utterances are padded to the shortest of these; each length compiles once.
-    padded_frames: tuple[int, ...] = (*range(128, 833, 64), 1024, 1280, 1792)
+    padded_frames: tuple[int, ...] = (
+        *(96, 112, 128, 144, 168, 192, 224, 256, 288, 336, 384, 448),
+        *(512, 576, 640, 704, 768, 832, 928, 1040, 1184, 1360, 1568, 1792),
+    )
     micro_batches: MayChange[int] = 1  # that a batch is computed in; 0: as few as fit the device
     validation_audio: Reads[str] = ""  # a held-out split with transcripts; empty: no validation
     validation: ValidationConfig = ValidationConfig()

@@ -155,6 +155,12 @@ def task(config: TrainConfig, data: Data, mesh: Mesh) -> Task:
         sharding.batch_shards(mesh),
         config.row_multiple,
     )
+    fewest = min(bucket.rows for bucket in buckets)
+    if config.loss.mask_group_rows > fewest:
+        raise InputError(
+            f"config.loss.mask_group_rows={config.loss.mask_group_rows}: found batches of {fewest} "
+            "rows, expected one whole group; lower it or raise config.frames_per_step"
+        )
     shortest = min(bucket.batch_frames for bucket in buckets)
     if config.loss.mask_span >= shortest:  # no span would have room
         raise InputError(

@@ -280,10 +280,16 @@ def test_impossible_loops_are_refused(values):
         LoopConfig(**values)
 
 
-def test_masks_have_room_in_the_shortest_crop(values):
-    values |= {"loss": dict(mask_group_rows=4, mask_span=64)}
-    with pytest.raises(InputError, match="config.loss.mask_span=64: expected less than 64"):
-        _train(values)
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (dict(mask_group_rows=4, mask_span=64), "mask_span=64: expected less than 64"),
+        (dict(mask_group_rows=17), "mask_group_rows=17: found batches of 16 rows"),
+    ],
+)
+def test_masks_have_room_in_every_batch(values, loss, message):
+    with pytest.raises(InputError, match=f"config.loss.{message}"):
+        _train({**values, "loss": loss})
 
 
 def test_a_process_places_no_more_of_a_network_than_its_devices_hold():
