@@ -22,7 +22,7 @@ from hubert_jax.errors import InputError
 if TYPE_CHECKING:
     from hubert_jax.corpus.mixing import Mixture
 
-VERSION = 1  # raise it when the same configuration and inputs give another output
+VERSION = 2  # raise it when the same configuration and inputs give another output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,7 @@ class PrepareConfig:
     shard_megabytes: int = 64  # 16-bit audio per shard
     encoding: str = "pcm16"  # of audio in the shards: pcm16, or flac at about half the size
     convert: bool = False  # mix down several channels, resample other rates
+    unchecked: bool = False  # take ADPCM, GSM and others that nobody can check for completeness
     cut_seconds: float = 30.0  # longer recordings without transcript are cut at silences; 0: none
     language_exponent: float = 1.0  # below 1, training draws small languages more often
     corpus_exponent: float = 1.0  # the same, for the corpora of a language
@@ -176,7 +177,9 @@ def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sour
     from hubert_jax.corpus import assembly, preparation
 
     started = time.monotonic()
-    conversion = preparation.Conversion(config.convert, config.encoding, config.cut_seconds)
+    conversion = preparation.Conversion(
+        config.convert, config.encoding, config.unchecked, config.cut_seconds
+    )
     settings: dict[str, Any] = dict(encoding=config.encoding, mixture=_mixture(config, split))
     print(f"prepare {split}: {len(sources)} files", flush=True)
     if config.beam_runner:
