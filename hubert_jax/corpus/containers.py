@@ -6,6 +6,7 @@ RFC 9639 (FLAC), 3533, 7845 and Vorbis I (Ogg), ISO 11172-3 with the Xing, VBRI 
 
 import dataclasses
 import functools
+import io
 import itertools
 import os
 import re
@@ -47,9 +48,9 @@ class Stream:
         """Whether it is all of a file, as it is."""
         return (self.start, self.end, self.edit) == (0, size, None)
 
-    def of(self, file: BinaryIO) -> "_Section":
+    def of(self, file: BinaryIO) -> BinaryIO:
         """A file of this stream alone, for decoders to read."""
-        return _Section(file, self)
+        return io.BufferedReader(_Section(file, self), _BLOCK)
 
 
 def scan(file: BinaryIO, size: int, name: str) -> tuple[list[Stream], int, bool]:
@@ -290,12 +291,12 @@ def _flac_last_frame(
     """(place, number of the sample behind it) of a FLAC stream's last frame."""
     for begin in itertools.count(end - _BLOCK, -_BLOCK):
         block = data.at(max(start, begin), min(end, begin + _BLOCK + 16) - max(start, begin))
-        found = block.rfind(b"\xff")
+        found = max(block.rfind(b"\xff\xf8"), block.rfind(b"\xff\xf9"))
         while found >= 0:
             samples = _flac_samples(block[found : found + 16], longest, channels)
             if samples is not None:
                 return max(start, begin) + found, samples
-            found = block.rfind(b"\xff", 0, found)
+            found = max(block.rfind(sync, 0, found + 1) for sync in (b"\xff\xf8", b"\xff\xf9"))
         if begin <= start:
             raise InputError(f"{data.name}: cut off or damaged, no frame of FLAC is in it")
     raise AssertionError
@@ -482,43 +483,37 @@ _CONTAINERS: tuple[tuple[bytes, tuple[bytes, ...], Callable[[_Bytes, int], Strea
 )
 
 
-class _Section:
+class _Section(io.RawIOBase):
     """A stream of a file as a file of its own, edited."""
 
     def __init__(self, file: BinaryIO, stream: Stream):
         start, edit = stream.start, stream.edit or _Edit(stream.start, 0, b"")
-        self._file, self._position, self._edit = file, 0, edit
+        self._file, self._position, self._edit = file, 0, edit.content
         self._start, self._insert = start, edit.place - start
         self._rest = self._insert + len(edit.content)
         self._moved = edit.place + edit.removed - self._rest
         self._size = stream.end - self._moved
 
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """As of a file."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
         self._position = max(0, base + offset)
         return self._position
 
-    def tell(self) -> int:
-        """As of a file."""
-        return self._position
-
-    def read(self, count: int) -> bytes:
-        """As of a file."""
-        content = b""
-        while len(content) < count and self._position < self._size:
-            wanted = count - len(content)
-            at = self._position
-            if self._insert <= at < self._rest:
-                piece = self._edit.content[at - self._insert :][:wanted]
-            else:
-                moved, last = (
-                    (self._start, self._insert) if at < self._insert else (self._moved, self._size)
-                )
-                self._file.seek(at + moved)
-                piece = self._file.read(min(wanted, last - at))
-            if not piece:
-                break
-            content += piece
-            self._position += len(piece)
-        return content
+    def readinto(self, buffer: Any) -> int:
+        at, wanted = self._position, len(buffer)
+        if self._insert <= at < self._rest:
+            piece = self._edit[at - self._insert :][:wanted]
+        else:
+            before = at < self._insert
+            self._file.seek(at + (self._start if before else self._moved))
+            last = self._insert if before else self._size
+            piece = self._file.read(max(0, min(wanted, last - at)))
+        buffer[: len(piece)] = piece
+        self._position += len(piece)
+        return len(piece)
