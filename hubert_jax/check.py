@@ -12,6 +12,7 @@ import time
 
 from hubert_jax import files, job
 from hubert_jax.data import label_sets, manifests, preflight, schedule
+from hubert_jax.tasks.held_out import HeldOut
 from hubert_jax.tasks.pretraining import TrainConfig
 
 VERSION = 1  # raise it when the same configuration and inputs give another output
@@ -29,6 +30,8 @@ def run(config: TrainConfig) -> dict:
     row_multiple = math.lcm(config.loss.mask_group_rows, cut)
     buckets = schedule.crop_buckets(audio, config.frames_per_step, config.max_frames, row_multiple)
     uses = preflight.bucket_uses(audio, buckets)
+    if config.validation_audio:
+        HeldOut.read(config.validation_audio, config.audio, audio)
     print(
         f"check {directory}: {audio.utterances} utterances, {audio.seconds / 3600:.2f} h, "
         f"{len(audio.shards)} shards, {audio.encoding} at {audio.sample_rate} Hz",

@@ -21,6 +21,7 @@ from hubert_jax.errors import InputError
 
 if TYPE_CHECKING:
     from hubert_jax.corpus.mixing import Mixture
+    from hubert_jax.corpus.sources import SourceUtterance
 
 VERSION = 2  # raise it when the same configuration and inputs give another output
 
@@ -76,7 +77,8 @@ class PrepareConfig:
         """
         found = []
         for path in (pathlib.Path(self.corpus, name) for name in self._folders()):
-            found.append(path)
+            # One split of a folder's tables has a name, but no folder.
+            found.append(path if path.exists() else path.parent)
             if path.suffix.lower() == ".tsv" and path.is_file():
                 # A manifest of fairseq's names its folder of audio; transcripts lie beside it.
                 with path.open() as file:
@@ -137,7 +139,7 @@ def run(config: PrepareConfig) -> dict:
     Raises InputError for unusable folders or files; the split concerned is left as it was.
     """
     started = time.monotonic()
-    from hubert_jax.corpus.sources import SourceUtterance, discover, refuse_duplicates
+    from hubert_jax.corpus.sources import discover, refuse_duplicates
 
     output = files.require_writable(config.workdir) / "prepare"
     corpus = pathlib.Path(config.corpus)
@@ -153,6 +155,7 @@ def run(config: PrepareConfig) -> dict:
         for number, folder in enumerate(folders):
             location = folder if folder.startswith("tfds:") else corpus / folder
             utterances = discover(location, config.tfds_data_dir)
+            _warn_of_splits(split, folder, corpus, utterances)
             if mixes and number:
                 utterances = [dataclasses.replace(each, corpus=number) for each in utterances]
             located += utterances
@@ -171,6 +174,21 @@ def run(config: PrepareConfig) -> dict:
             ) from None
     result = {"config": config_lib.to_dict(config), "splits": splits}
     return job.finish(config.workdir, "prepare", result, started)
+
+
+def _warn_of_splits(
+    split: str, folder: str, corpus: pathlib.Path, utterances: list["SourceUtterance"]
+) -> None:
+    from hubert_jax.corpus.sources import splits
+
+    found = splits.splits_of_folders(corpus / folder, utterances)
+    if len(found) > 1:
+        print(
+            f"prepare {split}: warning: {corpus / folder} has folders of several splits, "
+            f"{', '.join(found)}; {split} is made of all of them. Name the folders that belong to "
+            f"it: --config.splits={split}=FOLDER+FOLDER",
+            flush=True,
+        )
 
 
 def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sources: list) -> dict:

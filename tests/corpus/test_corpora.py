@@ -65,7 +65,7 @@ def test_hugging_face_metadata_as_json_lines_and_without_transcripts(tmp_path):
     ("name", "content", "message"),
     [
         ("metadata.csv", "path,text\na,b\n", "line 2: expected the column file_name, found path"),
-        ("metadata.csv", 'file_name,text\n"a.wav', "line 1: not comma-separated values"),
+        ("metadata.csv", 'file_name,text\n"a.wav', "line 2: not comma-separated values"),
         ("metadata.csv", "a|b\nc\n", r"line 2: expected ID\|TEXT, found 'c'"),
         ("metadata.jsonl", "{}\n", "line 1: expected the column file_name"),
         ("metadata.jsonl", "[1]\n", r"line 1: expected an object, found '\[1\]'"),
