@@ -338,9 +338,13 @@ def _crc8(content: bytes) -> int:
     return value
 
 
+_OPUS_LONGEST = 5760  # samples of a packet
+
+
 def _ogg(data: _Bytes, start: int) -> Stream:
     """A link of a chain: pages up to the next one that begins a stream."""
     position, unit, skipped, longest, first, last, ended = start, 0, 0, 0, None, 0, False
+    held = 0
     while True:
         head = data.at(position, 27 + 255)
         table = head[27 : 27 + head[26]] if len(head) >= 27 and head[:4] == b"OggS" else b""
@@ -360,12 +364,16 @@ def _ogg(data: _Bytes, start: int) -> Stream:
             if body[:7] == b"\x01vorbis" and len(body) == 30:
                 unit, longest = int.from_bytes(body[12:16], "little"), 1 << (body[28] >> 4)
             elif body[:8] == b"OpusHead":
-                unit, skipped, longest = 48_000, int.from_bytes(body[10:12], "little"), 5760
+                unit, skipped = 48_000, int.from_bytes(body[10:12], "little")
+                longest = _OPUS_LONGEST
         elif granule > 0:
             if first is None:
                 # A recording of what was being sent does not begin at 0.
                 packets = sum(value < 255 for value in table) + 1
                 first = 0 if granule <= packets * longest else granule
+            # The last page says where to stop, but for one packet at most.
+            there = last + _ogg_samples(data, position, table, longest)
+            held = there if there - granule > longest + unit // 10 else granule
             last = granule
         ended = bool(head[5] & 4)
         position += length
@@ -376,8 +384,28 @@ def _ogg(data: _Bytes, start: int) -> Stream:
             f"{data.name}: cut off or damaged, the page that ends an Ogg stream is not there; "
             "copy the file again"
         )
-    held = max(0, last - (first or 0) - (0 if first else skipped))
-    return Stream(start, position, held, held, unit)
+    before = first or skipped
+    return Stream(start, position, max(0, held - before), max(0, last - before), unit)
+
+
+def _ogg_samples(data: _Bytes, page: int, table: bytes, longest: int) -> int:
+    """The samples of the packets that end in a page, as encoders in use make them."""
+    samples, place, began = 0, page + 27 + len(table), None
+    for length in table:
+        began = place if began is None else began
+        place += length
+        if length == 255:
+            continue
+        head = data.at(began, 2).ljust(2, b"\0")
+        if longest == _OPUS_LONGEST:
+            mode, count = head[0] >> 3, (1, 2, 2, head[1] & 63)[head[0] & 3]
+            frames = (480, 960, 1920, 2880) if mode < 12 else (480, 960) * 2
+            frames = (120, 240, 480, 960) if mode > 15 else frames
+            samples += count * frames[mode & 3]
+        elif head[0] & 2:  # a long block, of which half is new
+            samples += longest // 2
+        began = None
+    return samples
 
 
 class _Frame(NamedTuple):
