@@ -47,9 +47,25 @@ FORMATS = {
     "FLAC 24 bit": (dict(format="FLAC", subtype="PCM_24"), 48_000, 2),
     "Ogg Vorbis": (dict(format="OGG", subtype="VORBIS"), 16_000, 1),
     "Ogg Opus": (dict(format="OGG", subtype="OPUS"), 16_000, 1),
-    "MP3": (dict(format="MP3", bitrate_mode="CONSTANT", compression_level=0.5), 16_000, 1),
-    "MP3 variable": (dict(format="MP3", bitrate_mode="VARIABLE"), 44_100, 2),
+    "MP3": (dict(format="MP3", subtype="MPEG_LAYER_III", bitrate_mode="CONSTANT"), 16_000, 1),
+    "MP3 variable": (
+        dict(format="MP3", subtype="MPEG_LAYER_III", bitrate_mode="VARIABLE"),
+        44_100,
+        2,
+    ),
 }
+
+# The same of ffmpeg, whose pages and tags differ.
+OF_FFMPEG = {
+    "WAV of ffmpeg": ("-ar 16000 -f wav", True),
+    "AIFF of ffmpeg": ("-ar 22050 -f aiff", True),
+    "FLAC of ffmpeg": ("-ar 16000 -f flac", True),
+    "Ogg Vorbis of ffmpeg": ("-ar 44100 -c:a libvorbis -f ogg", True),
+    "Ogg Opus of ffmpeg": ("-b:a 24k -f opus", True),
+    "MP3 of ffmpeg": ("-ar 44100 -b:a 96k -f mp3", True),
+    "MP3 without a tag": ("-ar 24000 -q:a 4 -id3v2_version 0 -write_xing 0 -f mp3", False),
+}
+FORMATS |= {kind: (None, 0, 1) for kind in OF_FFMPEG}
 
 Random = np.random.Generator
 
@@ -72,10 +88,23 @@ def coded(kind: str, random: Random) -> tuple[bytes, float]:
     import soxr
 
     written, rate, channels = FORMATS[kind]
+    if written is None:
+        return _of_ffmpeg(kind, random)
     waveform = soxr.resample(speech(random), 16_000, rate)
     file = io.BytesIO()
     soundfile.write(file, np.stack([waveform] * channels, axis=1), rate, **written)
     return file.getvalue(), len(waveform) / rate
+
+
+def _of_ffmpeg(kind: str, random: Random) -> tuple[bytes, float]:
+    waveform = speech(random)
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "a")  # not a pipe, for it goes back to write lengths
+        arguments = f"-v error -f f32le -ar 16000 -ac 1 -i - {OF_FFMPEG[kind][0]} {path}".split()
+        subprocess.run([_ffmpeg(), *arguments], input=waveform.tobytes(), check=True)
+        content = path.read_bytes()
+    # Without a tag nobody knows what the encoder added in front and behind.
+    return content, len(waveform) / 16_000 + (0 if OF_FFMPEG[kind][1] else 0.06)
 
 
 def joined(kind: str, content: bytes, seconds: float, random: Random) -> tuple[bytes, float]:
@@ -92,8 +121,8 @@ def cut(kind: str, content: bytes, seconds: float, random: Random) -> tuple[byte
 
 
 def length_by_few(kind: str, content: bytes, seconds: float, random: Random) -> tuple[bytes, float]:
-    """The header's length changed by up to 40 samples."""
-    change = int(random.integers(1, 41)) * int(random.choice([-1, 1]))
+    """The header's length changed by up to 40 samples, or one frame of MP3."""
+    change = int(random.choice([-1, 1])) * (1 if "MP3" in kind else int(random.integers(1, 41)))
     return with_length(kind, content, lambda samples: max(0, samples + change)), seconds
 
 
@@ -150,7 +179,8 @@ CHANGES = (
 def with_length(kind: str, content: bytes, changed: Callable[[int], int]) -> bytes:
     """The file with another number of samples in its header."""
     written, _, channels = FORMATS[kind]
-    unit = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}.get(written.get("subtype"), 1) * channels
+    subtype = written["subtype"] if written else "PCM_16"
+    unit = {"PCM_16": 2, "PCM_24": 3, "FLOAT": 4}.get(subtype, 1) * channels
     content = bytearray(content)
 
     def put(place: int, form: str, unit: int = unit, lead: int = 0) -> None:
@@ -165,7 +195,7 @@ def with_length(kind: str, content: bytes, changed: Callable[[int], int]) -> byt
         put(content.index(b"ds64") + 16, "<Q")
     elif kind == "W64":
         put(content.index(b"data\xf3\xac") + 16, "<Q", lead=24)
-    elif kind == "AIFF":
+    elif kind.startswith("AIFF"):
         put(content.index(b"SSND") + 4, ">I", lead=8)
     elif kind == "AU":
         put(8, ">I")
@@ -182,9 +212,9 @@ def with_length(kind: str, content: bytes, changed: Callable[[int], int]) -> byt
         samples = min(2**36 - 1, changed(packed & 2**36 - 1))
         content[18:26] = (packed >> 36 << 36 | samples).to_bytes(8)
     elif kind.startswith("MP3"):
-        tag = max(content.find(b"Xing", 0, 100), content.find(b"Info", 0, 100))
-        per_frame = 1152 if kind == "MP3 variable" else 576
-        put(tag + 8, ">I", unit=1 if changed(10**6) > 10**6 / 2 else per_frame)
+        tag = max(content.find(b"Xing", 0, 300), content.find(b"Info", 0, 300))
+        if tag >= 0:
+            put(tag + 8, ">I", unit=1)
     else:
         page = content.rindex(b"OggS")
         put(page + 6, "<Q", unit=1)
@@ -200,11 +230,15 @@ def _ogg_checksum(page: bytes) -> int:
     return int(f"{value:032b}"[::-1], 2)
 
 
-def ffmpeg_seconds(path: pathlib.Path) -> float:
-    """What ffmpeg decodes of a file."""
+def _ffmpeg() -> str:
     import imageio_ffmpeg
 
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "quiet", "-nostdin", "-i", str(path)]
+    return imageio_ffmpeg.get_ffmpeg_exe()
+
+
+def ffmpeg_seconds(path: pathlib.Path) -> float:
+    """What ffmpeg decodes of a file."""
+    command = [_ffmpeg(), "-v", "quiet", "-nostdin", "-i", str(path)]
     command += ["-map", "0:a:0", "-f", "s16le", "-ac", "1", "-ar", "16000", "-"]
     return len(subprocess.run(command, capture_output=True, check=False).stdout) / 32_000
 

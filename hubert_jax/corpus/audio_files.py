@@ -96,6 +96,10 @@ def _of_file(
             length = 0
             known: list[containers.Stream | None] = [*streams]
             for stream in known or [None][: int(unchecked)]:
+                if stream is not None and stream.held == 0:
+                    raise InputError(
+                        f"{name}: empty or cut off, 0 samples; expected at least {WINDOW}"
+                    )
                 of_file = stream or containers.Stream(0, size, 0, None)
                 source: Any = of_file.of(content)
                 if of_file.covers(size) and not isinstance(audio, bytes):

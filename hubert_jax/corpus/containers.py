@@ -277,12 +277,11 @@ def _flac(data: _Bytes, start: int) -> Stream:
     end = data.find(b"fLaC", start + 4)
     while end >= 0 and data.at(end + 4, 4) not in (b"\0\0\0\x22", b"\x80\0\0\x22"):
         end = data.find(b"fLaC", end + 4)
-    following, end = end >= 0, end if end >= 0 else data.size
+    end = end if end >= 0 else data.size
     place, held = _flac_last_frame(data, start + 42, end, longest, channels)
-    if not following:  # what is behind the last frame is not the stream's
-        room = int.from_bytes(largest) or longest * channels * (bits + 7) // 8 + 64
-        end = min(end, place + room)
-    return Stream(start, end, held, claimed or None, rate)
+    # What is far behind the last frame is not the stream's.
+    room = int.from_bytes(largest) or longest * channels * (bits + 7) // 8 + 64
+    return Stream(start, min(end, place + room), held, claimed or None, rate)
 
 
 def _flac_last_frame(
