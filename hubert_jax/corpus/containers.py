@@ -218,7 +218,7 @@ def _chunked(layout: _Layout, data: _Bytes, start: int) -> Stream:
         elif not 0 <= length <= end - body:
             break
         position = body + length
-        padding = -(position - start) % layout.aligned
+        padding = -(length + layout.counts_itself) % layout.aligned
         if not any(data.at(position, padding)):  # some writers leave it out
             position = min(end, position + padding)
     if not found:
