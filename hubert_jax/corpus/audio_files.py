@@ -93,9 +93,11 @@ def _of_file(
             raise InputError(f"{name}: empty file (0 bytes); expected audio")
         with io.BytesIO(audio) if isinstance(audio, bytes) else open(audio, "rb") as content:
             streams, left, zeros = containers.scan(content, size, name)
+            if not streams and not unchecked:
+                raise InputError(f"{name}: corrupt or not audio; expected {containers.FORMATS}")
             length = 0
             known: list[containers.Stream | None] = [*streams]
-            for stream in known or [None][: int(unchecked)]:
+            for stream in known or [None]:
                 if stream is not None and stream.held == 0:
                     raise InputError(
                         f"{name}: empty or cut off, 0 samples; expected at least {WINDOW}"
@@ -111,8 +113,6 @@ def _of_file(
                     for block in _converted(name, native, file.samplerate, floating):
                         length += len(block)
                         yield block
-        if not streams and not unchecked:
-            raise soundfile.LibsndfileError(1)
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror})") from None
     except soundfile.SoundFileError as error:

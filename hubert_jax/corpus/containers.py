@@ -63,7 +63,7 @@ def scan(file: BinaryIO, size: int, name: str) -> tuple[list[Stream], int, bool]
     streams: list[Stream] = []
     position = data.after_tags(0)
     while True:
-        begin = data.after_zeros(position)
+        begin = data.after_tags(data.after_zeros(position))
         scanner = _scanner(data, begin)
         if scanner is None:
             left = data.size - position
