@@ -242,7 +242,7 @@ def _counts(
 ) -> tuple[int | None, int]:
     """What is there by the container, and by its header, in samples; None if it does not tell."""
     ratio = None
-    if stream is not None and stream.rate and file.format in ("FLAC", "OGG", "MP3"):
+    if stream is not None and stream.rate and file.format in ("FLAC", "OGG", "MP3", "MPEG"):
         ratio = file.samplerate, stream.rate
     elif stream is not None and file.subtype in _SAMPLE_BYTES:
         ratio = 1, _SAMPLE_BYTES[file.subtype] * file.channels

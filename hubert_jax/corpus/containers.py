@@ -7,7 +7,6 @@ RFC 9639 (FLAC), 3533, 7845 and Vorbis I (Ogg), ISO 11172-3 with the Xing, VBRI 
 import dataclasses
 import functools
 import io
-import itertools
 import os
 import re
 import struct
@@ -17,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 from hubert_jax.errors import InputError
 
 FORMATS = "WAV, FLAC, Ogg Vorbis, Ogg Opus, MP3, AIFF, AU, CAF, W64 or SPHERE"
-_MOST_STREAMS = 1000
+_MOST_STREAMS, _MOST_CHUNKS = 1000, 10_000
 _BLOCK = 1 << 16
 _LONGEST_ZEROS = 1 << 24  # between a tag and the audio
 
@@ -93,14 +92,13 @@ class _Bytes:
             self._start, offset = position, 0
         return self._block[offset : offset + count]
 
-    def find(self, needle: bytes, position: int) -> int:
-        """The place of the first `needle` from `position` on, or -1."""
-        while position < self.size:
-            block = self.at(position, 16 * _BLOCK)
-            if (found := block.find(needle)) >= 0:
-                return position + found
-            position += max(1, len(block) - len(needle) + 1)
-        return -1
+    def find(self, pattern: re.Pattern[bytes], length: int, position: int) -> int:
+        """The place of the first match, of `length` bytes, from `position` on, or the end."""
+        while len(self.at(position, length)) == length:
+            if found := pattern.search(self._block, position - self._start):
+                return self._start + found.start()
+            position = self._start + len(self._block) - length + 1
+        return self.size
 
     def after_zeros(self, position: int) -> int:
         """The place of the next byte that is not zero, or the end."""
@@ -187,7 +185,9 @@ def _chunked(layout: _Layout, data: _Bytes, start: int) -> Stream:
     position, end = start + layout.first, data.size
     claimed: int | None = 0
     held, found, edit, long = 0, False, None, None
-    while position + head <= end:
+    for _ in range(_MOST_CHUNKS):
+        if position + head > end:
+            break
         entry = data.at(position, head)
         name, body = entry[: layout.name], position + head
         (length,) = struct.unpack(layout.length, entry[layout.name :])
@@ -195,13 +195,13 @@ def _chunked(layout: _Layout, data: _Bytes, start: int) -> Stream:
         if (found and not _printable(name[:4])) or _scanner(data, position) is not None:
             break
         if name == b"ds64" and len(data.at(body, 16)) == 16:
-            long = int.from_bytes(data.at(body + 8, 8), "little")
+            long = body + 8, int.from_bytes(data.at(body + 8, 8), "little")
         if name == layout.audio:
             found = True
             place, form = position + layout.name, layout.length
             if long is not None and length == 0xFFFFFFFF:
-                place, form = data.find(b"ds64", start) + 16, "<Q"
-                length = long if long < 1 << 62 else 0
+                (place, length), form = long, "<Q"
+                length = 0 if _unknown_64(length) else length
             there = end - body
             nothing = length <= layout.lead < there and not _is_chunk(data, body + length, layout)
             if nothing or (form == layout.length and layout.unknown(length)):
@@ -266,6 +266,10 @@ def _plain(data: _Bytes, start: int, offset: int, claimed: int | None) -> Stream
     return Stream(start, min(data.size, start + offset + held), held, claimed)
 
 
+_FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+_FLAC_FRAME = re.compile(rb"\xff[\xf8\xf9]")
+
+
 def _flac(data: _Bytes, start: int) -> Stream:
     info = data.at(start + 8, 34)
     if len(info) < 34:
@@ -274,10 +278,7 @@ def _flac(data: _Bytes, start: int) -> Stream:
     packed = int.from_bytes(info[10:18])
     rate, channels, bits = packed >> 44, (packed >> 41 & 7) + 1, (packed >> 36 & 31) + 1
     claimed = packed & 2**36 - 1
-    end = data.find(b"fLaC", start + 4)
-    while end >= 0 and data.at(end + 4, 4) not in (b"\0\0\0\x22", b"\x80\0\0\x22"):
-        end = data.find(b"fLaC", end + 4)
-    end = end if end >= 0 else data.size
+    end = data.find(_FLAC_START, 8, start + 4)
     place, held = _flac_last_frame(data, start + 42, end, longest, channels)
     # What is far behind the last frame is not the stream's.
     room = int.from_bytes(largest) or longest * channels * (bits + 7) // 8 + 64
@@ -288,17 +289,15 @@ def _flac_last_frame(
     data: _Bytes, start: int, end: int, longest: int, channels: int
 ) -> tuple[int, int]:
     """(place, number of the sample behind it) of a FLAC stream's last frame."""
-    for begin in itertools.count(end - _BLOCK, -_BLOCK):
-        block = data.at(max(start, begin), min(end, begin + _BLOCK + 16) - max(start, begin))
-        found = max(block.rfind(b"\xff\xf8"), block.rfind(b"\xff\xf9"))
-        while found >= 0:
+    while end > start:
+        begin = max(start, end - _BLOCK // 4)
+        block = data.at(begin, end - begin + 16)  # headers are up to 16 bytes long
+        for found in reversed([match.start() for match in _FLAC_FRAME.finditer(block)]):
             samples = _flac_samples(block[found : found + 16], longest, channels)
             if samples is not None:
-                return max(start, begin) + found, samples
-            found = max(block.rfind(sync, 0, found + 1) for sync in (b"\xff\xf8", b"\xff\xf9"))
-        if begin <= start:
-            raise InputError(f"{data.name}: cut off or damaged, no frame of FLAC is in it")
-    raise AssertionError
+                return begin + found, samples
+        end = begin
+    raise InputError(f"{data.name}: cut off or damaged, no frame of FLAC is in it")
 
 
 def _flac_samples(head: bytes, longest: int, channels: int) -> int | None:
@@ -371,7 +370,7 @@ def _ogg(data: _Bytes, start: int) -> Stream:
                 packets = sum(value < 255 for value in table) + 1
                 first = 0 if granule <= packets * longest else granule
             # The last page says where to stop, but for one packet at most.
-            there = last + _ogg_samples(data, position, table, longest)
+            there = last + _ogg_samples(data, position, table, bool(head[5] & 1), longest)
             held = there if there - granule > longest + unit // 10 else granule
             last = granule
         ended = bool(head[5] & 4)
@@ -387,8 +386,8 @@ def _ogg(data: _Bytes, start: int) -> Stream:
     return Stream(start, position, max(0, held - before), max(0, last - before), unit)
 
 
-def _ogg_samples(data: _Bytes, page: int, table: bytes, longest: int) -> int:
-    """The samples of the packets that end in a page, as encoders in use make them."""
+def _ogg_samples(data: _Bytes, page: int, table: bytes, continues: bool, longest: int) -> int:
+    """The samples of the packets that lie in a page, as encoders in use make them."""
     samples, place, began = 0, page + 27 + len(table), None
     for length in table:
         began = place if began is None else began
@@ -396,11 +395,13 @@ def _ogg_samples(data: _Bytes, page: int, table: bytes, longest: int) -> int:
         if length == 255:
             continue
         head = data.at(began, 2).ljust(2, b"\0")
-        if longest == _OPUS_LONGEST:
+        if continues:  # it began in another page
+            continues = False
+        elif longest == _OPUS_LONGEST:
             mode, count = head[0] >> 3, (1, 2, 2, head[1] & 63)[head[0] & 3]
             frames = (480, 960, 1920, 2880) if mode < 12 else (480, 960) * 2
             frames = (120, 240, 480, 960) if mode > 15 else frames
-            samples += count * frames[mode & 3]
+            samples += min(count * frames[mode & 3], longest)
         elif head[0] & 2:  # a long block, of which half is new
             samples += longest // 2
         began = None
