@@ -7,6 +7,7 @@ continues. Files that cannot be used are listed in `rejected.tsv`, as far as the
 
 import collections
 import dataclasses
+import itertools
 import operator
 import os
 import pathlib
@@ -162,6 +163,7 @@ def run(config: PrepareConfig) -> dict:
         located.sort(key=operator.attrgetter("id"))
         refuse_duplicates(located)
         found[split] = located
+    _warn_of_nested(config, corpus)
     # From here on splits are replaced: an older result would no longer say what is there.
     (output / "result.json").unlink(missing_ok=True)
     splits = {}
@@ -174,6 +176,20 @@ def run(config: PrepareConfig) -> dict:
             ) from None
     result = {"config": config_lib.to_dict(config), "splits": splits}
     return job.finish(config.workdir, "prepare", result, started)
+
+
+def _warn_of_nested(config: PrepareConfig, corpus: pathlib.Path) -> None:
+    """Of a folder in one of another split, where its files have other ids: no job would notice."""
+    splits = split_folders(config.splits)
+    for (split, inner), (other, outer) in itertools.permutations(splits.items(), 2):
+        for one, two in itertools.product(inner, outer):
+            here, there = (pathlib.Path(os.path.normpath(corpus / name)) for name in (one, two))
+            if there in here.parents and here.is_dir():
+                print(
+                    f"prepare {split}: warning: {here} lies in {there}, of the split {other}: "
+                    "its files are in both",
+                    flush=True,
+                )
 
 
 def _warn_of_splits(

@@ -248,6 +248,8 @@ def test_folders_of_several_splits_are_warned_of(corpus, tmp_path, capsys):
     assert "warning: " in (found := capsys.readouterr().out) and "train, validation;" in found
     _prepare(tmp_path / "work", corpus=str(corpus), splits=("train-a", "dev"))
     assert "warning" not in capsys.readouterr().out
+    _prepare(tmp_path / "work", corpus=str(corpus), splits=("all=.", "dev"))
+    assert "prepare dev: warning: " in capsys.readouterr().out  # it is in both, by other ids
 
 
 def test_a_split_of_tables_reads_their_folder(tmp_path):
