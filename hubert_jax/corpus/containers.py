@@ -365,12 +365,13 @@ def _ogg(data: _Bytes, start: int) -> Stream:
                 unit, skipped = 48_000, int.from_bytes(body[10:12], "little")
                 longest = _OPUS_LONGEST
         elif granule > 0:
+            samples = _ogg_samples(data, position, table, bool(head[5] & 1), longest)
             if first is None:
                 # A recording of what was being sent does not begin at 0.
                 packets = sum(value < 255 for value in table) + 1
-                first = 0 if granule <= packets * longest else granule
-            # The last page says where to stop, but for one packet at most.
-            there = last + _ogg_samples(data, position, table, bool(head[5] & 1), longest)
+                first = 0 if granule <= packets * longest else granule - samples
+            # The last page may say to stop early, but by one packet at most.
+            there = last + samples
             held = there if there - granule > longest + unit // 10 else granule
             last = granule
         ended = bool(head[5] & 4)
@@ -382,7 +383,7 @@ def _ogg(data: _Bytes, start: int) -> Stream:
             f"{data.name}: cut off or damaged, the page that ends an Ogg stream is not there; "
             "copy the file again"
         )
-    before = first or skipped
+    before = (first or 0) + skipped
     return Stream(start, position, max(0, held - before), max(0, last - before), unit)
 
 
