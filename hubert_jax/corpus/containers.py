@@ -455,7 +455,7 @@ def _mp3(data: _Bytes, start: int) -> Stream:
             claimed = int.from_bytes(xing[8:12])
         place += sum(size for bit, size in ((1, 4), (2, 4), (4, 100), (8, 4)) if flags & bit)
         gaps = int.from_bytes(data.at(start + first.tag + place + 21, 3))
-        trimmed = (gaps >> 12) + (gaps & 0xFFF)
+        trimmed = (gaps >> 12) + (gaps & 0xFFF) or _DECODER_DELAY
     elif tagged[36:40] == b"VBRI":
         claimed = int.from_bytes(tagged[50:54])
     if claimed is not None or xing[:4] in (b"Xing", b"Info"):
