@@ -297,7 +297,7 @@ def _flac_last_frame(
             if samples is not None:
                 return begin + found, samples
         end = begin
-    raise InputError(f"{data.name}: cut off or damaged, no frame of FLAC is in it")
+    raise InputError(f"{data.name}: corrupt or cut off, no frame of FLAC is in it")
 
 
 def _flac_samples(head: bytes, longest: int, channels: int) -> int | None:
@@ -336,13 +336,13 @@ def _crc8(content: bytes) -> int:
     return value
 
 
-_OPUS_LONGEST = 5760  # samples of a packet
+_OPUS_BLOCKS = 0, 5760  # the most samples of a packet
 
 
 def _ogg(data: _Bytes, start: int) -> Stream:
     """A link of a chain: pages up to the next one that begins a stream."""
-    position, unit, skipped, longest, first, last, ended = start, 0, 0, 0, None, 0, False
-    held = 0
+    position, unit, skipped, blocks, first, ended = start, 0, 0, (0, 0), None, False
+    held = last = 0
     while True:
         head = data.at(position, 27 + 255)
         table = head[27 : 27 + head[26]] if len(head) >= 27 and head[:4] == b"OggS" else b""
@@ -360,19 +360,20 @@ def _ogg(data: _Bytes, start: int) -> Stream:
         if begins:
             body = data.at(position + 27 + len(table), 30)
             if body[:7] == b"\x01vorbis" and len(body) == 30:
-                unit, longest = int.from_bytes(body[12:16], "little"), 1 << (body[28] >> 4)
+                unit = int.from_bytes(body[12:16], "little")
+                blocks = 1 << (body[28] & 15), 1 << (body[28] >> 4)
             elif body[:8] == b"OpusHead":
                 unit, skipped = 48_000, int.from_bytes(body[10:12], "little")
-                longest = _OPUS_LONGEST
-        elif granule > 0:
-            samples = _ogg_samples(data, position, table, bool(head[5] & 1), longest)
+                blocks = _OPUS_BLOCKS
+        elif granule > 0 or (granule == 0 and first is not None):
+            samples = _ogg_samples(data, position, table, bool(head[5] & 1), blocks)
             if first is None:
                 # A recording of what was being sent does not begin at 0.
                 packets = sum(value < 255 for value in table) + 1
-                first = 0 if granule <= packets * longest else granule - samples
+                first = 0 if granule <= packets * blocks[1] else granule - samples
             # The last page may say to stop early, but by one packet at most.
             there = last + samples
-            held = there if there - granule > longest + unit // 10 else granule
+            held = there if there - granule > blocks[1] else granule
             last = granule
         ended = bool(head[5] & 4)
         position += length
@@ -387,9 +388,9 @@ def _ogg(data: _Bytes, start: int) -> Stream:
     return Stream(start, position, max(0, held - before), max(0, last - before), unit)
 
 
-def _ogg_samples(data: _Bytes, page: int, table: bytes, continues: bool, longest: int) -> int:
+def _ogg_samples(data: _Bytes, page: int, table: bytes, continues: bool, blocks: tuple) -> int:
     """The samples of the packets that lie in a page, as encoders in use make them."""
-    samples, place, began = 0, page + 27 + len(table), None
+    samples, place, began, before = 0, page + 27 + len(table), None, None
     for length in table:
         began = place if began is None else began
         place += length
@@ -398,13 +399,15 @@ def _ogg_samples(data: _Bytes, page: int, table: bytes, continues: bool, longest
         head = data.at(began, 2).ljust(2, b"\0")
         if continues:  # it began in another page
             continues = False
-        elif longest == _OPUS_LONGEST:
+        elif blocks == _OPUS_BLOCKS:
             mode, count = head[0] >> 3, (1, 2, 2, head[1] & 63)[head[0] & 3]
             frames = (480, 960, 1920, 2880) if mode < 12 else (480, 960) * 2
             frames = (120, 240, 480, 960) if mode > 15 else frames
-            samples += min(count * frames[mode & 3], longest)
-        elif head[0] & 2:  # a long block, of which half is new
-            samples += longest // 2
+            samples += min(count * frames[mode & 3], blocks[1])
+        else:  # of Vorbis: a quarter of the block before and of this one, short or long
+            block = blocks[head[0] >> 1 & 1]
+            samples += ((before or block) + block) // 4
+            before = block
         began = None
     return samples
 

@@ -112,7 +112,8 @@ def discover(folder: pathlib.Path, found: list[Listed], chosen: str = "") -> lis
     # Folder by folder: a corpus's chapters are too many to have all of their tables at once.
     while found:
         listed = found.pop()
-        chapters = [transcripts.read_table(path) for path in listed.chapters]
+        # LibriSpeech's tables know no splits.
+        chapters = [transcripts.read_table(path) for path in listed.chapters if not chosen]
         above = (deep.get(parent, []) for parent in (listed.path, *listed.path.parents))
         table = next(itertools.chain(chapters, *above), None)
         of_folder: set[Transcript] = set()
@@ -124,7 +125,8 @@ def discover(folder: pathlib.Path, found: list[Listed], chosen: str = "") -> lis
             used |= of_folder
     if chosen and not utterances:
         raise InputError(
-            f"{folder / chosen}: nothing there, and no table in {folder} has this split"
+            f"{folder / chosen}: expected a folder of audio files, or a table in {folder} that has "
+            "this split; found neither"
         )
     for table in itertools.chain.from_iterable(deep.values()):
         utterances += _without_audio(table, folder, used)
