@@ -369,8 +369,7 @@ def _ogg(data: _Bytes, start: int) -> Stream:
             samples = _ogg_samples(data, position, table, bool(head[5] & 1), blocks)
             if first is None:
                 # A recording of what was being sent does not begin at 0.
-                packets = sum(value < 255 for value in table) + 1
-                first = 0 if granule <= packets * blocks[1] else granule - samples
+                first = 0 if granule <= samples + blocks[1] else granule - samples
             # The last page may say to stop early, but by one packet at most.
             there = last + samples
             held = there if there - granule > blocks[1] else granule

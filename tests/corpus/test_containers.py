@@ -220,3 +220,40 @@ def test_streams_without_number_are_not_all_opened(coded):
     one = struct.pack(">4sIIIII", b".snd", 24, 2, 3, 16_000, 1) + b"\0\1"
     with pytest.raises(InputError, match="more than 1000 streams"):
         _read(one * 2000)
+
+
+def _pages(content: bytes) -> list[bytes]:
+    found = []
+    while content:
+        segments = content[27 : 27 + content[26]]
+        length = 27 + len(segments) + sum(segments)
+        found.append(content[:length])
+        content = content[length:]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["ogg", "opus"])
+def test_pages_of_ogg(kind, speech):
+    *most, last = _pages(_coded(speech, kind))
+    headers = next(i for i, page in enumerate(most) if any(page[6:14]))
+    with pytest.raises(InputError, match="the page that ends an Ogg stream is not there"):
+        _read(b"".join(most))
+    with pytest.raises(InputError, match=f"samples found, {len(speech)} expected"):
+        _read(b"".join([*most[:-2], most[-1], last]))
+    # As it is recorded from a station: it begins where nobody counted from.
+    found, _ = _read(b"".join([*most[:headers], *most[headers + 2 :], last]))
+    skipped = int.from_bytes(most[headers + 1][6:14], "little") / (3 if kind == "opus" else 1)
+    assert abs(found - (len(speech) - skipped)) < 1600
+    video = most[0][:5] + b"\2" + most[0][6:14] + b"\7\7\7\7" + most[0][18:]
+    with pytest.raises(InputError, match="an Ogg file of several streams at once"):
+        _read(b"".join([most[0], video, *most[1:], last]))
+
+
+@pytest.mark.parametrize("kind", ["Ogg Vorbis", "Ogg Opus"])
+def test_last_pages_that_say_to_stop_early(kind):
+    from benchmarks import audio_fuzz
+
+    content, _ = audio_fuzz.coded(kind, np.random.default_rng(0))
+    for share in (0, 0.5, 0.8, 1.5):
+        with pytest.raises(InputError, match=r"\d+ samples found, \d+ expected|0 samples"):
+            _read(audio_fuzz.with_length(kind, content, lambda n, share=share: int(n * share)))
