@@ -369,7 +369,9 @@ def _ogg(data: _Bytes, start: int) -> Stream:
             samples = _ogg_samples(data, position, table, bool(head[5] & 1), blocks)
             if first is None:
                 # A recording of what was being sent does not begin at 0.
-                first = 0 if granule <= samples + blocks[1] else granule - samples
+                packets = len(table) - table.count(255)
+                most = packets * blocks[1] if blocks[0] else samples
+                first = 0 if granule <= most + blocks[1] else granule - samples
             # The last page may say to stop early, but by one packet at most.
             there = last + samples
             held = there if there - granule > blocks[1] else granule
