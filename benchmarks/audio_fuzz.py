@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import soundfile
@@ -260,14 +260,17 @@ def judged(path: pathlib.Path, seconds: float | None) -> tuple[str, str]:
     return "shorter" if found < expected else "longer", note
 
 
-def run(files: int, seed: int, folder: pathlib.Path) -> tuple[dict, list[str]]:
-    """Outcomes by (format, change), and the failures, of which the files are kept in `folder`."""
+def run(numbers: Iterable[int], seed: int, folder: pathlib.Path) -> tuple[dict, list[str]]:
+    """Outcomes by (format, change), and the failures, of which the files are kept in `folder`.
+
+    The numbers say which files are made; each is the same whichever others are.
+    """
     counts: dict[tuple[str, str], collections.Counter] = collections.defaultdict(
         collections.Counter
     )
     failures = []
     pairs = [(kind, change) for kind in FORMATS for change in CHANGES]
-    for number in range(files):
+    for number in numbers:
         kind, change = pairs[number % len(pairs)]
         random = np.random.default_rng([seed, number])
         content, seconds = change(kind, *coded(kind, random), random)
@@ -288,7 +291,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="audio_fuzz-"))
-    counts, failures = run(arguments.files, arguments.seed, folder)
+    counts, failures = run(range(arguments.files), arguments.seed, folder)
     for title, place in (("format", 0), ("change", 1)):
         print(f"| {title} | files | {' | '.join(OUTCOMES)} |")
         print(f"| --- |{' --- |' * (len(OUTCOMES) + 1)}")

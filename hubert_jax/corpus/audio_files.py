@@ -100,7 +100,7 @@ def _of_file(
             for stream in known or [None]:
                 if stream is not None and stream.held == 0:
                     raise InputError(
-                        f"{name}: 0 samples, empty or cut off; expected at least {WINDOW}"
+                        f"{name}: 0 samples; expected at least {WINDOW}, it is empty or cut off"
                     )
                 of_file = stream or containers.Stream(0, size, 0, None)
                 source: Any = of_file.of(content)
