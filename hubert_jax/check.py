@@ -11,6 +11,7 @@ import time
 
 from hubert_jax import files, job
 from hubert_jax.data import label_sets, manifests, preflight, schedule
+from hubert_jax.tasks.held_out import HeldOut
 from hubert_jax.tasks.pretraining import TrainConfig
 
 VERSION = 1  # raise it when the same configuration and inputs give another output
@@ -28,6 +29,8 @@ def run(config: TrainConfig) -> dict:
     rows = (config.frames_per_step, config.max_frames, cut, config.row_multiple)
     buckets = schedule.crop_buckets(audio, *rows)
     uses = preflight.bucket_uses(audio, buckets)
+    if config.validation_audio:
+        HeldOut.read(config.validation_audio, config.audio, audio)
     print(
         f"check {directory}: {audio.utterances} utterances, {audio.seconds / 3600:.2f} h, "
         f"{len(audio.shards)} shards, {audio.encoding} at {audio.sample_rate} Hz",

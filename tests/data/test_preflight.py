@@ -194,6 +194,12 @@ def test_a_shard_that_was_exchanged_is_named(prepared, tmp_path):
         check.run(_config(tmp_path))
 
 
+def test_a_split_that_is_not_held_out_is_refused(prepared):
+    audio = str(prepared / "audio")
+    with pytest.raises(InputError, match="config.validation_audio=.* are in config.audio=.* too"):
+        check.run(dataclasses.replace(_config(prepared), validation_audio=audio))
+
+
 def test_the_command_refuses_in_one_line(prepared, tmp_path, repository):
     path = _rewritten(prepared, tmp_path, lambda rows: rows)
     content = path.read_bytes()
