@@ -19,17 +19,20 @@ export XLA_FLAGS
 units=runs/librispeech_rehearsal/it2/train/result.json
 log=runs/librispeech_rehearsal.txt
 mkdir -p runs
+started=$(mktemp)
 JAX_NUM_CPU_DEVICES=4 "$python" -m launch.one_machine 2 hubert_jax.pipeline \
     --config=configs/paper/librispeech.py:rehearsal "$@" > "$log" 2>&1 &
 base=$!
-trap 'kill "$base" 2> /dev/null || true' EXIT
+trap 'rm -f "$started"; kill "$base" 2> /dev/null || true' EXIT
 echo "BASE's lines are in $log, and follow here at its end"
-until [[ -e $units ]] || ! kill -0 "$base" 2> /dev/null; do sleep 1; done
+# A result of an earlier run may be made anew: then only the end of this one tells.
+until [[ $units -nt $started ]] || ! kill -0 "$base" 2> /dev/null; do sleep 1; done
 status=0
-JAX_NUM_CPU_DEVICES=8 "$python" -m hubert_jax.pipeline \
-    --config=configs/paper/librilight.py:rehearsal "$@" || status=$?
+if [[ -e $units ]]; then
+    JAX_NUM_CPU_DEVICES=8 "$python" -m hubert_jax.pipeline \
+        --config=configs/paper/librilight.py:rehearsal "$@" || status=$?
+fi
 wait "$base" || status=$?
-trap - EXIT
 cat "$log"
 [[ $status == 0 ]] && echo "both rehearsals: $SECONDS s"
 exit "$status"
