@@ -84,14 +84,18 @@ class Feature:
             states = hidden_states(self.trained, split_dir, (self.layer,), wanted, shards)
             yield from ((number, name, of[self.layer]) for number, name, of in states)
             return
-        compute = mfcc.KINDS[self.kind]
-        for number, shard in enumerate(manifests.read_manifest(split_dir).shards):
-            if not shards(number):
-                continue
-            path = os.path.join(split_dir, shard.file)
-            for utterance in records.read_shard(path, shard.utterances):
-                if wanted(utterance.id):
-                    yield number, utterance.id, compute(to_float(utterance.audio))
+
+        def waveforms() -> Iterator[tuple[tuple[int, str], np.ndarray]]:
+            for number, shard in enumerate(manifests.read_manifest(split_dir).shards):
+                if not shards(number):
+                    continue
+                path = os.path.join(split_dir, shard.file)
+                for utterance in records.read_shard(path, shard.utterances):
+                    if wanted(utterance.id):
+                        yield (number, utterance.id), to_float(utterance.audio)
+
+        for (number, name), features in mfcc.mfcc(waveforms(), self.kind):
+            yield number, name, features
 
 
 def require_layers(trained: Trained, layers: tuple[int, ...]) -> None:

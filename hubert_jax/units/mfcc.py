@@ -1,93 +1,108 @@
 """Mel-frequency cepstra at 100 Hz; row t is of samples 160 t to 160 t + 400."""
 
+import collections
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
+from typing import TypeVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-import scipy.fft
+from jax import lax
 
+from hubert_jax import distributed
 from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE, WINDOW, num_frames
 
+Key = TypeVar("Key")
 RATE = 100  # frames per second
 DIM = 39  # numbers a frame, of all kinds
 _HOP = SAMPLE_RATE // RATE  # samples
 _CEPSTRA = 13
-_MEL_BINS = 23
-_LOW_HZ = 20.0
 _PRE_EMPHASIS = 0.97
-_LIFTER = 22.0
-_FFT = 512
+_EDGE = 4  # frames on either side that differences reach
 _BLOCK = 512  # frames whose spectra are in memory at once; about what a core's cache holds
+_STRIP = 8192  # frames that are computed together, but for longer utterances
+_CORES = min(8, os.cpu_count() or 1)
 
 
-def mfcc(waveform: np.ndarray) -> np.ndarray:
-    """Kaldi's 13 MFCC, their first and their second differences: float32 (T, 39).
+def mfcc(
+    waveforms: Iterable[tuple[Key, np.ndarray]], kind: str = "mfcc"
+) -> Iterator[tuple[Key, np.ndarray]]:
+    """Yields (key, float32 (T, 39)) of every (key, waveform), in order: 13 MFCC and differences.
 
-    Takes float32 (n,) in [-1, 1] at 16 kHz, and equals `torchaudio.compliance.kaldi.mfcc` with
-    `use_energy=False`. Raises InputError for another shape or type, or fewer than 400 samples.
+    Waveforms are floats (n,) in [-1, 1] at 16 kHz; no value depends on another one of them. The
+    kind `mfcc` equals `torchaudio.compliance.kaldi.mfcc` with `use_energy=False` and two of
+    `compute_deltas`, `mfcc_librosa` librosa's defaults on the same frames. Mel scale, window, floor
+    and dynamic range differ, so that k-means gives other units. Raises InputError for another shape
+    or type, or fewer than 400 samples.
     """
-    waveform = _checked(waveform)
-    total = num_frames(len(waveform), RATE)
-    # Pre-emphasis commutes with framing but for a frame's first sample, and with the removal of
-    # the mean but for the factor 0.03: one pass over the waveform instead of 2.5 over the frames.
-    emphasised = waveform.copy()
-    emphasised[1:] -= np.float32(_PRE_EMPHASIS) * waveform[:-1]
-    raw, emphasised = _frames(waveform), _frames(emphasised)
-    remainder = np.float32(1.0 - _PRE_EMPHASIS)
-    window, mel, cosine = _povey_window(), _mel_matrix(), _cosine_matrix()
-    cepstra = np.empty((total, _CEPSTRA), np.float32)
-    padded = np.zeros((min(total, _BLOCK), _FFT), np.float32)
-    for start in range(0, total, _BLOCK):
-        block = slice(start, min(start + _BLOCK, total))
-        frames = padded[: block.stop - start]
-        mean = raw[block].mean(axis=1, keepdims=True)
-        np.subtract(emphasised[block], remainder * mean, out=frames[:, :WINDOW])
-        frames[:, :1] = remainder * (raw[block, :1] - mean)
-        frames[:, :WINDOW] *= window
-        spectrum = scipy.fft.rfft(frames)[:, : _FFT // 2]
-        power = np.square(spectrum.real)
-        power += np.square(spectrum.imag)
-        energies = np.maximum(power @ mel, np.finfo(np.float32).eps)
-        cepstra[block] = np.log(energies) @ cosine
-    first = _differences(cepstra)
-    return np.concatenate([cepstra, first, _differences(first)], axis=1)
+    compiled = _compiled(kind)
+
+    def computed(utterances: list[tuple[Key, np.ndarray]]) -> list[tuple[Key, np.ndarray]]:
+        strip = _Strip([waveform for _, waveform in utterances])
+        rows = np.asarray(compiled(strip.waveform, strip.source, strip.first))
+        return [
+            (key, rows[start : start + count])
+            for (key, _), (start, count) in zip(utterances, strip.places, strict=True)
+        ]
+
+    under_way: collections.deque[futures.Future] = collections.deque()
+    # XLA's CPU back-end gives a program of this size one core, a thread of ours each.
+    with futures.ThreadPoolExecutor(_CORES) as pool:
+        for utterances in _grouped(waveforms):
+            under_way.append(pool.submit(computed, utterances))
+            if len(under_way) > _CORES:
+                yield from under_way.popleft().result()
+        while under_way:
+            yield from under_way.popleft().result()
 
 
-def mfcc_librosa(waveform: np.ndarray) -> np.ndarray:
-    """librosa's MFCC and differences with its own defaults, on the frames of `mfcc`; else as that.
+def _grouped(
+    waveforms: Iterable[tuple[Key, np.ndarray]],
+) -> Iterator[list[tuple[Key, np.ndarray]]]:
+    """As many at a time as a strip has room for."""
+    waiting: list[tuple[Key, np.ndarray]] = []
+    frames = 0
+    for key, waveform in waveforms:
+        waveform = _checked(waveform)
+        more = num_frames(len(waveform), RATE) + 2 * _EDGE
+        if waiting and frames + more > _STRIP:
+            yield waiting
+            waiting, frames = [], 0
+        waiting.append((key, waveform))
+        frames += more
+    if waiting:
+        yield waiting
 
-    Mel scale, window, floor and dynamic range differ, so that k-means gives other units.
+
+class _Strip:
+    """Waveforms one after the other, so that few lengths are compiled and little is padding.
+
+    Frame t of the strip is of its samples 160 t to 160 t + 400. Around an utterance lie edges of
+    some frames, which have no meaning but that of `source`.
     """
-    import librosa
 
-    fft = 2048
-    cepstra = librosa.feature.mfcc(
-        # librosa centres the window of 400 in 2,048: it never sees these zeros.
-        y=np.pad(_checked(waveform), (fft - WINDOW) // 2),
-        sr=SAMPLE_RATE,
-        n_mfcc=_CEPSTRA,
-        n_fft=fft,
-        hop_length=_HOP,
-        win_length=WINDOW,
-        center=False,
-    )
-    deltas = [librosa.feature.delta(cepstra, order=order, mode="nearest") for order in (1, 2)]
-    return np.ascontiguousarray(np.concatenate([cepstra, *deltas]).T, np.float32)
-
-
-KINDS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"mfcc": mfcc, "mfcc_librosa": mfcc_librosa}
-
-
-def _differences(features: np.ndarray) -> np.ndarray:
-    """Slopes of (T, D) over 5 frames, edges repeated: sum of n (x[t + n] - x[t - n]) / 10."""
-    padded = np.pad(features, ((2, 2), (0, 0)), mode="edge")
-    slopes = padded[4:] - padded[:-4]
-    slopes *= 2
-    slopes += padded[3:-1]
-    slopes -= padded[1:-3]
-    slopes /= 10
-    return slopes
+    def __init__(self, waveforms: list[np.ndarray]) -> None:
+        counts = [num_frames(len(waveform), RATE) for waveform in waveforms]
+        total = _STRIP  # one program for all but the longest, and so the same rounding
+        while total < sum(counts) + 2 * _EDGE * len(counts):
+            total *= 2
+        self.waveform = np.zeros(_HOP * (total + 3), np.float32)
+        # The frame itself, or in an edge the frame that it repeats; the utterance's first frame.
+        self.source = np.arange(total, dtype=np.int32)
+        self.first = self.source.copy()
+        self.places: list[tuple[int, int]] = []  # first frame and number of frames of an utterance
+        start = _EDGE
+        for waveform, count in zip(waveforms, counts, strict=True):
+            self.waveform[_HOP * start : _HOP * start + len(waveform)] = waveform
+            around = slice(start - _EDGE, start + count + _EDGE)
+            self.source[around] = self.source[around].clip(start, start + count - 1)
+            self.first[around] = start
+            self.places.append((start, count))
+            start += count + 2 * _EDGE
 
 
 def _checked(waveform: np.ndarray) -> np.ndarray:
@@ -102,42 +117,125 @@ def _checked(waveform: np.ndarray) -> np.ndarray:
             f"MFCC: found a waveform of {len(waveform)} samples, expected at least {WINDOW} "
             "(one window of 25 ms at 16 kHz); leave the utterance out"
         )
-    return waveform.astype(np.float32, copy=False)
+    return waveform
 
 
-def _frames(signal: np.ndarray) -> np.ndarray:
-    """Overlapping windows, a read-only view of shape (T, 400)."""
-    return np.lib.stride_tricks.sliding_window_view(signal, WINDOW)[::_HOP]
+def _kaldi(waveform: jax.Array, source: jax.Array, first: jax.Array) -> jax.Array:
+    bins, fft, low = 23, 512, 20.0
+    edges = np.linspace(_mel(low), _mel(SAMPLE_RATE / 2), bins + 2)
+    rising = (_mel(np.arange(fft // 2) * SAMPLE_RATE / fft)[:, None] - edges[:-2]) / (
+        edges[1] - edges[0]
+    )
+    mel = np.zeros((fft // 2 + 1, bins))
+    mel[:-1] = np.maximum(0.0, np.minimum(rising, 2.0 - rising))
+    lifter = 1.0 + 11.0 * np.sin(np.pi * np.arange(_CEPSTRA) / 22.0)
+    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / (WINDOW - 1))) ** 0.85
+
+    def logarithms(raw: jax.Array, emphasised: jax.Array) -> jax.Array:
+        hops = raw.reshape(-1, _HOP)
+        whole, half = hops.sum(axis=1), hops[2:-1, : WINDOW - 2 * _HOP].sum(axis=1)
+        mean = (1.0 - _PRE_EMPHASIS) / WINDOW * (whole[:-3] + whole[1:-2] + half)
+        power = _power(emphasised, mean, window, fft)
+        return jnp.log(jnp.maximum(_filtered(power, mel), np.finfo(np.float32).eps))
+
+    def differences(features: jax.Array) -> jax.Array:
+        return _slopes(features[source], 0.1 * np.arange(-2, 3))
+
+    # Pre-emphasis commutes with framing but for a frame's first sample, where the window is 0, and
+    # with the removal of the mean but for a factor.
+    emphasised = waveform - _PRE_EMPHASIS * jnp.concatenate([waveform[:1], waveform[:-1]])
+    cepstra = _product(_by_block(logarithms, waveform, emphasised), _cosines(bins) * lifter)
+    slopes = differences(cepstra)
+    return jnp.concatenate([cepstra, slopes, differences(slopes)], axis=1)
+
+
+def _librosa(waveform: jax.Array, source: jax.Array, first: jax.Array) -> jax.Array:
+    import librosa
+
+    bins, fft, dynamic_range = 128, 2048, 80.0
+    # librosa centres the window of 400 in 2,048: nothing but the phase depends on where it lies.
+    window = librosa.filters.get_window("hann", WINDOW)
+    mel = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=fft, n_mels=bins).T
+
+    def decibels(block: jax.Array) -> jax.Array:
+        power = _power(block, jnp.zeros(len(block) // _HOP - 3), window, fft)
+        return 10.0 * jnp.log10(jnp.maximum(_filtered(power, mel), 1e-10))
+
+    levels = _by_block(decibels, waveform)
+    loudest = jax.ops.segment_max(levels.max(axis=1)[source], first, len(first))[first]
+    cepstra = _product(jnp.maximum(levels, loudest[:, None] - dynamic_range), _cosines(bins))
+    places = np.arange(-_EDGE, _EDGE + 1)
+    # Coefficients of parabolas fitted to nine frames: slope, and twice the quadratic one.
+    fits = np.linalg.pinv(np.stack([places**0, places, places**2], axis=1))
+    slopes = [_slopes(cepstra[source], weights) for weights in (fits[1], 2 * fits[2])]
+    return jnp.concatenate([cepstra, *slopes], axis=1)
+
+
+_FUNCTIONS = {"mfcc": _kaldi, "mfcc_librosa": _librosa}
+KINDS = tuple(_FUNCTIONS)
 
 
 @functools.cache
-def _povey_window() -> np.ndarray:
-    """Kaldi's window, float32 (400,): a symmetric Hann window to the power 0.85."""
-    phase = 2 * np.pi * np.arange(WINDOW) / (WINDOW - 1)
-    return ((0.5 - 0.5 * np.cos(phase)) ** 0.85).astype(np.float32)
+def _compiled(kind: str) -> Callable[[np.ndarray, np.ndarray, np.ndarray], jax.Array]:
+    """(waveform, source, first) of a strip -> (T, 39)."""
+    return jax.jit(_FUNCTIONS[kind], **distributed.compiled_here())
 
 
-@functools.cache
-def _mel_matrix() -> np.ndarray:
-    """Weights of the triangular filters, linear in mel, for FFT bins 0 to 255: (256, 23)."""
-    low, high = _mel(np.array([_LOW_HZ, SAMPLE_RATE / 2]))
-    width = (high - low) / (_MEL_BINS + 1)
-    bins = _mel(np.arange(_FFT // 2) * SAMPLE_RATE / _FFT)[:, None]
-    left = low + width * np.arange(_MEL_BINS)
-    rising = (bins - left) / width
-    return np.maximum(0.0, np.minimum(rising, 2.0 - rising)).astype(np.float32)
+def _by_block(function: Callable[..., jax.Array], *signals: jax.Array) -> jax.Array:
+    """What `function` gives for all frames of a strip, from the samples of some of them."""
+
+    def block(start: jax.Array) -> jax.Array:
+        size = (_HOP * (_BLOCK + 3),)
+        return function(*(lax.dynamic_slice(signal, (start,), size) for signal in signals))
+
+    starts = _HOP * _BLOCK * jnp.arange(signals[0].size // (_HOP * _BLOCK))
+    values = lax.map(block, starts)
+    return values.reshape(-1, values.shape[-1])
 
 
-def _mel(hertz: np.ndarray) -> np.ndarray:
+def _power(samples: jax.Array, mean: jax.Array, window: np.ndarray, fft: int) -> jax.Array:
+    """Power spectra of the frames, less `mean` (T,), under a window: (T, fft // 2 + 1)."""
+    hops = samples.reshape(-1, _HOP)
+    count = len(hops) - 3
+    weights = window.astype(np.float32)
+    parts = [
+        (hops[i : i + count, : min(_HOP, WINDOW - _HOP * i)] - mean[:, None])
+        * weights[_HOP * i : _HOP * (i + 1)]
+        for i in range(-(-WINDOW // _HOP))
+    ]
+    silence = jnp.zeros((count, fft - WINDOW), jnp.float32)
+    spectrum = jnp.fft.rfft(jnp.concatenate([*parts, silence], axis=1))
+    return jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+
+
+def _slopes(features: jax.Array, weights: np.ndarray) -> jax.Array:
+    """Sums over (T, D) of neighbours times `weights`, an odd number; around, the end repeats."""
+    reach = len(weights) // 2
+    padded = jnp.pad(features, ((reach, reach), (0, 0)), mode="edge")
+    size = len(features)
+    return sum(w * padded[i : i + size] for i, w in enumerate(weights.tolist()) if w)
+
+
+def _filtered(power: jax.Array, filters: np.ndarray) -> jax.Array:
+    """The product with triangular `filters` (bins, F), sixteen and the bins they have at a time."""
+    parts = []
+    for start in range(0, filters.shape[1], 16):
+        some = filters[:, start : start + 16]
+        used = np.flatnonzero(some.any(axis=1))
+        bins = slice(used[0], used[-1] + 1)
+        parts.append(_product(power[:, bins], some[bins]))
+    return jnp.concatenate(parts, axis=1)
+
+
+def _product(values: jax.Array, matrix: np.ndarray) -> jax.Array:
+    return jnp.dot(values, matrix.astype(np.float32), precision=lax.Precision.HIGHEST)
+
+
+def _cosines(bins: int) -> np.ndarray:
+    """The orthonormal DCT-II of `bins` values to 13 cepstra: (bins, 13)."""
+    angles = np.outer(np.arange(bins) + 0.5, np.arange(_CEPSTRA)) * np.pi / bins
+    return np.cos(angles) * np.where(np.arange(_CEPSTRA) > 0, np.sqrt(2.0 / bins), bins**-0.5)
+
+
+def _mel(hertz: float | np.ndarray) -> np.ndarray:
     return 1127.0 * np.log(1.0 + hertz / 700.0)
-
-
-@functools.cache
-def _cosine_matrix() -> np.ndarray:
-    """Orthonormal DCT-II of 23 log energies to 13 cepstra, times the lifter: (23, 13)."""
-    order = np.arange(_CEPSTRA)
-    centres = np.arange(_MEL_BINS)[:, None] + 0.5
-    matrix = np.cos(np.pi * centres * order / _MEL_BINS) * np.sqrt(2.0 / _MEL_BINS)
-    matrix[:, 0] = np.sqrt(1.0 / _MEL_BINS)
-    lifter = 1.0 + 0.5 * _LIFTER * np.sin(np.pi * order / _LIFTER)
-    return (matrix * lifter).astype(np.float32)

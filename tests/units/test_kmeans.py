@@ -17,8 +17,8 @@ QUICK = KMeansConfig(n_init=2, batch_frames=256, max_iter=5)
 def features(speech):
     from hubert_jax.units.mfcc import mfcc
 
-    pieces = [mfcc(audio[:24_000].astype(np.float32) / 32768) for audio in speech.values()]
-    return np.concatenate(pieces)
+    pieces = ((name, audio[:24_000].astype(np.float32) / 32768) for name, audio in speech.items())
+    return np.concatenate([features for _, features in mfcc(pieces)])
 
 
 def codebook_of(centroids):
