@@ -24,7 +24,7 @@ _CEPSTRA = 13
 _PRE_EMPHASIS = 0.97
 _EDGE = 4  # frames on either side that differences reach
 _BLOCK = 512  # frames whose spectra are in memory at once; about what a core's cache holds
-_STRIP = 8192  # frames that are computed together, but for longer utterances
+_STRIP = 12_288  # frames that are computed together, but for longer utterances
 _CORES = min(8, os.cpu_count() or 1)
 
 
@@ -90,14 +90,15 @@ class _Strip:
         total = _STRIP  # one program for all but the longest, and so the same rounding
         while total < sum(counts) + 2 * _EDGE * len(counts):
             total *= 2
-        self.waveform = np.zeros(_HOP * (total + 3), np.float32)
+        # One sample more in front, for the pre-emphasis of the first one.
+        self.waveform = np.zeros(_HOP * (total + 3) + 1, np.float32)
         # The frame itself, or in an edge the frame that it repeats; the utterance's first frame.
         self.source = np.arange(total, dtype=np.int32)
         self.first = self.source.copy()
         self.places: list[tuple[int, int]] = []  # first frame and number of frames of an utterance
         start = _EDGE
         for waveform, count in zip(waveforms, counts, strict=True):
-            self.waveform[_HOP * start : _HOP * start + len(waveform)] = waveform
+            self.waveform[1 + _HOP * start : 1 + _HOP * start + len(waveform)] = waveform
             around = slice(start - _EDGE, start + count + _EDGE)
             self.source[around] = self.source[around].clip(start, start + count - 1)
             self.first[around] = start
@@ -131,20 +132,19 @@ def _kaldi(waveform: jax.Array, source: jax.Array, first: jax.Array) -> jax.Arra
     lifter = 1.0 + 11.0 * np.sin(np.pi * np.arange(_CEPSTRA) / 22.0)
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / (WINDOW - 1))) ** 0.85
 
-    def logarithms(raw: jax.Array, emphasised: jax.Array) -> jax.Array:
-        hops = raw.reshape(-1, _HOP)
+    def logarithms(samples: jax.Array, before: jax.Array) -> jax.Array:
+        # Pre-emphasis commutes with framing but for a frame's first sample, where the window is 0,
+        # and with the removal of the mean but for a factor.
+        hops = samples.reshape(-1, _HOP)
         whole, half = hops.sum(axis=1), hops[2:-1, : WINDOW - 2 * _HOP].sum(axis=1)
         mean = (1.0 - _PRE_EMPHASIS) / WINDOW * (whole[:-3] + whole[1:-2] + half)
-        power = _power(emphasised, mean, window, fft)
+        power = _power(samples - _PRE_EMPHASIS * before, mean, window, fft)
         return jnp.log(jnp.maximum(_filtered(power, mel), np.finfo(np.float32).eps))
 
     def differences(features: jax.Array) -> jax.Array:
         return _slopes(features[source], 0.1 * np.arange(-2, 3))
 
-    # Pre-emphasis commutes with framing but for a frame's first sample, where the window is 0, and
-    # with the removal of the mean but for a factor.
-    emphasised = waveform - _PRE_EMPHASIS * jnp.concatenate([waveform[:1], waveform[:-1]])
-    cepstra = _product(_by_block(logarithms, waveform, emphasised), _cosines(bins) * lifter)
+    cepstra = _product(_by_block(logarithms, waveform), _cosines(bins) * lifter)
     slopes = differences(cepstra)
     return jnp.concatenate([cepstra, slopes, differences(slopes)], axis=1)
 
@@ -157,8 +157,8 @@ def _librosa(waveform: jax.Array, source: jax.Array, first: jax.Array) -> jax.Ar
     window = librosa.filters.get_window("hann", WINDOW)
     mel = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=fft, n_mels=bins).T
 
-    def decibels(block: jax.Array) -> jax.Array:
-        power = _power(block, jnp.zeros(len(block) // _HOP - 3), window, fft)
+    def decibels(samples: jax.Array, before: jax.Array) -> jax.Array:
+        power = _power(samples, jnp.zeros(_BLOCK), window, fft)
         return 10.0 * jnp.log10(jnp.maximum(_filtered(power, mel), 1e-10))
 
     levels = _by_block(decibels, waveform)
@@ -181,15 +181,16 @@ def _compiled(kind: str) -> Callable[[np.ndarray, np.ndarray, np.ndarray], jax.A
     return jax.jit(_FUNCTIONS[kind], **distributed.compiled_here())
 
 
-def _by_block(function: Callable[..., jax.Array], *signals: jax.Array) -> jax.Array:
-    """What `function` gives for all frames of a strip, from the samples of some of them."""
+def _by_block(
+    function: Callable[[jax.Array, jax.Array], jax.Array], waveform: jax.Array
+) -> jax.Array:
+    """What `function` gives for all frames, from some's samples and the samples before these."""
 
     def block(start: jax.Array) -> jax.Array:
         size = (_HOP * (_BLOCK + 3),)
-        return function(*(lax.dynamic_slice(signal, (start,), size) for signal in signals))
+        return function(*(lax.dynamic_slice(waveform, (start + i,), size) for i in (1, 0)))
 
-    starts = _HOP * _BLOCK * jnp.arange(signals[0].size // (_HOP * _BLOCK))
-    values = lax.map(block, starts)
+    values = lax.map(block, _HOP * _BLOCK * jnp.arange(waveform.size // (_HOP * _BLOCK)))
     return values.reshape(-1, values.shape[-1])
 
 
