@@ -30,7 +30,7 @@ from hubert_jax.model.masking import span_mask
 from hubert_jax.tasks import transcripts
 from hubert_jax.tasks.held_out import HeldOut, ValidationConfig
 from hubert_jax.training import optimizer, sharding
-from hubert_jax.training.fit import LoopConfig, require_seed
+from hubert_jax.training.fit import LoopConfig, require_run
 from hubert_jax.training.optimizer import OptimizerConfig
 from hubert_jax.training.sharding import MeshConfig
 from hubert_jax.training.task import AdditiveLoss, Batch, Task, Validation
@@ -98,7 +98,7 @@ class FinetuneConfig:
     seed: int = 1337  # of the linear layer, data order, masks and dropout
 
     def __post_init__(self) -> None:
-        require_seed(self.seed)
+        require_run(self.seed, self.micro_batches)
 
 
 def read(config: FinetuneConfig) -> tuple[manifests.AudioManifest, HeldOut | None]:
