@@ -15,10 +15,11 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
+from hubert_jax.convert.genuine import require_genuine
 from hubert_jax.convert.safetensors_files import read_tensors
 from hubert_jax.convert.torch_files import Inert
 from hubert_jax.errors import InputError
@@ -61,6 +62,7 @@ def read_centroids(path: str | os.PathLike) -> tuple[np.ndarray, str]:
     centroids of another shape, NaN or infinite.
     """
     path = pathlib.Path(path)
+    require_genuine(path)
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise InputError(f"{path}: larger than 1 GiB, expected {_EXPECTED}")
@@ -219,6 +221,13 @@ class _Unpickler(pickle._Unpickler):
         if named == _WRAPPER:
             return type(name, (_Wrapper,), {"named": named, "content": self._content})
         return type(name, (_StandIn,), {"named": named})
+
+    def _read_buffer(self: Any) -> None:
+        """As Python's, which would make a buffer of any size before it reads one."""
+        (size,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(size)))
+
+    dispatch: ClassVar[Any] = pickle._Unpickler.dispatch | {pickle.BYTEARRAY8[0]: _read_buffer}
 
     def get_extension(self, code: int) -> None:
         """Refuses what stands for a name by its number in this process."""

@@ -27,12 +27,14 @@ def read(path: str | os.PathLike) -> Network:
     """Reads a checkpoint; raises InputError for a damaged or harmful one and for other networks."""
     content = torch_files.load(path)
     if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
-        found = sorted(map(str, content))[:6] if isinstance(content, Mapping) else type(content)
+        found: Any = type(content).__name__
+        if isinstance(content, Mapping):
+            found = sorted(key for key in content if isinstance(key, str))[:6]
         raise InputError(
             f"{path}: no fairseq checkpoint: expected `cfg` and `model`, found {found}; a bare "
             "state dict of torchaudio is read as torchaudio:FILE"
         )
-    config = torch_files.plain(content.get("cfg") or content.get("args"))
+    config = torch_files.plain(content.get("cfg") or content.get("args"), path)
     if not config:
         raise InputError(f"{path}: the checkpoint has neither `cfg` nor `args`")
     tensors, notes = torch_files.arrays(content["model"], path)
@@ -43,7 +45,7 @@ def read(path: str | os.PathLike) -> Network:
         raise InputError(f"{path}: cfg.model._name is {name!r}, expected hubert or hubert_ctc")
     if kind == "ctc":
         model, task = fairseq_config.sections(model.get("w2v_args") or {}, path)
-    ours, state = (_plain_dict(content.get(key)) for key in (_OURS, "task_state"))
+    ours, state = (_plain_dict(content.get(key), path) for key in (_OURS, "task_state"))
     dictionaries = list(filter(None, map(_symbols, state.get("dictionaries") or ())))
     prefix = names.encoder_prefix("fairseq", kind)
     of_head = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
@@ -62,7 +64,10 @@ def read(path: str | os.PathLike) -> Network:
     if head is not None:
         units = _units(dictionaries, task, ours, head, path)
     digest = files.sha256_file(path)
-    return Network(params, architecture, head, regularization, vocabulary, units, digest, notes)
+    beside = _plain_dict(ours.get("beside"), path)
+    return Network(
+        params, architecture, head, regularization, vocabulary, units, digest, notes, beside
+    )
 
 
 def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
@@ -102,8 +107,8 @@ def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
     return (note,) if kind == "encoder" else ()
 
 
-def _plain_dict(value: Any) -> dict[str, Any]:
-    value = torch_files.plain(value)
+def _plain_dict(value: Any, path: str | os.PathLike) -> dict[str, Any]:
+    value = torch_files.plain(value, path)
     return value if isinstance(value, dict) else {}
 
 
@@ -117,7 +122,7 @@ def _symbols(dictionary: Any) -> list[str] | None:
 def _units(dictionaries: list[list[str]], task: dict, ours: dict, head: Head, where: Any) -> Units:
     rate = task.get("label_rate")
     rate = float(rate) if isinstance(rate, (int, float)) and rate > 0 else 50.0
-    digests = tuple(map(str, _plain_dict(ours.get("units")).get("codebook_digests") or ()))
+    digests = tuple(map(str, _plain_dict(ours.get("units"), where).get("codebook_digests") or ()))
     if not dictionaries:
         return Units.numbered(head.codebook_sizes, rate_hz=rate, codebook_digests=digests)
     units = Units(tuple(tuple(symbols) for symbols in dictionaries), rate, digests)

@@ -1,9 +1,12 @@
 """One seam for all formats: a network is read from and written to `SCHEME:PATH`."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from hubert_jax import config as config_lib
 from hubert_jax import files
@@ -49,8 +52,12 @@ def read(where: str, key: str = "--from", shardings: Callable[[Any], Any] | None
     if scheme == "orbax":
         return _read_orbax(path, shardings)
     if scheme == "hf":
-        return hugging_face.read_directory(path)
-    return (fairseq if scheme == "fairseq" else torchaudio).read(path)
+        network = hugging_face.read_directory(path)
+    else:
+        network = (fairseq if scheme == "fairseq" else torchaudio).read(path)
+    broken = [name for name, leaf in network.flat.items() if not np.isfinite(leaf).all()]
+    note = f"NaN or infinite: numbers in {len(broken)} parameters, such as {', '.join(broken[:1])}"
+    return dataclasses.replace(network, notes=network.notes + (note,) * bool(broken))
 
 
 def write(where: str, network: Network, key: str = "--to") -> WriteResult:
@@ -59,6 +66,7 @@ def write(where: str, network: Network, key: str = "--to") -> WriteResult:
     Raises InputError if something else is there, or for a network that the format cannot express.
     """
     scheme, path = parse(where, key)
+    path = pathlib.Path(os.path.abspath(path))  # even . has a name
     try:
         if scheme == "hf":
             return WriteResult(hugging_face.write_directory(path, network))
@@ -106,7 +114,10 @@ def _read_orbax(path: pathlib.Path, shardings: Callable[[Any], Any] | None) -> N
                 codebook_digests=digests,
             )
     digest = fingerprint(metadata)
-    return Network(params, architecture, head, regularization, vocabulary, units, digest)
+    beside = metadata.get("beside", {})
+    return Network(
+        params, architecture, head, regularization, vocabulary, units, digest, (), beside
+    )
 
 
 def _write_orbax(path: pathlib.Path, network: Network, where: str, key: str) -> WriteResult:

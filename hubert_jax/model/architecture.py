@@ -6,6 +6,8 @@ import math
 from hubert_jax import frames
 from hubert_jax.errors import InputError
 
+_MOST_LAYERS, _MOST_CONVOLUTIONS, _WIDEST = 1024, 64, 2**16
+
 
 def _require(settings: object, field: str, holds: bool, expected: str) -> None:
     """Raises InputError about a field of `settings` unless `holds`."""
@@ -35,6 +37,15 @@ class Architecture:
     positional_groups: int = 16
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # before anything grows with them
+            value = getattr(self, field.name)
+            listed = value if isinstance(value, tuple) else (value,)
+            most = _MOST_LAYERS if field.name == "num_layers" else _WIDEST
+            sized = len(listed) <= _MOST_CONVOLUTIONS and all(
+                1 <= size <= most for size in listed if type(size) is int
+            )
+            expected = f"expected 1 to {most:,}, of at most {_MOST_CONVOLUTIONS} convolutions"
+            _require(self, field.name, sized, expected)
         if not len(self.conv_channels) == len(self.conv_kernels) == len(self.conv_strides) > 0:
             raise InputError(
                 "config.architecture: conv_channels, conv_kernels and conv_strides must have the "
@@ -58,7 +69,6 @@ class Architecture:
             divisor = getattr(self, name)
             divides = divisor >= 1 and self.dim % divisor == 0
             _require(self, name, divides, f"must divide config.architecture.dim={self.dim}")
-        _require(self, "num_layers", self.num_layers >= 1, "expected 1 or more")
 
     @property
     def head_dim(self) -> int:
