@@ -86,6 +86,7 @@ def train() -> ConfigDict:
             ),
             loop=dict(steps=250_000, log_every=200, save_every=5_000, keep=2),
             frames_per_step=140_000,
+            row_multiple=32,  # the devices: fewer of them, in micro-batches, have the same rows
             # Released: at most 250,000 samples (781 frames); 768 is the longest bucket.
             max_frames=768,
             seed=1337,

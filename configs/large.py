@@ -68,4 +68,5 @@ def train() -> ConfigDict:
     config.optimizer.clip_norm = 1.0
     config.loop.steps = 400_000
     config.frames_per_step = 360_000
+    config.row_multiple = 128
     return config

@@ -10,7 +10,7 @@ takes every audio file below FOLDER, whatever its rate. Keys of this file:
     --config.steps=2200         the network and the number of steps are the demonstration's: give
                                 more audio more steps
 
-Any other key is that of a stage: `--config.stages.it1.label.num_clusters=50`.
+Any other key is that of a stage: `--config.stages.it1.label.fit_fraction=0.5`.
 """
 
 from ml_collections import ConfigDict

@@ -29,4 +29,5 @@ def train() -> ConfigDict:
     config.loss.mask_group_rows = 1
     config.optimizer.peak_learning_rate = 3e-3
     config.frames_per_step = 288_000
+    config.row_multiple = 256
     return config

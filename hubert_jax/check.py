@@ -6,12 +6,12 @@ codewords, silent and clipped utterances. Writes WORKDIR/check/result.json.
 """
 
 import dataclasses
-import math
 import pathlib
 import time
 
 from hubert_jax import files, job
 from hubert_jax.data import label_sets, manifests, preflight, schedule
+from hubert_jax.tasks.held_out import HeldOut
 from hubert_jax.tasks.pretraining import TrainConfig
 
 VERSION = 1  # raise it when the same configuration and inputs give another output
@@ -26,9 +26,11 @@ def run(config: TrainConfig) -> dict:
     codebook_sizes = config.head.codebook_sizes if config.labels else ()
     labels = label_sets.read_label_sets(audio, config.labels, codebook_sizes, config.specials)
     cut = max(config.mesh.data, 1) * config.mesh.fsdp
-    row_multiple = math.lcm(config.loss.mask_group_rows, cut)
-    buckets = schedule.crop_buckets(audio, config.frames_per_step, config.max_frames, row_multiple)
+    rows = (config.frames_per_step, config.max_frames, cut, config.row_multiple)
+    buckets = schedule.crop_buckets(audio, *rows)
     uses = preflight.bucket_uses(audio, buckets)
+    if config.validation_audio:
+        HeldOut.read(config.validation_audio, config.audio, audio)
     print(
         f"check {directory}: {audio.utterances} utterances, {audio.seconds / 3600:.2f} h, "
         f"{len(audio.shards)} shards, {audio.encoding} at {audio.sample_rate} Hz",

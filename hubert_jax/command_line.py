@@ -13,7 +13,7 @@ import pathlib
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -162,9 +162,11 @@ def with_defaults(schema: Any, values: Mapping[str, Any]) -> ConfigDict:
                 with_defaults(kind, {}) if dataclasses.is_dataclass(kind) else _unset(kind)
             )
         elif dataclasses.is_dataclass(kind):
-            complete[field.name] = dataclasses.asdict(field.default)
+            complete[field.name] = with_defaults(kind, dataclasses.asdict(field.default))
         else:
             complete[field.name] = field.default
+        if complete[field.name] is None and (options := get_args(kind)):  # X | None
+            complete[field.name] = _unset(options[0])
     return ConfigDict(complete)
 
 

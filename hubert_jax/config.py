@@ -5,6 +5,7 @@ import difflib
 import functools
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -26,7 +27,8 @@ def build(schema: Callable[..., Schema], values: Mapping[str, Any], path: str = 
     """Builds the frozen dataclass `schema` from a ConfigDict or mapping, `path` in messages.
 
     Fields may be bool, int, float, str, `tuple[X, ...]`, optional types and dataclasses. Raises
-    InputError for an unknown or missing key, a wrong type, and what `__post_init__` refuses.
+    InputError for an unknown or missing key, a wrong type, a float that is not finite, and what
+    `__post_init__` refuses.
     """
     fields, hints = _described(schema)
     for key in values:
@@ -78,11 +80,13 @@ def _checked(expected: Any, value: Any, path: str) -> Any:
             raise InputError(f"{path}: expected a sequence, found {value!r}")
         return tuple(_checked(item_type, item, f"{path}[{i}]") for i, item in enumerate(value))
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
         raise InputError(
             f"{path}: expected {expected.__name__}, found {type(value).__name__} {value!r}"
         )
+    if expected is float and not math.isfinite(value):
+        raise InputError(f"{path}: expected a finite number, found {value}")
     return value
 
 

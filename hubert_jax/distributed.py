@@ -6,6 +6,7 @@ make the calls below in the same order.
 """
 
 import atexit
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -19,6 +20,7 @@ from typing import Any, TypeVar
 import jax
 from jax._src import distributed as _jax_distributed  # the one way to the service's store
 
+from hubert_jax import files
 from hubert_jax.errors import InputError
 
 T = TypeVar("T")
@@ -154,6 +156,11 @@ def tell_failure(kind: str, message: str, status: int) -> None:
     except jax.errors.JaxRuntimeError:
         time.sleep(6 * _LOOK_SECONDS)  # the watch ends it, unless the first process is gone
     _failures.append(status)
+
+
+def locked(path: str | os.PathLike, what: str) -> contextlib.AbstractContextManager[None]:
+    """`files.locked` of the first process, for all of them."""
+    return files.locked(path, what) if is_first() else contextlib.nullcontext()
 
 
 def compiled_here() -> dict[str, Any]:

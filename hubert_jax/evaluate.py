@@ -20,7 +20,7 @@ from hubert_jax.units.kmeans import KMeansConfig
 if TYPE_CHECKING:
     from hubert_jax.units.evaluation import SplitScorer
 
-VERSION = 1  # raise it when the same configuration and inputs give another output
+VERSION = 2  # raise it when the same configuration and inputs give another output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class EvaluateConfig:
     num_clusters: int = 100
     seed: int = 0  # of the sample and the k-means
     fit_max_frames: int = 100_000  # at most; those of all layers are in memory at once
-    frame_rate: int = 50  # or 100; labels of the other rate are read at these frames
+    frame_rate: int = 50  # or 100, as published, of scores and counts; PNMI is given at both
     kmeans: KMeansConfig = KMeansConfig(n_init=3, max_no_improvement=20)  # a dozen are fitted
     execution: MayChange[Execution] = Execution()
 

@@ -1,6 +1,7 @@
 """Files and directories that appear complete or not at all."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from hubert_jax.errors import InputError
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no fault of the program
 
 
 def _aside(path: pathlib.Path) -> pathlib.Path:

@@ -26,7 +26,8 @@ def run(config: FinetuneConfig) -> dict:
     Raises InputError for inputs that do not fit together, and Diverged.
     """
     started = time.monotonic()
-    directory = files.require_writable(config.workdir) / "finetune"
+    workdir = files.require_writable(config.workdir)
+    directory = workdir / "finetune"
     audio, held_out = ctc.read(config)
     distributed.join(config.distributed)
     mesh = sharding.make_mesh(config.mesh)
@@ -42,7 +43,8 @@ def run(config: FinetuneConfig) -> dict:
         return warm_start.for_finetuning(config.init_from, config.architecture, LIBRISPEECH)
 
     warm = start if config.init_from else None
-    trained = fit(task, config.loop, mesh, directory, config.seed, warm, config.micro_batches)
+    with distributed.locked(workdir / ".finetune.lock", "fine-tuning"):
+        trained = fit(task, config.loop, mesh, directory, config.seed, warm, config.micro_batches)
     result = {
         "checkpoint": str(directory / "checkpoints"),
         "init_from": config.init_from,

@@ -45,8 +45,8 @@ def main(
 
 def guarded(work: Callable[[], Any]) -> None:
     """Does a job's work; the process ends as `main` says."""
-    # Orbax warns of files that parts of its own checkpoints do not have.
-    logging.set_verbosity(logging.ERROR)
+    # Orbax warns of files that parts of its own checkpoints do not have, and logs what it raises.
+    logging.set_verbosity(logging.FATAL)
     try:
         work()
     except InputError as error:
@@ -56,6 +56,10 @@ def guarded(work: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", "", 130)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in files.UNWRITABLE:
+            where = f"{error.filename}: " if error.filename else ""
+            remedy = "make room or make it writable, and give the same command again"
+            _fail("error", f"{where}cannot be written ({error.strerror}); {remedy}", 1)
         _tell_others("crashed", repr(error), 1)
         raise
 

@@ -9,7 +9,6 @@ result.json.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import pathlib
 import time
@@ -58,8 +57,7 @@ def run(config: LabelConfig) -> dict:
     workdir = files.require_writable(config.workdir)
     distributed.join(config.distributed)
     # Two would take each other's shards away.
-    lock = files.locked(workdir / ".label.lock", "label job")
-    with lock if distributed.is_first() else contextlib.nullcontext():
+    with distributed.locked(workdir / ".label.lock", "label job"):
         return _label(config, workdir / "label", started)
 
 

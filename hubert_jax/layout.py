@@ -7,6 +7,7 @@ split, `it1/label:train` the labels of one, `it1/label` a codebook; `it1/train`,
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,6 +54,10 @@ class Reference:
         stage, _, which = stage.partition("@")
         return cls(stage, split, which)
 
+    def __str__(self) -> str:
+        which, split = self.which and f"@{self.which}", self.split and f":{self.split}"
+        return f"{self.stage}{which}{split}"
+
     def require_fits(self, key: str) -> None:
         """Raises InputError where a job's `key` takes no output of this kind."""
         if key not in _TAKEN:
@@ -60,9 +65,9 @@ class Reference:
         taken, job = _TAKEN[key], job_of(self.stage)
         trained = job in ("train", "finetune")
         if _GIVEN.get((job, bool(self.split))) != taken or (self.which and not trained):
-            found = f"{self.stage}@{self.which}" if self.which else self.stage
-            found += f":{self.split}" if self.split else ""
-            raise InputError(f"inputs.{key}={found}: expected {taken}, {_EXAMPLES[taken]}")
+            raise InputError(f"inputs.{key}={self}: expected {taken}, {_EXAMPLES[taken]}")
+        if self.which and not re.fullmatch(r"\d+|best|mean[1-9]\d*", self.which):
+            raise InputError(f"inputs.{key}={self}: expected @STEP, @best or @meanN")
 
     def path(self, workdir: str, values: Mapping[str, Any] | None = None) -> str:
         """What a job's configuration takes for it; `values` are the stage's own configuration."""

@@ -13,7 +13,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from hubert_jax import (
     check,
@@ -38,6 +38,7 @@ from hubert_jax.errors import Diverged, InputError
 from hubert_jax.layout import Reference, group_directory, job_of
 from hubert_jax.report import rehearsal
 from hubert_jax.report.assemble import ReportConfig, assemble
+from hubert_jax.training.fit import LoopConfig
 
 # The configuration and the function of every job that can be a stage.
 JOBS: dict[str, tuple[Any, Callable[[Any], dict], int]] = {
@@ -105,8 +106,7 @@ def run(config: PipelineConfig) -> dict:
     recipe = _recipe(config, stages)
     workdir = files.require_writable(config.workdir)
     distributed.join(config.distributed)
-    lock = files.locked(workdir / ".lock", "pipeline")
-    with lock if distributed.is_first() else contextlib.nullcontext():
+    with distributed.locked(workdir / ".lock", "pipeline"):
         _keep_compiled(workdir)
         outside = distributed.from_first(lambda: _read_outside(workdir, stages))
         results: dict[str, dict] = {}
@@ -153,6 +153,9 @@ def plan(config: PipelineConfig) -> list[Stage]:
     for name, values in listed.items():
         with _named(name):
             stages[name] = _stage(config.workdir, name, values, listed)
+    for stage in stages.values():
+        with _named(stage.name):
+            _require_fits(stage, stages)
     groups = dict.fromkeys(name.rpartition("/")[0] for name in listed)
     for key in ("iterations", "recognisers"):
         for name in getattr(config.report, key):
@@ -269,6 +272,15 @@ def _require(reference: Reference, key: str, listed: Mapping[str, Any]) -> None:
             f"inputs.{key}={reference.stage}@best: the stage has no validation_audio, so none of "
             "its checkpoints is the best"
         )
+    loop = given.get("loop") or {}
+    most = {"": loop.get("steps"), "mean": loop.get("keep", LoopConfig.keep)}
+    kind = reference.which.rstrip("0123456789")
+    number = int(reference.which.removeprefix(kind) or 0)
+    if number > (most.get(kind) or number):
+        raise InputError(
+            f"inputs.{key}={reference.stage}@{reference.which}: the stage has "
+            f"loop.{'keep' if kind else 'steps'}={most[kind]}, expected at most that"
+        )
     splits, job_name = [], job_of(reference.stage)
     if job_name == "prepare":
         default = JOBS["prepare"][0].splits
@@ -282,6 +294,40 @@ def _require(reference: Reference, key: str, listed: Mapping[str, Any]) -> None:
             f"inputs.{key}={reference.stage}:{reference.split}: no such split; "
             f"{'prepared' if job_name == 'prepare' else 'labelled'} are {', '.join(splits)}"
         )
+
+
+def _require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
+    """Refuses what a stage could never take of another: its jobs would, but after days."""
+
+    def refuse(key: str, found: Any, source: str, expected: str) -> NoReturn:
+        path = f"config.stages.{stage.name.replace('/', '.')}.{key}"
+        raise InputError(f"{path}: found {found}, but {source} has {expected}; change one of them")
+
+    config = stage.config
+    for reference in stage.inputs.get("validation_audio", ()):
+        if reference in stage.inputs.get("audio", ()):
+            refuse("inputs.validation_audio", reference, "inputs.audio", "the same split")
+    for key, reference in [(key, ref) for key, refs in stage.inputs.items() for ref in refs]:
+        source = stages[reference.stage].config
+        if key in ("labels", "validation_labels") and hasattr(config, "head"):
+            sizes, known = config.head.codebook_sizes, {0, config.specials}
+            if not source.codebook and not {size - source.num_clusters for size in sizes} & known:
+                expected = f"num_clusters={source.num_clusters}"
+                refuse("head.codebook_sizes", sizes, reference.stage, expected)
+        elif key == "init_from" and hasattr(source, "architecture"):
+            for name, value in vars(source.architecture).items():
+                if (found := getattr(config.architecture, name)) != value:
+                    refuse(f"architecture.{name}", found, reference.stage, str(value))
+        elif key == "checkpoint" and hasattr(source, "architecture"):
+            most = source.architecture.num_layers
+            layers = getattr(config, "layers", (getattr(config, "layer", 0),))
+            if max(layers, default=0) > most:
+                refuse(
+                    "layers" if hasattr(config, "layers") else "layer",
+                    max(layers),
+                    reference.stage,
+                    f"{most} layers",
+                )
 
 
 def _key_parts(

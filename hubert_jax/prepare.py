@@ -7,6 +7,7 @@ continues. Files that cannot be used are listed in `rejected.tsv`, as far as the
 
 import collections
 import dataclasses
+import itertools
 import operator
 import os
 import pathlib
@@ -21,8 +22,9 @@ from hubert_jax.errors import InputError
 
 if TYPE_CHECKING:
     from hubert_jax.corpus.mixing import Mixture
+    from hubert_jax.corpus.sources import SourceUtterance
 
-VERSION = 1  # raise it when the same configuration and inputs give another output
+VERSION = 2  # raise it when the same configuration and inputs give another output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +38,7 @@ class PrepareConfig:
     shard_megabytes: int = 64  # 16-bit audio per shard
     encoding: str = "pcm16"  # of audio in the shards: pcm16, or flac at about half the size
     convert: bool = False  # mix down several channels, resample other rates
+    unchecked: bool = False  # take ADPCM, GSM and others that nobody can check for completeness
     cut_seconds: float = 30.0  # longer recordings without transcript are cut at silences; 0: none
     language_exponent: float = 1.0  # below 1, training draws small languages more often
     corpus_exponent: float = 1.0  # the same, for the corpora of a language
@@ -75,7 +78,8 @@ class PrepareConfig:
         """
         found = []
         for path in (pathlib.Path(self.corpus, name) for name in self._folders()):
-            found.append(path)
+            # One split of a folder's tables has a name, but no folder.
+            found.append(path if path.exists() else path.parent)
             if path.suffix.lower() == ".tsv" and path.is_file():
                 # A manifest of fairseq's names its folder of audio; transcripts lie beside it.
                 with path.open() as file:
@@ -133,12 +137,18 @@ def _weighted(folder: str) -> tuple[str, float]:
 def run(config: PrepareConfig) -> dict:
     """Prepares the splits; returns the content of `WORKDIR/prepare/result.json`.
 
-    Raises InputError for unusable folders or files; the split concerned is left as it was.
+    Raises InputError for unusable folders or files, or a second job at work; the split concerned
+    is left as it was.
     """
-    started = time.monotonic()
-    from hubert_jax.corpus.sources import SourceUtterance, discover, refuse_duplicates
+    workdir = files.require_writable(config.workdir)
+    with files.locked(workdir / ".prepare.lock", "preparation"):
+        return _prepare(config, workdir / "prepare")
 
-    output = files.require_writable(config.workdir) / "prepare"
+
+def _prepare(config: PrepareConfig, output: pathlib.Path) -> dict:
+    started = time.monotonic()
+    from hubert_jax.corpus.sources import discover, refuse_duplicates
+
     corpus = pathlib.Path(config.corpus)
     if not corpus.is_dir() and config._folders():
         raise InputError(
@@ -152,12 +162,14 @@ def run(config: PrepareConfig) -> dict:
         for number, folder in enumerate(folders):
             location = folder if folder.startswith("tfds:") else corpus / folder
             utterances = discover(location, config.tfds_data_dir)
+            _warn_of_splits(split, folder, corpus, utterances)
             if mixes and number:
                 utterances = [dataclasses.replace(each, corpus=number) for each in utterances]
             located += utterances
         located.sort(key=operator.attrgetter("id"))
         refuse_duplicates(located)
         found[split] = located
+    _warn_of_nested(config, corpus)
     # From here on splits are replaced: an older result would no longer say what is there.
     (output / "result.json").unlink(missing_ok=True)
     splits = {}
@@ -172,11 +184,42 @@ def run(config: PrepareConfig) -> dict:
     return job.finish(config.workdir, "prepare", result, started)
 
 
+def _warn_of_nested(config: PrepareConfig, corpus: pathlib.Path) -> None:
+    """Of a folder in one of another split, where its files have other ids: no job would notice."""
+    splits = split_folders(config.splits)
+    for (split, inner), (other, outer) in itertools.permutations(splits.items(), 2):
+        for one, two in itertools.product(inner, outer):
+            here, there = (pathlib.Path(os.path.normpath(corpus / name)) for name in (one, two))
+            if there in here.parents and here.is_dir():
+                print(
+                    f"prepare {split}: warning: {here} lies in {there}, of the split {other}: "
+                    "its files are in both",
+                    flush=True,
+                )
+
+
+def _warn_of_splits(
+    split: str, folder: str, corpus: pathlib.Path, utterances: list["SourceUtterance"]
+) -> None:
+    from hubert_jax.corpus.sources import splits
+
+    found = splits.splits_of_folders(corpus / folder, utterances)
+    if len(found) > 1:
+        print(
+            f"prepare {split}: warning: {corpus / folder} has folders of several splits, "
+            f"{', '.join(found)}; {split} is made of all of them. Name the folders that belong to "
+            f"it: --config.splits={split}=FOLDER+FOLDER",
+            flush=True,
+        )
+
+
 def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sources: list) -> dict:
     from hubert_jax.corpus import assembly, preparation
 
     started = time.monotonic()
-    conversion = preparation.Conversion(config.convert, config.encoding, config.cut_seconds)
+    conversion = preparation.Conversion(
+        config.convert, config.encoding, config.unchecked, config.cut_seconds
+    )
     settings: dict[str, Any] = dict(encoding=config.encoding, mixture=_mixture(config, split))
     print(f"prepare {split}: {len(sources)} files", flush=True)
     if config.beam_runner:

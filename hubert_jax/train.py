@@ -27,7 +27,8 @@ def run(config: TrainConfig) -> dict:
     Raises InputError for inputs that do not fit together, and Diverged.
     """
     started = time.monotonic()
-    directory = files.require_writable(config.workdir) / "train"
+    workdir = files.require_writable(config.workdir)
+    directory = workdir / "train"
     data = pretraining.read(config)
     distributed.join(config.distributed)
     mesh = sharding.make_mesh(config.mesh)
@@ -40,7 +41,8 @@ def run(config: TrainConfig) -> dict:
         )
 
     warm = start if config.init_from else None
-    trained = fit(task, config.loop, mesh, directory, config.seed, warm, config.micro_batches)
+    with distributed.locked(workdir / ".train.lock", "training"):
+        trained = fit(task, config.loop, mesh, directory, config.seed, warm, config.micro_batches)
     counts = data.label_sets[0].manifest.class_counts
     result = {
         "checkpoint": str(directory / "checkpoints"),

@@ -75,16 +75,20 @@ class Vocabulary:
         """Class of the word boundary."""
         return self._indices[WORD_BOUNDARY]
 
+    def outside(self, text: str) -> list[str]:
+        """The characters of a text, in its order, that `encode` refuses."""
+        known = self._indices
+        spelled = "".join(text.split())
+        return [c for c in spelled if c not in known or c == WORD_BOUNDARY]
+
     def encode(self, text: str, utterance: str = "") -> np.ndarray:
         """Class indices of a text: int32 (characters and boundaries,).
 
         Raises InputError, naming `utterance`, for a character outside the vocabulary.
         """
-        joined = " ".join(text.split())
-        for character in joined:
-            if character == WORD_BOUNDARY or (character != " " and character not in self._indices):
-                raise InputError(self._refusal(character, utterance))
-        spelled = joined.replace(" ", WORD_BOUNDARY)
+        for character in self.outside(text):
+            raise InputError(self._refusal(character, utterance))
+        spelled = " ".join(text.split()).replace(" ", WORD_BOUNDARY)
         return np.array([self._indices[character] for character in spelled], np.int32)
 
     def decode(self, indices: Sequence[int] | np.ndarray) -> str:

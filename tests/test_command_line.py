@@ -100,6 +100,15 @@ def test_parameters_of_the_file_are_keys_that_all_its_values_may_depend_on():
         read("pipeline", *config, "--config.steps=many")
 
 
+def test_an_optional_key_can_be_given():
+    key = "--config.optimizer.decay_fraction"
+    found = read("train", "--config=configs/small.py", f"{key}=0.5")
+    assert found.optimizer.decay_fraction == 0.5
+    assert read("train", "--config=configs/small.py").optimizer.decay_fraction is None
+    with pytest.raises(InputError, match="decay_fraction: expected float, found 'fast'"):
+        read("train", "--config=configs/small.py", f"{key}=fast")
+
+
 def test_required_keys_may_come_from_the_command_line(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("def get_config(part):\n    return {'audio': 'a'}\n")

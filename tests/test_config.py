@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+import math
 
 import jax
 import pytest
@@ -76,6 +77,8 @@ def test_build_converts_and_fills_in():
         ({"name": "a", "fast": 1}, "config.fast: expected bool"),
         ({"name": "a", "limit": "1"}, "config.limit: expected int"),
         ({"name": ""}, "config.name: empty"),
+        ({"name": "a", "inner": {"rate": math.nan}}, "config.inner.rate: .* finite number"),
+        ({"name": "a", "inner": {"rate": math.inf}}, "config.inner.rate: .* finite number"),
     ],
 )
 def test_build_names_what_is_wrong(values, message):
@@ -147,6 +150,13 @@ def test_networks_have_the_published_sizes(name, encoder, total):
     shapes = jax.eval_shape(init(config.architecture, released), jax.random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes["hubert"])) == encoder
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == total
+
+
+@pytest.mark.parametrize("name", ["base_it1", "base_it2", "large", "xlarge"])
+def test_a_network_has_a_class_for_each_cluster_of_its_labels(name):
+    get_config = importlib.import_module(f"configs.{name}").get_config
+    config = config_lib.build(TrainConfig, get_config("train"))
+    assert config.head.codebook_sizes == (get_config("label").num_clusters,)
 
 
 @pytest.mark.parametrize("name", ["librispeech", "librilight"])

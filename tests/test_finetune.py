@@ -1,5 +1,7 @@
 """Fine-tuning from a checkpoint and from scratch, and decoding what comes of it."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import splits
 from splits import TINY_BASE, TINY_LARGE, random_parameters
 
 from hubert_jax import config as config_lib
-from hubert_jax import decode, finetune, train
+from hubert_jax import decode, files, finetune, train
 from hubert_jax.asr.emissions import emissions
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
@@ -70,6 +72,13 @@ def finetuned(pretrained, speech_split, tmp_path_factory):
     """The result of four updates from `pretrained`, of which two are frozen."""
     model, checkpoints = pretrained
     return _finetune(tmp_path_factory.mktemp("finetuned"), speech_split, model, checkpoints)
+
+
+@on_base
+def test_a_second_fine_tuning_in_one_directory_is_refused(pretrained, speech_split, tmp_path):
+    with files.locked(tmp_path / ".finetune.lock", "fine-tuning"):
+        with pytest.raises(InputError, match="another fine-tuning is running there"):
+            _finetune(tmp_path, speech_split, *pretrained)
 
 
 def _same(ours, theirs) -> list[bool]:
@@ -182,15 +191,54 @@ def test_another_architecture_is_refused(pretrained, speech_split, tmp_path):
         _finetune(tmp_path, speech_split, another, checkpoints)
 
 
-def test_a_transcript_outside_the_vocabulary_names_its_utterance(speech_split, tmp_path):
-    pass
-
-    utterances = [
-        records.Utterance(u.id, u.audio, u.speaker, u.text.lower())
-        for u in records.read_audio(speech_split)
-    ]
-    directory = tmp_path / "lower"
+def _retold(split, directory, retell):
+    """The split with the texts that `retell` makes of (number, text)."""
+    utterances = (
+        records.Utterance(u.id, u.audio, u.speaker, retell(number, u.text))
+        for number, u in enumerate(records.read_audio(split))
+    )
     directory.mkdir()
-    splits.write_split(directory, "lower", utterances, [], 64)
+    splits.write_split(directory, directory.name, utterances, [], 64)
+    return directory
+
+
+def test_a_transcript_outside_the_vocabulary_names_its_utterance(speech_split, tmp_path):
+    directory = _retold(speech_split, tmp_path / "lower", lambda number, text: text.lower())
     with pytest.raises(InputError, match=r"utterance \d+-\d+-\d+: the transcript holds"):
         _finetune(tmp_path, directory, TINY_BASE)
+
+
+def test_all_transcripts_are_checked_before_the_first_step(
+    speech_split, held_out_split, tmp_path, monkeypatch, capsys
+):
+    """Of both splits, however late a run would meet them; and what is in none is not refused."""
+
+    def odd(number, text):  # in two of them, the first beyond what is read of a record's end
+        spoken = f"{'A' * 3000} \u2019" if number == 5 else f"O\u2019CLOCK\u2019S \u00c9 {text}"
+        return spoken if number in (5, 20) else text
+
+    monkeypatch.setattr(finetune, "fit", lambda *arguments: pytest.fail("began to train"))
+    names = [utterance.id for utterance in records.read_audio(speech_split)]
+    bad = _retold(speech_split, tmp_path / "bad", odd)
+    message = (
+        f"={bad}: 2 of {len(names)} transcripts, of {names[5]}, {names[20]}, hold what the "
+        f"vocabulary lacks: '\u2019' (U+2019) 3 x, '\u00c9' (U+00C9) 1 x; utterance {names[5]}: "
+        "the transcript holds '\u2019' (U+2019), which"
+    )
+    with pytest.raises(InputError, match=f"^config.audio{re.escape(message)}"):
+        _finetune(tmp_path, bad, TINY_BASE)
+    with pytest.raises(InputError, match=f"^config.validation_audio{re.escape(message)}") as error:
+        _finetune(tmp_path, held_out_split, TINY_BASE, validation_audio=str(bad))
+    assert "\n" not in str(error.value)
+
+    def endless(number, text):
+        return text * 90 if number > 3 else text
+
+    long = _retold(held_out_split, tmp_path / "long", endless)
+    with pytest.raises(InputError, match="characters in at most 384 frames.*config.validation_au"):
+        _finetune(tmp_path, speech_split, TINY_BASE, validation_audio=str(long))
+    with pytest.raises(pytest.fail.Exception, match="began to train"):
+        _finetune(tmp_path, long, TINY_BASE)
+    assert f"{long}: 2 of 6 transcripts are too long for their audio and not learnt from" in (
+        capsys.readouterr().out
+    )

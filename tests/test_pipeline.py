@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from configs import demo
 from hubert_jax import command_line, files, pipeline, prepare
 from hubert_jax.content import ContentDigests
 from hubert_jax.errors import InputError
@@ -145,6 +146,41 @@ def test_a_group_or_split_that_is_not_there_is_refused_before_anything_runs():
     stages["it1"]["check"] = check
     with pytest.raises(InputError, match="labels=it1/label:dev: no such split; labelled are train"):
         pipeline.plan(pipeline.PipelineConfig("run", stages))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "it1.label.num_clusters",
+            50,
+            r"\[it1/train\] config.stages.it1.train.head.codebook_sizes: found \(100,\), but "
+            "it1/label has num_clusters=50; change",
+        ),
+        (
+            "it2.label.layer",
+            5,
+            "config.stages.it2.label.layer: found 5, but it1/train has 4 layers",
+        ),
+        ("it1.evaluate.layers", (1, 9), "it1.evaluate.layers: found 9, but it1/train has 4 layers"),
+        (
+            "pretrained.finetune.architecture.ffn_dim",
+            8,
+            "pretrained.finetune.architecture.ffn_dim: found 8, but it2/train has 768; change one",
+        ),
+        (
+            "pretrained.finetune.inputs.validation_audio",
+            "prepare:train-clean-5",
+            "inputs.validation_audio: found prepare:train-clean-5, but inputs.audio has the same",
+        ),
+    ],
+)
+def test_stages_that_do_not_fit_one_another_are_refused_before_anything_runs(key, value, message):
+    config = demo.get_config()
+    with config.unlocked():
+        config.update_from_flattened_dict({f"stages.{key}": value})
+    with pytest.raises(InputError, match=message):
+        pipeline.plan(pipeline.PipelineConfig("run", config.stages))
 
 
 @pytest.mark.parametrize("killed_at", [1, 2])

@@ -431,6 +431,18 @@ def test_dry_run_says_what_and_why_and_touches_nothing(jobs, tmp_path, corpus, c
             r"\[it2/label\] inputs.checkpoint=it1/train@best: the stage has no validation_audio",
         ),
         (
+            {"it2": {"label": {"inputs": {"checkpoint": "it1/train@nonsense"}}}},
+            "inputs.checkpoint=it1/train@nonsense: expected @STEP, @best or @meanN",
+        ),
+        (
+            {"it2": {"label": {"inputs": {"checkpoint": "it1/train@mean0"}}}},
+            "inputs.checkpoint=it1/train@mean0: expected @STEP, @best or @meanN",
+        ),
+        (
+            {"it2": {"label": {"inputs": {"checkpoint": "it1/train@mean3"}}}},
+            "inputs.checkpoint=it1/train@mean3: the stage has loop.keep=2, expected at most that",
+        ),
+        (
             {"it2": {"label": {"inputs": {"audio": ("prepare@best:train",)}}}},
             r"\[it2/label\] inputs.audio=prepare@best:train: expected a prepared split",
         ),

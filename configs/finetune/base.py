@@ -77,6 +77,7 @@ def ctc(
                 warmup_fraction=0.1,
                 hold_fraction=0.4,
             ),
+            row_multiple=8,  # the devices; of fewer, a batch has the same rows
             seed=1337,
         )
     )

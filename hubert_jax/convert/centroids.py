@@ -71,7 +71,7 @@ def read_centroids(path: str | os.PathLike) -> tuple[np.ndarray, str]:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if content.startswith(b"\x93NUMPY"):
         try:
-            found, kind = np.load(io.BytesIO(content), allow_pickle=False), "an array of NumPy"
+            found, kind = _npy(content), "an array of NumPy"
         except Exception as error:  # NumPy parses the header as Python
             raise _damaged(path, "an array of NumPy", error) from None
     elif content[8:9] == b"{":
@@ -109,6 +109,18 @@ def _damaged(path: pathlib.Path, what: str, error: Exception | str) -> InputErro
     return InputError(f"{path}: cannot be read as {what} ({reason}); is it complete?")
 
 
+def _npy(content: bytes) -> np.ndarray:
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+    shape, fortran, dtype = header[version[0]](stream)
+    there = len(content) - stream.tell()
+    if dtype.hasobject or there != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"shape {shape} of {dtype} announced, {there} bytes")
+    values = np.frombuffer(content, dtype, -1, stream.tell())
+    return values.reshape(shape, order="F" if fortran else "C")
+
+
 def _safetensors(path: pathlib.Path) -> tuple[np.ndarray, str]:
     tensors, _, notes = read_tensors(path, ndim=2)
     if len(tensors) != 1:
@@ -135,7 +147,7 @@ def _faiss(content: bytes, path: pathlib.Path) -> tuple[np.ndarray, str]:
     if metric != 1:
         raise InputError(f"{path}: a faiss index {kind} of metric {metric}, expected 1, L2")
     there = len(content) - header.size
-    if width < 1 or count < 1 or size != width * count or there < 4 * size:
+    if width < 1 or count < 1 or size != width * count or there != 4 * size:
         reason = f"{count} vectors of {width} numbers, {size} numbers announced, {there} bytes"
         raise _damaged(path, "an index of faiss", reason)
     vectors = np.frombuffer(content, "<f4", size, header.size)
@@ -159,7 +171,10 @@ def _decompressed(content: bytes, path: pathlib.Path) -> bytes:
 def _kmeans(content: bytes, path: pathlib.Path) -> tuple[np.ndarray, str]:
     what = "a k-means of scikit-learn"
     try:
-        model = _Unpickler(io.BytesIO(content), path).load()
+        stream = io.BytesIO(content)
+        model = _Unpickler(stream, path).load()
+        if behind := len(content) - stream.tell():
+            raise ValueError(f"{behind} bytes behind it")
         name = getattr(type(model), "named", type(model).__name__)
         if name not in _KMEANS:
             raise InputError(f"{path}: a pickled {name}, expected KMeans or MiniBatchKMeans")
@@ -200,6 +215,12 @@ class _Wrapper(_StandIn):
         self.raw = self.content.read(size)
 
 
+def _bytearray(unpickler: Any) -> None:
+    """As Python's own, which first reserves as many bytes as a file says."""
+    (size,) = struct.unpack("<Q", unpickler.read(8))
+    unpickler.append(bytearray(unpickler.read(size)))
+
+
 class _Unpickler(pickle._Unpickler):
     """Python's own, as joblib uses it: C's may have read beyond the opcode it is at.
 
@@ -209,6 +230,8 @@ class _Unpickler(pickle._Unpickler):
     def __init__(self, content: io.BytesIO, path: pathlib.Path) -> None:
         super().__init__(content)
         self._content, self._path = content, path
+
+    dispatch = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _bytearray}
 
     def find_class(self, module: str, name: str) -> Any:
         """A stand-in class of that name."""

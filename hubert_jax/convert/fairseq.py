@@ -46,7 +46,8 @@ def read(path: str | os.PathLike) -> Network:
     if kind == "ctc":
         model, task = fairseq_config.sections(model.get("w2v_args") or {}, path)
     ours, state = (_plain_dict(content.get(key), path) for key in (_OURS, "task_state"))
-    dictionaries = list(filter(None, map(_symbols, state.get("dictionaries") or ())))
+    listed = state.get("dictionaries")
+    dictionaries = list(filter(None, map(_symbols, listed if isinstance(listed, list) else ())))
     prefix = names.encoder_prefix("fairseq", kind)
     of_head = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     architecture, head, regularization = fairseq_config.described(
@@ -54,7 +55,7 @@ def read(path: str | os.PathLike) -> Network:
     )
     notes += encoders.note_on_biases(tensors, architecture, "fairseq", kind)
     shared = of_head.get("final_proj.weight")
-    if head and shared is not None and len(shared) == head.projection_dim:
+    if head and shared is not None and np.shape(shared)[:1] == (head.projection_dim,):
         codebooks = len(head.codebook_sizes)
         notes += (f"copied: one projection for all {codebooks} codebooks",) * (codebooks > 1)
     params = from_state_dict(tensors, architecture, head, "fairseq", str(path))
@@ -116,7 +117,8 @@ def _symbols(dictionary: Any) -> list[str] | None:
     """Symbols of a dictionary of fairseq, or of the list that stands for one."""
     if isinstance(dictionary, dict):
         dictionary = dictionary.get("symbols")
-    return [str(symbol) for symbol in dictionary] if dictionary else None
+    found = isinstance(dictionary, list) and [str(symbol) for symbol in dictionary]
+    return found or None
 
 
 def _units(dictionaries: list[list[str]], task: dict, ours: dict, head: Head, where: Any) -> Units:

@@ -104,14 +104,11 @@ def read_directory(directory: str | os.PathLike) -> Network:
     vocabulary = head = units = None
     if kind == "ctc":
         require_names(str(model), set(_CTC_HEAD) & set(tensors), _CTC_HEAD)
-        classes = np.size(tensors["lm_head.bias"])
-        vocabulary, rows, of_tokens = read_vocabulary(directory, beside, classes)
+        shapes = [np.shape(tensors[name]) for name in _CTC_HEAD]
+        if len(shapes[0]) != 2 or shapes[1] != shapes[0][:1]:
+            raise InputError(f"{model}: {' and '.join(_CTC_HEAD)} have shapes {shapes}")
+        vocabulary, rows, of_tokens = read_vocabulary(directory, beside, *shapes[1])
         notes += of_tokens
-        if len(tensors["lm_head.weight"]) != classes:
-            raise InputError(
-                f"{model}: lm_head.weight has shape {tensors['lm_head.weight'].shape}, but "
-                f"lm_head.bias has {classes} classes"
-            )
         tensors |= {name: tensors[name][rows] for name in _CTC_HEAD}
     params = from_library(tensors, architecture, "hugging_face", str(model))
     params, made = with_mask_embedding(params, architecture)
@@ -184,18 +181,17 @@ def _read_weights(
         renamed = {
             re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", key)): key for key in found
         }
-        found = {key: found[old] for key, old in renamed.items()}
-        if listed is not None and listed != set(renamed.values()):
-            missing, more = listed - set(found), set(found) - listed
+        if len(renamed) < len(found):
+            raise InputError(f"{path}: a norm has gamma or beta beside its weight or bias")
+        names = set(renamed.values())
+        if listed is not None and listed != names:
+            missing, more = listed - names, names - listed
             problem = f"names {min(missing)}" if missing else f"does not name {min(more)}"
             raise InputError(
                 f"{model}: {problem}, which is {'not ' * bool(missing)}in {name}; copy the index "
                 "and all files of one network"
             )
-        twice = tensors.keys() & found.keys()
-        if twice:
-            raise InputError(f"{model}: {min(twice)} is in {name} and in another file")
-        tensors |= found
+        tensors |= {key: found[old] for key, old in renamed.items()}
         notes += [note if listed is None else f"{name}: {note}" for note in said]
         count = sum(key != old for key, old in renamed.items())
         notes += [f"renamed: {count} tensors gamma or beta, to weight and bias"] * bool(count)
@@ -316,7 +312,7 @@ def _described(
     values, path = beside["config.json"], str(directory / "config.json")
     for key, expected in _FIXED.items():
         if values.get(key, expected) != expected:
-            raise InputError(f"{path}: {key} is {values[key]!r}, expected {expected!r}")
+            raise InputError(f"{path}: {key} is {values[key]!r:.100}, expected {expected!r}")
 
     def build(schema: Callable[..., Any], fields: Mapping[str, str], **more: Any) -> Any:
         for key in fields:
@@ -328,12 +324,12 @@ def _described(
         except InputError as error:
             theirs = [key for key, name in fields.items() if re.search(rf"\b{name}\b", str(error))]
             where = "" if str(error).startswith(path) else f"{path}: "
-            raise InputError(f"{where}{error} (there: {', '.join(theirs)})") from None
+            raise InputError(f"{where}{error!s:.500} (there: {', '.join(theirs)})") from None
 
     layer_norms = values.get("feat_extract_norm") == "layer"
     usual, gradient_scale = layer_norms, 1.0 if layer_norms else 0.1
     if "architecture" in model:
-        usual = _of_metadata(model, "architecture", "normalize_waveform")
+        usual = _of_metadata(model, "architecture", "normalize_waveform") is True
     if "regularization" in model:
         gradient_scale = _of_metadata(model, "regularization", "frontend_gradient_scale")
     normalize, notes = _normalization(beside, directory, usual, "architecture" in model)

@@ -89,6 +89,11 @@ def read_vocabulary(
     if unused:
         listed = ", ".join(map(str, unused[:_LISTED])) + ", ..." * (len(unused) > _LISTED)
         notes += (f"without a token, spelling nothing: {len(unused)} classes ({listed})",)
+    if settings.get("word_delimiter_token", WORD_BOUNDARY) != WORD_BOUNDARY:
+        notes += (
+            f"words end with {settings['word_delimiter_token']!r}, word_delimiter_token of "
+            f"{_SETTINGS}; transformers 5.23 passes over it when it loads a tokenizer",
+        )
     if settings.get("clean_up_tokenization_spaces") and _CLEANED & set(vocabulary.characters):
         notes += (
             f"left out: clean_up_tokenization_spaces of {_SETTINGS}, by which transformers takes "

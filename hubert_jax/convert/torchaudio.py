@@ -51,7 +51,10 @@ def read(path: str | os.PathLike) -> Network:
             raise InputError(f'{beside}: expected {{"architecture": {{...}}, ...}}')
         architecture, head, regularization = _described(described, beside)
     else:
-        architecture, head, regularization = _published(tensors, kind, path)
+        try:
+            architecture, head, regularization = _published(tensors, kind, path)
+        except (IndexError, ValueError, ZeroDivisionError):
+            raise InputError(f"{path}: its tensors have shapes of no published size") from None
         notes += (f"read off the shapes: the architecture, since there is no {beside.name}",)
     notes += encoders.note_on_biases(tensors, architecture, "torchaudio", kind)
     params = from_state_dict(tensors, architecture, head, "torchaudio", str(path))

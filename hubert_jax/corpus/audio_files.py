@@ -3,25 +3,25 @@
 import dataclasses
 import io
 import os
-import re
 import stat
-import struct
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 import soundfile
 
+from hubert_jax.corpus import containers
 from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE, WINDOW
 
 _MIN_RATE, _MAX_RATE = 4_000, 768_000  # others are damage; resampling 1 Hz would fill memory
 _MAX_FLOAT = 4.0  # full scale may be exceeded a little; beyond this, they are integers
-_UNKNOWN_LENGTH = 2**40  # of FLAC written to a pipe: the largest 64-bit number
 _BLOCK_VALUES = 1 << 20  # of all channels, decoded at a time: 4 MB
-_OGG_LAST_PAGE = 4
-_OGG_MAX_PAGE_BYTES = 65_307
-_WAV_SAMPLE_BYTES = {"PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "DOUBLE": 8}
+_FEW_SECONDS = 0.1  # by which counts may differ: the recording is kept, and flagged
+_SAMPLE_BYTES = {
+    "PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4,
+    "FLOAT": 4, "DOUBLE": 8,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,26 +36,46 @@ _File = str | os.PathLike | bytes  # bytes: its content
 Audio = _File | Samples
 
 
-def read_waveform(audio: Audio, convert: bool = False, name: str = "") -> np.ndarray:
+def read_waveform(
+    audio: Audio,
+    convert: bool = False,
+    name: str = "",
+    unchecked: bool = False,
+    remarks: list[str] | None = None,
+) -> np.ndarray:
     """The waveform of an audio file or `Samples`: int16 (samples,), mono at 16 kHz, 400 or more.
 
     Up to 16 bits come back exactly; others are rounded and clipped at full scale. `convert` mixes
     channels to their mean and resamples (soxr, high quality). Messages begin with `name` or path.
+    A file's header, its container and what is decoded have to agree to 0.1 s; what is odd is added
+    to `remarks`. `unchecked` takes codings whose container does not tell how long they are.
 
     Raises InputError for unsound audio, and without `convert` for other rates and channels.
     """
-    return np.concatenate(list(waveform_blocks(audio, convert, name)))
+    return np.concatenate(list(waveform_blocks(audio, convert, name, unchecked, remarks)))
 
 
-def waveform_blocks(audio: Audio, convert: bool = False, name: str = "") -> Iterator[np.ndarray]:
+def waveform_blocks(
+    audio: Audio,
+    convert: bool = False,
+    name: str = "",
+    unchecked: bool = False,
+    remarks: list[str] | None = None,
+) -> Iterator[np.ndarray]:
     """The waveform of `read_waveform` in blocks: memory does not grow with its length.
 
     An error, which may come at a file's end only, makes the blocks before it void.
     """
     if isinstance(audio, (str, os.PathLike)):
         name = name or str(audio)
+    remarks = [] if remarks is None else remarks
     length = 0
-    for block in _blocks(audio, convert, name):
+    if isinstance(audio, Samples):
+        _check_kind(name, len(audio.values), audio.values.shape[1], audio.rate, convert)
+        blocks = _converted(name, iter([audio.values]), audio.rate, floating=True)
+    else:
+        blocks = _of_file(audio, convert, name, unchecked, remarks)
+    for block in blocks:
         length += len(block)
         yield block
     if length < WINDOW:
@@ -64,26 +84,52 @@ def waveform_blocks(audio: Audio, convert: bool = False, name: str = "") -> Iter
         )
 
 
-def _blocks(audio: Audio, convert: bool, name: str) -> Iterator[np.ndarray]:
-    if isinstance(audio, Samples):
-        _check_kind(name, len(audio.values), audio.values.shape[1], audio.rate, convert)
-        yield from _converted(name, iter([audio.values]), audio.rate, floating=True)
-        return
+def _of_file(
+    audio: _File, convert: bool, name: str, unchecked: bool, remarks: list[str]
+) -> Iterator[np.ndarray]:
     try:
-        if _size(audio, name) == 0:
+        size = _size(audio, name)
+        if size == 0:
             raise InputError(f"{name}: empty file (0 bytes); expected audio")
-        with _SoundFile(io.BytesIO(audio) if isinstance(audio, bytes) else audio) as file:
-            _check_kind(name, file.frames, file.channels, file.samplerate, convert)
-            floating = file.subtype in ("FLOAT", "DOUBLE")
-            native = _native_blocks(name, file, audio)
-            yield from _converted(name, native, file.samplerate, floating)
+        with io.BytesIO(audio) if isinstance(audio, bytes) else open(audio, "rb") as content:
+            streams, left, zeros = containers.scan(content, size, name)
+            if not streams and not unchecked:
+                raise InputError(f"{name}: corrupt or not audio; expected {containers.FORMATS}")
+            length = 0
+            known: list[containers.Stream | None] = [*streams]
+            for stream in known or [None]:
+                if stream is not None and stream.held == 0:
+                    raise InputError(
+                        f"{name}: 0 samples; expected at least {WINDOW}, it is empty or cut off"
+                    )
+                of_file = stream or containers.Stream(0, size, 0, None)
+                source: Any = of_file.of(content)
+                if of_file.covers(size) and not isinstance(audio, bytes):
+                    source = audio  # read without Python
+                with _SoundFile(source) as file:
+                    _check_kind(name, file.frames, file.channels, file.samplerate, convert)
+                    floating = file.subtype in ("FLOAT", "DOUBLE")
+                    native = _native_blocks(name, file, stream, unchecked, remarks)
+                    for block in _converted(name, native, file.samplerate, floating):
+                        length += len(block)
+                        yield block
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror})") from None
     except soundfile.SoundFileError as error:
         reason = getattr(error, "error_string", str(error)).strip(" .")
         raise InputError(
-            f"{name}: corrupt or not audio ({reason}); expected WAV, FLAC, Ogg Vorbis, Opus or MP3"
+            f"{name}: corrupt or not audio ({reason}); expected {containers.FORMATS}"
         ) from None
+    if len(streams) > 1:
+        remarks.append(f"{len(streams)} streams, read one after the other")
+    if streams and left:
+        few = _FEW_SECONDS * SAMPLE_RATE / max(length, 1) * (streams[-1].end - streams[0].start)
+        if not zeros and left > few:
+            raise InputError(
+                f"{name}: {left} bytes behind its audio are neither audio nor a tag; copy the file "
+                "again, or cut them off"
+            )
+        remarks.append(f"{left} bytes behind its audio")
 
 
 class _SoundFile(soundfile.SoundFile):
@@ -106,8 +152,6 @@ def _check_kind(name: str, frames: int, channels: int, rate: int, convert: bool)
     """Refuses from the header alone what need not be decoded."""
     if frames == 0:
         raise InputError(f"{name}: 0 samples; expected at least {WINDOW}")
-    if frames >= _UNKNOWN_LENGTH:
-        raise InputError(f"{name}: its header states no length; expected it, code the file again")
     if not _MIN_RATE <= rate <= _MAX_RATE:
         raise InputError(f"{name}: {rate} Hz; expected {_MIN_RATE} to {_MAX_RATE} Hz")
     found = []
@@ -152,8 +196,21 @@ def _to_int16(waveform: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(waveform * 32768.0), -32768, 32767).astype(np.int16)
 
 
-def _native_blocks(name: str, file: soundfile.SoundFile, audio: _File) -> Iterator[np.ndarray]:
-    """A file's samples, (samples, channels) float32; refuses at the end if some are missing."""
+def _native_blocks(
+    name: str,
+    file: soundfile.SoundFile,
+    stream: containers.Stream | None,
+    unchecked: bool,
+    remarks: list[str],
+) -> Iterator[np.ndarray]:
+    """A stream's samples, (samples, channels) float32; refuses at the end if counts disagree."""
+    held, claimed = _counts(name, file, stream, unchecked, remarks)
+    few = int(_FEW_SECONDS * file.samplerate)
+    if held is not None and abs(claimed - held) > few:
+        raise InputError(
+            f"{name}: corrupt or cut off, {held} samples found, {claimed} expected; "
+            "copy the file again"
+        )
     size = max(1, _BLOCK_VALUES // file.channels)
     decoded = 0
     while decoded < file.frames:
@@ -163,59 +220,47 @@ def _native_blocks(name: str, file: soundfile.SoundFile, audio: _File) -> Iterat
         yield block
         if len(block) < wanted:  # after damage in an Ogg stream a further read would go on
             break
-    expected = _expected_frames(file, audio)
-    if decoded < expected:
+    if held is None:
+        return
+    if abs(decoded - held) > few:
         raise InputError(
-            f"{name}: corrupt or cut off, {decoded} samples found, {expected} expected; "
+            f"{name}: corrupt or cut off, {decoded} samples found, {held} expected; "
             "copy the file again"
         )
-    if file.format == "OGG" and not _ends_with_last_page(audio):
+    if claimed != held:
+        remarks.append(f"its header counts {claimed} samples, {held} are there")
+    if decoded != held:
+        remarks.append(f"{held} samples are there, {decoded} could be decoded")
+
+
+def _counts(
+    name: str,
+    file: soundfile.SoundFile,
+    stream: containers.Stream | None,
+    unchecked: bool,
+    remarks: list[str],
+) -> tuple[int | None, int]:
+    """What is there by the container, and by its header, in samples; None if it does not tell."""
+    ratio = None
+    if stream is not None and stream.rate and file.format in ("FLAC", "OGG", "MP3", "MPEG"):
+        ratio = file.samplerate, stream.rate
+    elif stream is not None and file.subtype in _SAMPLE_BYTES:
+        ratio = 1, _SAMPLE_BYTES[file.subtype] * file.channels
+    if stream is not None and ratio is not None:
+        held = stream.held * ratio[0] // ratio[1]
+        if stream.claimed is not None:
+            return held, stream.claimed * ratio[0] // ratio[1]
+        remarks.append(f"its header states no length: read to its end, {held} samples")
+        return held, held
+    if not unchecked:
         raise InputError(
-            f"{name}: cut off, {decoded} samples found but not the page that ends an Ogg stream; "
+            f"{name}: {file.format} of {file.subtype}: nobody can tell whether it is complete; "
+            "convert it, or take such files with --config.unchecked=True"
+        )
+    if stream is not None and stream.claimed is not None and stream.held < stream.claimed:
+        raise InputError(
+            f"{name}: cut off, {stream.held} bytes found, {stream.claimed} expected; "
             "copy the file again"
         )
-
-
-def _expected_frames(file: soundfile.SoundFile, audio: _File) -> int:
-    """Samples that the file says it has, which libsndfile may have lowered."""
-    if file.format in ("WAV", "WAVEX"):
-        # The header's number is in libsndfile's log; files written to a pipe have 0 or a huge one.
-        note = re.search(r"^\s*data : (\d+) \(should be \d+\)", file.extra_info, re.MULTILINE)
-        if note and 0 < int(note[1]) < 2**31 - 2**16:
-            return int(note[1]) // (file.channels * _WAV_SAMPLE_BYTES.get(file.subtype, 4))
-    if file.format in ("MP3", "MPEG"):
-        return _mp3_frames(audio)
-    return file.frames
-
-
-def _mp3_frames(audio: _File) -> int:
-    """Samples by the tag in which encoders note the number of frames; 0 without one."""
-    with _open(audio) as file:
-        head = file.read(1 << 16)
-    tag = max(head.find(b"Xing"), head.find(b"Info"))
-    if tag < 0 or len(head) < tag + 144:
-        return 0
-    flags, frames = struct.unpack_from(">II", head, tag + 4)
-    if not flags & 1:
-        return 0
-    # The frame's header is at most 36 bytes before; MPEG-1 has 1,152 samples a frame, others 576.
-    header = head.rfind(b"\xff", max(0, tag - 40), tag - 3)
-    per_frame = 1152 if header >= 0 and head[header + 1] & 0x18 == 0x18 else 576
-    # Decoders leave out the encoder's delay and padding, below 4,096 samples each.
-    return max(0, frames * per_frame - 2 * 4096)
-
-
-def _ends_with_last_page(audio: _File) -> bool:
-    """Whether an Ogg file's last page is complete and marked as its stream's end."""
-    with _open(audio) as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - _OGG_MAX_PAGE_BYTES))
-        tail = file.read()
-    page = tail[tail.rfind(b"OggS") :]
-    if len(page) < 27 or len(page) < 27 + page[26]:
-        return False
-    segments = page[27 : 27 + page[26]]
-    return bool(page[5] & _OGG_LAST_PAGE) and len(page) == 27 + len(segments) + sum(segments)
-
-
-def _open(audio: _File) -> BinaryIO:
-    return io.BytesIO(audio) if isinstance(audio, bytes) else open(audio, "rb")
+    remarks.append(f"{file.format} of {file.subtype}: not known to be complete")
+    return None, 0

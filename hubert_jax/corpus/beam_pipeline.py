@@ -147,8 +147,9 @@ def _read(
     for source in sources:
         # All of a file or nothing, so it is held until its end is seen to be sound.
         kept = []
+        remarks: list[str] = []
         try:
-            for utterance in preparation.utterances_of(source, conversion):
+            for utterance in preparation.utterances_of(source, conversion, remarks):
                 place = b"".join(half.to_bytes(8) for half in assembly.shuffle_order(utterance.id))
                 content = serialize(utterance, conversion.encoding)
                 record = _Record(place, len(utterance.audio), content)
@@ -156,6 +157,7 @@ def _read(
         except InputError as error:
             noted.append(Notes.of_refused(source.name, str(error)))
             continue
+        noted.append(Notes.of_odd(source.name, remarks))
         for notes, record in kept:
             noted.append(notes)
             yield (source.corpus, buckets.bucket_of(record.samples)), record

@@ -53,6 +53,11 @@ class Notes:
         return cls(rejected=((_one_line(name), _one_line(reason)),))
 
     @classmethod
+    def of_odd(cls, name: str, remarks: Sequence[str]) -> "Notes":
+        """Of a file that is kept, and what is odd about it."""
+        return cls(flagged=((_one_line(name), "; ".join(remarks)),) if remarks else ())
+
+    @classmethod
     def joined(cls, notes: Sequence["Notes"]) -> "Notes":
         """All of them in order, each speaker once."""
         return cls(
@@ -78,14 +83,16 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One file's (order, utterance) pairs, and the number of its corpus.
+    """One file's (order, utterance) pairs, the number of its corpus, what is odd about the file.
 
-    Iterating `utterances` may raise InputError, `NAME: REASON`; then none of them counts.
+    Iterating `utterances` fills `remarks`, and may raise InputError, `NAME: REASON`; then none of
+    them counts.
     """
 
     name: str
     utterances: Iterable[tuple[tuple[int, int], Utterance]]
     group: int = 0
+    remarks: Sequence[str] = ()
 
 
 def write(path: pathlib.Path, items: Iterable[Item], encoded: str) -> Part:
@@ -116,7 +123,7 @@ def _write_item(writer: RecordWriter, item: Item, encoded: str) -> tuple[list[tu
             order, utterance = next(utterances)
             record = serialize(utterance, encoded)
         except StopIteration:
-            return rows, Notes.joined(notes)
+            return rows, Notes.joined([*notes, Notes.of_odd(item.name, item.remarks)])
         except InputError as error:
             # A damaged end makes void what came before: those records stay unused.
             return [], Notes.of_refused(item.name, str(error))

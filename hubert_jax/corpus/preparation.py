@@ -20,7 +20,7 @@ from hubert_jax.errors import InputError
 
 # Small parts lose little when they are interrupted, and keep all workers busy.
 _PART_FILES, _PART_BYTES, _PART_ROWS = 64, 64 * 10**6, 512
-_VERSION = 1  # of what this package makes of a file; another one makes older parts void
+_VERSION = 2  # of what this package makes of a file; another one makes older parts void
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Conversion:
 
     convert: bool = False  # mix down several channels, resample other rates
     encoding: str = "pcm16"
+    unchecked: bool = False  # take codings that nobody can check for completeness
     cut_seconds: float = 30.0  # longer recordings without transcript are cut at silences; 0: none
 
 
@@ -77,26 +78,31 @@ def _items(
     for source in part:
         if stop.is_set():
             raise InterruptedError
+        remarks: list[str] = []
         ordered = (
             (assembly.shuffle_order(utterance.id), utterance)
-            for utterance in utterances_of(source, conversion)
+            for utterance in utterances_of(source, conversion, remarks)
         )
-        yield parts.Item(source.name, ordered, source.corpus)
+        yield parts.Item(source.name, ordered, source.corpus, remarks)
 
 
-def utterances_of(source: SourceUtterance, conversion: Conversion) -> Iterator[Utterance]:
+def utterances_of(
+    source: SourceUtterance, conversion: Conversion, remarks: list[str]
+) -> Iterator[Utterance]:
     """What a file gives: one utterance, or pieces `ID:START-END` (samples) of a long recording.
 
-    Raises InputError if the file cannot be used; what came before is void.
+    At its end what is odd about the file is added to `remarks`. Raises InputError if the file
+    cannot be used; what came before is void.
     """
     if source.defect:
         raise InputError(f"{source.name}: {source.defect}")
     audio = source.load()
+    how = (conversion.convert, source.name, conversion.unchecked, remarks)
     if source.text is not None or not conversion.cut_seconds:
-        waveform = read_waveform(audio, conversion.convert, source.name)
+        waveform = read_waveform(audio, *how)
         yield Utterance(source.id, waveform, source.speaker, source.text or "")
         return
-    blocks = waveform_blocks(audio, conversion.convert, source.name)
+    blocks = waveform_blocks(audio, *how)
     pieces = cutting.pieces(blocks, conversion.cut_seconds)
     first, second = next(pieces), next(pieces, None)
     if second is None:

@@ -4,15 +4,20 @@ import contextlib
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import google_crc32c
 import numpy as np
+import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from hubert_jax.data import encoding, manifests, records
 from hubert_jax.data.index import read_index, read_label_index
 from hubert_jax.data.manifests import AudioManifest, LabelManifest
 from hubert_jax.errors import InputError
+
+_TEXT_KEY = b"\n\4text\x12"  # how the field `text`, a record's last, begins
+_TAIL_BYTES = 2**11  # of a record, which hold most transcripts
 
 
 class RecordReader:
@@ -60,6 +65,30 @@ class RecordReader:
                 for column, content in zip(columns, found, strict=True):
                     column[row] = content
         return columns, stood_in
+
+    def transcripts(self) -> Iterator[str]:
+        """The text of every record in order, "" if it has none; of most their ends are read alone.
+
+        Raises InputError for a shard that is missing or, where all of it was needed, a damaged
+        record.
+        """
+        folder, names, locations = self._columns[0]
+        try:
+            for shard, name in enumerate(names):
+                with contextlib.ExitStack() as opened:
+                    open_file = functools.cache(functools.partial(_open, opened))
+                    file = open_file(folder / name)
+                    for number in self.index.shard(shard):
+                        _, offset, length = (int(value) for value in locations.locate(number))
+                        size = min(_TAIL_BYTES, length - records.FRAMING_BYTES)
+                        end = offset + length - records.FOOTER_BYTES
+                        text = _last_text(os.pread(file, size, end - size))
+                        if text is None:
+                            content = self._record(open_file, number)[0]
+                            text = (records.parse(content, ("text",)) or {"text": b""})["text"]
+                        yield text.decode(errors="replace")  # which no vocabulary has
+        except _Damage as damage:
+            raise InputError(str(damage)) from None
 
     def refuse(self, numbers: np.ndarray) -> None:
         """Raises InputError for the first of `numbers` whose content could not be decoded."""
@@ -114,9 +143,13 @@ class RecordReader:
         found = []
         for column, (folder, names, locations) in enumerate(self._columns):
             shard, offset, length = (int(value) for value in locations.locate(number))
-            content = _read(open_file(folder / names[shard]), offset, length)
+            descriptor, why = open_file(folder / names[shard]), "cut off or damaged"
+            try:
+                content = _read(descriptor, offset, length)
+            except OSError as error:  # of the disk or the network
+                content, why = None, f"cannot be read ({error.strerror})"
             if content is None:
-                raise _Damage(f"{self._name(column, number)}: cut off or damaged; {records.REMEDY}")
+                raise _Damage(f"{self._name(column, number)}: {why}; {records.REMEDY}")
             found.append(content)
         return found
 
@@ -155,6 +188,19 @@ def _read(descriptor: int, offset: int, length: int) -> bytes | None:
     content = os.pread(descriptor, size, offset + records.HEADER_BYTES)
     footer = os.pread(descriptor, records.FOOTER_BYTES, offset + records.HEADER_BYTES + size)
     return content if _masked_crc(content) == footer else None
+
+
+def _last_text(tail: bytes) -> bytes | None:
+    """The text at the end of a record; None where it does not begin in `tail`."""
+    begin = tail.rfind(_TEXT_KEY)
+    if begin < 0:
+        return None
+    try:
+        entry = tf.train.Features.FeatureEntry.FromString(tail[begin:])
+    except DecodeError:
+        return None
+    values = entry.value.bytes_list.value
+    return values[0] if entry.key == "text" and len(values) == 1 else None
 
 
 def _masked_crc(content: bytes) -> bytes:

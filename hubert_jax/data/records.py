@@ -198,6 +198,11 @@ def _read_examples(
             damaged = record is None and position != os.path.getsize(path)
         except tf.errors.DataLossError:
             record, damaged = None, True
+        except tf.errors.OpError as error:  # of the disk or the network
+            reason = " ".join(str(error.message).split())[:200]
+            raise InputError(
+                f"{path}, record {number}: cannot be read ({reason}); {REMEDY}"
+            ) from None
         if damaged:
             raise InputError(f"{path}, record {number}: cut off or damaged; {REMEDY}")
         if record is None:

@@ -110,24 +110,27 @@ class OnePass(BucketSchedule):
 
 
 def crop_buckets(
-    manifest: AudioManifest, frames_per_step: int, max_frames: int, row_multiple: int
+    manifest: AudioManifest,
+    frames_per_step: int,
+    max_frames: int,
+    row_multiple: int,
+    wanted_multiple: int = 1,
 ) -> list[Bucket]:
     """The buckets of pre-training: crops to the bucket's floor, at most `max_frames`.
 
-    Rows, a multiple of `row_multiple`, grow as the crop shrinks. Bucket 0 (under 2 s) is left out.
-    Corpora of a mixture get their shares of the cropped frames. Raises InputError if nothing is
-    left of the split or of a corpus, or if a step has no room for `row_multiple` rows.
+    Rows, a multiple of `row_multiple` (see `_rows`), grow as the crop shrinks. Bucket 0 (under 2 s)
+    is left out. Corpora of a mixture get their shares of the cropped frames. Raises InputError if
+    nothing is left of the split or of a corpus, or a step has no room for `row_multiple` rows.
     """
     if max_frames < 1:
         raise InputError(f"config.max_frames={max_frames}: expected 1 or more")
     held: _Held = collections.Counter()
     for shard in manifest.shards:
         held[shard.bucket_frames, shard.group] += shard.utterances
-    multiple_of = "config.loss.mask_group_rows and of the devices that a batch is cut over"
     buckets = []
     for frames in sorted({frames for (frames, _), count in held.items() if frames and count}):
         crop = min(frames, max_frames)
-        rows = _rows(frames_per_step, crop, row_multiple, multiple_of)
+        rows = _rows(frames_per_step, crop, row_multiple, wanted_multiple)
         buckets.append(Bucket(frames, crop, rows, _of_bucket(held, frames)))
     if not buckets:
         raise InputError(
@@ -147,10 +150,12 @@ def padded_buckets(
     frames_per_step: int,
     padded_frames: Sequence[int],
     row_multiple: int,
+    wanted_multiple: int = 1,
 ) -> list[Bucket]:
     """The buckets of fine-tuning: utterances padded to the shortest of `padded_frames` they fit.
 
-    Raises InputError if nothing fits, of the split or of a corpus, or the lengths do not ascend.
+    Rows are as of `_rows`. Raises InputError if nothing fits, of the split or of a corpus, or the
+    lengths do not ascend.
     """
     if list(padded_frames) != sorted({*padded_frames}) or min(padded_frames, default=0) < 1:
         raise InputError(f"config.padded_frames={padded_frames}: expected lengths that ascend")
@@ -166,7 +171,7 @@ def padded_buckets(
     buckets = []
     for fewest, longest, length in zip([0, *most], most, padded_frames, strict=False):
         if utterances := _of_bucket(held, length):
-            rows = _rows(frames_per_step, length, row_multiple, "the devices")
+            rows = _rows(frames_per_step, length, row_multiple, wanted_multiple)
             buckets.append(Bucket(length, length, rows, utterances, (fewest + 1, longest)))
     if not buckets:
         raise InputError(
@@ -210,12 +215,21 @@ def _mixed(
     return mixed
 
 
-def _rows(frames_per_step: int, frames: int, row_multiple: int, multiple_of: str) -> int:
-    rows = frames_per_step // frames // row_multiple * row_multiple
-    if rows < 1:
+def _rows(frames_per_step: int, frames: int, row_multiple: int, wanted_multiple: int) -> int:
+    """How many rows of `frames` a step has, in multiples of `row_multiple`, the devices.
+
+    Of `wanted_multiple` instead, where the devices divide it and there are so many: then the rows
+    are the same on any of these devices.
+    """
+    if wanted_multiple < 1:
+        raise InputError(f"config.row_multiple={wanted_multiple}: expected 1 or more")
+    rows = frames_per_step // frames
+    if wanted_multiple % row_multiple == 0 and rows >= wanted_multiple:
+        return rows // wanted_multiple * wanted_multiple
+    if rows < row_multiple:
         raise InputError(
             f"config.frames_per_step={frames_per_step}: no room for {row_multiple} rows of "
-            f"{frames} frames (a multiple of {multiple_of}); "
+            f"{frames} frames, one for each of the devices that a batch is cut over; "
             f"raise it to {frames * row_multiple} or more, or use shorter crops"
         )
-    return rows
+    return rows // row_multiple * row_multiple

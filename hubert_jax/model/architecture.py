@@ -40,12 +40,11 @@ class Architecture:
         for field in dataclasses.fields(self):  # before anything grows with them
             value = getattr(self, field.name)
             listed = value if isinstance(value, tuple) else (value,)
+            sizes = [size for size in listed if type(size) is int]
             most = _MOST_LAYERS if field.name == "num_layers" else _WIDEST
-            sized = len(listed) <= _MOST_CONVOLUTIONS and all(
-                1 <= size <= most for size in listed if type(size) is int
-            )
-            expected = f"expected 1 to {most:,}, of at most {_MOST_CONVOLUTIONS} convolutions"
-            _require(self, field.name, sized, expected)
+            _require(self, field.name, min(sizes, default=1) >= 1, "expected 1 or more")
+            bounded = len(listed) <= _MOST_CONVOLUTIONS and max(sizes, default=1) <= most
+            _require(self, field.name, bounded, f"expected at most {most:,}")
         if not len(self.conv_channels) == len(self.conv_kernels) == len(self.conv_strides) > 0:
             raise InputError(
                 "config.architecture: conv_channels, conv_kernels and conv_strides must have the "
@@ -91,6 +90,8 @@ class Head:
             min(self.codebook_sizes, default=0) >= 2,
             "expected the number of classes of each codebook, 2 or more",
         )
+        _require(self, "projection_dim", self.projection_dim >= 1, "expected 1 or more")
+        _require(self, "temperature", self.temperature > 0, "expected more than 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +107,9 @@ class Regularization:
 
     def __post_init__(self) -> None:
         for name, rate in dataclasses.asdict(self).items():
-            if name != "frontend_gradient_scale":
+            if name == "frontend_gradient_scale":
+                _require(self, name, rate >= 0, "expected at least 0")
+            else:
                 _require(self, name, 0 <= rate < 1, "expected at least 0 and less than 1")
 
 

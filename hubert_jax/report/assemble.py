@@ -87,6 +87,8 @@ def _iterations(results: Results, names: tuple[str, ...]) -> list[dict[str, Any]
     for name in names:
         train, scored = results["train"].get(name, {}), results["evaluate"].get(name, {})
         targets: dict[str, Any] = next(iter(scored.get("labels", ())), {})
+        layers = {found["layer"]: found for found in scored.get("layers", ())}
+        best_layer = layers.get(scored.get("best_layer"), {})
         # One untrained network serves all iterations of its architecture that are scored alike.
         alike = [train.get("architecture"), scored.get("k"), scored.get("frame_rate")]
         untrained.insert(0, (alike, scored.get("untrained_pnmi_by_layer")))
@@ -100,6 +102,8 @@ def _iterations(results: Results, names: tuple[str, ...]) -> list[dict[str, Any]
                 "masked_accuracy": train.get("last", {}).get("masked_accuracy"),
                 "targets": targets.get("feature"),
                 "targets_pnmi": targets.get("pnmi"),
+                "targets_pnmi_by_rate": targets.get("pnmi_by_rate", {}),
+                "best_pnmi_by_rate": best_layer.get("pnmi_by_rate", {}),
                 "started_from": _start(train, results["train"]) if train else None,
             }
         )

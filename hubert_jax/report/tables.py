@@ -76,7 +76,7 @@ def _percent(rate: float | None) -> str:
 
 
 def _quality(report: Mapping[str, Any]) -> Table:
-    """One row a feature, two columns an iteration."""
+    """One row a feature, two columns an iteration; what is given at two frame rates comes last."""
     iterations, mfcc = report["iterations"], report["mfcc"]
     header, columns = [""], []
     rows = [[f"MFCC, K = {mfcc['k']}"], ["targets of training"], ["best layer"]]
@@ -88,6 +88,10 @@ def _quality(report: Mapping[str, Any]) -> Table:
         rows[2] += [_figure(each["best_layer"], digits=0), ""]
     for layer in sorted(set().union(*columns), key=int):
         rows.insert(-1, [f"layer {layer}", *(_figure(column.get(layer)) for column in columns)])
+    for what, key in (("targets", "targets_pnmi_by_rate"), ("best layer", "best_pnmi_by_rate")):
+        for rate in ("50", "100"):
+            figures = (cell for each in iterations for cell in (_figure(each[key].get(rate)), ""))
+            rows.append([f"{what} at {rate} Hz", *figures])
     return Table("Target quality (phone-normalised mutual information, PNMI)", header,
                  [row for row in rows if not set(row[1:]) <= _EMPTY])  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Generator
@@ -26,6 +27,7 @@ from hubert_jax.model.ctc import ctc_loss, is_feasible
 from hubert_jax.model.hubert import HubertForCTC
 from hubert_jax.model.kernels import choice
 from hubert_jax.model.masking import span_mask
+from hubert_jax.tasks import transcripts
 from hubert_jax.tasks.held_out import HeldOut, ValidationConfig
 from hubert_jax.training import optimizer, sharding
 from hubert_jax.training.fit import LoopConfig, require_seed
@@ -35,7 +37,6 @@ from hubert_jax.training.task import AdditiveLoss, Batch, Task, Validation
 from hubert_jax.vocabulary import Vocabulary
 
 VERSION = 3  # raise it when the same configuration and inputs give other weights
-_FRAMES_PER_CHARACTER = 2  # 25 characters a second, more than anybody reads aloud
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +52,14 @@ class CTCConfig:
     head_learning_rate_scale: float = 1.0  # over the network's; above 1 shortens CTC's plateau
 
     def __post_init__(self) -> None:
-        for name in ("time_mask_probability", "channel_mask_probability"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"config.ctc.{name}={getattr(self, name)}: expected [0, 1)")
+        for name, value in dataclasses.asdict(self).items():
+            fits, expected = value >= 0, "at least 0"
+            if name.endswith(("probability", "dropout")):
+                fits, expected = 0 <= value < 1, "[0, 1)"
+            elif name.endswith("span"):
+                fits, expected = value >= 1, "1 or more"
+            if not fits:
+                raise InputError(f"config.ctc.{name}={value}: expected {expected}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +86,12 @@ class FinetuneConfig:
     mesh: MayChange[MeshConfig] = MeshConfig()
     distributed: MayChange[DistributedConfig] = DistributedConfig()
     frames_per_step: int = 80_000  # padded frames (20 ms) of one update over all devices
+    row_multiple: int = 1  # of a batch's rows, where it has as many; released: the devices
     # Utterances are padded to the shortest of these; each length compiles once.
-    padded_frames: tuple[int, ...] = (*range(128, 833, 64), 1024, 1280, 1792)
+    padded_frames: tuple[int, ...] = (
+        *(96, 112, 128, 144, 168, 192, 224, 256, 288, 336, 384, 448),
+        *(512, 576, 640, 704, 768, 832, 928, 1040, 1184, 1360, 1568, 1792),
+    )
     micro_batches: MayChange[int] = 1  # that a batch is computed in; 0: as few as fit the device
     validation_audio: Reads[str] = ""  # a held-out split with transcripts; empty: no validation
     validation: ValidationConfig = ValidationConfig()
@@ -116,18 +126,30 @@ def task(
     vocabulary: Vocabulary,
     mesh: Mesh,
 ) -> Task:
-    """Fine-tuning as `fit` takes it; InputError where no utterance or no row fits."""
+    """Fine-tuning as `fit` takes it.
+
+    Raises InputError where no utterance or no row fits, and for a transcript, of either split, that
+    training or validation would stop at.
+    """
     padded = schedule.padded_buckets(
         audio,
         read_index(config.audio, audio),
         config.frames_per_step,
         config.padded_frames,
         sharding.batch_shards(mesh),
+        config.row_multiple,
     )
     if left_out := audio.utterances - sum(bucket.utterances for bucket in padded):
         distributed.announce(
             f"{left_out} of {audio.utterances} utterances are left out: longer than "
             f"{config.padded_frames[-1]} frames (config.padded_frames)"
+        )
+    read_splits = [("config.audio", config.audio, audio)]
+    if held_out:
+        read_splits.append(("config.validation_audio", config.validation_audio, held_out.audio))
+    for split in read_splits:
+        distributed.from_first(
+            functools.partial(transcripts.check, *split, vocabulary, config.padded_frames)
         )
     plan = schedule.BucketSchedule(padded, config.seed)
     from_scratch = not config.init_from
@@ -361,18 +383,14 @@ def with_labels(
                     labels[row, : len(encoded)] = encoded
                     label_lengths[row] = len(encoded)
                 elif held_out:
-                    raise InputError(
-                        f"utterance {name}: {len(encoded)} characters in at most "
-                        f"{labels.shape[1]} frames, more than anybody reads aloud; leave it out "
-                        "of config.validation_audio"
-                    )
+                    raise transcripts.too_long(name, len(encoded), labels.shape[1])
             arrays = {name: batch[name] for name in ("waveform", "num_samples")}
             yield {**arrays, "labels": labels, "label_lengths": label_lengths}
 
 
 def _shapes(rows: int, samples: int, held_out: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
     """A padded batch with its labels."""
-    characters = samples // HOP // (1 if held_out else _FRAMES_PER_CHARACTER)
+    characters = samples // HOP // (1 if held_out else transcripts.FRAMES_PER_CHARACTER)
     return {
         "waveform": jax.ShapeDtypeStruct((rows, samples), jnp.float32),
         "num_samples": jax.ShapeDtypeStruct((rows,), jnp.int32),

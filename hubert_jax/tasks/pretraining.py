@@ -57,6 +57,7 @@ class LossConfig:
             ("mask_probability", 0 < self.mask_probability <= 1, "(0, 1]"),
             ("mask_span", self.mask_span >= 1, "1 or more frames"),
             ("mask_group_rows", self.mask_group_rows >= 1, "1 or more"),
+            ("feature_penalty", self.feature_penalty >= 0, "at least 0"),
         ):
             if not holds:
                 found = getattr(self, name)
@@ -80,6 +81,7 @@ class TrainConfig:
     mesh: MayChange[MeshConfig] = MeshConfig()
     distributed: MayChange[DistributedConfig] = DistributedConfig()
     frames_per_step: int = 140_000  # frames (20 ms) of one update over all devices
+    row_multiple: int = 1  # of a batch's rows, where it has as many; released: the devices
     max_frames: int = 768  # of a crop
     micro_batches: MayChange[int] = 1  # that a batch is computed in; 0: as few as fit the device
     skip_damaged: MayChange[bool] = False  # a damaged shard is named and its sound records read
@@ -146,8 +148,25 @@ def read(config: TrainConfig) -> Data:
 
 def task(config: TrainConfig, data: Data, mesh: Mesh) -> Task:
     """Pre-training as `fit` takes it; InputError if no utterance is long enough or no row fits."""
-    multiple = math.lcm(config.loss.mask_group_rows, sharding.batch_shards(mesh))
-    buckets = schedule.crop_buckets(data.audio, config.frames_per_step, config.max_frames, multiple)
+    buckets = schedule.crop_buckets(
+        data.audio,
+        config.frames_per_step,
+        config.max_frames,
+        sharding.batch_shards(mesh),
+        config.row_multiple,
+    )
+    fewest = min(bucket.rows for bucket in buckets)
+    if config.loss.mask_group_rows > fewest:
+        raise InputError(
+            f"config.loss.mask_group_rows={config.loss.mask_group_rows}: found batches of {fewest} "
+            "rows, expected one whole group; lower it or raise config.frames_per_step"
+        )
+    shortest = min(bucket.batch_frames for bucket in buckets)
+    if config.loss.mask_span >= shortest:  # no span would have room
+        raise InputError(
+            f"config.loss.mask_span={config.loss.mask_span}: expected less than {shortest}, the "
+            "frames of the shortest crop; lower it or raise config.max_frames"
+        )
     plan = schedule.BucketSchedule(buckets, config.seed)
     network = _network(config, mesh)
 
@@ -214,15 +233,14 @@ def loss_function(network: HubertForPretraining, loss: LossConfig) -> AdditiveLo
     """(params, batch, key, step) -> (loss, metrics) on crops of equal length.
 
     The batch holds `waveform` (B, N) float32 and, a codebook each, `labels_0`, `labels_1`, ...
-    (B, T) int32; B is a multiple of `loss.mask_group_rows`.
+    (B, T) int32. Masks are drawn in whole groups of rows, of which the last may go beyond B.
     """
 
     def prepare(batch: Batch, key: jax.Array) -> Batch:
         mask_key, _ = jax.random.split(key)
         rows, frames = batch["labels_0"].shape
-        mask = span_mask(
-            mask_key, rows, frames, loss.mask_probability, loss.mask_span, loss.mask_group_rows
-        )
+        spans = (frames, loss.mask_probability, loss.mask_span, loss.mask_group_rows)
+        mask = span_mask(mask_key, rows + -rows % loss.mask_group_rows, *spans)[:rows]
         masked = jnp.asarray(mask, jnp.float32)
         counts = {"masked_frames": masked.sum(), "unmasked_frames": (1.0 - masked).sum()}
         return {**batch, "mask": mask, **counts}

@@ -1,12 +1,13 @@
 """Checkpoints: orbax, asynchronous; a JSON document (`metadata`) says what the arrays are."""
 
+import contextlib
 import functools
 import operator
 import os
 import pathlib
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,10 +16,12 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from hubert_jax import config as config_lib
+from hubert_jax import files
 from hubert_jax.errors import InputError
 
 _Shardings = Callable[[Any], Any]
 _NAMED = re.compile(r"(?P<folder>.+)@(?P<which>\d+|best|mean(?P<count>[1-9]\d*))")
+_REMEDY = "; make room or make it writable, and give the same command again"
 _DECISIVE = ("kind", "inputs", "decisive", "rows", "version", "step")
 
 
@@ -49,17 +52,25 @@ class Checkpoints:
             self._directory.mkdir(parents=True, exist_ok=True)
             options.create = False  # orbax would ask the other processes
             options.multiprocessing_options = _alone()
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        with self._writing():
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, step: int, state: Any, metadata: dict) -> None:
         """Begins to save `state` (a tree of arrays); returns once it is copied.
 
-        The best checkpoint is that of the step `metadata["validation"]["best"]["step"]`.
+        The best checkpoint is that of the step `metadata["validation"]["best"]["step"]`. Raises
+        InputError where it, or the one before, cannot be written.
         """
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        free = shutil.disk_usage(self._directory).free
+        if free < needed:  # orbax may wait forever for a write that failed
+            sizes = f"{needed / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free"
+            raise InputError(f"{self._directory}: no room for checkpoint {step}: {sizes}{_REMEDY}")
         metadata = {**metadata, "keep": self._keep}
         self._best.step = _best_step(metadata)
         parts = {"state": ocp.args.StandardSave(state), "metadata": ocp.args.JsonSave(metadata)}
-        self._manager.save(step, args=ocp.args.Composite(**parts))
+        with self._writing():
+            self._manager.save(step, args=ocp.args.Composite(**parts))
 
     def metadata(self, step: int) -> dict:
         """The JSON document of a step's checkpoint."""
@@ -107,9 +118,22 @@ class Checkpoints:
         self._manager.reload()
 
     def close(self) -> None:
-        """Waits for saves under way and closes."""
-        self._manager.wait_until_finished()
+        """Waits for saves under way and closes; raises InputError where one cannot be written."""
+        with self._writing():
+            self._manager.wait_until_finished()
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # the latter from tensorstore
+            for reason in map(os.strerror, files.UNWRITABLE):
+                if reason in str(error):
+                    raise InputError(
+                        f"{self._directory}: a checkpoint cannot be written ({reason}){_REMEDY}"
+                    ) from None
+            raise
 
 
 def restore_parameters(

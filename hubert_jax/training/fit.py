@@ -22,6 +22,8 @@ from hubert_jax.training.step import compile_steps, shape_of
 from hubert_jax.training.task import Task, WarmStart
 from hubert_jax.training.validation import Validator
 
+_MOST_STEPS = 100_000_000  # the bucket of each is in memory
+
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
@@ -36,6 +38,8 @@ class LoopConfig:
         for name, value in dataclasses.asdict(self).items():
             if value < 1:
                 raise InputError(f"config.loop.{name}={value}: expected 1 or more")
+        if self.steps > _MOST_STEPS:
+            raise InputError(f"config.loop.steps={self.steps}: expected at most {_MOST_STEPS:,}")
 
 
 def require_seed(seed: int) -> None:

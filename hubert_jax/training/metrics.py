@@ -127,10 +127,10 @@ def _entropy(counts: np.ndarray) -> float:
 def _complete_lines(path: pathlib.Path, first_step: int) -> list[str]:
     """The lines of an earlier, perhaps interrupted, run for steps up to `first_step`."""
     kept = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         try:
             if json.loads(line)["step"] <= first_step:
                 kept.append(line)
-        except ValueError:
-            break  # the process was killed while it wrote this line
+        except (ValueError, TypeError, KeyError):
+            break  # the process was killed, or the machine, while it wrote this line
     return kept

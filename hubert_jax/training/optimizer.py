@@ -36,9 +36,22 @@ class OptimizerConfig:
         ):
             if value not in known:
                 raise InputError(f"config.optimizer.{key}={value!r}: expected one of {known}")
-        if not 0 <= self.warmup_fraction + self.hold_fraction < 1:
+        for key, fits, expected in (
+            ("peak_learning_rate", self.peak_learning_rate >= 0, "at least 0"),
+            ("beta1", 0 <= self.beta1 < 1, "[0, 1)"),
+            ("beta2", 0 <= self.beta2 < 1, "[0, 1)"),
+            ("epsilon", self.epsilon > 0, "more than 0"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("clip_norm", self.clip_norm >= 0, "at least 0"),
+            ("warmup_fraction", self.warmup_fraction >= 0, "at least 0"),
+            ("hold_fraction", self.hold_fraction >= 0, "at least 0"),
+        ):
+            if not fits:
+                found = getattr(self, key)
+                raise InputError(f"config.optimizer.{key}={found}: expected {expected}")
+        if self.warmup_fraction + self.hold_fraction >= 1:
             raise InputError(
-                "config.optimizer: warmup_fraction + hold_fraction must be in [0, 1), found "
+                "config.optimizer: warmup_fraction + hold_fraction must be below 1, found "
                 f"{self.warmup_fraction} + {self.hold_fraction}"
             )
         if self.decay_fraction is not None and self.decay_fraction <= 0:

@@ -45,6 +45,11 @@ class MeshConfig:
     fsdp: MayChange[int] = 1
     tensor: MayChange[int] = 1
 
+    def __post_init__(self) -> None:
+        for name, devices in dataclasses.asdict(self).items():
+            if devices < 1 and (name, devices) != ("data", -1):
+                raise InputError(f"config.mesh.{name}={devices}: expected 1 or more")
+
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh with the axes `data`, `fsdp`, `tensor` over `devices`, all that are there by default.

@@ -63,21 +63,23 @@ def compile_steps(
 
     `state` is `abstract_state`; the mesh may be of described devices. Of several numbers of
     `micro_batches`, ascending, it takes the first that fits the memory of every device, or 1 where
-    devices do not say how much they have, and announces it. Raises InputError where none fits.
+    devices do not say how much they have, and announces it; a bucket whose rows this number does
+    not divide is cut into the next one that does. Raises InputError where none fits.
     """
     rows = NamedSharding(mesh, sharding.BATCH)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     distinct = {shape_of(shapes): shapes for shapes in task.batch_shapes}
 
     def compiled(count: int, shapes: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], _Compiled]:
-        update = jax.jit(
-            train_step(task, mesh, seed, count),
-            in_shardings=(shardings, rows),
-            out_shardings=(shardings, NamedSharding(mesh, P())),
-            donate_argnums=0,
-        )
-
         def compile_one(shape: tuple[int, ...]) -> _Compiled:
+            own = shape[0] // sharding.batch_shards(mesh)  # rows of a device
+            parts = next((part for part in range(count, own) if own % part == 0), own)
+            update = jax.jit(
+                train_step(task, mesh, seed, parts),
+                in_shardings=(shardings, rows),
+                out_shardings=(shardings, NamedSharding(mesh, P())),
+                donate_argnums=0,
+            )
             batch = {
                 name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=rows)
                 for name, array in distinct[shape].items()
@@ -132,7 +134,9 @@ def _rms(name: str, tree: dict) -> dict[str, jax.Array]:
         groups.setdefault(group, []).append(leaf)
     return {
         f"{name}/{group}": jnp.sqrt(
-            sum(jnp.sum(jnp.square(leaf)) for leaf in leaves) / sum(leaf.size for leaf in leaves)
+            # A float: a group of large networks has more numbers than an int32 counts.
+            sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)
+            / float(sum(leaf.size for leaf in leaves))
         )
         for group, leaves in sorted(groups.items())
     }

@@ -78,14 +78,14 @@ class Task:
     def micro_batch_counts(self, wanted: int, shards: int) -> tuple[int, ...]:
         """Into how many micro-batches a batch may be cut: `wanted`, or all there are if it is 0.
 
-        Raises InputError where they are not equally many rows for each of `shards` devices.
+        Those are the longest bucket's, which has the fewest rows. Raises InputError where `wanted`
+        ones are not equally many rows of every bucket for each of `shards` devices.
         """
         additive = isinstance(self.loss, AdditiveLoss)
         rows = self.facts["rows"] if additive else {}
-        most = math.gcd(*rows.values()) // shards or 1
-        counts = tuple(count for count in range(1, most + 1) if most % count == 0)
         if wanted == 0:
-            return counts
+            return _divisors(rows[max(rows, key=int)] // shards if rows else 1)
+        counts = _divisors(math.gcd(*rows.values()) // shards or 1)
         if wanted in counts:
             return (wanted,)
         name = f"config.micro_batches={wanted}"
@@ -94,9 +94,13 @@ class Task:
                 raise InputError(
                     f"{name}: the batches of bucket {frames} have {count} rows on {shards} "
                     f"device(s), expected a multiple of {wanted * shards}; use one of "
-                    f"{', '.join(map(str, counts))}, or change config.frames_per_step"
+                    f"{', '.join(map(str, counts))}, or 0, which cuts each bucket as it needs"
                 )
         raise InputError(f"{name}: expected {'0 or more' if additive else f'1 for {self.kind}'}")
+
+
+def _divisors(number: int) -> tuple[int, ...]:
+    return tuple(count for count in range(1, number + 1) if number % count == 0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from hubert_jax.data import manifests, records
 from hubert_jax.data.index import read_index
 from hubert_jax.data.label_sets import check_labels
 from hubert_jax.errors import InputError
+from hubert_jax.frames import RATES
 from hubert_jax.networks.trained import Trained
 from hubert_jax.units import kmeans
 from hubert_jax.units.features import Feature, hidden_states
@@ -21,8 +22,9 @@ from hubert_jax.units.quality import Alignment, JointCounts, alignment_of, score
 class SplitScorer:
     """Scores units on one split.
 
-    `counts` has the joint counts of every set scored, int64 (phones, units), by the name in its
-    scores; `phones` are their rows. Raises InputError for an utterance without an alignment.
+    Scores are of frames of `frame_rate` Hz; PNMI is given at 50 and 100 Hz. `counts` has the joint
+    counts of every set scored, int64 (phones, units), by the name in its scores; `phones` are their
+    rows. Raises InputError for an utterance without an alignment.
     """
 
     def __init__(
@@ -92,15 +94,30 @@ class SplitScorer:
             joint.add(utterance_id, self._samples[utterance_id], labels, feature.rate)
         return self._scores("mfcc", joint, codebook)
 
-    def _joint(self, num_units: int) -> JointCounts:
-        return JointCounts(self._alignments, num_units, self._frame_rate)
+    def _joint(self, num_units: int) -> "_AtBothRates":
+        return _AtBothRates(
+            {rate: JointCounts(self._alignments, num_units, rate) for rate in RATES}
+        )
 
     def _scores(
-        self, name: str, joint: JointCounts, codebook: kmeans.Codebook | None = None
+        self, name: str, joint: "_AtBothRates", codebook: kmeans.Codebook | None = None
     ) -> dict[str, Any]:
-        self.counts[name] = joint.counts
-        scores = dataclasses.asdict(score(joint.counts)) | {"joint_counts": name}
+        qualities = {rate: score(counts.counts) for rate, counts in joint.by_rate.items()}
+        self.counts[name] = joint.by_rate[self._frame_rate].counts
+        scores = dataclasses.asdict(qualities[self._frame_rate]) | {"joint_counts": name}
+        scores["pnmi_by_rate"] = {str(rate): each.pnmi for rate, each in qualities.items()}
         if codebook is not None:
             of_fit = ("inertia", "dead_codewords", "fitted_frames")
             scores |= {key: getattr(codebook, key) for key in of_fit}
         return scores
+
+
+@dataclasses.dataclass(frozen=True)
+class _AtBothRates:
+    """The joint counts of one set of units at every frame rate."""
+
+    by_rate: dict[int, JointCounts]
+
+    def add(self, *utterance: Any) -> None:
+        for counts in self.by_rate.values():
+            counts.add(*utterance)

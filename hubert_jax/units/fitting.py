@@ -9,6 +9,7 @@ import numpy as np
 from hubert_jax import distributed
 from hubert_jax.data import manifests
 from hubert_jax.errors import InputError
+from hubert_jax.frames import RATES
 from hubert_jax.units import kmeans
 from hubert_jax.units.features import Feature
 
@@ -49,7 +50,7 @@ class Fitting:
         described: Mapping[Any, dict[str, Any]],
     ) -> dict[Any, kmeans.Codebook]:
         """Codebooks of (shard, utterance id, {name: float32 (T, D)}), by the `described` names."""
-        samples = {name: kmeans.FrameSample(self.max_frames, self.seed) for name in described}
+        samples = {name: self._room() for name in described}
         for _, utterance_id, values in features:
             for name, sample in samples.items():
                 sample.add(utterance_id, values[name])
@@ -68,10 +69,15 @@ class Fitting:
             f"k-means on about {frames:,} frames, {frames / max(of_split, 1):.2%} of {self.audio}: "
             f"{4 * feature.dim * frames / 1e9:.2f} GB of memory"
         )
-        sample = kmeans.FrameSample(self.max_frames, self.seed)
+        sample = self._room()
         for _, name, values in feature.extract(self.audio, self.wanted(feature.rate), shards):
             sample.add(name, values)
         return sample
+
+    def _room(self) -> kmeans.FrameSample:
+        """For `max_frames`, but for no more than there are."""
+        most = int(manifests.read_manifest(self.audio).seconds * max(RATES)) + 1
+        return kmeans.FrameSample(min(self.max_frames, most), self.seed)
 
     def fit_sample(self, sample: kmeans.FrameSample, feature: dict[str, Any]) -> kmeans.Codebook:
         """The codebook of a sample of the `feature` described."""

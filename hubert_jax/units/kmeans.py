@@ -26,13 +26,15 @@ class KMeansConfig:
 
     n_init: int = 20  # starts of k-means++, the best of which is refined
     batch_frames: int = 10_000
-    max_iter: int = 100  # passes over the frames at most
+    max_iter: int = 100  # passes over the frames at most; 2 or more
     max_no_improvement: int = 100  # batches without progress after which it stops
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value < 1:
                 raise InputError(f"config.kmeans.{name}={value}: expected 1 or more")
+        if self.max_iter == 1:  # scikit-learn fails if one batch holds all
+            raise InputError("config.kmeans.max_iter=1: expected 2 or more")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -294,10 +296,11 @@ def _checked(features: np.ndarray) -> np.ndarray:
             "expected floats of shape (frames, dimensions)"
         )
     features = np.ascontiguousarray(features, np.float32)
-    finite = np.isfinite(features).all(axis=1)
-    if not finite.all():
-        raise InputError(
-            f"k-means: frame {finite.argmin()} has NaN or infinite features; check the checkpoint "
-            "that they come from, or the waveform's range"
-        )
+    for start in range(0, len(features), _CHUNK):  # a mask of all would be a quarter of them
+        finite = np.isfinite(features[start : start + _CHUNK]).all(axis=1)
+        if not finite.all():
+            raise InputError(
+                f"k-means: frame {start + finite.argmin()} has NaN or infinite features; check the "
+                "checkpoint that they come from, or the waveform's range"
+            )
     return features

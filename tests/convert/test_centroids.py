@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import struct
+import tracemalloc
 
 import joblib
 import numpy as np
@@ -177,6 +178,28 @@ def test_damage_ends_in_a_line(read):
             except InputError:
                 refusals += 1
     assert refusals > 50
+
+
+def test_a_file_holds_a_codebook_and_nothing_behind_it(read):
+    """Two that were joined, or one of another length than it says."""
+    model = KMeans(5, n_init=1).fit(FRAMES)
+    for content in (dumped(model), pickle.dumps(model), npy(CENTROIDS), faiss_flat(CENTROIDS)):
+        read(content)
+        with pytest.raises(InputError, match="cannot be read as .*; is it complete?"):
+            read(content + content)
+    # Nothing is reserved on the word of a file: not 2 TiB, and not what a machine may have.
+    for rows in (2**30, 2**20):
+        stream = io.BytesIO()
+        header = {"descr": "<f4", "fortran_order": False, "shape": (rows, 512)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        with pytest.raises(InputError, match="announced, 0 bytes"):
+            read(stream.getvalue())
+    bytearray_ = b"\x80\5\x96" + (2**28).to_bytes(8, "little") + b"."
+    tracemalloc.start()
+    with pytest.raises(InputError, match="cannot be read as a k-means"):
+        read(bytearray_)
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
 
 
 def test_what_is_no_codebook_is_named(read):

@@ -82,15 +82,15 @@ def _damaged(content: bytes) -> bytes:
         ("mp3", _cut, r"cut off, \d+ samples found, \d+ expected"),
         ("mp3", lambda content: b"", r"empty file \(0 bytes\)"),
         ("wav", _cut, r"cut off, \d+ samples found, 186080 expected"),
-        ("flac", _cut, "corrupt or not audio"),
-        ("ogg", _cut, "cut off, .* not the page that ends an Ogg stream"),
-        ("opus", _cut, "cut off, .* not the page that ends an Ogg stream"),
+        ("flac", _cut, r"cut off, \d+ samples found, 186080 expected"),
+        ("ogg", _cut, "cut off .* the page that ends an Ogg stream is not there"),
+        ("opus", _cut, "cut off .* the page that ends an Ogg stream is not there"),
         ("flac", _damaged, "corrupt or not audio"),
         ("ogg", _damaged, r"corrupt or cut off, \d+ samples found, 186080 expected"),
         ("opus", _damaged, r"corrupt or cut off, \d+ samples found, 186080 expected"),
         ("opus", lambda content: b"", r"empty file \(0 bytes\)"),
-        ("wav", lambda content: content[:20], "corrupt or not audio"),
-        ("flac", lambda content: b"not audio at all" * 100, "corrupt or not audio"),
+        ("wav", lambda content: content[:20], "cut off before its audio"),
+        ("flac", lambda content: b"not audio at all" * 100, "not audio; expected WAV, FLAC, Ogg"),
     ],
 )
 def test_cut_off_and_damaged_files(tmp_path, speech, suffix, change, message):
@@ -106,18 +106,6 @@ def test_cut_off_and_damaged_files(tmp_path, speech, suffix, change, message):
         read_waveform(path)
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
-
-
-def test_flac_without_a_length_is_refused(tmp_path, speech):
-    path = tmp_path / "a.flac"
-    soundfile.write(path, speech, 16_000)
-    content = bytearray(path.read_bytes())
-    # STREAMINFO's 36 bits of total samples: what an encoder leaves that writes to a pipe.
-    content[21] &= 0xF0
-    content[22:26] = bytes(4)
-    path.write_bytes(content)
-    with pytest.raises(InputError, match="states no length"):
-        read_waveform(path)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_hugging_face_metadata_as_json_lines_and_without_transcripts(tmp_path):
     ("name", "content", "message"),
     [
         ("metadata.csv", "path,text\na,b\n", "line 2: expected the column file_name, found path"),
-        ("metadata.csv", 'file_name,text\n"a.wav', "line 1: not comma-separated values"),
+        ("metadata.csv", 'file_name,text\n"a.wav', "line 2: not comma-separated values"),
         ("metadata.csv", "a|b\nc\n", r"line 2: expected ID\|TEXT, found 'c'"),
         ("metadata.jsonl", "{}\n", "line 1: expected the column file_name"),
         ("metadata.jsonl", "[1]\n", r"line 1: expected an object, found '\[1\]'"),
@@ -237,3 +237,76 @@ def test_tensorflow_datasets_by_name(tfds_data_dir, speech):
 def test_tensorflow_datasets_that_are_not_there(tfds_data_dir, location, message):
     with pytest.raises(InputError, match=message):
         discover(location, data_dir=str(tfds_data_dir))
+
+
+SPLITS = ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001")
+
+
+@pytest.mark.parametrize("names", [SPLITS, ("train/0", "dev/0"), ("train.clean.100", "test.other")])
+def test_parquet_of_several_splits_is_not_mixed(tmp_path, speech, names):
+    for name in names:
+        _parquet(tmp_path / "hub" / "data" / f"{name}.parquet", speech)
+    with pytest.raises(InputError, match=r"tables or rows of several splits: .*, such as hub/"):
+        discover(tmp_path / "hub")
+    train = [name for name in names if name.startswith("train")]
+    chosen = discover(tmp_path / "hub" / "train")
+    assert len(chosen) == 3 * len(train)
+    assert {u.file for u in chosen} <= {f"{name.split('/')[-1]}.parquet" for name in train}
+    # Rows without ids are not called alike in two splits.
+    other = {u.id for u in discover(tmp_path / "hub" / ("test" if "test" in names[-1] else "dev"))}
+    assert len(other) == 3 and not other & {u.id for u in chosen}
+    with pytest.raises(InputError, match="hub/nothing: expected a folder"):
+        discover(tmp_path / "hub" / "nothing")
+
+
+def test_rows_of_several_splits_are_not_mixed(tmp_path, speech):
+    _parquet(tmp_path / "hub" / "a.parquet", speech, split=["train", "test", "train"])
+    for location in ("hub", "hub/a.parquet"):
+        with pytest.raises(InputError, match=r"a.parquet: .* test \(1\), train \(2\); .*/train"):
+            discover(tmp_path / location)
+    assert [u.id for u in discover(tmp_path / "hub" / "train")] == ["a:0", "a:2"]
+    with pytest.raises(InputError, match="hub/validation: no tables or rows of this split"):
+        discover(tmp_path / "hub" / "validation")
+
+
+def test_metadata_of_several_splits_is_not_mixed(tmp_path):
+    folder = _folder(tmp_path / "audio")
+    names = sorted(path.name for path in folder.iterdir())
+    rows = [f"{name},A B,{split}\n" for name, split in zip(names, ("train", "test"), strict=True)]
+    (folder / "metadata.csv").write_text("file_name,text,split\n" + "".join(rows))
+    with pytest.raises(InputError, match=r"metadata.csv: .* splits: test \(1\), train \(1\)"):
+        discover(folder)
+    (found,) = discover(folder / "test")
+    assert found.file == names[1] and not found.defect
+    with pytest.raises(InputError, match="expected a folder of audio files, or a table in"):
+        discover(folder / "dev")
+
+
+def test_joined_tables_are_read(tmp_path):
+    folder = _folder(tmp_path / "audio")
+    first, second = sorted(path.name for path in folder.iterdir())
+    table = folder / "transcripts.tsv"
+    table.write_text(f"\ufeff{first}\tA\n\ufeff{second}\tB\n", encoding="utf-8")
+    assert [(u.text, u.defect) for u in discover(folder)] == [("A", ""), ("B", "")]
+    table.write_text(f"{first}\tA\n{second}\tB\ufeff{second}\tB\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"transcripts.tsv, line 2: .*\(U\+FEFF\) within the line"):
+        discover(folder)
+
+
+def test_an_open_quotation_mark_is_reported_where_its_row_begins(tmp_path):
+    folder = _folder(tmp_path / "audio")
+    rows = ("0.opus,zero", "", '1.opus,"two\nlines"', '2.opus,"he said', '3.opus,no "quote', "")
+    for line_break in ("\n", "\r\n"):
+        text = line_break.join(("file_name,sentence", *rows))
+        (folder / "metadata.csv").write_bytes(text.encode())
+        with pytest.raises(InputError, match="metadata.csv, line 6: not comma-separated"):
+            discover(folder)
+    (folder / "metadata.csv").write_text('file_name,text\n0.opus,"a\nb"\n\n ,c\n')
+    with pytest.raises(InputError, match="metadata.csv, line 5: expected the column file_name"):
+        discover(folder)
+
+
+def _folder(path: pathlib.Path) -> pathlib.Path:
+    """Two audio files."""
+    _audio(path / "0.wav")
+    return _audio(path / "1.wav").parent

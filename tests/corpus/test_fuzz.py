@@ -1,4 +1,4 @@
-"""200 damaged files: each is decoded or listed, none crashes or hangs the reader."""
+"""300 damaged files: each is decoded or listed, none crashes or hangs the reader."""
 
 import collections
 import io
@@ -16,7 +16,7 @@ from hubert_jax.frames import WINDOW
 
 FORMATS = ("wav", "flac", "ogg", "opus", "mp3")
 DAMAGES = ("bits", "cut", "header", "swapped")
-FILES = 200
+FILES = 300
 HEADER = 64  # bytes; where formats keep rates, channels and lengths
 
 

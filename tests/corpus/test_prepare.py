@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from hubert_jax import config as config_lib
-from hubert_jax import prepare
+from hubert_jax import files, prepare
 from hubert_jax.corpus.assembly import shuffle_order
 from hubert_jax.corpus.audio_files import read_waveform
 from hubert_jax.corpus.sources import discover
@@ -172,6 +172,13 @@ def test_a_failed_run_leaves_the_older_split_but_no_result(corpus, tmp_path):
     assert _visible(tmp_path / "prepare") == ["speech"]
 
 
+def test_a_second_preparation_in_one_directory_is_refused(corpus, tmp_path):
+    with files.locked(tmp_path / ".prepare.lock", "preparation"):
+        with pytest.raises(InputError, match="another preparation is running there"):
+            _prepare(tmp_path, corpus=str(corpus), splits=("speech",))
+    assert not (tmp_path / "prepare").exists()
+
+
 def test_nothing_usable_is_refused_whatever_is_allowed(tmp_path):
     (tmp_path / "speech").mkdir()
     (tmp_path / "speech" / "a.wav").touch()
@@ -224,3 +231,36 @@ def test_command_prints_one_line_and_fails(corpus, tmp_path):
     (line,) = ran.stderr.splitlines()
     assert line.startswith("error: split speech: 1 of 5 files")
     assert not _visible(workdir / "prepare")
+
+
+def test_what_is_odd_about_a_file_is_listed(corpus, tmp_path):
+    folder = corpus / "speech"
+    first, second, third, _ = sorted(folder.iterdir())
+    first.write_bytes(first.read_bytes() + second.read_bytes())
+    soundfile.write(folder / "coded.wav", read_waveform(third), 16_000, subtype="IMA_ADPCM")
+    values = dict(corpus=str(corpus), splits=("speech",), cut_seconds=4.0)
+    with pytest.raises(InputError, match="coded.wav: WAV of IMA_ADPCM: nobody can tell"):
+        _prepare(tmp_path / "work", **values)
+    result = _prepare(tmp_path / "work", unchecked=True, **values)
+    assert result["splits"]["speech"]["flagged"] == 2
+    listed = (tmp_path / "work" / "prepare" / "speech" / "flagged.tsv").read_text()
+    assert f"{first}\t2 streams, read one after the other\n" in listed
+    assert f"{folder / 'coded.wav'}\tWAV of IMA_ADPCM: not known to be complete\n" in listed
+
+
+def test_folders_of_several_splits_are_warned_of(corpus, tmp_path, capsys):
+    (corpus / "speech").rename(corpus / "train-a")
+    shutil.copytree(corpus / "train-a", corpus / "dev")
+    _prepare(tmp_path / "work", corpus=str(corpus), splits=("all=.",))
+    assert "warning: " in (found := capsys.readouterr().out) and "train, validation;" in found
+    _prepare(tmp_path / "work", corpus=str(corpus), splits=("train-a", "dev"))
+    assert "warning" not in capsys.readouterr().out
+    _prepare(tmp_path / "work", corpus=str(corpus), splits=("all=.", "dev"))
+    assert "prepare dev: warning: " in capsys.readouterr().out  # it is in both, by other ids
+
+
+def test_a_split_of_tables_reads_their_folder(tmp_path):
+    (tmp_path / "hub").mkdir()
+    values = dict(workdir="w", corpus=str(tmp_path), splits=("a=hub/train", "b=hub"))
+    config = config_lib.build(prepare.PrepareConfig, values)
+    assert config.reads() == [tmp_path / "hub"]

@@ -1,6 +1,8 @@
 """Batches as a function of (seed, step): crops, labels, epochs, hosts, padding, damage."""
 
 import dataclasses
+import errno
+import os
 import pathlib
 
 import jax
@@ -196,6 +198,15 @@ def test_damaged_audio_is_named(split, label_sets, tmp_path, name):
     path = _damaged_copy(split, tmp_path / "audio", DAMAGES[name])
     with pytest.raises(InputError, match=rf"{path}.*run the job that wrote it again"):
         list(_pretraining(path.parent, label_sets, 0, 20))
+
+
+def test_a_disk_that_fails_is_named(split, label_sets, monkeypatch):
+    def pread(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(InputError, match=r", record \d+: cannot be read \(Input/output"):
+        list(_pretraining(split, label_sets, 0, 2))
 
 
 def _finetuning(split, padded_frames, first, last, normalize_waveform=False):

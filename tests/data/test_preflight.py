@@ -62,6 +62,7 @@ def _config(root: pathlib.Path, **values) -> TrainConfig:
         mesh=dict(data=2, fsdp=2),
         loss=dict(mask_group_rows=8),
         frames_per_step=1500,
+        row_multiple=8,
         max_frames=120,
     )
     return config_lib.build(TrainConfig, values)
@@ -72,7 +73,7 @@ def test_what_fits_is_described(prepared, utterances, capsys):
     assert json.loads((prepared / "work/check/result.json").read_text())["job"] == "check"
     long = [len(u.audio) for u in utterances if u.id != "short"]
     # All of them have between 2.56 and 5.12 s; of the 1500 // 120 rows
-    # there are as many as four devices and masks trimmed by eights divide.
+    # there are as many as config.row_multiple divides, which four devices do.
     bucket = result["buckets"][128]
     assert (bucket["utterances"], bucket["batch"]) == (8, (120, 8))
     assert bucket["seconds"] == pytest.approx(sum(long) / 16_000)
@@ -191,6 +192,12 @@ def test_a_shard_that_was_exchanged_is_named(prepared, tmp_path):
         files.write_json(tmp_path / name / manifests.MANIFEST, manifest)
     with pytest.raises(InputError, match=f"^{path}: digest: found .*, expected .*; the file was"):
         check.run(_config(tmp_path))
+
+
+def test_a_split_that_is_not_held_out_is_refused(prepared):
+    audio = str(prepared / "audio")
+    with pytest.raises(InputError, match="config.validation_audio=.* are in config.audio=.* too"):
+        check.run(dataclasses.replace(_config(prepared), validation_audio=audio))
 
 
 def test_the_command_refuses_in_one_line(prepared, tmp_path, repository):

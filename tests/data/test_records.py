@@ -158,6 +158,20 @@ def test_a_cut_off_record_is_named(tmp_path, kept):
         list(records.read_shard(path))
 
 
+def test_a_disk_that_fails_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "shard.tfrecord"
+    splits.write_shard(path, _utterances(1))
+
+    class Failing:
+        def as_numpy_iterator(self):
+            raise records.tf.errors.UnknownError(None, None, "Input/output error")
+            yield
+
+    monkeypatch.setattr(records.tf.data, "TFRecordDataset", lambda path: Failing())
+    with pytest.raises(InputError, match=r"record 0: cannot be read \(Input/output error\); the"):
+        list(records.read_shard(path))
+
+
 def test_a_shard_cut_between_two_records_is_found_by_its_count(tmp_path):
     manifest = _split(tmp_path, _utterances(5))
     path = tmp_path / manifest.shards[1].file

@@ -105,6 +105,22 @@ def test_an_untrained_network_stands_for_those_that_are_scored_alike_only(workdi
     assert second["untrained_pnmi_by_layer"] == {}
 
 
+def test_pnmi_at_both_rates_where_it_was_scored_so(workdir, capsys):
+    path = workdir / "it1/evaluate/result.json"
+    labels = json.loads(path.read_text())["labels"]
+    labels[0]["pnmi_by_rate"] = {"50": 0.336, "100": 0.329}
+    layers = [{"layer": 2, "pnmi_by_rate": {"50": 0.3412, "100": 0.334}}]
+    change(workdir, "it1/evaluate", labels=labels, layers=layers)
+    assemble(workdir, CONFIG, SECONDS, [])
+    said = [line.split() for line in capsys.readouterr().out.splitlines() if " Hz " in line]
+    assert [line[:-1] for line in said] == [
+        ["targets", "at", "50", "Hz", "0.336"],
+        ["targets", "at", "100", "Hz", "0.329"],
+        ["best", "layer", "at", "50", "Hz", "0.341"],
+        ["best", "layer", "at", "100", "Hz", "0.334"],
+    ]
+
+
 def test_greedy_rates_where_there_was_no_beam_search(workdir):
     change(workdir, "scratch/decode", wer={"greedy": 0.9}, cer={"greedy": 0.5})
     report = assemble(workdir, CONFIG, {}, [])

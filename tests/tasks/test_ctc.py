@@ -7,6 +7,7 @@ import optax
 import pytest
 from splits import TINY_BASE
 
+from hubert_jax.errors import InputError
 from hubert_jax.frames import num_samples
 from hubert_jax.model.architecture import Architecture
 from hubert_jax.tasks import ctc
@@ -97,3 +98,19 @@ def test_the_loss_is_per_utterance_as_released():
     assert float(metrics["loss_per_character"]) == pytest.approx(expected / 12, rel=1e-5)
     assert float(metrics["infeasible_fraction"]) == pytest.approx(1 / 3)
     assert metrics["characters"] == 12
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        dict(time_mask_probability=1.0),
+        dict(time_mask_span=0),
+        dict(channel_mask_span=-1),
+        dict(final_dropout=1.0),
+        dict(freeze_steps=-1),
+        dict(head_learning_rate_scale=-1.0),
+    ],
+)
+def test_impossible_values_are_refused(values):
+    with pytest.raises(InputError, match=f"config.ctc.{next(iter(values))}="):
+        ctc.CTCConfig(**values)

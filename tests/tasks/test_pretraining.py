@@ -205,6 +205,19 @@ def test_alpha_is_interpolated(read):
         assert float(found) == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_groups_of_masks_need_not_divide_the_rows():
+    """A row's mask is that of a larger batch, so that rows follow from the devices alone."""
+    loss = pretraining.loss_function(None, dataclasses.replace(LOSS, mask_group_rows=5))
+    few, many = (
+        loss.prepare({"labels_0": jnp.zeros((rows, 200), int)}, jax.random.key(1))
+        for rows in (8, 20)
+    )
+    np.testing.assert_array_equal(few["mask"], many["mask"][:8])
+    counts = np.asarray(few["mask"]).sum(axis=1)
+    assert len({*counts[:5]}) == len({*counts[5:]}) == 1
+    assert few["masked_frames"] == counts.sum() == 8 * 200 - few["unmasked_frames"]
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -215,6 +228,7 @@ def test_alpha_is_interpolated(read):
         dict(mask_probability=0.0),
         dict(mask_span=0),
         dict(mask_group_rows=0),
+        dict(feature_penalty=-1.0),
     ],
 )
 def test_impossible_losses_are_refused(values):

@@ -202,6 +202,19 @@ def test_the_fewest_micro_batches_that_fit_are_taken(monkeypatch, capsys):
         taken(1000)
 
 
+def test_a_bucket_is_cut_into_more_parts_where_these_do_not_divide_it(monkeypatch):
+    """Of BASE's fine-tuning on eight devices, in proportion: no number divides all rows."""
+    task, mesh = _toy((14, 704), (10, 1792)), _mesh(2)
+    counts = task.micro_batch_counts(0, 2)
+    assert counts == (1, 5)
+    whole, cut = (_compile(task, mesh, count) for count in counts)
+    held = {shape: whole[shape].memory_analysis().temp_size_in_bytes for shape in whole}
+    for shape, program in cut.items():
+        parts = 7 if shape[0] == 14 else 5
+        assert f"[{parts}]" in program.as_text()
+        assert program.memory_analysis().temp_size_in_bytes < 0.5 * held[shape]
+
+
 @pytest.mark.parametrize(
     ("wanted", "message"),
     [

@@ -179,3 +179,9 @@ def test_rows_of_a_batch_stay_on_one_process(monkeypatch):
     sharding.make_mesh(sharding.MeshConfig(2, 2, 2))
     with pytest.raises(InputError, match="config.mesh.tensor=4: lies across processes"):
         sharding.make_mesh(sharding.MeshConfig(tensor=4))
+
+
+@pytest.mark.parametrize("values", [dict(data=-2), dict(fsdp=0), dict(tensor=-1)])
+def test_impossible_axes_are_refused(values):
+    with pytest.raises(InputError, match=f"config.mesh.{next(iter(values))}=.* 1 or more"):
+        sharding.MeshConfig(**values)

@@ -20,6 +20,7 @@ from hubert_jax.training import sharding, step
 from hubert_jax.training.checkpoint import Checkpoints, fingerprint, restore_parameters
 from hubert_jax.training.fit import LoopConfig, fit
 from hubert_jax.training.sharding import MeshConfig
+from hubert_jax.training.state import abstract_state, create_state, with_parameters
 from hubert_jax.training.task import Task, WarmStart
 
 CLASSES, WIDTH, RATE = 11, 8, 0.3
@@ -271,6 +272,57 @@ def test_a_fingerprint_names_rows_and_not_execution(values):
     )
     mesh = sharding.make_mesh(MeshConfig())
     assert pretraining.task(changed, data, mesh).facts == facts[8]
+
+
+@pytest.mark.parametrize("values", [dict(steps=0), dict(steps=2**31), dict(steps=1, keep=-1)])
+def test_impossible_loops_are_refused(values):
+    with pytest.raises(InputError, match=f"config.loop.{list(values)[-1]}=.*: expected"):
+        LoopConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (dict(mask_group_rows=4, mask_span=64), "mask_span=64: expected less than 64"),
+        (dict(mask_group_rows=17), "mask_group_rows=17: found batches of 16 rows"),
+    ],
+)
+def test_masks_have_room_in_every_batch(values, loss, message):
+    with pytest.raises(InputError, match=f"config.loss.{message}"):
+        _train({**values, "loss": loss})
+
+
+def test_a_process_places_no_more_of_a_network_than_its_devices_hold():
+    rules = ((r"embedding|output/.*", PartitionSpec("fsdp")),)
+    task = language_model(4, sharding_rules=rules)
+    state = create_state(task, sharding.make_mesh(MeshConfig(fsdp=8)), seed=0)
+    read = []
+
+    class Weights:
+        shape = (WIDTH, CLASSES)
+
+        def __getitem__(self, index):
+            piece = np.ones(self.shape, np.float32)[index]
+            read.append(piece.shape)
+            return piece
+
+    changed = with_parameters(state, {"output": {"kernel": Weights()}})
+    assert read == [(1, CLASSES)] * WIDTH
+    assert changed.params["output"]["kernel"].sharding == state.params["output"]["kernel"].sharding
+    assert jnp.all(changed.params["output"]["kernel"] == 1)
+    assert changed.params["embedding"] is state.params["embedding"]
+
+
+def test_a_group_may_have_more_numbers_than_an_int32_counts():
+    task = language_model(
+        4,
+        init=lambda key: {"embedding": jnp.zeros((2**16, 2**16))},
+        loss=lambda params, batch, key, step: (jnp.sum(params["embedding"]), {}),
+    )
+    mesh = sharding.make_mesh(MeshConfig())
+    update = step.train_step(task, mesh, seed=0)
+    _, metrics = jax.eval_shape(update, abstract_state(task, mesh), task.batch_shapes[0])
+    assert metrics["parameter_rms/embedding"].shape == ()
 
 
 def test_saved_metadata_says_what_a_network_is(values, tmp_path):

@@ -91,6 +91,12 @@ def test_a_linear_decay_may_be_longer_than_the_run():
         {"schedule": "cosine"},
         {"warmup_fraction": 0.7, "hold_fraction": 0.3},
         {"decay_fraction": 0.0},
+        {"warmup_fraction": -0.1, "hold_fraction": 0.2},
+        {"peak_learning_rate": -1e-3},
+        {"beta2": 1.0},
+        {"epsilon": 0.0},
+        {"weight_decay": -0.1},
+        {"clip_norm": -1.0},
     ],
 )
 def test_unknown_values_are_named(values):

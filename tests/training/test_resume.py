@@ -10,7 +10,7 @@ import pytest
 from splits import CLUSTERS, TINY_BASE, random_parameters
 
 from hubert_jax import config as config_lib
-from hubert_jax import train
+from hubert_jax import files, train
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network, Units
 from hubert_jax.data import batches
@@ -79,9 +79,9 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(run, tmp_path, monkeypa
     checkpoints = tmp_path / "cut" / "train" / "checkpoints"
     assert checkpoint.restore_parameters(checkpoints)[1]["step"] == 4
     assert not (tmp_path / "cut" / "train" / "result.json").exists()
-    # A process that is killed may leave half a line.
-    with open(tmp_path / "cut" / "train" / "metrics.jsonl", "a") as log:
-        log.write('{"step": 6, "lo')
+    # A process that is killed may leave half a line, a machine that goes down any bytes.
+    with open(tmp_path / "cut" / "train" / "metrics.jsonl", "ab") as log:
+        log.write(b'{"step": 6, "lo\xff')
     resumed = run(tmp_path / "cut")
     assert resumed["resumed_from"] == 4 and whole["resumed_from"] == 0
     assert resumed["last"] == whole["last"]
@@ -251,6 +251,38 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(run, tmp_path, 
         run(tmp_path)
     assert "\n" not in str(refused.value)
     assert sorted(path.name for path in checkpoints.iterdir()) == ["2", "4", "6"]
+
+
+def test_a_second_training_in_one_directory_is_refused(run, tmp_path):
+    with files.locked(tmp_path / ".train.lock", "training"):
+        with pytest.raises(InputError, match="another training is running there"):
+            run(tmp_path)
+    assert not (tmp_path / "train").exists()
+
+
+def test_a_full_disk_ends_a_run_in_one_line(run, tmp_path, monkeypatch):
+    real, free = shutil.disk_usage, []
+
+    def disk_usage(path):
+        usage = real(path)
+        free.append(usage.free if len(free) < 2 else 1000)
+        return usage._replace(free=free[-1])
+
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", disk_usage)
+    with pytest.raises(InputError, match="checkpoints: no room for checkpoint 6: .*free; ") as full:
+        run(tmp_path)
+    assert "\n" not in str(full.value)
+    monkeypatch.undo()
+    assert run(tmp_path)["resumed_from"] == 4
+
+
+def test_a_checkpoint_that_cannot_be_written_is_no_crash(run, tmp_path, monkeypatch):
+    def save(*_, **__):
+        raise ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device [28]")
+
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", save)
+    with pytest.raises(InputError, match=r"a checkpoint cannot be written \(No space left"):
+        run(tmp_path)
 
 
 def _damage(directory):

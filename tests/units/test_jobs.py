@@ -67,6 +67,13 @@ def test_label_job(labelled, splits):
             np.testing.assert_array_equal(labels, expected)
 
 
+def test_all_frames_may_be_asked_for(labelled, tmp_path):
+    result = label.run(
+        dataclasses.replace(labelled[0], workdir=str(tmp_path), fit_max_frames=10**12)
+    )
+    assert result["fitted_frames"] == result["splits"]["train"]["frames"]
+
+
 def test_label_job_reuses_a_codebook(labelled, splits, tmp_path):
     config, result = labelled
     reusing = dataclasses.replace(
@@ -285,7 +292,12 @@ def test_evaluate_job_scores_labels_beside_mfcc(evaluation):
     table = counts[scored["joint_counts"]]
     np.testing.assert_array_equal(table.sum(axis=0), manifest.class_counts)
     assert len(counts["phones"]) == len(table)
-    half = evaluate.run(dataclasses.replace(evaluation, frame_rate=50))["labels"][0]
+    halved = evaluate.run(dataclasses.replace(evaluation, frame_rate=50))
+    half = halved["labels"][0]
+    # Either run gives PNMI at both rates, beside the scores at its own.
+    rates = {"50": half["pnmi"], "100": scored["pnmi"]}
+    assert half["pnmi_by_rate"] == scored["pnmi_by_rate"] == rates and len({*rates.values()}) == 2
+    assert halved["mfcc"]["pnmi_by_rate"] == reference["pnmi_by_rate"] == rates
     assert half["frames"] == scored["frames"] // 2 or half["frames"] == scored["frames"] // 2 + 1
     assert half["pnmi"] == pytest.approx(scored["pnmi"], abs=0.05)
 

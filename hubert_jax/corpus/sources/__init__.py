@@ -4,7 +4,7 @@ import operator
 import os
 import pathlib
 
-from hubert_jax.corpus.sources import fairseq, folders, parquet, tfds
+from hubert_jax.corpus.sources import fairseq, folders, parquet, splits, tfds
 from hubert_jax.corpus.sources.utterances import SourceUtterance, refuse_duplicates
 from hubert_jax.errors import InputError
 
@@ -15,9 +15,11 @@ def discover(location: str | os.PathLike, data_dir: str = "") -> list[SourceUtte
     """A corpus's utterances, sorted by id.
 
     `location` is `tfds:NAME/SPLIT` (with `data_dir` as in `tfds.discover`), a fairseq manifest
-    `.tsv`, a `.parquet` file or a folder of them, or a folder of audio files.
+    `.tsv`, a `.parquet` file or a folder of them, or a folder of audio files. FOLDER/SPLIT, where
+    no such folder is, takes one of the splits of the tables in FOLDER.
 
-    Raises InputError for a missing or empty corpus, one that cannot be listed, or an id twice.
+    Raises InputError for a missing or empty corpus, one that cannot be listed, an id twice, or
+    tables of several splits.
     """
     name, path = os.fspath(location), pathlib.Path(location)
     suffix = path.suffix.lower()
@@ -26,15 +28,16 @@ def discover(location: str | os.PathLike, data_dir: str = "") -> list[SourceUtte
     elif suffix == ".tsv" and path.is_file():
         utterances = fairseq.discover(path)
     elif suffix == ".parquet" and path.is_file():
-        utterances = parquet.discover([path])
-    elif path.is_dir():
-        found = folders.walk(path)
+        utterances = parquet.discover([path], path.parent)
+    elif path.is_dir() or (splits.split_of(path.name) and path.parent.is_dir()):
+        folder, chosen = (path, "") if path.is_dir() else (path.parent, path.name)
+        found = folders.walk(folder)
         tables = [table for listed in found for table in listed.parquet]
         # Some corpora keep single files beside their tables, as samples.
         if tables and not any(listed.audio for listed in found):
-            utterances = parquet.discover(tables)
+            utterances = parquet.discover(tables, folder, chosen)
         else:
-            utterances = folders.discover(path, found)
+            utterances = folders.discover(folder, found, chosen)
     else:
         what = "a file" if path.exists() else "nothing"
         raise InputError(

@@ -8,14 +8,20 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from hubert_jax.corpus.sources import transcripts
+from hubert_jax.corpus.sources import splits, transcripts
 from hubert_jax.corpus.sources.transcripts import Table, Transcript
 from hubert_jax.corpus.sources.utterances import SourceUtterance, identify
 from hubert_jax.errors import InputError
 
-_AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
-# Audio that libsndfile does not read: to be listed as refused, not to be overlooked.
-_OTHER_AUDIO = (".m4a", ".m4b", ".aac", ".wma", ".amr", ".ape", ".wv")
+_AUDIO_SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf"),
+    *(".w64", ".rf64", ".bw64", ".sph", ".nist"),
+)
+# Audio that is not read: to be listed as refused, not to be overlooked.
+_OTHER_AUDIO = (
+    *(".m4a", ".m4b", ".aac", ".wma", ".amr", ".ape", ".wv", ".mp2", ".mka", ".weba", ".spx"),
+    *(".gsm", ".voc", ".ac3", ".tta", ".shn"),
+)
 
 
 class Listed(NamedTuple):
@@ -82,8 +88,10 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def discover(folder: pathlib.Path, found: list[Listed]) -> list[SourceUtterance]:
+def discover(folder: pathlib.Path, found: list[Listed], chosen: str = "") -> list[SourceUtterance]:
     """The utterances of a folder of audio files; empties `found`, which is `walk(folder)`.
+
+    With the name of a `chosen` split, those of which a table says that they are of it.
 
     A speaker is the transcript's, else Libri-light's, LibriSpeech's or the first folder. Where
     there are transcripts, audio without one and transcripts without audio have a `defect`.
@@ -93,8 +101,9 @@ def discover(folder: pathlib.Path, found: list[Listed]) -> list[SourceUtterance]
     if not any(listed.audio for listed in found):
         expected = ", ".join(f"*{suffix}" for suffix in _AUDIO_SUFFIXES)
         raise InputError(f"{folder}: expected audio files ({expected}), found none in it")
+    split = splits.split_of(chosen)
     deep = {
-        listed.path: [transcripts.read_table(path) for path in listed.tables]
+        listed.path: [transcripts.read_table(path, split) for path in listed.tables]
         for listed in found
         if listed.tables
     }
@@ -103,15 +112,22 @@ def discover(folder: pathlib.Path, found: list[Listed]) -> list[SourceUtterance]
     # Folder by folder: a corpus's chapters are too many to have all of their tables at once.
     while found:
         listed = found.pop()
-        chapters = [transcripts.read_table(path) for path in listed.chapters]
+        # LibriSpeech's tables know no splits.
+        chapters = [transcripts.read_table(path) for path in listed.chapters if not chosen]
         above = (deep.get(parent, []) for parent in (listed.path, *listed.path.parents))
         table = next(itertools.chain(chapters, *above), None)
         of_folder: set[Transcript] = set()
-        utterances += _utterances(listed, folder, table, of_folder)
+        if not chosen or (table is not None and table.chosen):
+            utterances += _utterances(listed, folder, table, of_folder)
         for chapter in chapters:
             utterances += _without_audio(chapter, folder, of_folder)
         if table is not None and table.deep:
             used |= of_folder
+    if chosen and not utterances:
+        raise InputError(
+            f"{folder / chosen}: expected a folder of audio files, or a table in {folder} that has "
+            "this split; found neither"
+        )
     for table in itertools.chain.from_iterable(deep.values()):
         utterances += _without_audio(table, folder, used)
     return utterances
@@ -147,6 +163,8 @@ def _utterances(
             defect = f"{path.suffix} cannot be read; convert it to one of {readable}"
         text = None
         transcript = table.find(path) if table is not None else None
+        if transcript is None and table is not None and table.chosen:
+            continue
         if transcript is not None:
             used.add(transcript)
             speaker = transcript.speaker or speaker

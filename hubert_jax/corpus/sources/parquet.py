@@ -7,11 +7,13 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any
 
-from hubert_jax.corpus.sources.transcripts import COLUMNS, utterance_of
+from hubert_jax.corpus.sources import splits
+from hubert_jax.corpus.sources.transcripts import COLUMNS, SPLIT_COLUMN, utterance_of
 from hubert_jax.corpus.sources.utterances import SourceUtterance
 from hubert_jax.errors import InputError
 
@@ -45,23 +47,62 @@ class ParquetRow:
         return value["bytes"]
 
 
-def discover(paths: list[pathlib.Path]) -> list[SourceUtterance]:
-    """The utterances of one or more tables that make up a corpus.
+def discover(
+    paths: list[pathlib.Path], folder: pathlib.Path, chosen: str = ""
+) -> list[SourceUtterance]:
+    """The utterances of the tables of a folder, or of those and the rows of a `chosen` split.
 
     Raises:
-      InputError: pyarrow is missing, or a file is damaged, not Parquet or has no audio column.
+      InputError: pyarrow is missing, a file is damaged, not Parquet or has no audio column, or
+        there are several splits and none is chosen.
     """
-    top = pathlib.Path(os.path.commonpath([path.parent for path in paths]))
-    return [utterance for path in paths for utterance in _rows(path, top)]
+    if chosen:
+        paths = _of_split(folder, paths, chosen)
+    else:
+        names = (str(path.relative_to(folder)) for path in paths)
+        splits.refuse_several(folder, map(splits.split_of, names))
+    found: list[tuple[str, SourceUtterance]] = []
+    if paths:
+        top = pathlib.Path(os.path.commonpath([path.parent for path in paths]))
+        if splits.split_of(top.name):  # else rows of train/0.parquet and test/0.parquet share ids
+            top = top.parent
+        found = [row for path in paths for row in _rows(path, top)]
+    if not chosen:
+        splits.refuse_several(
+            paths[0] if len(paths) == 1 else folder, (split for split, _ in found)
+        )
+    kind = splits.split_of(chosen)
+    utterances = [utterance for split, utterance in found if not chosen or split in ("", kind)]
+    if chosen and not utterances:
+        raise InputError(f"{folder / chosen}: no tables or rows of this split in {folder}")
+    return utterances
 
 
-def _rows(path: pathlib.Path, top: pathlib.Path) -> list[SourceUtterance]:
+def _of_split(folder: pathlib.Path, tables: list[pathlib.Path], chosen: str) -> list[pathlib.Path]:
+    """The tables below a folder whose file or folders are called `chosen`, or as that split is.
+
+    Without names of splits all of them are returned: their rows may have some.
+    """
+    names = {table: table.relative_to(folder).with_suffix("") for table in tables}
+    if not any(splits.split_of(str(name)) for name in names.values()):
+        return tables
+    named = [
+        table
+        for table, name in names.items()
+        if chosen in (*name.parts, re.sub(r"-\d+-of-\d+$", "", name.name))
+    ]
+    kind = splits.split_of(chosen)
+    return named or [table for table, name in names.items() if splits.split_of(str(name)) == kind]
+
+
+def _rows(path: pathlib.Path, top: pathlib.Path) -> list[tuple[str, SourceUtterance]]:
+    """Utterances, and the splits that a column names."""
     table = _open(path)
     column = _audio_column(path, table.schema_arrow)
-    names = [name for name in COLUMNS if name in table.schema_arrow.names]
+    names = [name for name in (*COLUMNS, SPLIT_COLUMN) if name in table.schema_arrow.names]
     stem = path.relative_to(top).with_suffix("").as_posix()
     folder, file = path.parent, path.name
-    utterances: list[SourceUtterance] = []
+    utterances: list[tuple[str, SourceUtterance]] = []
     for group in range(table.num_row_groups):
         rows = table.metadata.row_group(group).num_rows
         with _guarded(path):
@@ -70,7 +111,8 @@ def _rows(path: pathlib.Path, top: pathlib.Path) -> list[SourceUtterance]:
             name = values.get("id")
             name = f"{stem}:{len(utterances)}" if name in (None, "") else str(name)
             row = ParquetRow(path, column, group, number)
-            utterances.append(utterance_of(name, folder, file, values, row))
+            split = splits.split_of(str(values.get(SPLIT_COLUMN) or ""))
+            utterances.append((split, utterance_of(name, folder, file, values, row)))
     return utterances
 
 

@@ -1,5 +1,6 @@
 """Tables of transcripts beside audio files, in the five forms that corpora have them."""
 
+import collections
 import csv
 import dataclasses
 import io
@@ -7,6 +8,7 @@ import json
 import pathlib
 from collections.abc import Iterator
 
+from hubert_jax.corpus.sources import splits
 from hubert_jax.corpus.sources.utterances import (
     Row,
     SourceUtterance,
@@ -24,6 +26,7 @@ _FILE_COLUMNS = ("file", "utterance", "id")  # the first one of transcripts.tsv
 # The names under which Hugging Face's corpora have them, the first one that is there.
 _TEXT_COLUMNS = ("transcription", "text", "sentence", "transcript", "normalized_text")
 _SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id")
+SPLIT_COLUMN = "split"
 COLUMNS = ("id", *_TEXT_COLUMNS, *_SPEAKER_COLUMNS)
 
 
@@ -33,6 +36,7 @@ class Transcript:
 
     text: str | None
     speaker: str
+    split: str = ""  # train, validation or test, where it has such a column
 
 
 _Rows = Iterator[tuple[int, str, Transcript]]  # line, name, what is said about it
@@ -46,6 +50,7 @@ class Table:
     entries: dict[str, Transcript]
     deep: bool  # whether it speaks for folders below its own
     transcribes: bool  # whether it gives transcripts, and not only speakers
+    chosen: bool = False  # whether it is only about the audio of a split
 
     def find(self, audio: pathlib.Path) -> Transcript | None:
         """The entry of an audio file below the table's folder."""
@@ -56,8 +61,11 @@ class Table:
         return None
 
 
-def read_table(path: pathlib.Path) -> Table:
-    """Reads a table of any form; raises InputError for a file named twice or a missing column."""
+def read_table(path: pathlib.Path, split: str = "") -> Table:
+    """Reads a table of any form, or a split's rows of one that has several.
+
+    Raises InputError for a file named twice, a missing column, or several splits without `split`.
+    """
     chapter = path.name.endswith(CHAPTER_SUFFIX)
     if chapter:
         rows = _chapter(path)
@@ -77,10 +85,16 @@ def read_table(path: pathlib.Path) -> Table:
                 f"{path}, line {number}: {name} has a transcript already; expected one"
             )
         entries[name] = transcript
+    has = collections.Counter(transcript.split for transcript in entries.values())
+    if split and set(has) != {""}:
+        entries = {name: said for name, said in entries.items() if said.split == split}
+    else:
+        splits.refuse_several(path, has.elements())
     transcribes = path.name not in METADATA or any(
         transcript.text is not None for transcript in entries.values()
     )
-    return Table(path, entries, deep=not chapter, transcribes=transcribes)
+    chosen = bool(split) and set(has) != {""}
+    return Table(path, entries, deep=not chapter, transcribes=transcribes, chosen=chosen)
 
 
 def _chapter(path: pathlib.Path) -> _Rows:
@@ -120,13 +134,24 @@ def _ljspeech(path: pathlib.Path, lines: list[tuple[int, str]]) -> _Rows:
 
 def _csv(path: pathlib.Path) -> _Rows:
     """metadata.csv of a Hugging Face audio folder: a column `file_name`, others by name."""
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
+    text = read_text(path)
+    lines = text.split("\n")
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    begins = 1
     try:
-        for row in reader:
-            yield _metadata(path, reader.line_num, row)  # cells may hold line breaks
+        reader.fieldnames  # noqa: B018 - reads the first line
+        while True:
+            # Cells may hold line breaks, and blank lines are left out.
+            begins = reader.line_num + 1
+            while begins < len(lines) and not lines[begins - 1].strip("\r"):
+                begins += 1
+            if (row := next(reader, None)) is None:
+                return
+            yield _metadata(path, begins, row)
     except csv.Error as error:
         raise InputError(
-            f"{path}, line {reader.line_num}: not comma-separated values ({error})"
+            f"{path}, line {begins}: not comma-separated values ({error}); expected quotation "
+            "marks at both ends of a cell, and twice within it"
         ) from None
 
 
@@ -158,7 +183,7 @@ def _of_columns(row: dict) -> Transcript:
     speakers = [row[name] for name in _SPEAKER_COLUMNS if name in row]
     text = None if not texts else normalised("" if texts[0] is None else str(texts[0]))
     speaker = "" if not speakers or speakers[0] is None else str(speakers[0]).strip()
-    return Transcript(text, speaker)
+    return Transcript(text, speaker, splits.split_of(str(row.get(SPLIT_COLUMN) or "")))
 
 
 def utterance_of(

@@ -11,6 +11,8 @@ from typing import Protocol
 from hubert_jax.corpus.audio_files import Samples
 from hubert_jax.errors import InputError
 
+_MARK = "\ufeff"
+
 
 class Row(Protocol):
     """Audio that is not a file of its own: a row of a table, a record of a data set."""
@@ -95,9 +97,12 @@ def read_lines(path: pathlib.Path) -> list[tuple[int, str]]:
 
 
 def read_text(path: pathlib.Path) -> str:
-    """A UTF-8 text, with or without a byte order mark; raises InputError if it cannot be read."""
+    """A UTF-8 text, without the byte order marks that begin it, or lines where texts were joined.
+
+    Raises InputError if it cannot be read, or has such a mark elsewhere.
+    """
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig").replace(f"\n{_MARK}", "\n")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
@@ -105,3 +110,10 @@ def read_text(path: pathlib.Path) -> str:
             f"{path}: expected UTF-8 text, found byte 0x{error.object[error.start]:02x} "
             f"at position {error.start}"
         ) from None
+    if _MARK in text:
+        number = text.count("\n", 0, text.index(_MARK)) + 1
+        raise InputError(
+            f"{path}, line {number}: a byte order mark (U+FEFF) within the line; expected it at a "
+            "line's beginning at most, where tables were joined"
+        )
+    return text

@@ -1,0 +1,46 @@
+"""The splits after which tables, rows and folders are called, so that none are mixed."""
+
+import collections
+import pathlib
+import re
+from collections.abc import Iterable
+
+from hubert_jax.corpus.sources.utterances import SourceUtterance
+from hubert_jax.errors import InputError
+
+_KINDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+_NAMES = {name: kind for kind, names in _KINDS.items() for name in names}
+_NAME = re.compile(rf"(?<![a-z])({'|'.join(_NAMES)})(?![a-z])", re.IGNORECASE)
+
+
+def split_of(name: str) -> str:
+    """train, validation or test, whichever a path or a cell names last; "" for none."""
+    found = _NAME.findall(name)
+    return _NAMES[found[-1].lower()] if found else ""
+
+
+def refuse_several(where: pathlib.Path, splits: Iterable[str]) -> None:
+    """Raises InputError if more than one of the splits has a name; `where` are the tables."""
+    counts = collections.Counter(split for split in splits if split)
+    if len(counts) > 1:
+        listed = ", ".join(f"{split} ({count})" for split, count in sorted(counts.items()))
+        folder = where if where.is_dir() else where.parent
+        raise InputError(
+            f"{where}: tables or rows of several splits: {listed}; take one with its name behind "
+            f"the folder's, such as {folder.name}/{max(counts, key=counts.__getitem__)}"
+        )
+
+
+def splits_of_folders(folder: pathlib.Path, utterances: list[SourceUtterance]) -> list[str]:
+    """The splits after which folders are called, up to two levels below `folder`."""
+    folders = {utterance.folder for utterance in utterances}
+    found = {
+        split_of("/".join(path.relative_to(folder).parts[:2]))
+        for path in folders
+        if path.is_relative_to(folder)
+    }
+    return sorted(found - {""})
