@@ -15,7 +15,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -244,13 +244,6 @@ class _Unpickler(pickle._Unpickler):
         if named == _WRAPPER:
             return type(name, (_Wrapper,), {"named": named, "content": self._content})
         return type(name, (_StandIn,), {"named": named})
-
-    def _read_buffer(self: Any) -> None:
-        """As Python's, which would make a buffer of any size before it reads one."""
-        (size,) = struct.unpack("<Q", self.read(8))
-        self.append(bytearray(self.read(size)))
-
-    dispatch: ClassVar[Any] = pickle._Unpickler.dispatch | {pickle.BYTEARRAY8[0]: _read_buffer}
 
     def get_extension(self, code: int) -> None:
         """Refuses what stands for a name by its number in this process."""

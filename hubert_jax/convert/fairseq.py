@@ -37,7 +37,7 @@ def read(path: str | os.PathLike) -> Network:
     config = torch_files.plain(content.get("cfg") or content.get("args"), path)
     if not config:
         raise InputError(f"{path}: the checkpoint has neither `cfg` nor `args`")
-    tensors, notes = torch_files.arrays(content["model"], path)
+    tensors, notes = torch_files.read_state(path, content["model"])
     kind = names.kind_of_tensors(tensors, "fairseq")
     model, task = fairseq_config.sections(config, path)
     name = model.get("_name") or model.get("arch")

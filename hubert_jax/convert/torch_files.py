@@ -112,7 +112,8 @@ def read_state(
 
     A training's checkpoint has it inside, and its names may begin with those of wrappers.
 
-    Raises InputError as `load` and `arrays`, and where there is no state dict.
+    Raises InputError as `load`, for no state dict, for integers, and for more numbers than the file
+    holds.
     """
     content = load(path) if content is None else content
     notes: tuple[str, ...] = ()
@@ -136,17 +137,14 @@ def read_state(
             if others:
                 notes += (f"left out: {len(others)} tensors without it, such as {others[0]}",)
             state = below
-    tensors, widened = arrays(state, path)
+    tensors, widened = _arrays(state, path)
     return tensors, notes + widened
 
 
-def arrays(
+def _arrays(
     tensors: Mapping[str, Any], path: str | os.PathLike
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Tensors as float32 arrays, and a note on other dtypes.
-
-    Raises InputError for integers, and for more numbers than the file holds.
-    """
+    """Tensors as float32 arrays, and a note on other dtypes."""
     torch = _torch(path)
     found, dtypes = {}, []
     for name, tensor in tensors.items():

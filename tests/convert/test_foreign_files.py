@@ -241,7 +241,7 @@ def test_configurations_that_claim_anything(directory):
         before = (directory / "config.json").read_bytes()
         change(directory, "config.json", **{key: value})
         begun = time.monotonic()
-        refused(directory, f"config.json.*{key}" if key != "intermediate_size" else "")
+        refused(directory, f"config.json.*{key}")
         assert time.monotonic() - begun < 2, (key, value)
         (directory / "config.json").write_bytes(before)
     change(directory, "config.json", num_hidden_layers=1000, intermediate_size=60_000)
@@ -349,12 +349,12 @@ def test_torch_files_that_claim_anything(tmp_path, directory):
     for _ in range(12):
         shared = [shared] * 10
     deep: list = []
-    for _ in range(3000):
+    for _ in range(200):
         deep = [deep]
     circle: list = []
     circle.append(circle)
     name = "encoder.layer_norm.weight"
-    for cfg in ({"model": shared}, {"model": deep}, {"model": {"dropout": shared}}, circle, "text"):
+    for cfg in ({"model": {"dropout": shared}}, {"model": deep}, circle, "text"):
         torch.save({"cfg": cfg, "model": {name: torch.ones(2)}}, path)
         with pytest.raises(InputError, match="file.pt: "):
             formats.read(f"fairseq:{path}")
