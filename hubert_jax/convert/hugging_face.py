@@ -47,13 +47,14 @@ def write_directory(out: str | os.PathLike, network: Network) -> dict[str, str]:
     Raises InputError for parameters of another architecture, or an `out` that is no model.
     """
     head = network.head
-    tensors = to_library(network.params, network.architecture, "hugging_face")
     out = pathlib.Path(out)
     if out.exists() and not (out / MODEL).is_file():
         raise InputError(
             f"{out}: exists and holds no {MODEL}; it would be replaced: name another directory"
         )
     beside = _json_files(network)
+    biases = bool(beside["config.json"].get("conv_bias"))  # transformers would draw them at random
+    tensors = to_library(network.params, network.architecture, "hugging_face", biases)
     if network.vocabulary is not None:
         vocabulary, rows, _ = read_vocabulary(out, beside, network.vocabulary.size)
         if vocabulary != network.vocabulary:
@@ -107,7 +108,14 @@ def read_directory(directory: str | os.PathLike) -> Network:
         shapes = [np.shape(tensors[name]) for name in _CTC_HEAD]
         if len(shapes[0]) != 2 or shapes[1] != shapes[0][:1]:
             raise InputError(f"{model}: {' and '.join(_CTC_HEAD)} have shapes {shapes}")
-        vocabulary, rows, of_tokens = read_vocabulary(directory, beside, *shapes[1])
+        (classes,) = shapes[1]
+        stated = beside["config.json"].get("vocab_size", 32)  # transformers' default
+        if stated != classes:
+            raise InputError(
+                f"{directory / 'config.json'}: vocab_size is {stated!r:.100}, but lm_head of "
+                f"{model.name} has {classes} classes"
+            )
+        vocabulary, rows, of_tokens = read_vocabulary(directory, beside, classes)
         notes += of_tokens
         tensors |= {name: tensors[name][rows] for name in _CTC_HEAD}
     params = from_library(tensors, architecture, "hugging_face", str(model))

@@ -115,8 +115,9 @@ class Network:
                 "a pre-training head and its parameters belong together; found "
                 f"{'no' if self.head is None else 'a'} head and parameters {sorted(self.params)}"
             )
-        for name, content in self.beside.items() if isinstance(self.beside, Mapping) else [("", 0)]:
-            if not re.fullmatch(r"[\w-][\w.-]*\.json", name) or not isinstance(content, dict):
+        beside = self.beside if isinstance(self.beside, Mapping) else {"": self.beside}
+        for name, content in beside.items():
+            if not re.fullmatch(r"[^/\0]+\.json", name) or not isinstance(content, dict):
                 raise InputError(f"files beside a network: expected JSON objects, found {name!r}")
         if self.units is None and self.head is not None:
             object.__setattr__(self, "units", Units.numbered(self.head.codebook_sizes))

@@ -128,8 +128,13 @@ def _tokens(directory: pathlib.Path, beside: Mapping[str, Any], classes: int) ->
     tokens: dict[int, str] = {}
     for name, token, row in _numbered(directory, beside):
         where = f"{directory / name}: "
+        if isinstance(row, dict):
+            raise InputError(
+                f"{where}{token!r} is a vocabulary of its own; expected one of indices: save that "
+                "of the head's language alone"
+            )
         if type(row) is not int or row < 0:
-            raise InputError(f"{where}{token!r} has the index {row!r}, expected 0 or more")
+            raise InputError(f"{where}{token!r} has the index {row!r:.100}, expected 0 or more")
         if tokens.setdefault(row, token) != token:
             raise InputError(f"{where}index {row} is there twice: {tokens[row]!r} and {token!r}")
         if rows_of.setdefault(token, row) != row:

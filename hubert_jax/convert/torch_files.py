@@ -194,7 +194,7 @@ def plain(value: Any, path: str | os.PathLike) -> Any:
             return {str(key): converted(item, within) for key, item in pairs}
         if isinstance(value, (list, tuple)):
             return [converted(item, within) for item in value]
-        return value
+        return value if isinstance(value, (str, int, float)) else None
 
     return converted(value, ())
 

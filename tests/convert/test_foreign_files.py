@@ -5,6 +5,7 @@ import io
 import json
 import pathlib
 import pickle
+import shutil
 import struct
 import time
 
@@ -49,13 +50,22 @@ def refused(directory, message):
     ("content", "said"), [(POINTER, "a pointer of Git LFS"), (PAGE, "a web page saved under")]
 )
 def test_what_lies_in_place_of_a_file_is_named(directory, content, said, tmp_path):
-    for name in ("model.safetensors", "vocab.json", "preprocessor_config.json", "config.json"):
-        before = (directory / name).read_bytes()
+    shutil.copy(directory / "model.safetensors", directory / "part.safetensors")
+    for name in (
+        *("model.safetensors", "vocab.json", "preprocessor_config.json", "config.json"),
+        *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+        *("processor_config.json", "pretraining_head.safetensors"),
+    ):
+        before = (directory / name).read_bytes() if (directory / name).exists() else None
         (directory / name).write_bytes(content)
         refused(directory, f"{name}: {said}")
-        (directory / name).write_bytes(before)
+        (directory / name).unlink() if before is None else (directory / name).write_bytes(before)
     (directory / "model.safetensors").unlink()
-    (directory / "model.safetensors.index.json").write_bytes(content)
+    (directory / "part.safetensors").write_bytes(content)
+    index = directory / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"lm_head.bias": "part.safetensors"}}')
+    refused(directory, f"part.safetensors: {said}")
+    index.write_bytes(content)
     refused(directory, f"model.safetensors.index.json: {said}")
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(InputError, match=f"file: {said}"):
@@ -64,6 +74,9 @@ def test_what_lies_in_place_of_a_file_is_named(directory, content, said, tmp_pat
     for scheme in ("fairseq", "torchaudio"):
         with pytest.raises(InputError, match=f"file: {said}"):
             formats.read(f"{scheme}:{tmp_path}/file")
+    index.unlink()
+    (directory / "pytorch_model.bin").write_bytes(content)
+    refused(directory, f"pytorch_model.bin: {said}")
 
 
 def test_heads_and_tokens_that_disagree(directory):
@@ -75,7 +88,8 @@ def test_heads_and_tokens_that_disagree(directory):
         ({"A": -1}, "vocab.json: 'A' has the index -1"),
         ({"A": True}, "vocab.json: 'A' has the index True"),
         ({"A": "2"}, "vocab.json: 'A' has the index '2'"),
-        ({"eng": {"a": 1}}, "vocab.json: 'eng' has the index {"),
+        ({"A": [2] * 1000}, r"vocab.json: 'A' has the index \[2, 2"),
+        ({"eng": {"a": 1}}, "vocab.json: 'eng' is a vocabulary of its own"),
         ({"C": 5}, "vocab.json: 'C' has the index 5; the CTC head has 5 classes"),
         ({"A": 3, "sch": 2, "B": 4, "<unk>": "gone"}, "vocab.json: 'sch' is neither one char"),
     ):
@@ -102,7 +116,10 @@ def test_heads_and_tokens_that_disagree(directory):
         else:  # a padding token that is nowhere: config.json names the blank
             assert formats.read(f"hf:{directory}").vocabulary == VOCABULARY
         (directory / name).write_bytes(before)
-    (directory / "vocab.json").unlink()
+    change(directory, "config.json", vocab_size=32)
+    refused(directory, "config.json: vocab_size is 32, but lm_head of model.safetensors has 5 cl")
+    change(directory, "config.json", vocab_size=5)
+    (directory / "vocab.json").rename(directory / "tokenizer.json")
     refused(directory, "vocab.json: not there; expected the tokens of the CTC head's 5 classes")
 
 
@@ -135,7 +152,7 @@ def test_rows_without_a_token_and_the_blank_that_the_tokenizer_names(directory):
 def test_how_waveforms_are_prepared_is_read_kept_and_said(directory, tmp_path):
     name = "preprocessor_config.json"
     change(directory, name, do_normalize=True, return_attention_mask=True, kept=[1.5e-9, None])
-    (directory / "generation_config.json").write_text('{"max_length": 20}')
+    (directory / "generation config (1).json").write_text('{"max_length": 20}')
     for source, target in (("hf:model", "orbax:run"), ("orbax:run", "hf:back")):
         formats.write(
             target.replace(":", f":{tmp_path}/"), formats.read(source.replace(":", f":{tmp_path}/"))
@@ -384,6 +401,7 @@ def test_torch_files_that_claim_anything(tmp_path, directory):
 
 def test_files_beside_a_network_have_plain_names(directory):
     network = formats.read(f"hf:{directory}")
-    for beside in ({"../x.json": {}}, {"/x.json": {}}, {".json": {}}, {"x.json": []}, [1]):
+    odd = (*({name: {}} for name in ("../x.json", "/x.json", "\0.json", "x")), {"x.json": []}, [1])
+    for beside in odd:
         with pytest.raises(InputError, match="files beside a network"):
             dataclasses.replace(network, beside=beside)
