@@ -31,10 +31,14 @@ class WriteResult:
 def parse(where: str, key: str) -> tuple[str, pathlib.Path]:
     """Scheme and path of `SCHEME:PATH`; raises InputError, naming the flag or key `key`.
 
-    A directory that is there is orbax's without a scheme.
+    A directory of numbered checkpoints needs no scheme.
     """
     scheme, separator, path = where.partition(":")
-    if not separator and os.path.isdir(where):
+    if (
+        where
+        and not separator
+        and any(each.name.isdecimal() for each in pathlib.Path(where).glob("*/"))
+    ):
         return "orbax", pathlib.Path(where)
     if not separator or scheme not in SCHEMES or not path:
         remedy = "" if separator else f"; a checkpoint directory of a run is written orbax:{where}"

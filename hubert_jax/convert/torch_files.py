@@ -25,7 +25,10 @@ _INERT_NAMES = (
     "_codecs.encode",
 )
 # torch says which names below them it meets; the last ones are in checkpoints of a training.
-_INERT_PACKAGES = ("fairseq.", "omegaconf.", "pathlib.", "lightning.", "pytorch_lightning.")
+_INERT_PACKAGES = (
+    *("fairseq.", "omegaconf.", "pathlib."),
+    *("lightning.", "lightning_fabric.", "lightning_utilities.", "pytorch_lightning."),
+)
 _STATES = ("state_dict", "model_state_dict", "model")  # where trainings keep the network's
 _WRAPPERS = ("module.", "_orig_mod.", "model.")  # that put their names before the network's
 _MOST_NAMES = 100  # each costs a reading of the pickle

@@ -399,6 +399,14 @@ def test_torch_files_that_claim_anything(tmp_path, directory):
         formats.read(f"torchaudio:{tmp_path}/z.pt")
 
 
+def test_a_directory_of_numbered_checkpoints_needs_no_scheme(directory, tmp_path):
+    network = formats.read(f"hf:{directory}")
+    formats.write(f"orbax:{tmp_path}/run", network)
+    assert formats.read(f"{tmp_path}/run").digest() == network.digest()
+    with pytest.raises(InputError, match="model: expected hf:DIR"):
+        formats.read(str(directory))
+
+
 def test_files_beside_a_network_have_plain_names(directory):
     network = formats.read(f"hf:{directory}")
     odd = (*({name: {}} for name in ("../x.json", "/x.json", "\0.json", "x")), {"x.json": []}, [1])

@@ -1,9 +1,12 @@
 """Directories of CTC models as transformers and its users leave them, against transformers."""
 
 import dataclasses
+import enum
 import functools
 import json
 import pathlib
+import sys
+import types
 
 import jax
 import numpy as np
@@ -272,6 +275,39 @@ def test_a_processor_as_newer_versions_save_it(tmp_path):
     expected, their_text = theirs(tmp_path / "model", QUIET)
     np.testing.assert_allclose(states[-1], expected[-1], atol=1e-4)
     assert text == their_text
+
+
+def test_a_lightning_checkpoint_of_torchaudio(tmp_path, monkeypatch):
+    """Its classes need not be installed; nothing of them is run."""
+    kinds = (type("AttributeDict", (dict,), {}), enum.Enum("State", ["FITTING"]))
+    names = ("lightning_fabric", "lightning_fabric.data", "pytorch_lightning")
+    for name in names:
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    for name, kind in zip(names[1:], kinds, strict=True):
+        kind.__module__ = name
+        setattr(sys.modules[name], kind.__name__, kind)
+    write(tmp_path / "model", "group", "added tokens", do_normalize=True)
+    expected = formats.read(f"hf:{tmp_path}/model")
+    formats.write(f"torchaudio:{tmp_path}/state.pt", expected)
+    state = torch.load(tmp_path / "state.pt")
+    content = {
+        "epoch": 3,
+        "state_dict": {f"model.{name}": tensor for name, tensor in state.items()},
+        "hyper_parameters": kinds[0](exp_dir=pathlib.PosixPath("exp"), lr=0.1),
+        "loops": {"state": kinds[1].FITTING},
+    }
+    torch.save(content, tmp_path / "state.pt")
+    for name in names:
+        monkeypatch.delitem(sys.modules, name)
+    found = formats.read(f"torchaudio:{tmp_path}/state.pt")
+    for path, leaf in expected.flat.items():
+        np.testing.assert_array_equal(found.flat[path], leaf)
+    assert found.vocabulary == expected.vocabulary
+    assert found.notes[:3] == (
+        "read: state_dict of a training's checkpoint",
+        "left out: epoch, hyper_parameters, loops",
+        f"dropped: the prefix model. of {len(state)} names",
+    )
 
 
 def test_a_training_checkpoint_is_read_or_refused_with_advice(tmp_path):
