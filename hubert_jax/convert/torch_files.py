@@ -1,5 +1,6 @@
 """torch's files, read without running what is pickled in them."""
 
+import collections
 import itertools
 import os
 import pathlib
@@ -71,7 +72,7 @@ def load(path: str | os.PathLike) -> Any:
     names = list(_INERT_NAMES)
     while True:
         try:
-            with torch.serialization.safe_globals([(Inert, name) for name in names]):
+            with torch.serialization.safe_globals([(_stand_in(name), name) for name in names]):
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
         except Exception as error:  # a damaged file ends in errors of many types
             named = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -80,7 +81,8 @@ def load(path: str | os.PathLike) -> Any:
                 reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
                 reason = next(iter(reason.splitlines()), "") or type(error).__name__
                 raise InputError(
-                    f"{path}: cannot be read as a file of torch ({reason}); is it complete?"
+                    f"{path}: cannot be read as a file of torch ({reason}); is it complete? "
+                    "Where a training wrote it, save its state_dict alone"
                 ) from None
             known = named[1].startswith(_INERT_PACKAGES) and named[1] not in names
             if not known or len(names) > _MOST_NAMES:
@@ -200,6 +202,11 @@ def plain(value: Any, path: str | os.PathLike) -> Any:
         return value if isinstance(value, (str, int, float)) else None
 
     return converted(value, ())
+
+
+def _stand_in(name: str) -> type:
+    """torch fills no dictionaries but those it knows, so Lightning's `AttributeDict` is one."""
+    return collections.OrderedDict if name.endswith("Dict") else Inert
 
 
 def _require_stored(path: pathlib.Path) -> None:
