@@ -39,6 +39,7 @@ def label() -> ConfigDict:
             audio=("runs/base_it1/prepare/train",),
             feature="mfcc",
             num_clusters=100,
+            fit_max_frames=35_000_000,  # 10 % of LibriSpeech, as released: 5.5 GB of memory
             seed=0,
         )
     )
