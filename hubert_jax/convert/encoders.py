@@ -47,12 +47,11 @@ def shapes(
 
 
 def to_library(
-    params: Mapping[str, Any], architecture: Architecture, library: str, conv_bias: bool = False
+    params: Mapping[str, Any], architecture: Architecture, library: str
 ) -> dict[str, np.ndarray]:
     """`hubert` and, where there is one, `ctc_head` under the names of one of `LIBRARIES`.
 
-    A pre-training head is left to `heads`; without one torchaudio has no mask embedding. With
-    `conv_bias` the front-end's convolutions get biases, which are zero.
+    A pre-training head is left to `heads`; without one torchaudio has no mask embedding.
 
     Raises InputError for parameters that are missing, left over or of another shape.
     """
@@ -77,10 +76,6 @@ def to_library(
             leaf = np.asarray(flat[entry.ours])
             leaf = leaf if entry.row is None else leaf[entry.row]
             tensors[names[0]] = _to_torch_layout(leaf, entry.layout)
-    if conv_bias:
-        biases = _bias_names(architecture, library, kind)
-        for name, channels in zip(biases, architecture.conv_channels, strict=True):
-            tensors[name] = np.zeros(channels, np.float32)
     return tensors
 
 
@@ -142,16 +137,12 @@ def _zero_biases(
     tensors: Mapping[str, np.ndarray], architecture: Architecture, library: str, kind: str
 ) -> set[str]:
     """Names of biases of the front-end's convolutions that are zero: they change nothing."""
-    names = _bias_names(architecture, library, kind)
-    return {name for name in names if name in tensors and not np.any(tensors[name])}
-
-
-def _bias_names(architecture: Architecture, library: str, kind: str) -> list[str]:
     (weight,) = spellings(table(architecture)[0], library, kind)
-    return [
+    names = {
         weight.replace("layers.0.", f"layers.{i}.").removesuffix("weight") + "bias"
         for i in range(len(architecture.conv_channels))
-    ]
+    }
+    return {name for name in names if name in tensors and not np.any(tensors[name])}
 
 
 def require_names(what: str, found: Iterable[str], expected: Iterable[str]) -> None:

@@ -47,14 +47,13 @@ def write_directory(out: str | os.PathLike, network: Network) -> dict[str, str]:
     Raises InputError for parameters of another architecture, or an `out` that is no model.
     """
     head = network.head
+    tensors = to_library(network.params, network.architecture, "hugging_face")
     out = pathlib.Path(out)
     if out.exists() and not (out / MODEL).is_file():
         raise InputError(
             f"{out}: exists and holds no {MODEL}; it would be replaced: name another directory"
         )
     beside = _json_files(network)
-    biases = bool(beside["config.json"].get("conv_bias"))  # transformers would draw them at random
-    tensors = to_library(network.params, network.architecture, "hugging_face", biases)
     if network.vocabulary is not None:
         vocabulary, rows, _ = read_vocabulary(out, beside, network.vocabulary.size)
         if vocabulary != network.vocabulary:
