@@ -16,6 +16,7 @@ from oracles import BASE_LIKE
 
 from hubert_jax.convert import centroids, formats, hugging_face
 from hubert_jax.errors import InputError
+from hubert_jax.networks import warm_start
 from hubert_jax.vocabulary import Vocabulary
 
 POINTER = (
@@ -188,10 +189,17 @@ def test_how_waveforms_are_prepared_is_read_kept_and_said(directory, tmp_path):
     assert note.startswith("taken for granted: waveforms are not normalised, as there is no prep")
 
 
-def test_another_preparation_is_another_network_of_features(directory):
-    before = formats.read(f"hf:{directory}").fingerprint
+def test_another_preparation_is_another_network_of_features(directory, tmp_path):
+    """Fine-tuning keeps its own where a released directory asks for another."""
+    before = formats.read(f"hf:{directory}")
     change(directory, "preprocessor_config.json", do_normalize=True)
-    assert formats.read(f"hf:{directory}").fingerprint != before
+    found = formats.read(f"hf:{directory}")
+    assert found.fingerprint != before.fingerprint
+    start = warm_start.for_finetuning(f"hf:{directory}", before.architecture, VOCABULARY)
+    assert "normalize_waveform is True there and False in this run" in start.description
+    formats.write(f"orbax:{tmp_path}/run", found)
+    with pytest.raises(InputError, match="normalize_waveform is True, config.arch.* is False"):
+        warm_start.for_finetuning(f"orbax:{tmp_path}/run", before.architecture, VOCABULARY)
 
 
 def test_weights_in_several_files(directory):
