@@ -80,7 +80,7 @@ def _checked(expected: Any, value: Any, path: str) -> Any:
             raise InputError(f"{path}: expected a sequence, found {value!r}")
         return tuple(_checked(item_type, item, f"{path}[{i}]") for i, item in enumerate(value))
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = float(value) if value.bit_length() < 1024 else math.inf
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
         raise InputError(
             f"{path}: expected {expected.__name__}, found {type(value).__name__} {value!r}"

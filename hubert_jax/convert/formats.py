@@ -1,9 +1,12 @@
 """One seam for all formats: a network is read from and written to `SCHEME:PATH`."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from hubert_jax import config as config_lib
 from hubert_jax import files
@@ -26,8 +29,17 @@ class WriteResult:
 
 
 def parse(where: str, key: str) -> tuple[str, pathlib.Path]:
-    """Scheme and path of `SCHEME:PATH`; raises InputError, naming the flag or key `key`."""
+    """Scheme and path of `SCHEME:PATH`; raises InputError, naming the flag or key `key`.
+
+    A directory of numbered checkpoints needs no scheme.
+    """
     scheme, separator, path = where.partition(":")
+    if (
+        where
+        and not separator
+        and any(each.name.isdecimal() for each in pathlib.Path(where).glob("*/"))
+    ):
+        return "orbax", pathlib.Path(where)
     if not separator or scheme not in SCHEMES or not path:
         remedy = "" if separator else f"; a checkpoint directory of a run is written orbax:{where}"
         raise InputError(
@@ -49,8 +61,12 @@ def read(where: str, key: str = "--from", shardings: Callable[[Any], Any] | None
     if scheme == "orbax":
         return _read_orbax(path, shardings)
     if scheme == "hf":
-        return hugging_face.read_directory(path)
-    return (fairseq if scheme == "fairseq" else torchaudio).read(path)
+        network = hugging_face.read_directory(path)
+    else:
+        network = (fairseq if scheme == "fairseq" else torchaudio).read(path)
+    broken = [name for name, leaf in network.flat.items() if not np.isfinite(leaf).all()]
+    note = f"NaN or infinite: numbers in {len(broken)} parameters, such as {', '.join(broken[:1])}"
+    return dataclasses.replace(network, notes=network.notes + (note,) * bool(broken))
 
 
 def write(where: str, network: Network, key: str = "--to") -> WriteResult:
@@ -59,6 +75,7 @@ def write(where: str, network: Network, key: str = "--to") -> WriteResult:
     Raises InputError if something else is there, or for a network that the format cannot express.
     """
     scheme, path = parse(where, key)
+    path = pathlib.Path(os.path.abspath(path))  # even . has a name
     try:
         if scheme == "hf":
             return WriteResult(hugging_face.write_directory(path, network))
@@ -106,7 +123,10 @@ def _read_orbax(path: pathlib.Path, shardings: Callable[[Any], Any] | None) -> N
                 codebook_digests=digests,
             )
     digest = fingerprint(metadata)
-    return Network(params, architecture, head, regularization, vocabulary, units, digest)
+    beside = metadata.get("beside", {})
+    return Network(
+        params, architecture, head, regularization, vocabulary, units, digest, (), beside
+    )
 
 
 def _write_orbax(path: pathlib.Path, network: Network, where: str, key: str) -> WriteResult:

@@ -85,6 +85,12 @@ class Index:
         with np.load(self.path) as stored:
             return _Strings(stored["ids"])
 
+    @property
+    def transcribed(self) -> np.ndarray:
+        """Whether each has a transcript, (n,) bool; read when it is asked for."""
+        with np.load(self.path) as stored:
+            return stored["transcribed"]
+
     def shared(self, other: "Index") -> list[str]:
         """The ids that both splits have, sorted; all those of `other` are in memory at once."""
         wanted = frozenset(itertools.chain.from_iterable(other._id_blocks()))

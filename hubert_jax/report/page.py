@@ -114,10 +114,15 @@ def _example(
 
 
 def _sentences(workdir: pathlib.Path, decoded: dict[str, dict]) -> dict[str, dict]:
-    """Reference, and jiwer's alignment of every recogniser's text with it, by utterance."""
+    """Reference, and jiwer's alignment of every recogniser's text with it, by utterance.
+
+    Utterances without one are left out: there is nothing to align with.
+    """
     sentences: dict[str, dict] = {}
     for name, found in decoded.items():
         for row in _read_lines(_here(workdir, found["hypotheses"])):
+            if row["reference"] is None:
+                continue
             reference, text = (" ".join(text.split()) for text in (row["reference"], best(row)))
             sentence = sentences.setdefault(row["id"], {"reference": row["reference"], "texts": {}})
             sentence["texts"][name] = jiwer.process_characters(reference, text)
