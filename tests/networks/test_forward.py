@@ -1,6 +1,5 @@
 """A network over a split: the same numbers from any batch, mesh and source; weights sent once."""
 
-import re
 import shutil
 
 import jax
@@ -73,27 +72,6 @@ def test_nothing_but_batches_goes_to_the_devices(network, speech_split):
     assert sorted(names) == sorted(utterance.id for utterance in records.read_audio(speech_split))
     shards = [batch.shard for batch in outputs]
     assert shards == sorted(shards) and set(shards) == set(range(len(manifest.shards)))
-
-
-def test_no_weight_crosses_to_the_devices_with_a_batch(network, speech_split, capfd):
-    """By the transfer guard's own log, of all threads: waveforms alone do."""
-
-    def means(params, waveform, num_samples):
-        return jnp.mean(waveform, axis=1) + jnp.sum(params["hubert"]["mask_embedding"])
-
-    loaded, manifest = trained.load(network[2]), manifests.read_manifest(speech_split)
-    guard = "jax_transfer_guard_host_to_device"
-    before = getattr(jax.config, guard)
-    jax.config.update(guard, "log_explicit")
-    try:
-        batches = list(forward.over_split(means, loaded, speech_split, manifest))
-        log = capfd.readouterr().err
-    finally:
-        jax.config.update(guard, before)
-    waveforms = set(re.findall(r"transfer: aval=ShapedArray\((float32.*?\])", log))
-    leaves = jax.tree.leaves(loaded.params)
-    weights = {f"float32[{','.join(map(str, leaf.shape))}]" for leaf in leaves}
-    assert waveforms and len(batches) > 1 and not waveforms & weights
 
 
 def test_execution_and_mesh_may_differ_from_those_of_training(network, speech_split):
