@@ -15,3 +15,11 @@ class Diverged(Exception):
     The message is one line: at which step, and from where to go on. Jobs print it and exit with
     status 3.
     """
+
+
+class Preempted(Exception):
+    """The cluster takes this machine away, and training has saved what it has.
+
+    The message is one line: at which step. Jobs print it and exit with status 75, upon which the
+    same command is to be given again.
+    """

@@ -35,7 +35,7 @@ from hubert_jax.config import MayChange
 from hubert_jax.content import ContentDigests
 from hubert_jax.convert import __main__ as convert
 from hubert_jax.distributed import DistributedConfig
-from hubert_jax.errors import Diverged, InputError
+from hubert_jax.errors import Diverged, InputError, Preempted
 from hubert_jax.layout import Reference, group_directory, job_of
 from hubert_jax.report import rehearsal
 from hubert_jax.report.assemble import ReportConfig, assemble
@@ -534,7 +534,7 @@ def _named(stage: str, key: str = "") -> Iterator[None]:
     """Errors inside begin with the stage's name, and with a key of its configuration."""
     try:
         yield
-    except (InputError, Diverged) as error:
+    except (InputError, Diverged, Preempted) as error:
         raise type(error)(f"[{stage}] {key}{error}") from None
 
 

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -53,7 +55,9 @@ def _free_port() -> int:
         return found.getsockname()[1]
 
 
-def _together(repository, directory, values, count=2) -> list[subprocess.CompletedProcess]:
+def _together(
+    repository, directory, values, count=2, meanwhile=lambda started: None
+) -> list[subprocess.CompletedProcess]:
     """The same command in `count` processes of one device each; only `index` differs."""
     file = directory / "together.py"
     file.write_text(f"def get_config(part):\n    return {values!r}\n")
@@ -77,6 +81,7 @@ def _together(repository, directory, values, count=2) -> list[subprocess.Complet
     ]
     done = []
     try:
+        meanwhile(started)
         for process in started:
             output = process.communicate(timeout=300)
             done.append(subprocess.CompletedProcess(command, process.returncode, *output))
@@ -113,6 +118,34 @@ def _alone(monkeypatch, directory, values) -> dict:
 
 def _lines(directory) -> list[dict]:
     return [json.loads(line) for line in (directory / "train/metrics.jsonl").open()]
+
+
+def test_sigterm_to_one_saves_in_both(repository, values, tmp_path):
+    """It comes in the middle of training; the same command goes on from there."""
+    endless = dict(values, loop=dict(steps=100_000, log_every=1, save_every=100_000))
+
+    def terminate_second(started):
+        log = tmp_path / "train/metrics.jsonl"
+        while not (log.exists() and log.read_text().count("\n") >= 3):
+            assert all(process.poll() is None for process in started)
+            time.sleep(0.1)
+        started[1].send_signal(signal.SIGTERM)
+
+    both = _together(repository, tmp_path, endless, meanwhile=terminate_second)
+    (saved,) = (tmp_path / "train/checkpoints").iterdir()
+    line = f"SIGTERM; step {saved.name} is saved, the same command goes on with it"
+    for process in both:
+        assert process.returncode == 75 and process.stderr.count("\n") == 1, process.stderr
+        assert process.stderr.startswith("preempted: ") and line in process.stderr
+
+    def terminate_both(started):
+        time.sleep(1)
+        for process in started:
+            process.send_signal(signal.SIGTERM)
+
+    for process in _together(repository, tmp_path, endless, meanwhile=terminate_both):
+        assert process.returncode in (75, 143, -signal.SIGTERM), process.stderr  # wherever it was
+        assert "Traceback" not in process.stderr
 
 
 def test_two_processes_train_as_one(repository, values, tmp_path, monkeypatch, capsys):
