@@ -21,7 +21,7 @@ import jax
 from jax._src import distributed as _jax_distributed  # the one way to the service's store
 
 from hubert_jax import files
-from hubert_jax.errors import InputError
+from hubert_jax.errors import InputError, printable
 
 T = TypeVar("T")
 _AUTO = "auto"
@@ -99,7 +99,7 @@ def is_first() -> bool:
 def announce(line: str) -> None:
     """Prints a line, in the first process alone."""
     if is_first():
-        print(line, flush=True)
+        print(printable(line), flush=True)
 
 
 def takes(number: int) -> bool:

@@ -37,6 +37,11 @@ def discover(manifest: pathlib.Path) -> list[SourceUtterance]:
                 f"{manifest}, line {number}: expected PATH<TAB>SAMPLES, found {line[:80]!r}"
             )
         relative = pathlib.PurePosixPath(name)
+        if not relative.name or relative.is_absolute() or ".." in relative.parts:
+            raise InputError(
+                f"{manifest}, line {number}: expected a path below the folder of line 1, found "
+                f"{name[:80]!r}"
+            )
         name, speaker, defect = identify(root, relative)
         if text == "":
             defect = defect or f"empty transcript beside {manifest}, line {number}"

@@ -4,14 +4,17 @@ import dataclasses
 import itertools
 import os
 import pathlib
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Protocol
 
 from hubert_jax.corpus.audio_files import Samples
-from hubert_jax.errors import InputError
+from hubert_jax.errors import InputError, printable
 
 _MARK = "\ufeff"
+# A terminal obeys some of them; tables and indices take others for the end of a name.
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Row(Protocol):
@@ -70,6 +73,12 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def refused_name(*names: str) -> str:
+    """Why an utterance cannot have such an id or speaker; "" if it can."""
+    found = any(map(_CONTROL.search, names))
+    return "its name or speaker has control characters; rename it" if found else ""
+
+
 def identify(corpus: pathlib.Path, relative: pathlib.PurePath) -> tuple[str, str, str]:
     """(id, speaker, defect) of a file by its path below its corpus.
 
@@ -83,6 +92,8 @@ def identify(corpus: pathlib.Path, relative: pathlib.PurePath) -> tuple[str, str
     except UnicodeEncodeError:  # can neither be an id nor be printed
         raw = os.fsencode(name).decode("utf-8", "backslashreplace")
         return raw, speaker, "its name is not UTF-8; rename the file"
+    if defect := refused_name(name):
+        return printable(name), printable(speaker), defect
     chapter = (corpus / relative).parent
     reader = chapter.parent.name
     if reader and relative.stem.startswith(f"{reader}-{chapter.name}-"):
