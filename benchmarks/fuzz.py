@@ -13,6 +13,7 @@ import argparse
 import faulthandler
 import json
 import multiprocessing
+import os
 import pathlib
 import pickle
 import random
@@ -140,6 +141,8 @@ def _child(*arguments: Any) -> None:
         faulthandler.dump_traceback_later(_DIES, exit=True)
 
     *settings, report = arguments
+    log = open(settings[2] / "stderr", "a")  # where C libraries write what they think of an input
+    os.dup2(log.fileno(), 2)
     signal.signal(signal.SIGALRM, hang)
     parser = PARSERS[settings[0]]
     read = parser.read
@@ -182,7 +185,7 @@ def fuzz(name: str, seed: int, folder: pathlib.Path, seconds: float, most: int) 
                 break
         process.join()
         if not last:
-            raise RuntimeError(f"{name}: the valid files could not be made or read")
+            raise RuntimeError(f"{name}: no valid files, see {folder / 'stderr'}")
         for key in ("inputs", "refused", "accepted", "unexpected"):
             total[key] += last.get(key, 0 if key != "unexpected" else [])
         for key in ("longest", "growth"):

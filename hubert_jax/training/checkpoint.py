@@ -1,7 +1,13 @@
-"""Checkpoints: orbax, asynchronous; a JSON document (`metadata`) says what the arrays are."""
+"""Checkpoints: orbax, asynchronous; a JSON document (`metadata`) says what the arrays are.
 
+Orbax keeps no checksum of the arrays' bytes, so each part has a list of its files' sizes and
+CRC-32C beside them, written before the checkpoint appears and compared whenever it is read.
+"""
+
+import concurrent.futures
 import contextlib
 import functools
+import json
 import operator
 import os
 import pathlib
@@ -10,19 +16,35 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import google_crc32c
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from hubert_jax import config as config_lib
-from hubert_jax import files
+from hubert_jax import distributed, files
 from hubert_jax.errors import InputError
 
 _Shardings = Callable[[Any], Any]
 _NAMED = re.compile(r"(?P<folder>.+)@(?P<which>\d+|best|mean(?P<count>[1-9]\d*))")
 _REMEDY = "; make room or make it writable, and give the same command again"
+_PARTS = ("state", "metadata")
+_CHECKSUMS = "checksums.json"
+_BLOCK_BYTES = 2**24
 _DECISIVE = ("kind", "inputs", "decisive", "rows", "version", "step")
+
+
+class _StateHandler(ocp.StandardCheckpointHandler):
+    def finalize(self, directory: Any) -> None:
+        super().finalize(directory)
+        _write_checksums(directory)
+
+
+class _MetadataHandler(ocp.JsonCheckpointHandler):
+    def finalize(self, directory: Any) -> None:
+        super().finalize(directory)
+        _write_checksums(directory)
 
 
 class _Step:
@@ -52,8 +74,19 @@ class Checkpoints:
             self._directory.mkdir(parents=True, exist_ok=True)
             options.create = False  # orbax would ask the other processes
             options.multiprocessing_options = _alone()
+        registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        args, multiprocessing = ocp.args, options.multiprocessing_options
+        for part, kind, kinds in (
+            ("state", _StateHandler, (args.StandardSave, args.StandardRestore)),
+            ("metadata", _MetadataHandler, (args.JsonSave, args.JsonRestore)),
+        ):
+            handler = kind(multiprocessing_options=multiprocessing)
+            for each in kinds:
+                registry.add(part, each, handler)
         with self._writing():
-            self._manager = ocp.CheckpointManager(self._directory, options=options)
+            self._manager = ocp.CheckpointManager(
+                self._directory, options=options, handler_registry=registry
+            )
 
     def save(self, step: int, state: Any, metadata: dict) -> None:
         """Begins to save `state` (a tree of arrays); returns once it is copied.
@@ -98,12 +131,19 @@ class Checkpoints:
         step, (checked, state) = _first_readable(
             self._directory,
             steps,
-            lambda step: (check(self.metadata(step)), self.restore(step, like)),
+            lambda step: (self._checked(step, check), self.restore(step, like)),
             ", nor any before it; restore it from a copy, or remove "
             f"{self._directory.parent} to begin again",
         )
         self._set_aside(steps[: steps.index(step)])
         return step, state, checked
+
+    def _checked(self, step: int, check: Callable[[dict], Any]) -> Any:
+        # One process reads all bytes for the others.
+        damage = distributed.from_first(lambda: _damage(self._directory / str(step)))
+        if damage:
+            raise ValueError(damage)
+        return check(self.metadata(step))
 
     def _set_aside(self, steps: list[int]) -> None:
         if not steps:
@@ -238,6 +278,45 @@ def _alone() -> ocp.options.MultiprocessingOptions:
     return ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
 
 
+def _write_checksums(directory: os.PathLike) -> None:
+    """Of the files of one part, into a file beside them."""
+    paths = _files_below(pathlib.Path(directory))
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        found = dict(zip(paths, pool.map(_checksum, paths.values()), strict=True))
+    files.write_json(pathlib.Path(directory, _CHECKSUMS), found)
+
+
+def _damage(step: pathlib.Path) -> str:
+    """What is wrong with the bytes of a checkpoint; "" if they are those that were written."""
+    for part in _PARTS:
+        listed = step / part / _CHECKSUMS
+        if not listed.is_file():
+            return f"its part {part} is missing, or its {_CHECKSUMS}"
+        paths, expected = _files_below(step / part), json.loads(listed.read_bytes())
+        if gone := expected.keys() - paths:
+            return f"{part}/{min(gone)} is missing"
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            found = pool.map(_checksum, [paths[name] for name in expected])
+            for name, checksum in zip(expected, found, strict=True):
+                if checksum != expected[name]:
+                    return f"{part}/{name} is not what was written"
+    return ""
+
+
+def _files_below(directory: pathlib.Path) -> dict[str, pathlib.Path]:
+    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): path for path in paths}
+
+
+def _checksum(path: pathlib.Path) -> list[int]:
+    """Size and CRC-32C."""
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            value = google_crc32c.extend(value, block)
+        return [file.tell(), value]
+
+
 def _restore_metadata(folder: pathlib.Path, step: int) -> dict:
     handlers = ocp.CompositeCheckpointHandler(metadata=ocp.JsonCheckpointHandler())
     with ocp.Checkpointer(handlers) as reader:
@@ -247,9 +326,8 @@ def _restore_metadata(folder: pathlib.Path, step: int) -> dict:
 
 def _restore(folder: pathlib.Path, step: int, shardings: _Shardings | None) -> tuple[dict, dict]:
     path = folder / str(step)
-    for part in ("state", "metadata"):
-        if not (path / part).is_dir():
-            raise FileNotFoundError(f"its part {part} is missing")
+    if damage := _damage(path):
+        raise ValueError(damage)
     alone = _alone()  # each process reads for itself, as one may do it while the others wait
     handlers = ocp.CompositeCheckpointHandler(
         composite_options=ocp.CompositeOptions(multiprocessing_options=alone),

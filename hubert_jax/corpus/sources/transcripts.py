@@ -16,7 +16,6 @@ from hubert_jax.corpus.sources.utterances import (
     normalised,
     read_lines,
     read_text,
-    refused_name,
 )
 from hubert_jax.errors import InputError, printable
 
@@ -192,7 +191,7 @@ def utterance_of(
 ) -> SourceUtterance:
     """An utterance whose transcript and speaker are in a row of named columns."""
     said = _of_columns(columns)
-    defect = refused_name(name, said.speaker)
+    defect = SourceUtterance.defect_of_names(name, said.speaker)
     if not defect and said.text == "":
         defect = "empty transcript; expected words"
     return SourceUtterance(

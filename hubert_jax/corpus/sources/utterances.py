@@ -47,6 +47,12 @@ class SourceUtterance:
         """How messages call it: the path, and the id of a row."""
         return f"{self.path}" if self.row is None else f"{self.path}, {self.id}"
 
+    @staticmethod
+    def defect_of_names(*names: str) -> str:
+        """Why an id or a speaker cannot be used; "" if all can."""
+        found = any(map(_CONTROL.search, names))
+        return "its name or speaker has control characters; rename it" if found else ""
+
     def load(self) -> pathlib.Path | bytes | Samples:
         """What `audio_files.read_waveform` takes; raises InputError where a row is unreadable."""
         return self.path if self.row is None else self.row.load()
@@ -73,12 +79,6 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def refused_name(*names: str) -> str:
-    """Why an utterance cannot have such an id or speaker; "" if it can."""
-    found = any(map(_CONTROL.search, names))
-    return "its name or speaker has control characters; rename it" if found else ""
-
-
 def identify(corpus: pathlib.Path, relative: pathlib.PurePath) -> tuple[str, str, str]:
     """(id, speaker, defect) of a file by its path below its corpus.
 
@@ -92,7 +92,7 @@ def identify(corpus: pathlib.Path, relative: pathlib.PurePath) -> tuple[str, str
     except UnicodeEncodeError:  # can neither be an id nor be printed
         raw = os.fsencode(name).decode("utf-8", "backslashreplace")
         return raw, speaker, "its name is not UTF-8; rename the file"
-    if defect := refused_name(name):
+    if defect := SourceUtterance.defect_of_names(name):
         return printable(name), printable(speaker), defect
     chapter = (corpus / relative).parent
     reader = chapter.parent.name
