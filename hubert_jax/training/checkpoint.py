@@ -70,8 +70,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(preserved)
         )
-        if alone:
+        with self._writing():
             self._directory.mkdir(parents=True, exist_ok=True)
+        if alone:
             options.create = False  # orbax would ask the other processes
             options.multiprocessing_options = _alone()
         registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
@@ -167,6 +168,11 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         try:
             yield
+        except (FileExistsError, NotADirectoryError):
+            raise InputError(
+                f"{self._directory}: expected a folder or nothing, but a file is in the way; move "
+                "it elsewhere"
+            ) from None
         except (OSError, ValueError) as error:  # the latter from tensorstore
             for reason in map(os.strerror, files.UNWRITABLE):
                 if reason in str(error):
@@ -187,7 +193,7 @@ def restore_parameters(
     NumPy arrays. Raises InputError where there are none, or too few, or they cannot be read.
     """
     path = pathlib.Path(directory).absolute()
-    named = None if path.is_dir() else _NAMED.fullmatch(str(path))
+    named = None if os.path.isdir(path) else _NAMED.fullmatch(str(path))
     folder = pathlib.Path(named["folder"]) if named else path
     steps = _steps(folder)
     there = f"there are steps {', '.join(map(str, steps))}"
@@ -230,6 +236,11 @@ def _first_readable(
             return step, read(step)
         except InputError:
             raise
+        except PermissionError as error:  # whoever may read it may find nothing wrong
+            raise InputError(
+                f"{folder}: checkpoint {step}: {error.filename} cannot be read "
+                f"({error.strerror}); make it readable"
+            ) from None
         except Exception as error:  # orbax and tensorstore raise dozens of types
             reason = " ".join(str(error).split())[:200]
             problem = f"{folder}: checkpoint {step} cannot be read ({reason})"
@@ -264,10 +275,14 @@ def _mean(
 
 def _steps(directory: pathlib.Path) -> list[int]:
     """The steps of a checkpoint directory, ascending; raises InputError where there are none."""
-    steps = sorted(int(path.name) for path in directory.glob("*") if path.name.isdecimal())
+    why = ""
+    try:
+        steps = sorted(int(name) for name in os.listdir(directory) if name.isdecimal())
+    except OSError as error:
+        steps, why = [], f" ({error.strerror})"
     if not steps:
         raise InputError(
-            f"{directory}: no checkpoint found; expected the checkpoint directory of a run, "
+            f"{directory}: no checkpoint found{why}; expected the checkpoint directory of a run, "
             "for example WORKDIR/train/checkpoints"
         )
     return steps
@@ -304,7 +319,11 @@ def _damage(step: pathlib.Path) -> str:
 
 
 def _files_below(directory: pathlib.Path) -> dict[str, pathlib.Path]:
-    paths = sorted(path for path in directory.rglob("*") if path.is_file())
+    def refuse(error: OSError) -> None:
+        raise error
+
+    walked = os.walk(directory, onerror=refuse)
+    paths = sorted(pathlib.Path(folder, name) for folder, _, names in walked for name in names)
     return {path.relative_to(directory).as_posix(): path for path in paths}
 
 
