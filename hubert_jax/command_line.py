@@ -49,13 +49,21 @@ def usage(job: str, schema: type, description: str, part: str = "") -> str:
     )
 
 
-def read(arguments: list[str], job: str, schema: type) -> Any:
+def read(
+    arguments: list[str],
+    job: str,
+    schema: type,
+    schema_of: Callable[[Mapping[str, Any]], type] | None = None,
+) -> Any:
     """The configuration that a command line asks for: the file's part `job` unless it names one.
+
+    It is a `schema` or, where there are several, of the one that `schema_of` gives for its values.
 
     Raises InputError for all that is wrong with the file or with an argument.
     """
     path, overrides = _split(arguments)
     values, overrides = _load(path, job, overrides)
+    schema = schema_of(values) if schema_of else schema
     if hasattr(schema, "with_defaults"):  # of groups that the dataclass does not know
         values = schema.with_defaults(values)
     config = with_defaults(schema, values)
@@ -106,10 +114,13 @@ def _load(path: str, job: str, overrides: list[str]) -> tuple[Mapping[str, Any],
         parts = getattr(module, "PARTS", (part,))
         if part in parts:
             parameters, overrides = _parameters(module.get_config, overrides)
-            return module.get_config(part, **parameters), overrides
+            values = module.get_config(part, **parameters)
+            if not hasattr(values, "items"):
+                raise TypeError(f"get_config returned {type(values).__name__}, no ConfigDict")
+            return values, overrides
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"--config={file}: cannot be loaded ({type(error).__name__}: {error}); expected a "
             "Python file with get_config(part)"

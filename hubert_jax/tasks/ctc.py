@@ -123,23 +123,24 @@ def read(config: FinetuneConfig) -> tuple[manifests.AudioManifest, HeldOut | Non
     return audio, held_out
 
 
-def task(
+def plan(
     config: FinetuneConfig,
     audio: manifests.AudioManifest,
     held_out: HeldOut | None,
     vocabulary: Vocabulary,
-    mesh: Mesh,
-) -> Task:
-    """Fine-tuning as `fit` takes it; InputError where no utterance or no row fits.
+    row_cut: int,
+) -> list[schedule.Bucket]:
+    """What batches are made of, their rows multiples of `row_cut`; says what they leave out.
 
-    And for a transcript, of either split, that training or validation would stop at.
+    Raises InputError where no utterance or no row fits, and for a transcript, of either split, that
+    training or validation would stop at.
     """
     padded = schedule.padded_buckets(
         audio,
         read_index(config.audio, audio),
         config.frames_per_step,
         config.padded_frames,
-        sharding.batch_shards(mesh),
+        row_cut,
         config.row_multiple,
     )
     if left_out := audio.utterances - sum(bucket.utterances for bucket in padded):
@@ -154,7 +155,19 @@ def task(
         distributed.from_first(
             functools.partial(_check_transcripts, *split, vocabulary, config.padded_frames)
         )
-    plan = schedule.BucketSchedule(padded, config.seed)
+    return padded
+
+
+def task(
+    config: FinetuneConfig,
+    audio: manifests.AudioManifest,
+    held_out: HeldOut | None,
+    vocabulary: Vocabulary,
+    mesh: Mesh,
+) -> Task:
+    """Fine-tuning as `fit` takes it; raises as `plan`."""
+    padded = plan(config, audio, held_out, vocabulary, sharding.batch_shards(mesh))
+    steps = schedule.BucketSchedule(padded, config.seed)
     from_scratch = not config.init_from
     freeze_steps = 0 if from_scratch else config.ctc.freeze_steps
 
@@ -162,7 +175,7 @@ def task(
         rows = batches.finetuning_batches(
             pathlib.Path(config.audio),
             audio,
-            plan,
+            steps,
             seed=config.seed,
             first_step=first_step,
             last_step=config.loop.steps,
