@@ -25,18 +25,8 @@ test: environment-dev
 	$(VENV)/bin/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadscope \
 	--no-loadscope-reorder $(ARGS)
 
-# Nearly all of the time goes into compiling programs that then run for milliseconds. JAX 0.10's
-# compiler, the last for Python 3.11, has a way of emitting fusions that takes half of it.
 rehearsal: environment
-	start=$$(date +%s); export JAX_PLATFORMS=cpu JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0; \
-	XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"; \
-	case $$($(VENV)/bin/python -c 'import jaxlib; print(jaxlib.__version__)') in \
-	0.10.*) XLA_FLAGS="$$XLA_FLAGS --xla_cpu_use_fusion_emitters=false";; esac; export XLA_FLAGS; \
-	JAX_NUM_CPU_DEVICES=4 $(VENV)/bin/python -m launch.one_machine 2 hubert_jax.pipeline \
-	--config=configs/paper/librispeech.py:rehearsal $(ARGS) && \
-	JAX_NUM_CPU_DEVICES=8 $(VENV)/bin/python -m hubert_jax.pipeline \
-	--config=configs/paper/librilight.py:rehearsal $(ARGS) && \
-	echo "both rehearsals: $$(($$(date +%s) - start)) s"
+	launch/rehearsal.sh $(VENV)/bin/python $(ARGS)
 
 lint: environment-dev
 	$(VENV)/bin/ruff check .

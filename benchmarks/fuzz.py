@@ -43,7 +43,9 @@ def input_of(parser: Parser, name: str, seeds: list[Files], seed: int, number: i
     found = dict(choose.choice(seeds))
     others = [content for files in seeds for content in files.values()]
     changeable = [file for file in found if not file.startswith(parser.unchanged or "?")]
-    for file in choose.sample(changeable, choose.choice([1, 1, 1, 2])) if changeable[1:] else changeable:
+    for file in (
+        choose.sample(changeable, choose.choice([1, 1, 1, 2])) if changeable[1:] else changeable
+    ):
         found[file] = mutations.changed(found[file], choose, others)
     if choose.random() < 0.7:
         parser.bind(found)
@@ -225,7 +227,9 @@ def main() -> None:
             f"{found['growth'] / 2**20:.0f} MB |",
             flush=True,
         )
-        different = {line.partition(": ")[2].partition(":")[0]: line for line in found["unexpected"]}
+        different = {
+            line.partition(": ")[2].partition(":")[0]: line for line in found["unexpected"]
+        }
         failures += [f"{top / name}/{line}" for line in different.values()]
         if found["growth"] > MOST_BYTES:
             failures.append(f"{name}: memory grew by {found['growth'] / 2**20:.0f} MB")

@@ -291,8 +291,10 @@ def _tokenizer_seeds(folder: pathlib.Path) -> list[Files]:
 
     formats.write(f"hf:{folder / 'ctc'}", _network("ctc"))
     found = _of(folder / "ctc")
-    kept = {f"kept-{name}" if name in ("model.safetensors", "config.json") else name: content
-            for name, content in found.items()}
+    kept = {
+        f"kept-{name}" if name in ("model.safetensors", "config.json") else name: content
+        for name, content in found.items()
+    }
     return [kept, kept | {"added_tokens.json": b'{"<s>": 5, "</s>": 6}'}]
 
 

@@ -22,7 +22,20 @@ _WORDS = (
     *("\ud7ff", " ", "../", "/", "//", ".", "..", "~", "nan", "inf", "-1", "1e999", "0", "9" * 400),
     *("text", "file", "speaker", "split", "train", "test", "file_name", "=", "{", "}", "[", "]"),
 )
-_NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
+_NUMBERS = (
+    0,
+    1,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0xFFFF,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**63 - 1,
+    2**64 - 1,
+)
 
 
 def changed(content: bytes, random: Random, others: list[bytes]) -> bytes:
@@ -122,7 +135,10 @@ def _of_npy(content: bytes, random: Random) -> _Opened:
         return None
     size = int.from_bytes(content[8:10], "little")
     header, rest = content[10 : 10 + size], content[10 + size :]
-    return header, lambda part: content[:8] + (len(part) & 0xFFFF).to_bytes(2, "little") + part + rest
+    return (
+        header,
+        lambda part: content[:8] + (len(part) & 0xFFFF).to_bytes(2, "little") + part + rest,
+    )
 
 
 def _json(content: bytes, random: Random) -> bytes:
@@ -182,7 +198,11 @@ def _text(text: str, random: Random) -> str:
         return text[:place] + random.choice(_WORDS) * random.choice([1, 1, 2, 5000]) + text[place:]
     if kind == 4:
         return text[:place] + text[place + random.choice([1, 1, 5, 100]) :]
-    return text[:place] + chr(random.choice([*range(128), 0x301, 0x2019, 0xFFFF, 0x1F600])) + text[place:]
+    return (
+        text[:place]
+        + chr(random.choice([*range(128), 0x301, 0x2019, 0xFFFF, 0x1F600]))
+        + text[place:]
+    )
 
 
 def _bytes(content: bytes, random: Random, others: list[bytes]) -> bytes:

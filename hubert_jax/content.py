@@ -54,4 +54,3 @@ class ContentDigests:
         self._known[str(path.absolute())] = [*stamp, digest]
         self._changed = True
         return digest
-

@@ -8,6 +8,7 @@ JAX_NUM_CPU_DEVICES says. Ends with the status of the process that failed first,
 with it; 0 when all have finished.
 """
 
+import signal
 import socket
 import subprocess
 import sys
@@ -61,6 +62,7 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends all of them
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:

@@ -1,11 +1,8 @@
 """CTC fine-tuning on transcribed speech (Hsu et al. 2021, section IV-D)."""
 
-import bisect
-import collections
 import contextlib
 import dataclasses
 import functools
-import itertools
 import math
 import pathlib
 from collections.abc import Callable, Generator
@@ -22,7 +19,6 @@ from hubert_jax.asr.error_rates import character_error_rate, word_error_rate
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.data import batches, manifests, schedule
 from hubert_jax.data.index import read_index
-from hubert_jax.data.reading import RecordReader
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
 from hubert_jax.frames import HOP, num_frames, num_samples
@@ -31,6 +27,7 @@ from hubert_jax.model.ctc import ctc_loss, is_feasible
 from hubert_jax.model.hubert import HubertForCTC
 from hubert_jax.model.kernels import choice
 from hubert_jax.model.masking import span_mask
+from hubert_jax.tasks import transcripts
 from hubert_jax.tasks.held_out import HeldOut, ValidationConfig
 from hubert_jax.training import optimizer, sharding
 from hubert_jax.training.fit import LoopConfig, require_seed
@@ -40,7 +37,6 @@ from hubert_jax.training.task import AdditiveLoss, Batch, Task, Validation
 from hubert_jax.vocabulary import Vocabulary
 
 VERSION = 3  # raise it when the same configuration and inputs give other weights
-_FRAMES_PER_CHARACTER = 2  # 25 characters a second, more than anybody reads aloud
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +149,7 @@ def plan(
         read_splits.append(("config.validation_audio", config.validation_audio, held_out.audio))
     for split in read_splits:
         distributed.from_first(
-            functools.partial(_check_transcripts, *split, vocabulary, config.padded_frames)
+            functools.partial(transcripts.check, *split, vocabulary, config.padded_frames)
         )
     return padded
 
@@ -214,61 +210,6 @@ def task(
             "rows": {str(bucket.batch_frames): bucket.rows for bucket in padded},
             "version": VERSION,
         },
-    )
-
-
-def _check_transcripts(
-    key: str,
-    directory: str,
-    audio: manifests.AudioManifest,
-    vocabulary: Vocabulary,
-    padded_frames: tuple[int, ...],
-) -> None:
-    """Refuses transcripts of a split that its run would stop at; tells of those it cannot use."""
-    reader, validates = RecordReader(pathlib.Path(directory), audio), key != "config.audio"
-    most = [num_samples(length) for length in padded_frames]
-    outside: collections.Counter[str] = collections.Counter()
-    refused: list[tuple[str, str]] = []
-    endless: list[InputError] = []
-    ignored: list[str] = []
-    for number, text in enumerate(reader.transcripts()):
-        samples, spelled = int(reader.index.samples[number]), " ".join(text.split())
-        if samples > most[-1]:
-            continue  # left out
-        if found := vocabulary.outside(text):
-            outside.update(found)
-            refused.append((reader.index.ids[number], text))
-        room = padded_frames[bisect.bisect_left(most, samples)]
-        if validates and len(spelled) > room:
-            endless.append(_too_long(reader.index.ids[number], len(spelled), room))
-        needed = len(spelled) + sum(a == b for a, b in itertools.pairwise(spelled))
-        longest = room if validates else room // _FRAMES_PER_CHARACTER
-        if needed > num_frames(samples) or len(spelled) > longest:
-            ignored.append(reader.index.ids[number])
-    if refused:
-        listed = ", ".join(f"{c!r} (U+{ord(c):04X}) {n} x" for c, n in outside.most_common(20))
-        names = ", ".join(name for name, _ in refused[:3]) + ", ..." * (len(refused) > 3)
-        try:
-            vocabulary.encode(refused[0][1], refused[0][0])
-        except InputError as error:
-            raise InputError(
-                f"{key}={directory}: {len(refused)} of {audio.utterances} transcripts, of {names}, "
-                f"hold what the vocabulary lacks: {listed}; {error}"
-            ) from None
-    if endless:
-        raise endless[0]
-    if ignored:
-        distributed.announce(
-            f"{directory}: {len(ignored)} of {audio.utterances} transcripts are too long for their "
-            f"audio and {'count with a loss of 0' if validates else 'not learnt from'}, that of "
-            f"{ignored[0]} for one"
-        )
-
-
-def _too_long(name: str, characters: int, frames: int) -> InputError:
-    return InputError(
-        f"utterance {name}: {characters} characters in at most {frames} frames, more than anybody "
-        "reads aloud; leave it out of config.validation_audio"
     )
 
 
@@ -454,14 +395,14 @@ def with_labels(
                     labels[row, : len(encoded)] = encoded
                     label_lengths[row] = len(encoded)
                 elif held_out:
-                    raise _too_long(name, len(encoded), labels.shape[1])
+                    raise transcripts.too_long(name, len(encoded), labels.shape[1])
             arrays = {name: batch[name] for name in ("waveform", "num_samples")}
             yield {**arrays, "labels": labels, "label_lengths": label_lengths}
 
 
 def _shapes(rows: int, samples: int, held_out: bool = False) -> dict[str, jax.ShapeDtypeStruct]:
     """A padded batch with its labels."""
-    characters = samples // HOP // (1 if held_out else _FRAMES_PER_CHARACTER)
+    characters = samples // HOP // (1 if held_out else transcripts.FRAMES_PER_CHARACTER)
     return {
         "waveform": jax.ShapeDtypeStruct((rows, samples), jnp.float32),
         "num_samples": jax.ShapeDtypeStruct((rows,), jnp.int32),

@@ -3,11 +3,13 @@
 import io
 import pathlib
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
 import soundfile
 
+from benchmarks import audio_fuzz
 from hubert_jax.corpus.audio_files import read_waveform
 from hubert_jax.errors import InputError
 
@@ -197,8 +199,6 @@ def test_what_nobody_can_check_is_refused_or_taken_when_asked(subtype, speech):
 
 
 def test_headers_that_claim_billions_take_no_memory(coded):
-    import tracemalloc
-
     huge = {
         "w64": _with_length(coded["w64"], "w64", lambda _: 2**61),
         "caf": _with_length(coded["caf"], "caf", lambda _: 2**61),
@@ -251,8 +251,6 @@ def test_pages_of_ogg(kind, speech):
 
 @pytest.mark.parametrize("kind", ["Ogg Vorbis", "Ogg Opus"])
 def test_last_pages_that_say_to_stop_early(kind):
-    from benchmarks import audio_fuzz
-
     content, _ = audio_fuzz.coded(kind, np.random.default_rng(0))
     for share in (0, 0.5, 0.8, 1.5):
         with pytest.raises(InputError, match=r"\d+ samples found, \d+ expected|0 samples"):

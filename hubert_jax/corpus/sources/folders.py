@@ -45,9 +45,7 @@ def walk(top: pathlib.Path) -> list[Listed]:
     return [listed for listed in found if listed is not None]
 
 
-def _listed(
-    folder: pathlib.Path, entries: list[os.DirEntry], top: pathlib.Path
-) -> Listed | None:
+def _listed(folder: pathlib.Path, entries: list[os.DirEntry], top: pathlib.Path) -> Listed | None:
     """None where nothing in the folder itself counts."""
     listed = Listed(folder, [], set(), [], [], [])
     for entry in entries:
