@@ -22,7 +22,7 @@ class Parser:
 
     seeds: Callable[[pathlib.Path], list[Files]]  # made below an empty folder
     read: Callable[[pathlib.Path], Any]  # the folder of an input
-    unchanged: str = ""  # beginning of the names of files that are left as they are
+    unchanged: tuple[str, ...] = ()  # files that are left as they are
     bind: Callable[[Files], None] = lambda files: None  # makes digests anew, as somebody could
 
 
@@ -291,17 +291,7 @@ def _tokenizer_seeds(folder: pathlib.Path) -> list[Files]:
 
     formats.write(f"hf:{folder / 'ctc'}", _network("ctc"))
     found = _of(folder / "ctc")
-    kept = {
-        f"kept-{name}" if name in ("model.safetensors", "config.json") else name: content
-        for name, content in found.items()
-    }
-    return [kept, kept | {"added_tokens.json": b'{"<s>": 5, "</s>": 6}'}]
-
-
-def _read_tokenizer(folder: pathlib.Path) -> None:
-    for path in folder.glob("kept-*"):
-        path.rename(folder / path.name.removeprefix("kept-"))
-    _read_hugging_face(folder)
+    return [found, found | {"added_tokens.json": b'{"<s>": 5, "</s>": 6}'}]
 
 
 def _read_hugging_face(folder: pathlib.Path) -> None:
@@ -387,7 +377,9 @@ PARSERS = {
     "codebooks": Parser(_codebook_seeds, _read_codebook),
     "own_codebooks": Parser(_own_codebook_seeds, _read_own_codebook),
     "hugging_face": Parser(_hugging_face_seeds, _read_hugging_face),
-    "tokenizers": Parser(_tokenizer_seeds, _read_tokenizer, unchanged="kept"),
+    "tokenizers": Parser(
+        _tokenizer_seeds, _read_hugging_face, unchanged=("model.safetensors", "config.json")
+    ),
     "torch": Parser(_torch_seeds, _read_torch),
     "checkpoints": Parser(_checkpoint_seeds, _read_checkpoint),
     "configurations": Parser(_configuration_seeds, _read_configuration),
