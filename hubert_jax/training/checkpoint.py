@@ -245,7 +245,7 @@ def _first_readable(
             reason = " ".join(str(error).split())[:200]
             problem = f"{folder}: checkpoint {step} cannot be read ({reason})"
             if step != steps[-1]:
-                print(f"{problem}; the one before is used", flush=True)
+                distributed.announce(f"{problem}; the one before is used")
     raise InputError(problem + remedy)
 
 
@@ -293,42 +293,46 @@ def _alone() -> ocp.options.MultiprocessingOptions:
     return ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
 
 
-def _write_checksums(directory: os.PathLike) -> None:
-    """Of the files of one part, into a file beside them."""
-    paths = _files_below(pathlib.Path(directory))
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        found = dict(zip(paths, pool.map(_checksum, paths.values()), strict=True))
-    files.write_json(pathlib.Path(directory, _CHECKSUMS), found)
+def _write_checksums(part: os.PathLike) -> None:
+    files.write_json(pathlib.Path(part, _CHECKSUMS), _checksums(pathlib.Path(part)))
 
 
-def _damage(step: pathlib.Path) -> str:
-    """What is wrong with the bytes of a checkpoint; "" if they are those that were written."""
-    for part in _PARTS:
-        listed = step / part / _CHECKSUMS
-        if not listed.is_file():
-            return f"its part {part} is missing, or its {_CHECKSUMS}"
-        paths, expected = _files_below(step / part), json.loads(listed.read_bytes())
-        if gone := expected.keys() - paths:
-            return f"{part}/{min(gone)} is missing"
-        with concurrent.futures.ThreadPoolExecutor() as pool:
-            found = pool.map(_checksum, [paths[name] for name in expected])
-            for name, checksum in zip(expected, found, strict=True):
-                if checksum != expected[name]:
-                    return f"{part}/{name} is not what was written"
+def _damage(step: pathlib.Path, parts: Sequence[str] = _PARTS) -> str:
+    """What is wrong with a checkpoint's bytes; "" if they are those that were written.
+
+    A checkpoint of a version that kept no checksums is taken as it is, and that is said.
+    """
+    if gone := [part for part in parts if not (step / part).is_dir()]:
+        return f"its part {gone[0]} is missing"
+    if not any((step / part / _CHECKSUMS).exists() for part in _PARTS):
+        distributed.announce(f"{step}: written without checksums, so its bytes are not compared")
+        return ""
+    for part in parts:
+        try:
+            expected = dict(json.loads((step / part / _CHECKSUMS).read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError, RecursionError):
+            return f"{part}/{_CHECKSUMS} is missing or damaged"
+        found = _checksums(step / part)
+        for name, checksum in expected.items():
+            if found.get(name) != checksum:
+                return f"{part}/{name} is {'not what was written' if name in found else 'missing'}"
     return ""
 
 
-def _files_below(directory: pathlib.Path) -> dict[str, pathlib.Path]:
+def _checksums(part: pathlib.Path) -> dict[str, list[int]]:
+    """Size and CRC-32C of a part's files, by their names below it."""
+
     def refuse(error: OSError) -> None:
         raise error
 
-    walked = os.walk(directory, onerror=refuse)
+    walked = os.walk(part, onerror=refuse)
     paths = sorted(pathlib.Path(folder, name) for folder, _, names in walked for name in names)
-    return {path.relative_to(directory).as_posix(): path for path in paths}
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        checksums = pool.map(_checksum, paths)
+        return {p.relative_to(part).as_posix(): c for p, c in zip(paths, checksums, strict=True)}
 
 
 def _checksum(path: pathlib.Path) -> list[int]:
-    """Size and CRC-32C."""
     value = 0
     with open(path, "rb") as file:
         while block := file.read(_BLOCK_BYTES):
@@ -337,6 +341,8 @@ def _checksum(path: pathlib.Path) -> list[int]:
 
 
 def _restore_metadata(folder: pathlib.Path, step: int) -> dict:
+    if damage := _damage(folder / str(step), ["metadata"]):
+        raise ValueError(damage)
     handlers = ocp.CompositeCheckpointHandler(metadata=ocp.JsonCheckpointHandler())
     with ocp.Checkpointer(handlers) as reader:
         parts = ocp.args.Composite(metadata=ocp.args.JsonRestore())

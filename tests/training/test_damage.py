@@ -84,6 +84,7 @@ DAMAGES = {
     "another number in the metadata": _another_number,
     "no checksums": lambda folder: (folder / "6/state/checksums.json").unlink(),
     "broken checksums": lambda folder: (folder / "6/state/checksums.json").write_text("{]"),
+    "other JSON for checksums": lambda folder: (folder / "6/state/checksums.json").write_text("7"),
     "an empty folder": _empty,
     "a file instead of a folder": _file,
 }
@@ -129,6 +130,22 @@ def test_every_changed_byte_is_seen_or_changes_nothing(folder):
             refused += 1
         path.write_bytes(before)
     assert refused > 40  # others say when it was saved
+
+
+def test_a_file_too_many_changes_nothing(folder, capsys):
+    (folder / "6" / "state" / ".nfs0001").write_bytes(b"left by a network's file system")
+    assert checkpoint.restore_parameters(folder)[1]["step"] == 6 and not capsys.readouterr().out
+
+
+def test_one_of_a_version_without_checksums_is_read_and_that_is_said(folder, capsys):
+    for path in folder.rglob("checksums.json"):
+        path.unlink()
+    params, metadata = checkpoint.restore_parameters(folder)
+    assert "6: written without checksums" in capsys.readouterr().out and metadata["step"] == 6
+    np.testing.assert_array_equal(params["a"], _state(6)["params"]["a"])
+    checkpoints = checkpoint.Checkpoints(folder)
+    assert checkpoints.restore_newest(_state(0), dict)[0] == 6
+    checkpoints.close()
 
 
 def test_without_a_good_one_it_is_said_what_to_remove(folder):
