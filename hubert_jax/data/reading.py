@@ -82,7 +82,7 @@ class RecordReader:
                         _, offset, length = (int(value) for value in locations.locate(number))
                         size = min(_TAIL_BYTES, length - records.FRAMING_BYTES)
                         end = offset + length - records.FOOTER_BYTES
-                        text = _last_text(os.pread(file, size, end - size))
+                        text = _last_text(os.pread(file, size, end - size)) if size > 0 else None
                         if text is None:
                             content = self._record(open_file, number)[0]
                             text = (records.parse(content, ("text",)) or {"text": b""})["text"]
