@@ -123,15 +123,11 @@ def _check(manifest: AudioManifest | LabelManifest, path: pathlib.Path, again: s
     split = manifest.split  # names the folders that jobs write
     if split in ("", ".", "..") or set(split) & {"/", "\\", "\0"}:
         raise InputError(f"{path}: split: found {split!r}, expected a plain name; {again}")
-    numbers = [shard.utterances for shard in manifest.shards]
-    if isinstance(manifest, AudioManifest):
-        numbers += [manifest.speakers, manifest.transcribed, manifest.rejected, manifest.flagged]
-        numbers += [n for shard in manifest.shards for n in (shard.samples, shard.bucket_frames)]
-    else:
-        numbers += [*manifest.class_counts, *(shard.frames for shard in manifest.shards)]
-    if not all(0 <= number < _MOST for number in numbers):
-        found = next(number for number in numbers if not 0 <= number < _MOST)
-        raise InputError(f"{path}: a count of {found}; {again}")
+    counts = [*getattr(manifest, "class_counts", ())]
+    for described in (manifest, *manifest.shards):
+        counts += [value for value in vars(described).values() if isinstance(value, (int, float))]
+    if wrong := [count for count in counts if not 0 <= count < _MOST]:
+        raise InputError(f"{path}: a count of {wrong[0]}; {again}")
     total = sum(shard.utterances for shard in manifest.shards)
     if total != manifest.utterances:
         raise InputError(
