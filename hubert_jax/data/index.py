@@ -193,7 +193,9 @@ def _column(
             if described.compress_type != zipfile.ZIP_STORED:
                 raise ValueError("it is compressed")
             content = archive.read(described)
-        column = np.frombuffer(content, kind, offset=10 + int.from_bytes(content[8:10], "little"))
+        column: np.ndarray = np.frombuffer(
+            content, kind, offset=10 + int.from_bytes(content[8:10], "little")
+        )
         if manifest and len(column) != manifest.utterances:
             raise ValueError(f"expected {manifest.utterances} numbers, found {len(column)}")
     except (*_DAMAGED, zipfile.BadZipFile, zlib.error) as error:
