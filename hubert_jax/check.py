@@ -1,33 +1,25 @@
-"""Reads every record of a training's audio and labels or transcripts; refuses what does not fit.
+"""Reads every record of a training's audio and labels, and refuses what does not fit.
 
 Takes the configuration of the train job; --config.labels= checks the audio alone. Prints
 hours by bucket, what crops leave out, rows of a step over the devices of config.mesh, dead
-codewords, silent and clipped utterances. Writes WORKDIR/check/result.json. A configuration without
-labels, FILE.py:finetune for one, is that of the finetune job: its keys are then known.
+codewords, silent and clipped utterances. Writes WORKDIR/check/result.json.
 """
 
 import dataclasses
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hubert_jax import files, job
 from hubert_jax.data import label_sets, manifests, preflight, schedule
 from hubert_jax.errors import printable
-from hubert_jax.tasks import ctc
-from hubert_jax.tasks.ctc import FinetuneConfig
 from hubert_jax.tasks.held_out import HeldOut
 from hubert_jax.tasks.pretraining import TrainConfig
-from hubert_jax.vocabulary import LIBRISPEECH
 
 VERSION = 1  # raise it when the same configuration and inputs give another output
 
 
-def run(config: TrainConfig | FinetuneConfig) -> dict:
+def run(config: TrainConfig) -> dict:
     """Returns the content of `WORKDIR/check/result.json`; InputErrors name shard and record."""
-    if isinstance(config, FinetuneConfig):
-        return _finetuning(config)
     started = time.monotonic()
     files.require_writable(config.workdir)
     directory = pathlib.Path(config.audio)
@@ -40,12 +32,22 @@ def run(config: TrainConfig | FinetuneConfig) -> dict:
     uses = preflight.bucket_uses(audio, buckets)
     if config.validation_audio:
         HeldOut.read(config.validation_audio, config.audio, audio)
+    print(
+        f"check {directory}: {audio.utterances} utterances, {audio.seconds / 3600:.2f} h, "
+        f"{len(audio.shards)} shards, {audio.encoding} at {audio.sample_rate} Hz",
+        flush=True,
+    )
     with_labels = list(zip(map(pathlib.Path, config.labels), labels, strict=True))
-    findings = _inspected(directory, audio, with_labels)
+    progress = job.Progress("check", audio.seconds / 3600, "{:.2f} of {:.2f} h")
+    findings = preflight.inspect(directory, audio, with_labels, lambda s: progress(s / 3600))
     left_out = preflight.crop_loss(uses)
     _print_buckets(uses)
     print(f"a pass leaves out {left_out:.1%} of the audio")
-    _print_flagged(findings)
+    for name, flagged in (("silent", findings.silent), ("clipped", findings.clipped)):
+        ids = f": {', '.join(flagged.examples)}" if flagged.utterances else ""
+        more = ", ..." if flagged.utterances > len(flagged.examples) else ""
+        seconds = f"{flagged.seconds / 3600:.2f} h"
+        print(printable(f"{flagged.utterances} {name} utterances, {seconds}{ids}{more}"))
     sets = []
     for (path, manifest), counts in zip(with_labels, findings.class_counts, strict=True):
         dead = [index for index, count in enumerate(counts) if not count]
@@ -68,68 +70,20 @@ def run(config: TrainConfig | FinetuneConfig) -> dict:
         )
     print("everything fits", flush=True)
     result = {
-        **_described(directory, audio, findings),
-        "buckets": {frames: dataclasses.asdict(use) for frames, use in uses.items()},
-        "crop_loss": left_out,
-        "fewest_shards": min(use.shards for use in uses.values() if use.batch),
-        "labels": sets,
-    }
-    return job.finish(config.workdir, "check", result, started)
-
-
-def _finetuning(config: FinetuneConfig) -> dict:
-    started = time.monotonic()
-    files.require_writable(config.workdir)
-    audio, held_out = ctc.read(config)
-    cut = max(config.mesh.data, 1) * config.mesh.fsdp
-    buckets = ctc.plan(config, audio, held_out, LIBRISPEECH, cut)
-    directory = pathlib.Path(config.audio)
-    findings = _inspected(directory, audio)
-    print("padded  utterances  rows of a step")
-    for bucket in buckets:
-        print(f"{bucket.batch_frames:6}  {bucket.utterances:10}  {bucket.rows:14}")
-    _print_flagged(findings)
-    print("everything fits", flush=True)
-    rows = {str(bucket.batch_frames): [bucket.utterances, bucket.rows] for bucket in buckets}
-    result = {**_described(directory, audio, findings), "utterances_and_rows": rows}
-    return job.finish(config.workdir, "check", result, started)
-
-
-def _inspected(
-    directory: pathlib.Path,
-    audio: manifests.AudioManifest,
-    labels: Sequence[tuple[pathlib.Path, manifests.LabelManifest]] = (),
-) -> Any:
-    print(
-        f"check {directory}: {audio.utterances} utterances, {audio.seconds / 3600:.2f} h, "
-        f"{len(audio.shards)} shards, {audio.encoding} at {audio.sample_rate} Hz",
-        flush=True,
-    )
-    progress = job.Progress("check", audio.seconds / 3600, "{:.2f} of {:.2f} h")
-    return preflight.inspect(directory, audio, labels, lambda s: progress(s / 3600))
-
-
-def _described(
-    directory: pathlib.Path, audio: manifests.AudioManifest, findings: Any
-) -> dict[str, Any]:
-    return {
         "audio": {
             "directory": str(directory),
             "digest": audio.digest,
             "utterances": audio.utterances,
             "seconds": audio.seconds,
         },
+        "buckets": {frames: dataclasses.asdict(use) for frames, use in uses.items()},
+        "crop_loss": left_out,
+        "fewest_shards": min(use.shards for use in uses.values() if use.batch),
         "silent": dataclasses.asdict(findings.silent),
         "clipped": dataclasses.asdict(findings.clipped),
+        "labels": sets,
     }
-
-
-def _print_flagged(findings: Any) -> None:
-    for name, flagged in (("silent", findings.silent), ("clipped", findings.clipped)):
-        ids = f": {', '.join(flagged.examples)}" if flagged.utterances else ""
-        more = ", ..." if flagged.utterances > len(flagged.examples) else ""
-        seconds = f"{flagged.seconds / 3600:.2f} h"
-        print(printable(f"{flagged.utterances} {name} utterances, {seconds}{ids}{more}"))
+    return job.finish(config.workdir, "check", result, started)
 
 
 def _print_buckets(uses: dict[int, preflight.BucketUse]) -> None:
@@ -146,9 +100,5 @@ def _print_buckets(uses: dict[int, preflight.BucketUse]) -> None:
             print(f"{line}  under 2 s, not for pre-training")
 
 
-def _schema(values: Mapping[str, Any]) -> type:
-    return TrainConfig if "labels" in values else FinetuneConfig
-
-
 if __name__ == "__main__":
-    job.main("check", TrainConfig, run, part="train", computes=False, schema_of=_schema)
+    job.main("check", TrainConfig, run, part="train", computes=False)

@@ -49,21 +49,13 @@ def usage(job: str, schema: type, description: str, part: str = "") -> str:
     )
 
 
-def read(
-    arguments: list[str],
-    job: str,
-    schema: type,
-    schema_of: Callable[[Mapping[str, Any]], type] | None = None,
-) -> Any:
+def read(arguments: list[str], job: str, schema: type) -> Any:
     """The configuration that a command line asks for: the file's part `job` unless it names one.
-
-    It is a `schema` or, where there are several, of the one that `schema_of` gives for its values.
 
     Raises InputError for all that is wrong with the file or with an argument.
     """
     path, overrides = _split(arguments)
     values, overrides = _load(path, job, overrides)
-    schema = schema_of(values) if schema_of else schema
     if hasattr(schema, "with_defaults"):  # of groups that the dataclass does not know
         values = schema.with_defaults(values)
     config = with_defaults(schema, values)

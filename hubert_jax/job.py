@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from absl import logging
@@ -25,13 +25,11 @@ def main(
     run: Callable[[Any], dict],
     part: str = "",
     computes: bool = True,
-    schema_of: Callable[[Mapping[str, Any]], type] | None = None,
 ) -> None:
     """Runs a job from the command line, as its module's docstring describes it.
 
     A configuration file is asked for `part`, or for the job's `name`. A job that `computes` keeps
-    freed memory on the CPU back-end. Where a job takes several configurations, `schema_of` tells
-    by a file's values which it is.
+    freed memory on the CPU back-end.
 
     Exit status: 0 when finished, 1 for bad input (one line on standard error) and for a crash
     (with its traceback), 3 when training diverged, 130 when interrupted from the keyboard.
@@ -42,7 +40,7 @@ def main(
         return
     if computes:
         host_memory.keep_freed_memory()
-    guarded(lambda: run(command_line.read(arguments, part or name, schema, schema_of)))
+    guarded(lambda: run(command_line.read(arguments, part or name, schema)))
 
 
 def guarded(work: Callable[[], Any]) -> None:

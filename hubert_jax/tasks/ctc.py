@@ -119,14 +119,14 @@ def read(config: FinetuneConfig) -> tuple[manifests.AudioManifest, HeldOut | Non
     return audio, held_out
 
 
-def plan(
+def task(
     config: FinetuneConfig,
     audio: manifests.AudioManifest,
     held_out: HeldOut | None,
     vocabulary: Vocabulary,
-    row_cut: int,
-) -> list[schedule.Bucket]:
-    """What batches are made of, their rows multiples of `row_cut`; says what they leave out.
+    mesh: Mesh,
+) -> Task:
+    """Fine-tuning as `fit` takes it.
 
     Raises InputError where no utterance or no row fits, and for a transcript, of either split, that
     training or validation would stop at.
@@ -136,7 +136,7 @@ def plan(
         read_index(config.audio, audio),
         config.frames_per_step,
         config.padded_frames,
-        row_cut,
+        sharding.batch_shards(mesh),
         config.row_multiple,
     )
     if left_out := audio.utterances - sum(bucket.utterances for bucket in padded):
@@ -151,19 +151,7 @@ def plan(
         distributed.from_first(
             functools.partial(transcripts.check, *split, vocabulary, config.padded_frames)
         )
-    return padded
-
-
-def task(
-    config: FinetuneConfig,
-    audio: manifests.AudioManifest,
-    held_out: HeldOut | None,
-    vocabulary: Vocabulary,
-    mesh: Mesh,
-) -> Task:
-    """Fine-tuning as `fit` takes it; raises as `plan`."""
-    padded = plan(config, audio, held_out, vocabulary, sharding.batch_shards(mesh))
-    steps = schedule.BucketSchedule(padded, config.seed)
+    plan = schedule.BucketSchedule(padded, config.seed)
     from_scratch = not config.init_from
     freeze_steps = 0 if from_scratch else config.ctc.freeze_steps
 
@@ -171,7 +159,7 @@ def task(
         rows = batches.finetuning_batches(
             pathlib.Path(config.audio),
             audio,
-            steps,
+            plan,
             seed=config.seed,
             first_step=first_step,
             last_step=config.loop.steps,
