@@ -22,6 +22,7 @@ _WORDS = (
     *("\ud7ff", " ", "../", "/", "//", ".", "..", "~", "nan", "inf", "-1", "1e999", "0", "9" * 400),
     *("text", "file", "speaker", "split", "train", "test", "file_name", "=", "{", "}", "[", "]"),
 )
+_LARGEST = 2**22  # bytes of a changed file; more would be the memory of the fuzzer itself
 _NUMBERS = (
     0,
     1,
@@ -41,7 +42,7 @@ _NUMBERS = (
 def changed(content: bytes, random: Random, others: list[bytes]) -> bytes:
     """The content with one or more changes; `others` are contents to take pieces from."""
     for _ in range(1 + min(int(random.expovariate(0.7)), 12)):
-        content = _once(content, random, others)
+        content = _once(content, random, others)[:_LARGEST]
     return content
 
 
