@@ -125,6 +125,9 @@ def test_hours_of_silence_in_a_small_file(tmp_path):
 
 def test_a_list_of_fairseq_names_files_below_its_folder(tmp_path):
     (tmp_path / "audio").mkdir()
+    (tmp_path / "x.tsv").write_text("a" * 9000 + "\na.wav\t16000\n")
+    with pytest.raises(InputError, match="x.tsv, line 1: expected the folder"):
+        sources.discover(tmp_path / "x.tsv")
     for name in ("../secret.wav", "/etc/passwd", "a/../../secret.wav", "", "..", "."):
         (tmp_path / "x.tsv").write_text(f"audio\na.wav\t16000\n{name}\t16000\n")
         with pytest.raises(InputError, match=r"x.tsv, line 3: expected a path below the folder"):

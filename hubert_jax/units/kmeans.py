@@ -20,7 +20,8 @@ _COLUMNS = 16  # of a sample, that are put in order at a time
 # RuntimeError is what zipfile raises of damage that looks like encryption.
 _DAMAGED = (
     *(zipfile.BadZipFile, RuntimeError, ValueError, OSError, EOFError, KeyError, TypeError),
-    *(MemoryError, SyntaxError, tokenize.TokenError, zlib.error),  # of headers that NumPy parses
+    # Of what is no array, and of headers that NumPy parses.
+    *(AttributeError, OverflowError, MemoryError, SyntaxError, tokenize.TokenError, zlib.error),
 )
 _CHUNK = 8192  # frames whose distances to all codewords are in memory at once
 

@@ -1,5 +1,6 @@
 """Manifests as fairseq's recipes write them: train.tsv, and train.wrd or train.ltr beside it."""
 
+import os
 import pathlib
 import sys
 
@@ -21,7 +22,7 @@ def discover(manifest: pathlib.Path) -> list[SourceUtterance]:
     """
     (_, first), *lines = read_lines(manifest) or [(1, "")]
     root = manifest.parent / first.strip()
-    if not first.strip() or not root.is_dir():
+    if not first.strip() or not os.path.isdir(root):
         raise InputError(
             f"{manifest}, line 1: expected the folder of the audio files, found {first[:80]!r}"
         )
