@@ -106,10 +106,13 @@ def _load(path: str, job: str, overrides: list[str]) -> tuple[Mapping[str, Any],
         parts = getattr(module, "PARTS", (part,))
         if part in parts:
             parameters, overrides = _parameters(module.get_config, overrides)
-            return module.get_config(part, **parameters), overrides
+            values = module.get_config(part, **parameters)
+            if not hasattr(values, "items"):
+                raise TypeError(f"get_config returned {type(values).__name__}, no ConfigDict")
+            return values, overrides
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"--config={file}: cannot be loaded ({type(error).__name__}: {error}); expected a "
             "Python file with get_config(part)"

@@ -23,7 +23,7 @@ from jax._src import distributed as _jax_distributed  # the one way to the servi
 from jax.experimental import multihost_utils
 
 from hubert_jax import files
-from hubert_jax.errors import InputError
+from hubert_jax.errors import InputError, printable
 
 T = TypeVar("T")
 _AUTO = "auto"
@@ -103,7 +103,7 @@ def is_first() -> bool:
 def announce(line: str) -> None:
     """Prints a line, in the first process alone."""
     if is_first():
-        print(line, flush=True)
+        print(printable(line), flush=True)
 
 
 def takes(number: int) -> bool:

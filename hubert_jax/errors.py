@@ -5,8 +5,25 @@ class InputError(Exception):
     """A file, a field or a configuration is wrong.
 
     The message is one line: which, what was found, what was expected, what to do. Jobs print it
-    and exit with status 1.
+    and exit with status 1. Names may come from anywhere, so it is made `printable`.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """The text in one line; what a terminal would obey, or cannot show, is written as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable()
+        else " "
+        if character in "\n\r\t"
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 class Diverged(Exception):

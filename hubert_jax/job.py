@@ -12,7 +12,7 @@ from absl import logging
 
 import hubert_jax
 from hubert_jax import command_line, files, host_memory
-from hubert_jax.errors import Diverged, InputError, Preempted
+from hubert_jax.errors import Diverged, InputError, Preempted, printable
 
 _PROGRESS_SECONDS = 5.0
 
@@ -68,7 +68,7 @@ def guarded(work: Callable[[], Any]) -> None:
 
 
 def _fail(kind: str, error: Any, status: int) -> NoReturn:
-    message = " ".join(str(error).split())
+    message = printable(str(error))
     _tell_others(kind, message, status)
     print(f"{kind}: {message}" if message else kind, file=sys.stderr, flush=True)
     sys.exit(status)

@@ -57,7 +57,8 @@ def read(where: str, key: str = "--from", shardings: Callable[[Any], Any] | None
 
     Raises InputError for a missing or damaged file, or a network that is no HuBERT.
     """
-    scheme, path = parse(where, key)
+    # A run's checkpoint directory needs no scheme.
+    scheme, path = parse(f"orbax:{where}" if os.path.isdir(where) else where, key)
     if scheme == "orbax":
         return _read_orbax(path, shardings)
     if scheme == "hf":

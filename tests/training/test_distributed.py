@@ -174,11 +174,18 @@ def test_two_processes_train_as_one(repository, values, tmp_path, monkeypatch, c
     assert saved[1]["step"] == STEPS
     for a, b in zip(jax.tree.leaves(saved[0]), jax.tree.leaves(one[0]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    (together / "train/checkpoints" / str(STEPS)).rename(tmp_path / "last")
+    state = together / "train/checkpoints" / str(STEPS) / "state"
+    written = json.loads((state / "checksums.json").read_text())
+    of_second = [name for name in written if name.startswith("ocdbt.process_1/d/")]
+    content = bytearray((state / of_second[0]).read_bytes())
+    content[len(content) // 2] ^= 1
+    (state / of_second[0]).write_bytes(content)
     capsys.readouterr()
     resumed = _alone(monkeypatch, together, values)
     assert resumed["resumed_from"] == STEPS - 2
-    assert "resumed from the checkpoint of step 2\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"checkpoint {STEPS} cannot be read (state/{of_second[0]} is not what was" in printed
+    assert "resumed from the checkpoint of step 2\n" in printed
     assert resumed["last"]["loss"] == pytest.approx(result["last"]["loss"], rel=1e-5)
 
 
