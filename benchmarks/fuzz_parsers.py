@@ -291,7 +291,10 @@ def _tokenizer_seeds(folder: pathlib.Path) -> list[Files]:
 
     formats.write(f"hf:{folder / 'ctc'}", _network("ctc"))
     found = _of(folder / "ctc")
-    return [found, found | {"added_tokens.json": b'{"<s>": 5, "</s>": 6}'}]
+    tokens = json.loads(found["vocab.json"])
+    last = max(tokens, key=tokens.__getitem__)
+    added = {"added_tokens.json": json.dumps({last: tokens.pop(last)}).encode()}
+    return [found, found | added | {"vocab.json": json.dumps(tokens).encode()}]
 
 
 def _read_hugging_face(folder: pathlib.Path) -> None:
@@ -357,6 +360,9 @@ def _configuration_seeds(folder: pathlib.Path) -> list[Files]:
     return [{"a.py": _CONFIGURATION, "overrides": _OVERRIDES}, {"a.py": _CONFIGURATION}]
 
 
+_LONGEST_ARGUMENT = 2**17 - 1  # that Linux passes to a process
+
+
 def _read_configuration(folder: pathlib.Path) -> None:
     from hubert_jax import command_line
     from hubert_jax.tasks.pretraining import TrainConfig
@@ -364,7 +370,8 @@ def _read_configuration(folder: pathlib.Path) -> None:
     overrides = folder / "overrides"
     lines = overrides.read_text(errors="surrogateescape").split("\n") if overrides.exists() else []
     path = f"--config={folder / 'a.py'}"
-    command_line.read([path, *filter(None, lines)], "train", TrainConfig)
+    arguments = [line[:_LONGEST_ARGUMENT] for line in lines if line]
+    command_line.read([path, *arguments], "train", TrainConfig)
 
 
 PARSERS = {

@@ -192,7 +192,7 @@ def _text(text: str, random: Random) -> str:
     if kind == 2 and text:  # a word
         if words := list(re.finditer(r"[\w./-]+", text)):
             found = random.choice(words)
-            value = random.choice([*_WORDS, random.choice(words)[0], found[0] * 1000])
+            value = random.choice([*_WORDS, random.choice(words)[0], found[0][:4000] * 1000])
             return text[: found.start()] + value + text[found.end() :]
     place = random.randrange(len(text) + 1)
     if kind == 3:

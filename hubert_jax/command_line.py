@@ -158,7 +158,7 @@ def with_defaults(schema: Any, values: Mapping[str, Any]) -> ConfigDict:
             if dataclasses.is_dataclass(kind) and hasattr(group, "items"):
                 complete[field.name] = with_defaults(kind, group)
             elif kind is float and type(group) is int:
-                complete[field.name] = float(group)
+                complete[field.name] = config_lib.as_float(group)
         elif field.default is dataclasses.MISSING:
             # A required key: it has a type, so that it can be overridden, but no value yet.
             complete[field.name] = (

@@ -34,9 +34,11 @@ from hubert_jax import config as config_lib
 from hubert_jax.config import MayChange
 from hubert_jax.content import ContentDigests
 from hubert_jax.convert import __main__ as convert
+from hubert_jax.convert import formats
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import Diverged, InputError, Preempted
 from hubert_jax.layout import Reference, group_directory, job_of
+from hubert_jax.model.architecture import Architecture
 from hubert_jax.report import rehearsal
 from hubert_jax.report.assemble import ReportConfig, assemble
 from hubert_jax.training.fit import LoopConfig
@@ -305,8 +307,7 @@ def _require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
         raise InputError(f"{path}: found {found}, but {source} has {expected}; change one of them")
 
     config, inputs = stage.config, stage.inputs
-    trained = [stages[reference.stage] for reference in inputs.get("checkpoint", ())]
-    architecture = getattr(trained[0].config, "architecture", None) if trained else None
+    source, architecture = _architecture(stage, "checkpoint", stages)
     if isinstance(config, label.LabelConfig) and config.codebook and "codebook" not in inputs:
         _known_codebook(config, architecture)
     for reference in inputs.get("validation_audio", ()):
@@ -322,8 +323,7 @@ def _require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
             if labels and len(labels) != len(sizes):
                 refuse("head.codebook_sizes", sizes, f"inputs.{key}", f"{len(labels)} label set(s)")
             for size, reference in zip(sizes, labels, strict=bool(labels)):
-                source = stages[reference.stage]
-                clusters = _num_clusters(source)
+                clusters = _num_clusters(stages[reference.stage])
                 if clusters is not None and size - clusters not in (0, config.specials):
                     expected = f"num_clusters={clusters}"
                     refuse("head.codebook_sizes", sizes, reference.stage, expected)
@@ -331,28 +331,43 @@ def _require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
         for reference in inputs.get("validation_labels", ()):
             if audio and reference.split not in audio:
                 refuse("inputs.validation_labels", reference, "inputs.validation_audio", audio[0])
-    for reference in inputs.get("init_from", ()):
-        theirs = getattr(stages[reference.stage].config, "architecture", None)
-        for name, value in vars(theirs).items() if theirs else ():
-            if (found := getattr(config.architecture, name)) != value:
-                refuse(f"architecture.{name}", found, reference.stage, str(value))
     if architecture:
         key = "layers" if hasattr(config, "layers") else "layer"
         layers = getattr(config, "layers", (getattr(config, "layer", 0),))
         if (highest := max(layers, default=0)) > architecture.num_layers:
-            refuse(key, highest, trained[0].name, f"{architecture.num_layers} layers")
+            refuse(key, highest, source, f"{architecture.num_layers} layers")
+    source, architecture = _architecture(stage, "init_from", stages)
+    described: dict[str, Any] = vars(architecture) if architecture else {}
+    for name, value in described.items():
+        # Directories of transformers may ask for another preparation than their weights had.
+        if name != "normalize_waveform" or not source.startswith("hf:"):
+            if (found := getattr(config.architecture, name)) != value:
+                refuse(f"architecture.{name}", found, source, str(value))
 
 
-def _known_codebook(config: label.LabelConfig, architecture: Any) -> label.Codebook:
+def _architecture(
+    stage: Stage, key: str, stages: Mapping[str, Stage]
+) -> tuple[str, Architecture | None]:
+    """Which network a stage reads as its `key`, and its architecture, as far as it is known yet."""
+    if key in stage.inputs:
+        (reference,) = stage.inputs[key]
+        return reference.stage, getattr(stages[reference.stage].config, "architecture", None)
+    where = getattr(stage.config, key, "")
+    if not where or not all(path.exists() for path in _outside_paths(stage.config, key)):
+        return where, None  # what is missing is told when all that is outside is read
+    return where, formats.read_architecture(where, f"config.{key}")
+
+
+def _known_codebook(config: label.LabelConfig, architecture: Architecture | None) -> label.Codebook:
     """The codebook from elsewhere that a label stage takes; InputError if it is of another feature.
 
     Of the network, another stage's, nothing but its architecture is known, if that.
     """
     described: dict[str, Any] = {"kind": config.feature}
-    dim = 39  # of every kind of MFCC
+    dim: int | None = 39  # of every kind of MFCC
     if config.feature == "layer":
         described |= {"layer": config.layer, "residual": "added"}
-        dim = architecture and architecture.dim
+        dim = architecture.dim if architecture else None
     return label.read_codebook(config.codebook, described, dim)
 
 

@@ -12,11 +12,15 @@ import time
 
 import numpy as np
 import pytest
+from splits import TINY_LARGE, random_parameters
 
 from configs import demo
 from hubert_jax import command_line, files, pipeline, prepare
 from hubert_jax.content import ContentDigests
+from hubert_jax.convert import formats
+from hubert_jax.convert.network import Network
 from hubert_jax.errors import InputError
+from hubert_jax.model.architecture import Architecture
 from hubert_jax.report.assemble import ReportConfig
 from hubert_jax.units.kmeans import Codebook
 
@@ -301,3 +305,24 @@ def test_a_misspelt_key_of_a_late_stage_is_refused_before_anything_runs(tmp_path
     ]
     with pytest.raises(InputError, match="beam_sise: no such key; did you mean .*beam_size"):
         command_line.read(arguments, "pipeline", pipeline.PipelineConfig)
+
+
+@pytest.mark.parametrize("scheme", ["hf", "orbax"])
+def test_a_network_from_elsewhere_is_looked_at_before_anything_runs(tmp_path, scheme):
+    architecture = Architecture(**TINY_LARGE["architecture"])
+    formats.write(
+        f"{scheme}:{tmp_path}/net", Network(random_parameters(architecture), architecture)
+    )
+    config = demo.get_config()
+    with config.unlocked():
+        del config.stages.it2.label.inputs["checkpoint"]
+        config.stages.it2.label.checkpoint = f"{scheme}:{tmp_path}/net"
+        config.stages.it2.label.layer = architecture.num_layers + 1
+    with pytest.raises(InputError, match=f"layer: found 3, but {scheme}:.*/net has 2 layers"):
+        pipeline.plan(pipeline.PipelineConfig("run", config.stages))
+    with config.unlocked():
+        config.stages.it2.label.layer = architecture.num_layers
+        pipeline.plan(pipeline.PipelineConfig("run", config.stages))
+        config.stages.it1.train.init_from = f"{scheme}:{tmp_path}/net"
+    with pytest.raises(InputError, match=f"architecture.conv_channels: .* but {scheme}:.*/net has"):
+        pipeline.plan(pipeline.PipelineConfig("run", config.stages))

@@ -70,6 +70,22 @@ def read(where: str, key: str = "--from", shardings: Callable[[Any], Any] | None
     return dataclasses.replace(network, notes=network.notes + (note,) * bool(broken))
 
 
+def read_architecture(where: str, key: str) -> Architecture | None:
+    """The architecture of a network, or None for a format whose weights alone would tell it.
+
+    Raises InputError for one that is not there or not described.
+    """
+    scheme, path = parse(where, key)
+    if scheme == "hf":
+        return hugging_face.read_architecture(path)
+    if scheme != "orbax":
+        return None
+    from hubert_jax.training.checkpoint import read_metadata
+
+    described = read_metadata(path)["architecture"]
+    return config_lib.build(Architecture, described, f"{path}: architecture")
+
+
 def write(where: str, network: Network, key: str = "--to") -> WriteResult:
     """Writes a network, complete or not at all.
 

@@ -40,7 +40,7 @@ def read_json(path: pathlib.Path, what: str) -> dict[str, Any]:
         raise InputError(f"{path}: {what} of more than 16 MiB")
     try:
         values = files.read_json(path, what)
-        _require_flat(values, _DEEPEST)
+        _require_flat([values], _DEEPEST)
     except RecursionError:
         raise InputError(f"{path}: {what} is nested more than {_DEEPEST} levels deep") from None
     if not isinstance(values, dict):
@@ -48,7 +48,7 @@ def read_json(path: pathlib.Path, what: str) -> dict[str, Any]:
     return values
 
 
-def _require_flat(value: Any, levels: int) -> None:
+def _require_flat(value: dict | list, levels: int) -> None:
     if levels < 0:
         raise RecursionError
     for item in value.values() if isinstance(value, dict) else value:

@@ -51,7 +51,7 @@ def read_tensors(
         if half:  # NumPy itself does not know the dtype
             with safetensors.safe_open(path, framework="flax") as file:
                 tensors |= {name: np.asarray(file.get_tensor(name), np.float32) for name in half}
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: cannot be read as safetensors ({error})") from None
     for name, tensor in tensors.items():
         tensors[name] = tensor.astype(np.float32, copy=False)
