@@ -57,8 +57,7 @@ def read(where: str, key: str = "--from", shardings: Callable[[Any], Any] | None
 
     Raises InputError for a missing or damaged file, or a network that is no HuBERT.
     """
-    # A run's checkpoint directory needs no scheme.
-    scheme, path = parse(f"orbax:{where}" if os.path.isdir(where) else where, key)
+    scheme, path = parse(where, key)
     if scheme == "orbax":
         return _read_orbax(path, shardings)
     if scheme == "hf":
@@ -71,19 +70,22 @@ def read(where: str, key: str = "--from", shardings: Callable[[Any], Any] | None
 
 
 def read_architecture(where: str, key: str) -> Architecture | None:
-    """The architecture of a network, or None for a format whose weights alone would tell it.
+    """The architecture of a network, or None where its weights alone tell it, or nothing yet.
 
-    Raises InputError for one that is not there or not described.
+    It starts no back-end, as processes join later. Raises InputError for one that is no HuBERT's.
     """
     scheme, path = parse(where, key)
-    if scheme == "hf":
+    if scheme == "hf" and (path / "config.json").is_file():
         return hugging_face.read_architecture(path)
     if scheme != "orbax":
         return None
-    from hubert_jax.training.checkpoint import read_metadata
-
-    described = read_metadata(path)["architecture"]
-    return config_lib.build(Architecture, described, f"{path}: architecture")
+    folder = path if path.is_dir() else path.with_name(path.name.rpartition("@")[0])
+    steps = (int(each.name) for each in folder.glob("*/") if each.name.isdecimal())
+    document = folder / str(max(steps, default=0)) / "metadata" / "metadata"
+    if not document.is_file():
+        return None
+    described = files.read_json(document, "metadata of a checkpoint").get("architecture")
+    return config_lib.build(Architecture, described, f"{document}: architecture")
 
 
 def write(where: str, network: Network, key: str = "--to") -> WriteResult:

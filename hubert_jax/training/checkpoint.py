@@ -221,17 +221,6 @@ def restore_parameters(
     return restored([step])
 
 
-def read_metadata(directory: str | os.PathLike) -> dict:
-    """The metadata of a run's newest readable checkpoint; of DIR@STEP and the like too.
-
-    Raises InputError where there is none.
-    """
-    named = None if os.path.isdir(directory) else _NAMED.fullmatch(str(directory))
-    folder = pathlib.Path(named["folder"] if named else directory).absolute()
-    read = functools.partial(_restore_metadata, folder)
-    return _first_readable(folder, _steps(folder)[::-1], read, "")[1]
-
-
 def fingerprint(metadata: dict) -> str:
     """A digest of what decides a checkpoint's weights (of a converted network in part)."""
     return config_lib.digest({key: metadata[key] for key in _DECISIVE if key in metadata})
