@@ -107,8 +107,8 @@ def _load(path: str, job: str, overrides: list[str]) -> tuple[Mapping[str, Any],
         if part in parts:
             parameters, overrides = _parameters(module.get_config, overrides)
             values = module.get_config(part, **parameters)
-            if not hasattr(values, "items"):
-                raise TypeError(f"get_config returned {type(values).__name__}, no ConfigDict")
+            if isinstance(values, type) or not hasattr(values, "items"):
+                raise TypeError(f"get_config returned {values!r:.80}, no ConfigDict")
             return values, overrides
     except InputError:
         raise

@@ -210,7 +210,8 @@ def test_what_a_terminal_would_obey_is_shown(tmp_path, capsys):
 def test_configurations_that_do_something_else(tmp_path):
     for body, said in {
         "import sys; sys.exit(3)": "SystemExit: 3",
-        "def get_config(part): return None": "returned NoneType, no ConfigDict",
+        "def get_config(part): return None": "returned None, no ConfigDict",
+        "def get_config(part): return dict": "returned <class 'dict'>, no ConfigDict",
         "def get_config(part): raise SystemExit": "SystemExit",
         "def get_config(part): return get_config(part)": "RecursionError",
     }.items():
