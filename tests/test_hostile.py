@@ -35,7 +35,7 @@ def _edit(folder: pathlib.Path, /, **values) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-@pytest.mark.parametrize("name", ["/tmp/x", "../x", "..", ".", "", "a/b", "a\\b", "a\0b"])
+@pytest.mark.parametrize("name", ["/x", "../x", "..", ".", "", "a/b", "a\\b", "a\0b"])
 def test_a_split_has_a_plain_name(split, name):
     _edit(split, split=name)
     with pytest.raises(InputError, match="split: found .*expected a plain name; run"):

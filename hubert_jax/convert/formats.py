@@ -34,11 +34,7 @@ def parse(where: str, key: str) -> tuple[str, pathlib.Path]:
     A directory of numbered checkpoints needs no scheme.
     """
     scheme, separator, path = where.partition(":")
-    if (
-        where
-        and not separator
-        and any(each.name.isdecimal() for each in pathlib.Path(where).glob("*/"))
-    ):
+    if where and not separator and any(_steps(pathlib.Path(where))):
         return "orbax", pathlib.Path(where)
     if not separator or scheme not in SCHEMES or not path:
         remedy = "" if separator else f"; a checkpoint directory of a run is written orbax:{where}"
@@ -80,12 +76,17 @@ def read_architecture(where: str, key: str) -> Architecture | None:
     if scheme != "orbax":
         return None
     folder = path if path.is_dir() else path.with_name(path.name.rpartition("@")[0])
-    steps = (int(each.name) for each in folder.glob("*/") if each.name.isdecimal())
-    document = folder / str(max(steps, default=0)) / "metadata" / "metadata"
+    document = folder / max(_steps(folder), key=int, default="0") / "metadata" / "metadata"
     if not document.is_file():
         return None
-    described = files.read_json(document, "metadata of a checkpoint").get("architecture")
+    metadata = files.read_json(document, "metadata of a checkpoint")
+    described = metadata.get("architecture") if isinstance(metadata, dict) else metadata
     return config_lib.build(Architecture, described, f"{document}: architecture")
+
+
+def _steps(folder: pathlib.Path) -> list[str]:
+    """The names of a directory's numbered checkpoints, in no order."""
+    return [each.name for each in folder.glob("*/") if each.name.isdecimal()]
 
 
 def write(where: str, network: Network, key: str = "--to") -> WriteResult:
