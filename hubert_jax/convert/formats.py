@@ -76,11 +76,12 @@ def read_architecture(where: str, key: str) -> Architecture | None:
     if scheme != "orbax":
         return None
     folder = path if path.is_dir() else path.with_name(path.name.rpartition("@")[0])
-    document = folder / max(_steps(folder), key=int, default="0") / "metadata" / "metadata"
+    newest = max(map(int, _steps(folder)), default=0)
+    document = folder / str(newest) / "metadata" / "metadata"
     if not document.is_file():
         return None
     metadata = files.read_json(document, "metadata of a checkpoint")
-    described = metadata.get("architecture") if isinstance(metadata, dict) else metadata
+    described: Any = metadata.get("architecture") if isinstance(metadata, dict) else metadata
     return config_lib.build(Architecture, described, f"{document}: architecture")
 
 
