@@ -11,6 +11,7 @@ import time
 
 from hubert_jax import files, job
 from hubert_jax.data import label_sets, manifests, preflight, schedule
+from hubert_jax.errors import printable
 from hubert_jax.tasks.held_out import HeldOut
 from hubert_jax.tasks.pretraining import TrainConfig
 
@@ -45,7 +46,8 @@ def run(config: TrainConfig) -> dict:
     for name, flagged in (("silent", findings.silent), ("clipped", findings.clipped)):
         ids = f": {', '.join(flagged.examples)}" if flagged.utterances else ""
         more = ", ..." if flagged.utterances > len(flagged.examples) else ""
-        print(f"{flagged.utterances} {name} utterances, {flagged.seconds / 3600:.2f} h{ids}{more}")
+        seconds = f"{flagged.seconds / 3600:.2f} h"
+        print(printable(f"{flagged.utterances} {name} utterances, {seconds}{ids}{more}"))
     sets = []
     for (path, manifest), counts in zip(with_labels, findings.class_counts, strict=True):
         dead = [index for index, count in enumerate(counts) if not count]

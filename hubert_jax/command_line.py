@@ -106,10 +106,13 @@ def _load(path: str, job: str, overrides: list[str]) -> tuple[Mapping[str, Any],
         parts = getattr(module, "PARTS", (part,))
         if part in parts:
             parameters, overrides = _parameters(module.get_config, overrides)
-            return module.get_config(part, **parameters), overrides
+            values = module.get_config(part, **parameters)
+            if isinstance(values, type) or not hasattr(values, "items"):
+                raise TypeError(f"get_config returned {values!r:.80}, no ConfigDict")
+            return values, overrides
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"--config={file}: cannot be loaded ({type(error).__name__}: {error}); expected a "
             "Python file with get_config(part)"
@@ -155,7 +158,7 @@ def with_defaults(schema: Any, values: Mapping[str, Any]) -> ConfigDict:
             if dataclasses.is_dataclass(kind) and hasattr(group, "items"):
                 complete[field.name] = with_defaults(kind, group)
             elif kind is float and type(group) is int:
-                complete[field.name] = float(group)
+                complete[field.name] = config_lib.as_float(group)
         elif field.default is dataclasses.MISSING:
             # A required key: it has a type, so that it can be overridden, but no value yet.
             complete[field.name] = (

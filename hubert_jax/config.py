@@ -30,10 +30,12 @@ def build(schema: Callable[..., Schema], values: Mapping[str, Any], path: str = 
     InputError for an unknown or missing key, a wrong type, a float that is not finite, and what
     `__post_init__` refuses.
     """
+    if not hasattr(values, "items"):
+        raise InputError(f"{path}: expected a group of values, found {values!r:.80}")
     fields, hints = _described(schema)
     for key in values:
         if key not in fields:
-            close = difflib.get_close_matches(key, fields, n=1)
+            close = difflib.get_close_matches(str(key), fields, n=1)
             remedy = f"did you mean {path}.{close[0]}?" if close else f"known: {', '.join(fields)}"
             raise InputError(f"{path}.{key}: no such key; {remedy}")
     arguments = {}
@@ -52,6 +54,11 @@ def _described(schema: Any) -> tuple[dict[str, dataclasses.Field], dict[str, Any
     """The fields and their types; a manifest builds the same schema a hundred thousand times."""
     fields = {field.name: field for field in dataclasses.fields(schema)}
     return fields, typing.get_type_hints(schema)
+
+
+def as_float(number: int) -> float:
+    """Infinity where the number is too large for one."""
+    return float(number) if number.bit_length() < 1024 else math.inf
 
 
 def _checked(expected: Any, value: Any, path: str) -> Any:
@@ -80,7 +87,7 @@ def _checked(expected: Any, value: Any, path: str) -> Any:
             raise InputError(f"{path}: expected a sequence, found {value!r}")
         return tuple(_checked(item_type, item, f"{path}[{i}]") for i, item in enumerate(value))
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = as_float(value)
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
         raise InputError(
             f"{path}: expected {expected.__name__}, found {type(value).__name__} {value!r}"

@@ -3,7 +3,6 @@
 import concurrent.futures
 import os
 import pathlib
-from collections.abc import Iterator
 
 from hubert_jax import config as config_lib
 from hubert_jax import files
@@ -22,13 +21,16 @@ class ContentDigests:
     def of(self, path: str | os.PathLike) -> str:
         """SHA-256 (hex) of a file's content, or of a folder's contents and names.
 
-        Links are followed, but not in circles. Raises InputError for what cannot be read.
+        Raises InputError for what cannot be read, and as `files.folders_below`.
         """
         root = pathlib.Path(path)
         if not root.exists():
             raise InputError(f"{path}: not found")
         try:
-            listed = sorted(_listed(root)) if root.is_dir() else [root]
+            listed = [root]
+            if root.is_dir():
+                entries = (entry for _, found in files.folders_below(root) for entry in found)
+                listed = sorted(pathlib.Path(entry.path) for entry in entries if entry.is_file())
             with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing releases the lock
                 digests = list(pool.map(self._of_file, listed))
         except OSError as error:
@@ -52,15 +54,3 @@ class ContentDigests:
         self._known[str(path.absolute())] = [*stamp, digest]
         self._changed = True
         return digest
-
-
-def _listed(folder: pathlib.Path, above: tuple[os.stat_result, ...] = ()) -> Iterator[pathlib.Path]:
-    """All files below a folder; a folder that is one of those `above` it is a circle."""
-    here = folder.stat()
-    if any(os.path.samestat(here, other) for other in above):
-        return
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            yield from _listed(entry, (*above, here))
-        elif entry.is_file():
-            yield entry

@@ -1,8 +1,8 @@
-"""Transcribes a prepared split with a fine-tuned network and scores the result.
+"""Transcribes a prepared split with a fine-tuned network, and scores what has a transcript.
 
 Decodes every utterance greedily and, unless --config.greedy=True, with a CTC beam search. Writes
-WORKDIR/decode/hypotheses.jsonl (id, reference, greedy, beam) and result.json (word and character
-error rates of the split).
+WORKDIR/decode/hypotheses.jsonl (id, reference or null, greedy, beam) and result.json (word and
+character error rates over the utterances that have transcripts, null where none has).
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ import json
 import operator
 import pathlib
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _PAIRS_SHOWN = 5
 
-VERSION = 1  # raise it when the same configuration and inputs give another output
+VERSION = 2  # raise it when the same configuration and inputs give another output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +55,7 @@ class DecodeConfig:
 def run(config: DecodeConfig) -> dict:
     """Decodes the split; returns the content of `WORKDIR/decode/result.json`.
 
-    Raises InputError for utterances without transcript and networks without CTC head.
+    Raises InputError for networks without CTC head, and where they give NaN.
     """
     started = time.monotonic()
     from hubert_jax.asr.beam_search import beam_search
@@ -64,8 +65,6 @@ def run(config: DecodeConfig) -> dict:
     distributed.join(config.distributed)
     (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
     manifest = read_manifest(config.audio)
-    if not manifest.transcribed:
-        raise InputError(_no_transcript(config.audio, "none of its utterances has a transcript"))
     # Later than the cheap checks: it imports orbax and TensorFlow.
     from hubert_jax.asr.emissions import emissions
     from hubert_jax.networks import trained as trained_lib
@@ -81,15 +80,13 @@ def run(config: DecodeConfig) -> dict:
     for shard, utterance, reference, log_probs in emissions(
         trained, config.audio, distributed.takes
     ):
-        if not reference.strip():
-            raise InputError(_no_transcript(config.audio, f"{utterance} has no transcript"))
         if not np.isfinite(log_probs).all():
             raise InputError(
                 f"{config.checkpoint}: gives NaN or infinite log probabilities for {utterance}; "
                 "fine-tuning diverged: decode an earlier step (orbax:DIR@STEP), or lower its "
                 "learning rate"
             )
-        row = {"id": utterance, "reference": reference}
+        row = {"id": utterance, "reference": reference if reference.strip() else None}
 
         begun = time.monotonic()
         row["greedy"] = vocabulary.decode(vocabulary.collapse(log_probs.argmax(axis=1)))
@@ -118,28 +115,33 @@ def _finish(
     started: float,
 ) -> dict:
     """Scores what the processes decoded, in the split's order, and writes it."""
-    from hubert_jax.asr.error_rates import character_error_rate, word_error_rate
+    from hubert_jax.asr.error_rates import ErrorRate, character_error_rate, word_error_rate
 
     numbered = itertools.chain.from_iterable(decoded for decoded, _ in gathered)
     rows = [row for _, row in sorted(numbered, key=operator.itemgetter(0))]
     seconds = {way: sum(spent[way] for _, spent in gathered) for way in gathered[0][1]}
-    references = [row["reference"] for row in rows]
-    words = {way: word_error_rate(references, [row[way] for row in rows]) for way in seconds}
-    characters = {
-        way: character_error_rate(references, [row[way] for row in rows]) for way in seconds
-    }
+    scored = [row for row in rows if row["reference"] is not None]
+    references = [row["reference"] for row in scored]
+
+    def rates(measure: Callable[..., ErrorRate]) -> dict[str, ErrorRate | None]:
+        return {w: measure(references, [r[w] for r in scored]) if scored else None for w in seconds}
+
+    words, characters = rates(word_error_rate), rates(character_error_rate)
     hypotheses = pathlib.Path(config.workdir, "decode", "hypotheses.jsonl")
     files.write_text(hypotheses, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
     result = {
         "config": dataclasses.asdict(config),
         "utterances": len(rows),
-        "words": words["greedy"].length,
-        "characters": characters["greedy"].length,
+        "transcribed": len(scored),  # what the rates are of
+        "words": words["greedy"].length if words["greedy"] else 0,
+        "characters": characters["greedy"].length if characters["greedy"] else 0,
         "audio_seconds": manifest.seconds,
-        "wer": {way: rate.rate for way, rate in words.items()},
-        "cer": {way: rate.rate for way, rate in characters.items()},
-        "word_errors": {way: dataclasses.asdict(rate) for way, rate in words.items()},
-        "character_errors": {way: dataclasses.asdict(rate) for way, rate in characters.items()},
+        "wer": {way: rate and rate.rate for way, rate in words.items()},
+        "cer": {way: rate and rate.rate for way, rate in characters.items()},
+        "word_errors": {way: rate and dataclasses.asdict(rate) for way, rate in words.items()},
+        "character_errors": {
+            way: rate and dataclasses.asdict(rate) for way, rate in characters.items()
+        },
         "decode_seconds": {way: round(spent, 3) for way, spent in seconds.items()},
         "hypotheses": str(hypotheses),
         "audio_digest": manifest.digest,
@@ -151,24 +153,24 @@ def _finish(
     return result
 
 
-def _no_transcript(split: str, found: str) -> str:
-    return f"{split}: {found}, so error rates are undefined; prepare the split with transcripts"
-
-
 def _show(rows: list[dict], result: dict, hypotheses: pathlib.Path) -> None:
     ways = list(result["wer"])
     for row in rows[:_PAIRS_SHOWN]:
         print(row["id"])
         for field in ("reference", *ways):
-            print(f"  {field:<9}  {row[field]}")
-    for way in ways:
+            print(f"  {field:<9}  {'(none)' if row[field] is None else row[field]}")
+    for way in ways if result["transcribed"] else ():
         errors = result["word_errors"][way]
         print(
             f"{way}: WER {100 * result['wer'][way]:.2f} %, CER {100 * result['cer'][way]:.2f} % "
             f"({errors['substitutions']} substitutions, {errors['insertions']} insertions, "
             f"{errors['deletions']} deletions in {errors['length']} words)"
         )
-    print(f"{result['utterances']} utterances; all hypotheses: {hypotheses}", flush=True)
+    print(
+        f"{result['utterances']} utterances, {result['transcribed']} of them with a transcript to "
+        f"compare with; all hypotheses: {hypotheses}",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

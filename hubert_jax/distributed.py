@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -19,17 +20,20 @@ from typing import Any, TypeVar
 
 import jax
 from jax._src import distributed as _jax_distributed  # the one way to the service's store
+from jax.experimental import multihost_utils
 
 from hubert_jax import files
-from hubert_jax.errors import InputError
+from hubert_jax.errors import InputError, printable
 
 T = TypeVar("T")
 _AUTO = "auto"
 _FAILED = "hubert_jax/failed"  # key of the first failure
+_NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # key of JAX, which takes SIGTERM of processes that joined
 _LOOK_SECONDS = 0.5  # between looks for it
 _LISTEN_SECONDS = 5  # between looks whether somebody interrupts a process that waits
 _calls = itertools.count()
 _ending = threading.Event()
+_stops_by_itself = threading.Event()  # while a Preemption is open
 _failures: list[int] = []  # this process's exit status, if it has failed
 
 
@@ -99,7 +103,7 @@ def is_first() -> bool:
 def announce(line: str) -> None:
     """Prints a line, in the first process alone."""
     if is_first():
-        print(line, flush=True)
+        print(printable(line), flush=True)
 
 
 def takes(number: int) -> bool:
@@ -158,6 +162,38 @@ def tell_failure(kind: str, message: str, status: int) -> None:
     _failures.append(status)
 
 
+class Preemption:
+    """SIGTERM, which a cluster sends to some of the processes before it takes their machines away.
+
+    While one is open, the loop that asks it stops in all of them after the same step; a second
+    signal ends a process that is alone at once. Elsewhere SIGTERM ends them all.
+    """
+
+    def __init__(self) -> None:
+        self._received, self._before = threading.Event(), None
+        if _several():
+            _stops_by_itself.set()
+        elif threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._receive)
+
+    def reached(self, step: int) -> bool:
+        """Whether all processes stop after `step`; to be asked after every step."""
+        if _several() and multihost_utils.reached_preemption_sync_point(step):
+            self._received.set()
+        return self._received.is_set()
+
+    def close(self) -> None:
+        """Leaves SIGTERM as it was."""
+        if not self._received.is_set():  # or it is about to end
+            _stops_by_itself.clear()
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _receive(self, *_: object) -> None:
+        self._received.set()
+        self.close()
+
+
 def locked(path: str | os.PathLike, what: str) -> contextlib.AbstractContextManager[None]:
     """`files.locked` of the first process, for all of them."""
     return files.locked(path, what) if is_first() else contextlib.nullcontext()
@@ -197,12 +233,23 @@ def _watch() -> None:
     """Ends this process when another has failed, whatever it waits for."""
     while not _ending.wait(_LOOK_SECONDS):
         try:
-            line, status = json.loads(_store().key_value_try_get(_FAILED))
+            if not _stops_by_itself.is_set() and _was_noticed():
+                line, status = "terminated: SIGTERM", 128 + signal.SIGTERM
+            else:
+                line, status = json.loads(_store().key_value_try_get(_FAILED))
         except jax.errors.JaxRuntimeError:
             continue  # none has; or the first has ended, upon which JAX ends this one
         if not _failures:
             print(line, file=sys.stderr, flush=True)
             _end(status)
+
+
+def _was_noticed() -> bool:
+    try:
+        _store().key_value_try_get(_NOTICE)
+        return True
+    except jax.errors.JaxRuntimeError:
+        return False
 
 
 def _leave(watch: threading.Thread) -> None:

@@ -14,7 +14,7 @@ from hubert_jax.model.architecture import Execution
 
 _COMPARED_UTTERANCES = 10
 
-VERSION = 1  # raise it when the same configuration and inputs give another output
+VERSION = 2  # raise it when the same configuration and inputs give another output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,9 @@ def run(config: ExportConfig) -> dict:
     network = formats.read(config.checkpoint, "config.checkpoint")
     out = config.out or str(workdir / "export" / "model")
     written = formats.write(f"hf:{out}", network, "config.out")
+    notes = [*network.notes, *written.notes]
+    for note in notes:
+        print(note, flush=True)
 
     difference, compared = None, 0
     if config.audio:
@@ -70,6 +73,7 @@ def run(config: ExportConfig) -> dict:
         "parameters": network.num_parameters,
         "max_abs_difference": difference,
         "compared_utterances": compared,
+        "notes": notes,
         "inputs": {
             "checkpoint": network.fingerprint,
             **({"audio": manifest.digest} if config.audio else {}),

@@ -1,10 +1,12 @@
 """Files and directories that appear complete or not at all."""
 
+import collections
 import contextlib
 import errno
 import fcntl
 import hashlib
 import json
+import operator
 import os
 import pathlib
 import secrets
@@ -14,11 +16,14 @@ from typing import Any
 
 from hubert_jax.errors import InputError
 
+_MOST_DEEP = 100  # folders in each other
+_MOST_LINKS = 16  # to one folder; two in each of some folders would soon be a million
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no fault of the program
 
 
 def _aside(path: pathlib.Path) -> pathlib.Path:
-    return path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    """A name that nobody can have made a link of before."""
+    return path.with_name(f"{path.name}.tmp-{secrets.token_hex(8)}")
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
@@ -30,7 +35,7 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
 @contextlib.contextmanager
 def writing_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary sibling of `path` that becomes `path` when the block ends well."""
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
     try:
@@ -53,13 +58,15 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 def read_json(path: str | os.PathLike, what: str, writer: str = "the job that writes it") -> Any:
     """Reads a JSON file; messages call it `what` and advise to run `writer`.
 
-    Raises InputError for a file that is missing or is not JSON.
+    Raises InputError for a file that is missing, cannot be read or is not JSON.
     """
     try:
-        return json.loads(pathlib.Path(path).read_text())
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: {what} not found; run {writer} first") from None
-    except ValueError as error:
+    except OSError as error:
+        raise InputError(f"{path}: {what} cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: {what} is not valid JSON ({error}); write it again") from None
 
 
@@ -75,7 +82,7 @@ def writing_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
     What an interrupted process left aside is swept away first.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f"{path.name}.tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -90,11 +97,65 @@ def writing_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def folders_below(top: str | os.PathLike) -> Iterator[tuple[pathlib.Path, list[os.DirEntry]]]:
+    """A folder and those below it that no dot hides, with what is in each, sorted by name.
+
+    Links are followed, but not in circles. Raises InputError for a folder that cannot be listed,
+    a hundred folders in each other, or one that links lead to again and again.
+    """
+    top = pathlib.Path(top)
+    waiting: list[tuple[pathlib.Path, tuple[tuple[int, int], ...]]] = [(top, ())]
+    reached: collections.Counter[tuple[int, int]] = collections.Counter()
+    while waiting:
+        folder, above = waiting.pop()
+        try:
+            status = folder.stat()
+            here = (status.st_dev, status.st_ino)
+            if here in above:  # a link back to a folder that it is in
+                continue
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=operator.attrgetter("name"))
+        except OSError as error:
+            raise InputError(
+                f"{folder}: cannot be listed ({error.strerror}); nothing may change in {top} "
+                "while it is read"
+            ) from None
+        reached[here] += 1
+        if reached[here] > _MOST_LINKS or len(above) >= _MOST_DEEP:
+            why = f"reached by more than {_MOST_LINKS} links"
+            if len(above) >= _MOST_DEEP:
+                why = f"in {_MOST_DEEP} other folders"
+            raise InputError(f"{folder}: {why}; expected a corpus, remove it from {top}")
+        yield folder, found
+        within = (*above, here)
+        waiting += [
+            (folder / entry.name, within)
+            for entry in reversed(found)
+            if is_folder(entry) and not entry.name.startswith(".")
+        ]
+
+
+def is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: reading it will say so
+        return False
+
+
 @contextlib.contextmanager
 def locked(path: str | os.PathLike, what: str) -> Iterator[None]:
     """Raises InputError where another `what` has locked the file; a killed one leaves no lock."""
     path = pathlib.Path(path)
-    with open(path, "w") as file:
+    # A link would be another's file.
+    flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be opened ({error.strerror}); expected a file that you may write"
+        ) from None
+    with open(descriptor, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -12,7 +12,7 @@ from absl import logging
 
 import hubert_jax
 from hubert_jax import command_line, files, host_memory
-from hubert_jax.errors import Diverged, InputError
+from hubert_jax.errors import Diverged, InputError, Preempted, printable
 
 _PROGRESS_SECONDS = 5.0
 
@@ -32,7 +32,8 @@ def main(
     freed memory on the CPU back-end.
 
     Exit status: 0 when finished, 1 for bad input (one line on standard error) and for a crash
-    (with its traceback), 3 when training diverged, 130 when interrupted from the keyboard.
+    (with its traceback), 3 when training diverged, 75 when SIGTERM ended it at a checkpoint, 130
+    when interrupted from the keyboard.
     """
     arguments = sys.argv[1:]
     if command_line.wants_help(arguments):
@@ -53,6 +54,8 @@ def guarded(work: Callable[[], Any]) -> None:
         _fail("error", error, 1)
     except Diverged as error:
         _fail("diverged", error, 3)
+    except Preempted as error:
+        _fail("preempted", error, 75)
     except KeyboardInterrupt:
         _fail("interrupted", "", 130)
     except Exception as error:
@@ -65,7 +68,7 @@ def guarded(work: Callable[[], Any]) -> None:
 
 
 def _fail(kind: str, error: Any, status: int) -> NoReturn:
-    message = " ".join(str(error).split())
+    message = printable(str(error))
     _tell_others(kind, message, status)
     print(f"{kind}: {message}" if message else kind, file=sys.stderr, flush=True)
     sys.exit(status)

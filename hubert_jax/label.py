@@ -47,6 +47,13 @@ class LabelConfig:
     execution: MayChange[Execution] = Execution()
     distributed: MayChange[DistributedConfig] = DistributedConfig()
 
+    def __post_init__(self) -> None:
+        if self.feature == "layer" and self.layer < 0:
+            raise InputError(
+                f"config.layer={self.layer}: expected 0, the input of block 1, or more with "
+                "feature='layer'"
+            )
+
 
 def run(config: LabelConfig) -> dict:
     """Labels the splits; returns the content of `WORKDIR/label/result.json`.
@@ -86,7 +93,10 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
     (directory / "result.json").unlink(missing_ok=True)
 
     if config.codebook:
-        codebook = _reused(config.codebook, feature)
+        codebook = read_codebook(config.codebook, feature.describe(), feature.dim)
+        if codebook.origin:
+            k, dim = codebook.centroids.shape
+            distributed.announce(f"codebook of {k} x {dim} from {codebook.origin}")
         distributed.from_first(lambda: codebook.save(directory))
     else:
         fitting = Fitting(
@@ -159,9 +169,12 @@ def _feature(config: LabelConfig) -> Feature:
     return Feature(config.feature, trained, config.layer)
 
 
-def _reused(path: str, feature: Feature) -> Codebook:
-    """An earlier codebook, if it is of this feature; of which another's is, only the user knows."""
-    expected = feature.describe()
+def read_codebook(path: str, expected: dict[str, Any], dim: int | None) -> Codebook:
+    """An earlier codebook, or that of a file, which does not say of which feature it is.
+
+    `expected` describes the feature, or as much of it as is known, `dim` is how many numbers it
+    has, if that is known. Raises InputError for a codebook of another one.
+    """
     if pathlib.Path(path).is_file():
         from hubert_jax.convert.centroids import read_centroids
 
@@ -171,16 +184,16 @@ def _reused(path: str, feature: Feature) -> Codebook:
             "not name the feature, the label job was told"
         )
         codebook = Codebook(centroids, expected, None, None, None, None, origin)
-        print(f"codebook of {len(centroids)} x {centroids.shape[1]} from {origin}", flush=True)
     else:
         codebook = Codebook.load(path)
-    if codebook.centroids.shape[1] != feature.dim:
+    if dim is not None and codebook.centroids.shape[1] != dim:
         raise InputError(
             f"config.codebook={path}: centroids of {codebook.centroids.shape[1]} dimensions, "
-            f"{expected['kind']} has {feature.dim}; label with the feature, layer and checkpoint "
+            f"{expected['kind']} has {dim}; label with the feature, layer and checkpoint "
             "that it was fitted on"
         )
-    for key in sorted(expected | codebook.feature):
+    unknown = {"checkpoint"} - set(expected) if codebook.feature.get("kind") == "layer" else set()
+    for key in sorted((expected | codebook.feature).keys() - unknown):
         found, wanted = codebook.feature.get(key), expected.get(key)
         if found != wanted:
             raise InputError(

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import graphlib
 import itertools
+import os
 import pathlib
 import sys
 import time
@@ -33,9 +34,11 @@ from hubert_jax import config as config_lib
 from hubert_jax.config import MayChange
 from hubert_jax.content import ContentDigests
 from hubert_jax.convert import __main__ as convert
+from hubert_jax.convert import formats
 from hubert_jax.distributed import DistributedConfig
-from hubert_jax.errors import Diverged, InputError
+from hubert_jax.errors import Diverged, InputError, Preempted
 from hubert_jax.layout import Reference, group_directory, job_of
+from hubert_jax.model.architecture import Architecture
 from hubert_jax.report import rehearsal
 from hubert_jax.report.assemble import ReportConfig, assemble
 from hubert_jax.training.fit import LoopConfig
@@ -303,31 +306,90 @@ def _require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
         path = f"config.stages.{stage.name.replace('/', '.')}.{key}"
         raise InputError(f"{path}: found {found}, but {source} has {expected}; change one of them")
 
-    config = stage.config
-    for reference in stage.inputs.get("validation_audio", ()):
-        if reference in stage.inputs.get("audio", ()):
-            refuse("inputs.validation_audio", reference, "inputs.audio", "the same split")
-    for key, reference in [(key, ref) for key, refs in stage.inputs.items() for ref in refs]:
-        source = stages[reference.stage].config
-        if key in ("labels", "validation_labels") and hasattr(config, "head"):
-            sizes, known = config.head.codebook_sizes, {0, config.specials}
-            if not source.codebook and not {size - source.num_clusters for size in sizes} & known:
-                expected = f"num_clusters={source.num_clusters}"
-                refuse("head.codebook_sizes", sizes, reference.stage, expected)
-        elif key == "init_from" and hasattr(source, "architecture"):
-            for name, value in vars(source.architecture).items():
-                if (found := getattr(config.architecture, name)) != value:
-                    refuse(f"architecture.{name}", found, reference.stage, str(value))
-        elif key == "checkpoint" and hasattr(source, "architecture"):
-            most = source.architecture.num_layers
-            layers = getattr(config, "layers", (getattr(config, "layer", 0),))
-            if max(layers, default=0) > most:
-                refuse(
-                    "layers" if hasattr(config, "layers") else "layer",
-                    max(layers),
-                    reference.stage,
-                    f"{most} layers",
-                )
+    config, inputs = stage.config, stage.inputs
+    source, architecture = _architecture(stage, "checkpoint", stages)
+    if isinstance(config, label.LabelConfig) and config.codebook and "codebook" not in inputs:
+        _known_codebook(config, architecture)
+    for reference in inputs.get("validation_audio", ()):
+        for other in inputs.get("audio", ()):
+            if reference == other:
+                refuse("inputs.validation_audio", reference, "inputs.audio", "the same split")
+            if shared := _shared_folder(reference, other, stages):
+                refuse("inputs.validation_audio", reference, f"inputs.audio={other}", shared)
+    if hasattr(config, "head"):
+        sizes = config.head.codebook_sizes
+        for key in ("labels", "validation_labels"):
+            labels = inputs.get(key, ())
+            if labels and len(labels) != len(sizes):
+                refuse("head.codebook_sizes", sizes, f"inputs.{key}", f"{len(labels)} label set(s)")
+            for size, reference in zip(sizes, labels, strict=bool(labels)):
+                clusters = _num_clusters(stages[reference.stage])
+                if clusters is not None and size - clusters not in (0, config.specials):
+                    expected = f"num_clusters={clusters}"
+                    refuse("head.codebook_sizes", sizes, reference.stage, expected)
+        audio = [reference.split for reference in inputs.get("validation_audio", ())]
+        for reference in inputs.get("validation_labels", ()):
+            if audio and reference.split not in audio:
+                refuse("inputs.validation_labels", reference, "inputs.validation_audio", audio[0])
+    if architecture:
+        key = "layers" if hasattr(config, "layers") else "layer"
+        layers = getattr(config, "layers", (getattr(config, "layer", 0),))
+        if (highest := max(layers, default=0)) > architecture.num_layers:
+            refuse(key, highest, source, f"{architecture.num_layers} layers")
+    source, architecture = _architecture(stage, "init_from", stages)
+    described: dict[str, Any] = vars(architecture) if architecture else {}
+    for name, value in described.items():
+        # Directories of transformers may ask for another preparation than their weights had.
+        if name != "normalize_waveform" or not source.startswith("hf:"):
+            if (found := getattr(config.architecture, name)) != value:
+                refuse(f"architecture.{name}", found, source, str(value))
+
+
+def _architecture(
+    stage: Stage, key: str, stages: Mapping[str, Stage]
+) -> tuple[str, Architecture | None]:
+    """Which network a stage reads as its `key`, and its architecture, as far as it is known yet."""
+    if key in stage.inputs:
+        (reference,) = stage.inputs[key]
+        return reference.stage, getattr(stages[reference.stage].config, "architecture", None)
+    where = getattr(stage.config, key, "")
+    if not where or not all(path.exists() for path in _outside_paths(stage.config, key)):
+        return where, None  # what is missing is told when all that is outside is read
+    return where, formats.read_architecture(where, f"config.{key}")
+
+
+def _known_codebook(config: label.LabelConfig, architecture: Architecture | None) -> label.Codebook:
+    """The codebook from elsewhere that a label stage takes; InputError if it is of another feature.
+
+    Of the network, another stage's, nothing but its architecture is known, if that.
+    """
+    described: dict[str, Any] = {"kind": config.feature}
+    dim: int | None = 39  # of every kind of MFCC
+    if config.feature == "layer":
+        described |= {"layer": config.layer, "residual": "added"}
+        dim = architecture.dim if architecture else None
+    return label.read_codebook(config.codebook, described, dim)
+
+
+def _num_clusters(stage: Stage) -> int | None:
+    """How many units the labels of a stage have; None where another stage's codebook says it."""
+    if "codebook" in stage.inputs:
+        return None
+    if stage.config.codebook:
+        return len(_known_codebook(stage.config, None).centroids)
+    return stage.config.num_clusters
+
+
+def _shared_folder(one: Reference, other: Reference, stages: Mapping[str, Stage]) -> str:
+    """A folder of the corpus that is in both of two splits; "" if they share none."""
+    if one.stage != other.stage or job_of(one.stage) != "prepare":
+        return ""
+    folders = prepare.split_folders(tuple(stages[one.stage].config.splits))
+    for mine, its in itertools.product(folders[one.split], folders[other.split]):
+        a, b = (pathlib.PurePosixPath(os.path.normpath(folder)) for folder in (mine, its))
+        if a.is_relative_to(b) or b.is_relative_to(a):
+            return f"the same audio, {mine}" if a == b else f"{its}, which shares audio with {mine}"
+    return ""
 
 
 def _key_parts(
@@ -487,7 +549,7 @@ def _named(stage: str, key: str = "") -> Iterator[None]:
     """Errors inside begin with the stage's name, and with a key of its configuration."""
     try:
         yield
-    except (InputError, Diverged) as error:
+    except (InputError, Diverged, Preempted) as error:
         raise type(error)(f"[{stage}] {key}{error}") from None
 
 

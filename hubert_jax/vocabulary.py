@@ -32,7 +32,8 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         for character in self.characters:
-            if not isinstance(character, str) or len(character) != 1 or character.isspace():
+            known = isinstance(character, str) and len(character) == 1 and not character.isspace()
+            if not known or "\ud800" <= character <= "\udfff":  # half of a character in UTF-16
                 raise InputError(
                     f"vocabulary: found the entry {character!r}, expected single characters "
                     f"other than spaces (the word boundary is {WORD_BOUNDARY!r})"

@@ -5,7 +5,7 @@
 All processes get the arguments and, as `--config.distributed`, who takes part. The first one's
 output is shown, of the others what they write to standard error. On CPU each has as many devices as
 JAX_NUM_CPU_DEVICES says. Ends with the status of the process that failed first, and the others
-with it; 0 when all have finished.
+with it; 0 when all have finished. SIGTERM is passed on to all, the second one ends them at once.
 """
 
 import signal
@@ -33,6 +33,13 @@ def main(arguments: list[str]) -> int:
         )
         for index in range(count)
     ]
+
+    def pass_on(number: int, _: object) -> None:
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
+        for process in processes:
+            process.send_signal(number)
+
+    signal.signal(signal.SIGTERM, pass_on)
     try:
         return _first_failure(processes)
     finally:
@@ -62,7 +69,6 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # ends all of them
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:

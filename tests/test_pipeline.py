@@ -1,5 +1,6 @@
 """The whole way on a few utterances: killed anywhere it continues, done it is skipped."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -9,13 +10,19 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+from splits import TINY_LARGE, random_parameters
 
 from configs import demo
 from hubert_jax import command_line, files, pipeline, prepare
 from hubert_jax.content import ContentDigests
+from hubert_jax.convert import formats
+from hubert_jax.convert.network import Network
 from hubert_jax.errors import InputError
+from hubert_jax.model.architecture import Architecture
 from hubert_jax.report.assemble import ReportConfig
+from hubert_jax.units.kmeans import Codebook
 
 # Lines after which preparation, pre-training and fine-tuning have begun to work.
 KILLED_AFTER = ("[prepare] runs", "step 2/6", "step 2/4")
@@ -173,13 +180,80 @@ def test_a_group_or_split_that_is_not_there_is_refused_before_anything_runs():
             "prepare:train-clean-5",
             "inputs.validation_audio: found prepare:train-clean-5, but inputs.audio has the same",
         ),
+        (
+            "it2.train.head.codebook_sizes",
+            (500, 100),
+            r"head.codebook_sizes: found \(500, 100\), but inputs.labels has 1 label set",
+        ),
+        ("it2.label.layer", -1, r"\[it2/label\] config.layer=-1: expected 0, the input of block 1"),
+        ("it1.train.micro_batches", -1, r"\[it1/train\] config.micro_batches=-1: expected 0 or"),
+        (
+            "pretrained.finetune.inputs.validation_audio",
+            "prepare:both",
+            "validation_audio: found prepare:both, but inputs.audio=prepare:train-clean-5 has the "
+            "same audio, train-clean-5; change one",
+        ),
+        (
+            "pretrained.finetune.inputs.validation_audio",
+            "prepare:speaker",
+            "found prepare:speaker, but inputs.audio=prepare:train-clean-5 has train-clean-5, "
+            "which shares audio with train-clean-5/460",
+        ),
     ],
 )
 def test_stages_that_do_not_fit_one_another_are_refused_before_anything_runs(key, value, message):
     config = demo.get_config()
     with config.unlocked():
+        splits = (*config.stages.prepare.splits, "both=dev-mini+train-clean-5")
+        config.stages.prepare.splits = (*splits, "speaker=train-clean-5/460")
         config.update_from_flattened_dict({f"stages.{key}": value})
     with pytest.raises(InputError, match=message):
+        pipeline.plan(pipeline.PipelineConfig("run", config.stages))
+
+
+@pytest.mark.parametrize(
+    ("shape", "feature", "message"),
+    [
+        ((100, 40), None, "centroids of 40 dimensions, mfcc has 39"),
+        ((100, 39), {"kind": "mfcc_librosa"}, "with kind mfcc_librosa, expected kind mfcc"),
+        ((99, 39), None, "head.codebook_sizes: found .100,., but it1/label has num_clusters=99"),
+        ((100, 39), None, ""),
+    ],
+)
+def test_a_codebook_from_elsewhere_is_looked_at_before_anything_runs(
+    tmp_path, shape, feature, message
+):
+    config = demo.get_config()
+    path = tmp_path / "codebook.npy"
+    centroids = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    if feature:
+        path = tmp_path
+        Codebook(centroids, feature, None, None, None, None, None).save(path)
+    else:
+        np.save(path, centroids)
+    with config.unlocked():
+        config.stages.it1.label.codebook = str(path)
+    raises = pytest.raises(InputError, match=message) if message else contextlib.nullcontext()
+    with raises:
+        pipeline.plan(pipeline.PipelineConfig("run", config.stages))
+
+
+@pytest.mark.parametrize(
+    ("feature", "message"),
+    [
+        (dict(layer=2, residual="added", checkpoint="another's"), "layer 2, expected layer 3"),
+        (dict(layer=3, residual="not added", checkpoint="another's"), "residual not added"),
+        (dict(layer=3, residual="added", checkpoint="known when it has run"), ""),
+    ],
+)
+def test_a_layers_codebook_from_elsewhere(tmp_path, feature, message):
+    config = demo.get_config()
+    centroids = np.random.default_rng(0).normal(size=(100, 192)).astype(np.float32)
+    Codebook(centroids, {"kind": "layer", **feature}, None, None, None, None, None).save(tmp_path)
+    with config.unlocked():
+        config.stages.it2.label.update(codebook=str(tmp_path), layer=3)
+    raises = pytest.raises(InputError, match=message) if message else contextlib.nullcontext()
+    with raises:
         pipeline.plan(pipeline.PipelineConfig("run", config.stages))
 
 
@@ -231,3 +305,24 @@ def test_a_misspelt_key_of_a_late_stage_is_refused_before_anything_runs(tmp_path
     ]
     with pytest.raises(InputError, match="beam_sise: no such key; did you mean .*beam_size"):
         command_line.read(arguments, "pipeline", pipeline.PipelineConfig)
+
+
+@pytest.mark.parametrize("scheme", ["hf", "orbax"])
+def test_a_network_from_elsewhere_is_looked_at_before_anything_runs(tmp_path, scheme):
+    architecture = Architecture(**TINY_LARGE["architecture"])
+    formats.write(
+        f"{scheme}:{tmp_path}/net", Network(random_parameters(architecture), architecture)
+    )
+    config = demo.get_config()
+    with config.unlocked():
+        del config.stages.it2.label.inputs["checkpoint"]
+        config.stages.it2.label.checkpoint = f"{scheme}:{tmp_path}/net"
+        config.stages.it2.label.layer = architecture.num_layers + 1
+    with pytest.raises(InputError, match=f"layer: found 3, but {scheme}:.*/net has 2 layers"):
+        pipeline.plan(pipeline.PipelineConfig("run", config.stages))
+    with config.unlocked():
+        config.stages.it2.label.layer = architecture.num_layers
+        pipeline.plan(pipeline.PipelineConfig("run", config.stages))
+        config.stages.it1.train.init_from = f"{scheme}:{tmp_path}/net"
+    with pytest.raises(InputError, match=f"architecture.conv_channels: .* but {scheme}:.*/net has"):
+        pipeline.plan(pipeline.PipelineConfig("run", config.stages))

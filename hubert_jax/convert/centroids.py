@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from hubert_jax.convert.genuine import require_genuine
 from hubert_jax.convert.safetensors_files import read_tensors
 from hubert_jax.convert.torch_files import Inert
 from hubert_jax.errors import InputError
@@ -61,6 +62,7 @@ def read_centroids(path: str | os.PathLike) -> tuple[np.ndarray, str]:
     centroids of another shape, NaN or infinite.
     """
     path = pathlib.Path(path)
+    require_genuine(path)
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise InputError(f"{path}: larger than 1 GiB, expected {_EXPECTED}")

@@ -105,20 +105,22 @@ def from_library(
             chosen[entry] = (present or names)[0]
     require_names(what, found, chosen.values())
 
-    classes = found[chosen[CTC_HEAD[1]]].shape[0] if kind == "ctc" else None
+    classes = found[chosen[CTC_HEAD[1]]].size if kind == "ctc" else None
     expected = shapes(architecture, vocabulary_size=classes)
+    for entry, name in chosen.items():  # before there is memory for any
+        shape = expected[entry.ours][entry.row is not None :]
+        shape = (1, 1, *shape) if entry.layout == "magnitude" else shape
+        shape = shape if entry.layout in ("same", "magnitude") else shape[::-1]
+        if found[name].shape != shape:
+            raise InputError(
+                f"{what}: {name} has shape {found[name].shape}, but the architecture gives {shape}"
+            )
     flat: dict[str, np.ndarray] = {}
     for entry, name in chosen.items():
         if entry.ours not in flat:
             flat[entry.ours] = np.empty(expected[entry.ours], np.float32)
         leaf = flat[entry.ours] if entry.row is None else flat[entry.ours][entry.row]
-        theirs = _to_torch_layout(leaf, entry.layout)  # a view: writing to it fills `leaf`
-        if found[name].shape != theirs.shape:
-            raise InputError(
-                f"{what}: {name} has shape {found[name].shape}, but the architecture gives "
-                f"{theirs.shape}"
-            )
-        theirs[...] = found[name]
+        _to_torch_layout(leaf, entry.layout)[...] = found[name]  # a view, which fills `leaf`
     return traverse_util.unflatten_dict(flat, sep="/")
 
 

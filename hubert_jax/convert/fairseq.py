@@ -27,15 +27,17 @@ def read(path: str | os.PathLike) -> Network:
     """Reads a checkpoint; raises InputError for a damaged or harmful one and for other networks."""
     content = torch_files.load(path)
     if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
-        found = sorted(map(str, content))[:6] if isinstance(content, Mapping) else type(content)
+        found: Any = type(content).__name__
+        if isinstance(content, Mapping):
+            found = sorted(key for key in content if isinstance(key, str))[:6]
         raise InputError(
             f"{path}: no fairseq checkpoint: expected `cfg` and `model`, found {found}; a bare "
             "state dict of torchaudio is read as torchaudio:FILE"
         )
-    config = torch_files.plain(content.get("cfg") or content.get("args"))
+    config = torch_files.plain(content.get("cfg") or content.get("args"), path)
     if not config:
         raise InputError(f"{path}: the checkpoint has neither `cfg` nor `args`")
-    tensors, notes = torch_files.arrays(content["model"], path)
+    tensors, notes = torch_files.read_state(path, content["model"])
     kind = names.kind_of_tensors(tensors, "fairseq")
     model, task = fairseq_config.sections(config, path)
     name = model.get("_name") or model.get("arch")
@@ -43,8 +45,9 @@ def read(path: str | os.PathLike) -> Network:
         raise InputError(f"{path}: cfg.model._name is {name!r}, expected hubert or hubert_ctc")
     if kind == "ctc":
         model, task = fairseq_config.sections(model.get("w2v_args") or {}, path)
-    ours, state = (_plain_dict(content.get(key)) for key in (_OURS, "task_state"))
-    dictionaries = list(filter(None, map(_symbols, state.get("dictionaries") or ())))
+    ours, state = (_plain_dict(content.get(key), path) for key in (_OURS, "task_state"))
+    listed = state.get("dictionaries")
+    dictionaries = list(filter(None, map(_symbols, listed if isinstance(listed, list) else ())))
     prefix = names.encoder_prefix("fairseq", kind)
     of_head = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     architecture, head, regularization = fairseq_config.described(
@@ -52,7 +55,7 @@ def read(path: str | os.PathLike) -> Network:
     )
     notes += encoders.note_on_biases(tensors, architecture, "fairseq", kind)
     shared = of_head.get("final_proj.weight")
-    if head and shared is not None and len(shared) == head.projection_dim:
+    if head and shared is not None and np.shape(shared)[:1] == (head.projection_dim,):
         codebooks = len(head.codebook_sizes)
         notes += (f"copied: one projection for all {codebooks} codebooks",) * (codebooks > 1)
     params = from_state_dict(tensors, architecture, head, "fairseq", str(path))
@@ -62,7 +65,10 @@ def read(path: str | os.PathLike) -> Network:
     if head is not None:
         units = _units(dictionaries, task, ours, head, path)
     digest = files.sha256_file(path)
-    return Network(params, architecture, head, regularization, vocabulary, units, digest, notes)
+    beside = _plain_dict(ours.get("beside"), path)
+    return Network(
+        params, architecture, head, regularization, vocabulary, units, digest, notes, beside
+    )
 
 
 def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
@@ -102,8 +108,8 @@ def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
     return (note,) if kind == "encoder" else ()
 
 
-def _plain_dict(value: Any) -> dict[str, Any]:
-    value = torch_files.plain(value)
+def _plain_dict(value: Any, path: str | os.PathLike) -> dict[str, Any]:
+    value = torch_files.plain(value, path)
     return value if isinstance(value, dict) else {}
 
 
@@ -111,13 +117,14 @@ def _symbols(dictionary: Any) -> list[str] | None:
     """Symbols of a dictionary of fairseq, or of the list that stands for one."""
     if isinstance(dictionary, dict):
         dictionary = dictionary.get("symbols")
-    return [str(symbol) for symbol in dictionary] if dictionary else None
+    found = isinstance(dictionary, list) and [str(symbol) for symbol in dictionary]
+    return found or None
 
 
 def _units(dictionaries: list[list[str]], task: dict, ours: dict, head: Head, where: Any) -> Units:
     rate = task.get("label_rate")
     rate = float(rate) if isinstance(rate, (int, float)) and rate > 0 else 50.0
-    digests = tuple(map(str, _plain_dict(ours.get("units")).get("codebook_digests") or ()))
+    digests = tuple(map(str, _plain_dict(ours.get("units"), where).get("codebook_digests") or ()))
     if not dictionaries:
         return Units.numbered(head.codebook_sizes, rate_hz=rate, codebook_digests=digests)
     units = Units(tuple(tuple(symbols) for symbols in dictionaries), rate, digests)

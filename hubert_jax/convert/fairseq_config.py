@@ -40,7 +40,7 @@ _FIXED = {  # by definition: another value would be another network
     "conv_pos_batch_norm": False,
     "pos_conv_depth": 1,
 }
-_MOST_LAYERS = 64
+_MOST_LAYERS, _MOST_CHARACTERS = 64, 4096  # of an expression
 
 
 def described(
@@ -63,7 +63,7 @@ def described(
     layers = _parse_conv_layers(model.get("conv_feature_layers", _CONV_LAYERS), where)
     channels, kernels, strides = zip(*layers, strict=True)
     mode = model.get("extractor_mode", "default")
-    if mode not in _NORMS:
+    if not isinstance(mode, str) or mode not in _NORMS:
         raise InputError(f"{where}: cfg.model.extractor_mode is {mode!r}, expected {list(_NORMS)}")
     architecture = dict(
         **_numbers(model, _ARCHITECTURE, where),
@@ -89,7 +89,10 @@ def _numbers(model: Mapping[str, Any], fields: Mapping[str, tuple], where: Any) 
         same = isinstance(value, bool) == isinstance(default, bool)
         if not same or not isinstance(value, (int, float)):
             raise InputError(f"{where}: cfg.model.{field} is {value!r}, expected a number")
-        found[name] = type(default)(value)
+        try:
+            found[name] = type(default)(value)
+        except (OverflowError, ValueError):
+            raise InputError(f"{where}: cfg.model.{field} is no finite number") from None
     return found
 
 
@@ -101,7 +104,10 @@ def _head(
 ) -> Head | None:
     if "label_embs_concat" not in tensors:
         return None
-    classes, width = tensors["label_embs_concat"].shape
+    shape = tensors["label_embs_concat"].shape
+    if len(shape) != 2:
+        raise InputError(f"{where}: label_embs_concat has shape {shape}")
+    classes, width = shape
     sizes = tuple(len(symbols) for symbols in dictionaries) or (classes,)
     if sum(sizes) != classes:
         raise InputError(
@@ -130,6 +136,8 @@ def _parse_conv_layers(text: Any, where: Any) -> list[tuple[int, int, int]]:
         return ast.literal_eval(node)
 
     try:
+        if len(str(text)) > _MOST_CHARACTERS:
+            raise ValueError
         layers = value(ast.parse(str(text).strip(), mode="eval").body)
         if not isinstance(layers, list) or not 0 < len(layers) <= _MOST_LAYERS:
             raise ValueError

@@ -1,9 +1,12 @@
 """One seam for all formats: a network is read from and written to `SCHEME:PATH`."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from hubert_jax import config as config_lib
 from hubert_jax import files
@@ -26,8 +29,13 @@ class WriteResult:
 
 
 def parse(where: str, key: str) -> tuple[str, pathlib.Path]:
-    """Scheme and path of `SCHEME:PATH`; raises InputError, naming the flag or key `key`."""
+    """Scheme and path of `SCHEME:PATH`; raises InputError, naming the flag or key `key`.
+
+    A directory of numbered checkpoints needs no scheme.
+    """
     scheme, separator, path = where.partition(":")
+    if where and not separator and any(_steps(pathlib.Path(where))):
+        return "orbax", pathlib.Path(where)
     if not separator or scheme not in SCHEMES or not path:
         remedy = "" if separator else f"; a checkpoint directory of a run is written orbax:{where}"
         raise InputError(
@@ -49,8 +57,37 @@ def read(where: str, key: str = "--from", shardings: Callable[[Any], Any] | None
     if scheme == "orbax":
         return _read_orbax(path, shardings)
     if scheme == "hf":
-        return hugging_face.read_directory(path)
-    return (fairseq if scheme == "fairseq" else torchaudio).read(path)
+        network = hugging_face.read_directory(path)
+    else:
+        network = (fairseq if scheme == "fairseq" else torchaudio).read(path)
+    broken = [name for name, leaf in network.flat.items() if not np.isfinite(leaf).all()]
+    note = f"NaN or infinite: numbers in {len(broken)} parameters, such as {', '.join(broken[:1])}"
+    return dataclasses.replace(network, notes=network.notes + (note,) * bool(broken))
+
+
+def read_architecture(where: str, key: str) -> Architecture | None:
+    """The architecture of a network, or None where its weights alone tell it, or nothing yet.
+
+    It starts no back-end, as processes join later. Raises InputError for one that is no HuBERT's.
+    """
+    scheme, path = parse(where, key)
+    if scheme == "hf" and (path / "config.json").is_file():
+        return hugging_face.read_architecture(path)
+    if scheme != "orbax":
+        return None
+    folder = path if path.is_dir() else path.with_name(path.name.rpartition("@")[0])
+    newest = max(map(int, _steps(folder)), default=0)
+    document = folder / str(newest) / "metadata" / "metadata"
+    if not document.is_file():
+        return None
+    metadata = files.read_json(document, "metadata of a checkpoint")
+    described: Any = metadata.get("architecture") if isinstance(metadata, dict) else metadata
+    return config_lib.build(Architecture, described, f"{document}: architecture")
+
+
+def _steps(folder: pathlib.Path) -> list[str]:
+    """The names of a directory's numbered checkpoints, in no order."""
+    return [each.name for each in folder.glob("*/") if each.name.isdecimal()]
 
 
 def write(where: str, network: Network, key: str = "--to") -> WriteResult:
@@ -59,6 +96,7 @@ def write(where: str, network: Network, key: str = "--to") -> WriteResult:
     Raises InputError if something else is there, or for a network that the format cannot express.
     """
     scheme, path = parse(where, key)
+    path = pathlib.Path(os.path.abspath(path))  # even . has a name
     try:
         if scheme == "hf":
             return WriteResult(hugging_face.write_directory(path, network))
@@ -106,7 +144,10 @@ def _read_orbax(path: pathlib.Path, shardings: Callable[[Any], Any] | None) -> N
                 codebook_digests=digests,
             )
     digest = fingerprint(metadata)
-    return Network(params, architecture, head, regularization, vocabulary, units, digest)
+    beside = metadata.get("beside", {})
+    return Network(
+        params, architecture, head, regularization, vocabulary, units, digest, (), beside
+    )
 
 
 def _write_orbax(path: pathlib.Path, network: Network, where: str, key: str) -> WriteResult:

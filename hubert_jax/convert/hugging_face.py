@@ -1,20 +1,25 @@
 """Directories that transformers loads offline, written and read without it."""
 
+import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 from hubert_jax import config as config_lib
 from hubert_jax import files
 from hubert_jax.convert import torch_files
 from hubert_jax.convert.encoders import from_library, note_on_biases, require_names, to_library
+from hubert_jax.convert.genuine import read_json
 from hubert_jax.convert.heads import head_from_library, head_to_library
 from hubert_jax.convert.names import kind_of_tensors
 from hubert_jax.convert.network import Network, Units, with_mask_embedding
 from hubert_jax.convert.safetensors_files import read_tensors, write_tensors
-from hubert_jax.convert.tokenizer import read_vocabulary, tokenizer_files
+from hubert_jax.convert.tokenizer import TOKENIZER_FILES, read_vocabulary, tokenizer_files
 from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE
 from hubert_jax.model.architecture import Architecture, Head, Regularization
@@ -23,10 +28,21 @@ from hubert_jax.vocabulary import BLANK
 
 MODEL, HEAD = "model.safetensors", "pretraining_head.safetensors"
 _OLD_MODEL = "pytorch_model.bin"  # how transformers saved before safetensors; read, not written
+_INDEX = ".index.json"  # of weights in several files
+_EXTRACTOR, _PROCESSOR = "preprocessor_config.json", "processor_config.json"
+_PREPARATION = {  # of waveforms: another value would be another network's
+    "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+    "feature_size": 1,
+    "sampling_rate": SAMPLE_RATE,
+}
+_CTC_HEAD = ("lm_head.weight", "lm_head.bias")
 
 
 def write_directory(out: str | os.PathLike, network: Network) -> dict[str, str]:
     """Writes a model directory, or replaces one; gives the SHA-256 (hex) of each file by name.
+
+    What lay beside a network that came from such a directory is written as it was, and the rows of
+    its CTC head in the order that these files tell.
 
     Raises InputError for parameters of another architecture, or an `out` that is no model.
     """
@@ -37,15 +53,20 @@ def write_directory(out: str | os.PathLike, network: Network) -> dict[str, str]:
         raise InputError(
             f"{out}: exists and holds no {MODEL}; it would be replaced: name another directory"
         )
+    beside = _json_files(network)
+    if network.vocabulary is not None:
+        vocabulary, rows, _ = read_vocabulary(out, beside, network.vocabulary.size)
+        if vocabulary != network.vocabulary:
+            raise InputError(f"{out}: the tokens that came with the network are not its own")
+        for name in _CTC_HEAD:
+            tensors[name] = tensors[name][np.argsort(rows)]
     with files.writing_directory(out) as aside:
         metadata = network.described()  # transformers has no field for all of it
         del metadata["head"]  # which has a file of its own
+        metadata.pop("beside", None)
         write_tensors(aside / MODEL, tensors, metadata)
-        files.write_json(aside / "config.json", model_config(network))
-        files.write_json(aside / "preprocessor_config.json", _feature_extractor(network))
-        if network.vocabulary is not None:
-            for name, content in tokenizer_files(network.vocabulary).items():
-                files.write_json(aside / name, content)
+        for name, content in beside.items():
+            files.write_json(aside / name, content)
         if head is not None and network.units is not None:
             metadata = {
                 "class_counts": head.codebook_sizes,
@@ -63,49 +84,149 @@ def write_directory(out: str | os.PathLike, network: Network) -> dict[str, str]:
 def read_directory(directory: str | os.PathLike) -> Network:
     """Reads a model directory; the blank of a CTC head is moved to class 0.
 
+    What its files say wins over what is usual; what had to be assumed is in the notes.
+
     Raises:
-      InputError: files missing or broken, or a network that is not a HuBERT as defined here.
+      InputError: files missing, broken or against each other, or a network that is not a HuBERT as
+        defined here.
     """
     directory = pathlib.Path(directory)
     if not (directory / "config.json").is_file():
         raise InputError(
             f"{directory}: holds no config.json; expected a directory that transformers loads"
         )
-    values = files.read_json(directory / "config.json", "transformers configuration")
-    model = directory / MODEL
-    if not model.is_file() and (directory / _OLD_MODEL).is_file():
-        model = directory / _OLD_MODEL
-        tensors, notes = torch_files.arrays(torch_files.load(model), model)
-        of_model: dict[str, str] = {}
-    else:
-        tensors, of_model, notes = read_tensors(model)
-    architecture, regularization = _described(values, str(directory / "config.json"), of_model)
+    beside, notes = _read_beside(directory)
+    model, tensors, of_model, digest, of_weights = _read_weights(directory)
+    architecture, regularization, assumed = _described(beside, directory, of_model)
     kind = kind_of_tensors(tensors, "hugging_face")
+    notes += of_weights + assumed
     notes += note_on_biases(tensors, architecture, "hugging_face", kind)
     vocabulary = head = units = None
     if kind == "ctc":
-        names = {"lm_head.weight", "lm_head.bias"}
-        require_names(str(model), names & set(tensors), names)
-        vocabulary, rows = read_vocabulary(directory, len(tensors["lm_head.bias"]), values)
-        if rows != sorted(rows):
-            notes += (f"moved: the blank, from class {rows[0]} to class 0",)
-        tensors |= {name: tensors[name][rows] for name in names}
+        require_names(str(model), set(_CTC_HEAD) & set(tensors), _CTC_HEAD)
+        shapes = [np.shape(tensors[name]) for name in _CTC_HEAD]
+        if len(shapes[0]) != 2 or shapes[1] != shapes[0][:1]:
+            raise InputError(f"{model}: {' and '.join(_CTC_HEAD)} have shapes {shapes}")
+        (classes,) = shapes[1]
+        stated = beside["config.json"].get("vocab_size", 32)  # transformers' default
+        if stated != classes:
+            raise InputError(
+                f"{directory / 'config.json'}: vocab_size is {stated!r:.100}, but lm_head of "
+                f"{model.name} has {classes} classes"
+            )
+        vocabulary, rows, of_tokens = read_vocabulary(directory, beside, classes)
+        notes += of_tokens
+        tensors |= {name: tensors[name][rows] for name in _CTC_HEAD}
     params = from_library(tensors, architecture, "hugging_face", str(model))
     params, made = with_mask_embedding(params, architecture)
-    digest = files.sha256_file(model)
+    if architecture.normalize_waveform != (architecture.frontend_norm == "layer"):
+        digest = config_lib.digest([digest, architecture.normalize_waveform])  # other features
     if (directory / HEAD).is_file():
         where = str(directory / HEAD)
         tensors, of_head, widened = read_tensors(where)
         notes += tuple(f"{HEAD}: {note}" for note in widened)
-        fields = ("class_counts", "projection_dim", "temperature")
-        sizes, width, temperature = (_parsed(of_head, field, HEAD) for field in fields)
-        head = Head(tuple(sizes), width, temperature)
+        fields = {"class_counts": "codebook_sizes", "projection_dim": "", "temperature": ""}
+        values = {ours or name: _parsed(of_head, name, HEAD) for name, ours in fields.items()}
+        head = config_lib.build(Head, values, where)
         params |= head_from_library(tensors, architecture, head, "fairseq", where)
         if "units" in of_head:
             units = Units.from_dict(_parsed(of_head, "units", where), head.codebook_sizes, where)
         digest = config_lib.digest([digest, files.sha256_file(where)])
     notes += made
-    return Network(params, architecture, head, regularization, vocabulary, units, digest, notes)
+    network = Network(params, architecture, head, regularization, vocabulary, units, digest, notes)
+    kept = beside if beside != _json_files(network) else {}
+    return dataclasses.replace(network, beside=kept)
+
+
+def read_architecture(directory: str | os.PathLike) -> Architecture:
+    """The architecture that a model directory's JSON files describe. Raises InputError."""
+    directory = pathlib.Path(directory)
+    return _described(_read_beside(directory)[0], directory, {})[0]
+
+
+def _json_files(network: Network) -> dict[str, Any]:
+    """JSON files of a directory by name: those that the network came with, or our own."""
+    beside = dict(network.beside) or {"config.json": model_config(network)}
+    if not network.beside and network.vocabulary is not None:
+        beside |= tokenizer_files(network.vocabulary)
+    if not any(name in beside for name in (_PROCESSOR, _EXTRACTOR)):
+        beside[_EXTRACTOR] = _feature_extractor(network)
+    return beside
+
+
+def _read_beside(directory: pathlib.Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """All JSON files of a directory by name, but the indices of weights; notes on left-out ones."""
+    beside, notes = {}, []
+    for path in sorted(directory.glob("*.json")):
+        if path.name.endswith(_INDEX):
+            continue
+        try:
+            beside[path.name] = read_json(path, "a file of transformers")
+        except InputError as error:
+            if path.name in ("config.json", _EXTRACTOR, _PROCESSOR, *TOKENIZER_FILES):
+                raise
+            notes.append(f"left out: {error}")
+    return beside, tuple(notes)
+
+
+def _read_weights(
+    directory: pathlib.Path,
+) -> tuple[pathlib.Path, dict[str, np.ndarray], dict[str, str], str, tuple[str, ...]]:
+    """File of the weights, or their index; tensors, metadata, digest and notes.
+
+    Of several files the one that transformers takes.
+    """
+    known = [name + more for name in (MODEL, _OLD_MODEL) for more in ("", _INDEX)]
+    there = [name for name in known if (directory / name).is_file()]
+    if not there:
+        raise InputError(f"{directory}: no weights: expected one of {', '.join(known)}")
+    model = directory / there[0]
+    parts = _parts(model) if there[0].endswith(_INDEX) else {there[0]: None}
+    tensors: dict[str, np.ndarray] = {}
+    metadata: dict[str, str] = {}
+    notes: list[str] = [f"not read: {name}, beside {model.name}" for name in there[1:]]
+    for name, listed in parts.items():
+        path = directory / name
+        if there[0].startswith(_OLD_MODEL):
+            found, said = torch_files.read_state(path)
+        else:
+            found, metadata, said = read_tensors(path)
+        renamed = {
+            re.sub(r"\.gamma$", ".weight", re.sub(r"\.beta$", ".bias", key)): key for key in found
+        }
+        if len(renamed) < len(found):
+            raise InputError(f"{path}: a norm has gamma or beta beside its weight or bias")
+        names = set(renamed.values())
+        if listed is not None and listed != names:
+            missing, more = listed - names, names - listed
+            problem = f"names {min(missing)}" if missing else f"does not name {min(more)}"
+            raise InputError(
+                f"{model}: {problem}, which is {'not ' * bool(missing)}in {name}; copy the index "
+                "and all files of one network"
+            )
+        tensors |= {key: found[old] for key, old in renamed.items()}
+        notes += [note if listed is None else f"{name}: {note}" for note in said]
+        count = sum(key != old for key, old in renamed.items())
+        notes += [f"renamed: {count} tensors gamma or beta, to weight and bias"] * bool(count)
+    digests = [files.sha256_file(directory / name) for name in parts]
+    digest = digests[0] if len(digests) == 1 else config_lib.digest(digests)
+    return model, tensors, metadata, digest, tuple(notes)
+
+
+def _parts(index: pathlib.Path) -> dict[str, set[str]]:
+    """The tensors of each file that an index of weights names."""
+    listed = read_json(index, "index of the weights").get("weight_map")
+    if not isinstance(listed, dict) or not listed:
+        raise InputError(f"{index}: weight_map is missing; copy the index again")
+    parts: dict[str, set[str]] = {}
+    for tensor, name in listed.items():
+        if not isinstance(name, str) or name in ("", "..") or pathlib.Path(name).name != name:
+            raise InputError(f"{index}: {tensor} is in {name!r}, expected a file beside the index")
+        parts.setdefault(name, set()).add(tensor)
+    for name in parts:
+        if not index.with_name(name).is_file():
+            raise InputError(f"{index}: {name} is missing; copy all files that the index names")
+    return dict(sorted(parts.items()))
 
 
 def model_config(network: Network) -> dict[str, Any]:
@@ -171,57 +292,95 @@ _FIXED = {  # by definition: another value would be another network
     "conv_pos_batch_norm": False,
     "layer_norm_eps": EPSILON,
 }
+_ARCHITECTURE = {
+    "conv_dim": "conv_channels",
+    "conv_kernel": "conv_kernels",
+    "conv_stride": "conv_strides",
+    "feat_extract_norm": "frontend_norm",
+    "hidden_size": "dim",
+    "num_hidden_layers": "num_layers",
+    "intermediate_size": "ffn_dim",
+    "num_attention_heads": "num_heads",
+    "do_stable_layer_norm": "pre_norm",
+    "num_conv_pos_embeddings": "positional_kernel",
+    "num_conv_pos_embedding_groups": "positional_groups",
+}
+_REGULARIZATION = {
+    "hidden_dropout": "dropout",
+    "attention_dropout": "attention_dropout",
+    "activation_dropout": "activation_dropout",
+    "feat_proj_dropout": "input_dropout",
+    "layerdrop": "layer_drop",
+}
 
 
 def _described(
-    values: Mapping[str, Any], path: str, model: Mapping[str, str]
-) -> tuple[Architecture, Regularization]:
-    """What a network is and was trained with, from `config.json` and the metadata of `MODEL`.
+    beside: Mapping[str, Any], directory: pathlib.Path, model: Mapping[str, str]
+) -> tuple[Architecture, Regularization, tuple[str, ...]]:
+    """What a network is and was trained with, from the JSON files and the metadata of `MODEL`.
 
-    Without metadata, as the released models: the waveform is normalised and the front-end's
-    gradient is not scaled where the front-end has LayerNorms.
+    Without metadata, as the released models: the front-end's gradient is not scaled where the
+    front-end has LayerNorms. Notes say how waveforms are prepared where that is not told alike.
     """
+    values, path = beside["config.json"], str(directory / "config.json")
     for key, expected in _FIXED.items():
         if values.get(key, expected) != expected:
-            raise InputError(f"{path}: {key} is {values[key]!r}, expected {expected!r}")
+            raise InputError(f"{path}: {key} is {values[key]!r:.100}, expected {expected!r}")
 
-    def field(key: str) -> Any:
-        if key not in values:
-            raise InputError(f"{path}: {key} is missing; is it a HuBERT configuration?")
-        return values[key]
+    def build(schema: Callable[..., Any], fields: Mapping[str, str], **more: Any) -> Any:
+        for key in fields:
+            if key not in values:
+                raise InputError(f"{path}: {key} is missing; is it a HuBERT configuration?")
+        try:
+            ours = {name: values[key] for key, name in fields.items()}
+            return config_lib.build(schema, ours | more, path)
+        except InputError as error:
+            theirs = [key for key, name in fields.items() if re.search(rf"\b{name}\b", str(error))]
+            where = "" if str(error).startswith(path) else f"{path}: "
+            raise InputError(f"{where}{error!s:.500} (there: {', '.join(theirs)})") from None
 
-    layer_norms = field("feat_extract_norm") == "layer"
-    normalize, gradient_scale = layer_norms, 1.0 if layer_norms else 0.1
+    layer_norms = values.get("feat_extract_norm") == "layer"
+    usual, gradient_scale = layer_norms, 1.0 if layer_norms else 0.1
     if "architecture" in model:
-        normalize = _parsed(model, "architecture", MODEL)["normalize_waveform"]
+        usual = _of_metadata(model, "architecture", "normalize_waveform") is True
     if "regularization" in model:
-        gradient_scale = _parsed(model, "regularization", MODEL)["frontend_gradient_scale"]
-    architecture = dict(
-        conv_channels=tuple(field("conv_dim")),
-        conv_kernels=tuple(field("conv_kernel")),
-        conv_strides=tuple(field("conv_stride")),
-        frontend_norm=field("feat_extract_norm"),
-        dim=field("hidden_size"),
-        num_layers=field("num_hidden_layers"),
-        ffn_dim=field("intermediate_size"),
-        num_heads=field("num_attention_heads"),
-        pre_norm=field("do_stable_layer_norm"),
-        positional_kernel=field("num_conv_pos_embeddings"),
-        positional_groups=field("num_conv_pos_embedding_groups"),
-        normalize_waveform=normalize,
-    )
-    regularization = dict(
-        dropout=field("hidden_dropout"),
-        attention_dropout=field("attention_dropout"),
-        activation_dropout=field("activation_dropout"),
-        input_dropout=field("feat_proj_dropout"),
-        layer_drop=field("layerdrop"),
-        frontend_gradient_scale=gradient_scale,
-    )
+        gradient_scale = _of_metadata(model, "regularization", "frontend_gradient_scale")
+    normalize, notes = _normalization(beside, directory, usual, "architecture" in model)
     return (
-        config_lib.build(Architecture, architecture, path),
-        config_lib.build(Regularization, regularization, path),
+        build(Architecture, _ARCHITECTURE, normalize_waveform=normalize),
+        build(Regularization, _REGULARIZATION, frontend_gradient_scale=gradient_scale),
+        notes,
     )
+
+
+def _normalization(
+    beside: Mapping[str, Any], directory: pathlib.Path, usual: bool, known: bool
+) -> tuple[bool, tuple[str, ...]]:
+    """Whether waveforms are normalised, and a note where that is assumed or against what is usual.
+
+    transformers takes the newer of the two files, where it describes the feature extractor.
+    """
+    name, values = _EXTRACTOR, beside.get(_EXTRACTOR)
+    if isinstance(beside.get(_PROCESSOR, {}).get("feature_extractor"), dict):
+        name, values = _PROCESSOR, beside[_PROCESSOR]["feature_extractor"]
+    said = {True: "normalised", False: "not normalised"}
+    if values is None:
+        note = f"taken for granted: waveforms are {said[usual]}, as there is no {_EXTRACTOR}"
+        return usual, () if known else (f"{note} and published networks of this norm are",)
+    for key, expected in _PREPARATION.items():
+        if values.get(key, expected) != expected:
+            raise InputError(f"{directory / name}: {key} is {values[key]!r}, expected {expected!r}")
+    normalize = values.get("do_normalize", True)
+    if not isinstance(normalize, bool):
+        raise InputError(f"{directory / name}: do_normalize is {normalize!r}, expected a boolean")
+    if "do_normalize" not in values:
+        note = f"taken for granted: waveforms are normalised, as {name} does not tell do_normalize"
+        return normalize, (note,)
+    note = (
+        f"waveforms are {said[normalize]}, as do_normalize of {name} says, though networks of this "
+        f"kind were published for waveforms that are {said[usual]}"
+    )
+    return normalize, (note,) if normalize != usual else ()
 
 
 def _parsed(metadata: Mapping[str, str], key: str, where: Any) -> Any:
@@ -229,6 +388,13 @@ def _parsed(metadata: Mapping[str, str], key: str, where: Any) -> Any:
         return json.loads(metadata[key])
     except (KeyError, ValueError):
         raise InputError(f"{where}: the metadata's {key!r} is missing or broken") from None
+
+
+def _of_metadata(metadata: Mapping[str, str], key: str, field: str) -> Any:
+    values = _parsed(metadata, key, MODEL)
+    if not isinstance(values, dict) or field not in values:
+        raise InputError(f"{MODEL}: {field} is missing in the metadata's {key!r}")
+    return values[field]
 
 
 def _feature_extractor(network: Network) -> dict[str, Any]:

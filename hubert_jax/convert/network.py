@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -92,6 +93,8 @@ class Network:
     units: Units | None = None
     fingerprint: str = ""  # of the weights and where they came from, if known
     notes: tuple[str, ...] = ()  # a sentence for all that was widened, left out or made anew
+    # JSON files of the transformers directory that it came from, by name, if not as written here
+    beside: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.vocabulary is not None) != ("ctc_head" in self.params):
@@ -112,6 +115,10 @@ class Network:
                 "a pre-training head and its parameters belong together; found "
                 f"{'no' if self.head is None else 'a'} head and parameters {sorted(self.params)}"
             )
+        beside = self.beside if isinstance(self.beside, Mapping) else {"": self.beside}
+        for name, content in beside.items():
+            if not re.fullmatch(r"[^/\0]+\.json", name) or not isinstance(content, dict):
+                raise InputError(f"files beside a network: expected JSON objects, found {name!r}")
         if self.units is None and self.head is not None:
             object.__setattr__(self, "units", Units.numbered(self.head.codebook_sizes))
 
@@ -136,6 +143,7 @@ class Network:
             "architecture": config_lib.to_dict(self.architecture),
             "head": self.head and config_lib.to_dict(self.head),
             "regularization": config_lib.to_dict(self.regularization),
+            **({"beside": dict(self.beside)} if self.beside else {}),
         }
 
     def digest(self) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from hubert_jax.convert.genuine import require_genuine
 from hubert_jax.convert.network import widening_note
 from hubert_jax.errors import InputError
 
@@ -31,21 +32,27 @@ def read_tensors(
     With `ndim` only those of so many dimensions are read. Raises InputError for a file that is
     missing, damaged, or holds other than floating point.
     """
+    require_genuine(path)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             slices = {name: file.get_slice(name) for name in file.keys()}
             names = {n for n, s in slices.items() if ndim in (None, len(s.get_shape()))}
+            for name in sorted(names):
+                dtype = slices[name].get_dtype()
+                if dtype not in ("F16", "BF16", "F32", "F64"):
+                    raise InputError(
+                        f"{path}: {name} is {dtype}, expected floating-point numbers of 16 bits "
+                        "or more"
+                    )
             half = {name for name in names if slices[name].get_dtype() == "BF16"}
             tensors = {name: file.get_tensor(name) for name in file.keys() if name in names - half}
         dtypes = [tensor.dtype.name for tensor in tensors.values()] + ["bfloat16"] * len(half)
         if half:  # NumPy itself does not know the dtype
             with safetensors.safe_open(path, framework="flax") as file:
                 tensors |= {name: np.asarray(file.get_tensor(name), np.float32) for name in half}
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: cannot be read as safetensors ({error})") from None
     for name, tensor in tensors.items():
-        if not np.issubdtype(tensor.dtype, np.floating):
-            raise InputError(f"{path}: {name} is {tensor.dtype}, expected floating-point numbers")
         tensors[name] = tensor.astype(np.float32, copy=False)
     return tensors, metadata, widening_note(dtypes)

@@ -1,14 +1,27 @@
-"""The tokenizer beside a CTC model of transformers: our vocabulary to its files and back."""
+"""The tokenizer beside a CTC model of transformers: our vocabulary to its files and back.
 
+Source: transformers 5.23, `tokenization_wav2vec2.py`, `tokenization_utils_base.py`.
+"""
+
+import itertools
 import pathlib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hubert_jax import files
 from hubert_jax.errors import InputError
 from hubert_jax.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
 
 _BLANK_TOKEN = "<pad>"  # transformers' CTC models take the padding token for the blank
+_TOKENS, _ADDED, _SETTINGS = "vocab.json", "added_tokens.json", "tokenizer_config.json"
+TOKENIZER_FILES = (_TOKENS, _ADDED, _SETTINGS, "special_tokens_map.json")
+_FIXED = {  # another value would give other texts
+    "tokenizer_class": ("Wav2Vec2CTCTokenizer", "Wav2Vec2Tokenizer", None),
+    "replace_word_delimiter_char": (" ",),
+    "target_lang": (None,),
+}
+_CLEANED = frozenset(".?!,'")
+_LISTED = 5  # classes of a note
 
 
 def tokenizer_files(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
@@ -39,16 +52,154 @@ def tokenizer_files(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
 
 
 def read_vocabulary(
-    directory: pathlib.Path, classes: int, values: Mapping[str, Any]
-) -> tuple[Vocabulary, list[int]]:
-    """The vocabulary in `vocab.json`, and the row in the head there of each of our classes."""
-    path = directory / "vocab.json"
-    tokens = files.read_json(path, "vocabulary of the CTC head")
-    if sorted(tokens.values()) != list(range(classes)):
-        raise InputError(f"{path}: {len(tokens)} tokens, but the CTC head has {classes} classes")
-    blank = tokens.get(_BLANK_TOKEN, values.get("pad_token_id"))
-    if blank not in range(classes):
-        raise InputError(f"{path}: {_BLANK_TOKEN!r}, the blank, is missing")
-    symbols = {i: token for token, i in tokens.items()}
-    rows = [blank, *(i for i in range(classes) if i != blank)]
-    return Vocabulary.from_symbols(tuple(symbols[i] for i in rows[1:])), rows
+    directory: pathlib.Path, beside: Mapping[str, Any], classes: int
+) -> tuple[Vocabulary, list[int], tuple[str, ...]]:
+    """The vocabulary of a head there, the row there of each of our classes, and notes.
+
+    `beside` are the directory's JSON files. Rows without a token, and special tokens, are classes
+    that spell nothing. Raises InputError, naming file and field, for tokens that do not fit the
+    head and settings under which transformers would give another text.
+    """
+    path, settings = directory / _TOKENS, _settings(directory, beside)
+    tokens = _tokens(directory, beside, classes)
+    rows_of = {token: row for row, token in tokens.items()}
+    named = settings.get("pad_token")
+    pads = [_content(named)] if named else [_BLANK_TOKEN, "[PAD]"]
+    found = [rows_of[pad] for pad in pads if pad in rows_of]
+    stated = beside["config.json"].get("pad_token_id")
+    blank = stated if stated in found or not found else found[0]
+    if type(blank) is not int or not 0 <= blank < classes:
+        raise InputError(
+            f"{path}: {pads[0]!r}, the blank, is missing, and pad_token_id of config.json is "
+            f"{stated!r}"
+        )
+    notes: tuple[str, ...] = ()
+    if blank != stated:
+        notes += (
+            f"taken for granted: {tokens[blank]!r}, class {blank}, is the blank, as the tokenizer "
+            f"says; pad_token_id of config.json is {stated!r}",
+        )
+    rows = [blank, *(row for row in range(classes) if row != blank)]
+    symbols = _symbols(directory, settings, [tokens.get(row, row) for row in rows[1:]])
+    try:
+        vocabulary = Vocabulary.from_symbols(symbols)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    unused = [row for row in range(classes) if row not in tokens and row != blank]
+    if unused:
+        listed = ", ".join(map(str, unused[:_LISTED])) + ", ..." * (len(unused) > _LISTED)
+        notes += (f"without a token, spelling nothing: {len(unused)} classes ({listed})",)
+    if settings.get("word_delimiter_token", WORD_BOUNDARY) != WORD_BOUNDARY:
+        notes += (
+            f"words end with {settings['word_delimiter_token']!r}, word_delimiter_token of "
+            f"{_SETTINGS}; transformers 5.23 passes over it when it loads a tokenizer",
+        )
+    if settings.get("clean_up_tokenization_spaces") and _CLEANED & set(vocabulary.characters):
+        notes += (
+            f"left out: clean_up_tokenization_spaces of {_SETTINGS}, by which transformers takes "
+            "spaces before punctuation out of its texts",
+        )
+    if rows != sorted(rows):
+        notes += (f"moved: the blank, from class {blank} to class {BLANK}",)
+    return vocabulary, rows, notes
+
+
+def _settings(directory: pathlib.Path, beside: Mapping[str, Any]) -> dict[str, Any]:
+    """`tokenizer_config.json`, and what the special tokens of older versions replace in it."""
+    settings = dict(beside.get(_SETTINGS, {}))
+    if "added_tokens_decoder" not in settings:
+        settings |= beside.get("special_tokens_map.json", {})
+    for key, expected in _FIXED.items():
+        if settings.get(key, expected[0]) not in expected:
+            raise InputError(
+                f"{directory / _SETTINGS}: {key} is {settings[key]!r}, expected {expected[0]!r}"
+            )
+    return settings
+
+
+def _tokens(directory: pathlib.Path, beside: Mapping[str, Any], classes: int) -> dict[int, str]:
+    """Tokens by their rows, from all of the files that number some."""
+    if _TOKENS not in beside:
+        raise InputError(
+            f"{directory / _TOKENS}: not there; expected the tokens of the CTC head's {classes} "
+            "classes"
+        )
+    rows_of: dict[str, int] = {}
+    tokens: dict[int, str] = {}
+    for name, token, row in _numbered(directory, beside):
+        where = f"{directory / name}: "
+        if isinstance(row, dict):
+            raise InputError(
+                f"{where}{token!r} is a vocabulary of its own; expected one of indices: save that "
+                "of the head's language alone"
+            )
+        if type(row) is not int or row < 0:
+            raise InputError(f"{where}{token!r} has the index {row!r:.100}, expected 0 or more")
+        if tokens.setdefault(row, token) != token:
+            raise InputError(f"{where}index {row} is there twice: {tokens[row]!r} and {token!r}")
+        if rows_of.setdefault(token, row) != row:
+            raise InputError(f"{where}{token!r} is there twice: {rows_of[token]} and {row}")
+    last = max(tokens, default=-1)
+    missing = next(row for row in itertools.count() if row not in tokens)
+    problem = f"index {missing} is missing" if missing < last else ""
+    if last >= classes:
+        problem += "; " * bool(problem) + f"{tokens[last]!r} has the index {last}"
+    if problem:
+        raise InputError(f"{directory / _TOKENS}: {problem}; the CTC head has {classes} classes")
+    return tokens
+
+
+def _numbered(directory: pathlib.Path, beside: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
+    """(file, token, index) of all that `beside` has."""
+    for name in (_TOKENS, _ADDED):
+        for token, row in beside.get(name, {}).items():
+            yield name, token, row
+    added = beside.get(_SETTINGS, {}).get("added_tokens_decoder") or {}
+    if not isinstance(added, dict):
+        raise InputError(f"{directory / _SETTINGS}: added_tokens_decoder is no object")
+    for row, token in added.items():
+        yield _SETTINGS, _content(token), int(row) if row.isdecimal() and len(row) < 10 else row
+
+
+def _symbols(
+    directory: pathlib.Path, settings: Mapping[str, Any], tokens: list[str | int]
+) -> tuple[str, ...]:
+    """What our vocabulary calls tokens, and rows that have none."""
+    boundary = settings.get("word_delimiter_token", WORD_BOUNDARY)
+    if boundary not in tokens:
+        raise InputError(
+            f"{directory / _TOKENS}: no {boundary!r}, word_delimiter_token of {_SETTINGS}"
+        )
+    special = {_content(value) for key, value in settings.items() if key.endswith("_token")}
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        listed = settings.get(key) or ()
+        special |= {_content(value) for value in listed if isinstance(listed, list)}
+    added = (settings.get("added_tokens_decoder") or {}).values()
+    special |= {_content(each) for each in added if isinstance(each, dict) and each.get("special")}
+
+    def symbol(token: str | int) -> str:
+        if isinstance(token, int):
+            return f"<unused_{token}>"
+        if token == boundary:
+            return WORD_BOUNDARY
+        lower = token.lower() if settings.get("do_lower_case") else token
+        if token == WORD_BOUNDARY or len(token) == 1 != len(lower):
+            raise InputError(
+                f"{directory / _SETTINGS}: with word_delimiter_token {boundary!r} and "
+                f"do_lower_case {bool(settings.get('do_lower_case'))!r}, {token!r} of {_TOKENS} "
+                "cannot be spelt"
+            )
+        if len(token) > 1 and token not in special and not re.fullmatch(r"<.*>|\[.*\]", token):
+            raise InputError(
+                f"{directory / _TOKENS}: {token!r} is neither one character nor a special token; "
+                "vocabularies of characters are what is supported"
+            )
+        return lower if len(token) == 1 else token
+
+    return tuple(map(symbol, tokens))
+
+
+def _content(token: Any) -> str:
+    """A token's text, which newer versions wrap in an object."""
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else ""

@@ -15,6 +15,7 @@ from flax import traverse_util
 from hubert_jax import config as config_lib
 from hubert_jax import files
 from hubert_jax.convert import encoders, names, torch_files
+from hubert_jax.convert.genuine import read_json
 from hubert_jax.convert.network import Network, Units, with_mask_embedding
 from hubert_jax.convert.safetensors_files import read_tensors, write_tensors
 from hubert_jax.convert.state_dicts import from_state_dict, to_state_dict
@@ -35,29 +36,33 @@ def read(path: str | os.PathLike) -> Network:
     """
     path = pathlib.Path(path)
     content = torch_files.load(path)
-    if not isinstance(content, Mapping) or not content:
-        raise InputError(f"{path}: no state dict: found {type(content).__name__}")
-    if isinstance(content.get("model"), Mapping):
+    if isinstance(content, Mapping) and "model" in content and {"cfg", "args"} & content.keys():
         raise InputError(
             f"{path}: a checkpoint with `model` inside, no state dict; fairseq's is read as "
             "fairseq:FILE"
         )
-    tensors, notes = torch_files.arrays(content, path)
+    tensors, notes = torch_files.read_state(path, content)
     kind = names.kind_of_tensors(tensors, "torchaudio")
     beside = _beside(path, ".json")
     described: dict[str, Any] = {}
     if beside.is_file():
-        described = files.read_json(beside, "architecture of a torchaudio model")
-        if not isinstance(described, dict) or not isinstance(described.get("architecture"), dict):
+        described = read_json(beside, "architecture of a torchaudio model")
+        if not isinstance(described.get("architecture"), dict):
             raise InputError(f'{beside}: expected {{"architecture": {{...}}, ...}}')
         architecture, head, regularization = _described(described, beside)
     else:
-        architecture, head, regularization = _published(tensors, kind, path)
+        try:
+            architecture, head, regularization = _published(tensors, kind, path)
+        except (IndexError, ValueError, ZeroDivisionError):
+            raise InputError(f"{path}: its tensors have shapes of no published size") from None
         notes += (f"read off the shapes: the architecture, since there is no {beside.name}",)
     notes += encoders.note_on_biases(tensors, architecture, "torchaudio", kind)
     params = from_state_dict(tensors, architecture, head, "torchaudio", str(path))
     if described.get("rest"):
-        rest, _, _ = read_tensors(path.with_name(described["rest"]))
+        name = described["rest"]
+        if not isinstance(name, str) or name == ".." or pathlib.Path(name).name != name:
+            raise InputError(f"{beside}: rest is {name!r}, expected a file beside it")
+        rest, _, _ = read_tensors(path.with_name(name))
         flat = traverse_util.flatten_dict(params, sep="/")
         params = traverse_util.unflatten_dict({**rest, **flat}, sep="/")
     params, made = with_mask_embedding(params, architecture)
@@ -72,7 +77,10 @@ def read(path: str | os.PathLike) -> Network:
     if head is not None and described.get("units"):
         units = Units.from_dict(described["units"], head.codebook_sizes, str(beside))
     digest = files.sha256_file(path)
-    return Network(params, architecture, head, regularization, vocabulary, units, digest, notes)
+    kept = described.get("beside") or {}
+    return Network(
+        params, architecture, head, regularization, vocabulary, units, digest, notes, kept
+    )
 
 
 def _described(

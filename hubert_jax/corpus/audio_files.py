@@ -17,6 +17,7 @@ from hubert_jax.frames import SAMPLE_RATE, WINDOW
 _MIN_RATE, _MAX_RATE = 4_000, 768_000  # others are damage; resampling 1 Hz would fill memory
 _MAX_FLOAT = 4.0  # full scale may be exceeded a little; beyond this, they are integers
 _BLOCK_VALUES = 1 << 20  # of all channels, decoded at a time: 4 MB
+_LONGEST = 2 * 3600 * SAMPLE_RATE  # samples of one utterance, which is in memory at once
 _FEW_SECONDS = 0.1  # by which counts may differ: the recording is kept, and flagged
 _SAMPLE_BYTES = {
     "PCM_S8": 1, "PCM_U8": 1, "ULAW": 1, "ALAW": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4,
@@ -50,9 +51,20 @@ def read_waveform(
     A file's header, its container and what is decoded have to agree to 0.1 s; what is odd is added
     to `remarks`. `unchecked` takes codings whose container does not tell how long they are.
 
-    Raises InputError for unsound audio, and without `convert` for other rates and channels.
+    Raises InputError for unsound audio, for more than two hours, which a small file may hold, and
+    without `convert` for other rates and channels.
     """
-    return np.concatenate(list(waveform_blocks(audio, convert, name, unchecked, remarks)))
+    blocks, length = [], 0
+    for block in waveform_blocks(audio, convert, name, unchecked, remarks):
+        blocks.append(block)
+        length += len(block)
+        if length > _LONGEST:
+            name = name or (str(audio) if isinstance(audio, (str, os.PathLike)) else "audio")
+            raise InputError(
+                f"{name}: an utterance of more than {_LONGEST / SAMPLE_RATE / 3600:g} hours; cut "
+                "it (cut_seconds does, where there is no transcript)"
+            )
+    return np.concatenate(blocks)
 
 
 def waveform_blocks(

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
@@ -24,7 +25,7 @@ _STRING, _INTEGER = (tf.io.FixedLenFeature([], kind) for kind in (tf.string, tf.
 _AUDIO_FEATURES = {"id": _STRING, "audio": _STRING, "num_samples": _INTEGER}
 _TEXT_FEATURE = {"text": tf.io.FixedLenFeature([], tf.string, default_value="")}
 _LABEL_FEATURES = {"id": _STRING, "labels": _STRING}
-_THREADS = 2
+_THREADS = min(os.cpu_count() or 1, 8)  # each holds a batch
 
 
 @dataclasses.dataclass(frozen=True)

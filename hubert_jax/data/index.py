@@ -9,6 +9,7 @@ import itertools
 import os
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -25,6 +26,9 @@ from hubert_jax.errors import InputError
 
 INDEX = "index.npz"
 _BLOCK_BYTES = 2**24
+_LONGEST_ID = 2**16  # bytes
+_DAMAGED = (KeyError, ValueError, OSError, EOFError, RuntimeError)  # the last of encryption
+_AGAIN = "it was damaged: run the job that wrote it again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +64,7 @@ class _Strings(Sequence[str]):
         if not 0 <= number < len(self):
             raise IndexError(number)
         begin = self._ends[number - 1] + 1 if number else 0
-        return self._content[begin : self._ends[number]].tobytes().decode()
+        return self._content[begin : self._ends[number]].tobytes().decode(errors="replace")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,8 +86,13 @@ class Index:
     @functools.cached_property
     def ids(self) -> Sequence[str]:
         """Of all utterances; read when they are first asked for."""
+        return _Strings(self._joined_ids())
+
+    @property
+    def transcribed(self) -> np.ndarray:
+        """Whether each has a transcript, (n,) bool; read when it is asked for."""
         with np.load(self.path) as stored:
-            return _Strings(stored["ids"])
+            return stored["transcribed"]
 
     def shared(self, other: "Index") -> list[str]:
         """The ids that both splits have, sorted; all those of `other` are in memory at once."""
@@ -93,14 +102,20 @@ class Index:
 
     def _id_blocks(self) -> Iterator[list[bytes]]:
         """All ids, some hundred thousand at a time."""
-        with np.load(self.path) as stored:
-            joined = stored["ids"]
-        begin = 0
+        joined, begin = self._joined_ids(), 0
         while begin < len(joined):
             block = joined[begin : begin + _BLOCK_BYTES].tobytes()
             block = block[: block.rindex(b"\0") + 1]
             begin += len(block)
             yield block.split(b"\0")[:-1]
+
+    def _joined_ids(self) -> np.ndarray:
+        joined = _column(self.path, "ids", np.uint8)
+        lengths = np.diff(np.flatnonzero(joined == 0), prepend=-1)
+        found = lengths.sum() == len(joined) and lengths.max(initial=0) <= _LONGEST_ID
+        if not found or len(lengths) != len(self.samples):
+            raise InputError(f"{self.path}: ids: expected one for each record; {_AGAIN}")
+        return joined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,14 +173,40 @@ def write_label_index(directory: str | os.PathLike, lengths: Sequence[np.ndarray
 def read_index(split_dir: str | os.PathLike, manifest: AudioManifest) -> Index:
     """The index of a prepared split; InputError if it is missing or not the manifest's."""
     path = _checked(split_dir, manifest, "hubert_jax.prepare")
-    with np.load(path) as stored:
-        return Index(path, _Locations.of(stored["lengths"], manifest.shards), stored["samples"])
+    lengths, samples = (_column(path, name, np.uint32, manifest) for name in ("lengths", "samples"))
+    return Index(path, _Locations.of(lengths, manifest.shards), samples)
 
 
 def read_label_index(label_dir: str | os.PathLike, manifest: LabelManifest) -> _Locations:
     """Where the records of a label set lie; raises as `read_index`."""
-    with np.load(_checked(label_dir, manifest, "hubert_jax.label")) as stored:
-        return _Locations.of(stored["lengths"], manifest.shards)
+    path = _checked(label_dir, manifest, "hubert_jax.label")
+    return _Locations.of(_column(path, "lengths", np.uint32, manifest), manifest.shards)
+
+
+def _column(
+    path: pathlib.Path,
+    name: str,
+    kind: type,
+    manifest: AudioManifest | LabelManifest | None = None,
+) -> np.ndarray:
+    """What `_save` wrote, of as many records as the manifest counts; a header may claim anything.
+
+    Raises InputError where the file holds anything else.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            described = archive.getinfo(f"{name}.npy")
+            if described.compress_type != zipfile.ZIP_STORED:
+                raise ValueError("it is compressed")
+            content = archive.read(described)
+        column: np.ndarray = np.frombuffer(
+            content, kind, offset=10 + int.from_bytes(content[8:10], "little")
+        )
+        if manifest and len(column) != manifest.utterances:
+            raise ValueError(f"expected {manifest.utterances} numbers, found {len(column)}")
+    except (*_DAMAGED, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: {name}: {error}; {_AGAIN}") from None
+    return column
 
 
 def _checked(

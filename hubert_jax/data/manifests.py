@@ -13,6 +13,7 @@ from hubert_jax import config, files
 from hubert_jax.errors import InputError
 
 _FORMAT = 2
+_MOST = 2**53  # of anything that is counted
 MANIFEST = "manifest.json"
 _Manifest = TypeVar("_Manifest", "AudioManifest", "LabelManifest")
 
@@ -117,6 +118,23 @@ def read_label_manifest(label_dir: str | os.PathLike) -> LabelManifest:
     return _read(label_dir, LabelManifest, "label manifest", "hubert_jax.label")
 
 
+def _check(manifest: AudioManifest | LabelManifest, path: pathlib.Path, again: str) -> None:
+    """Raises InputError for a name that leads elsewhere, and numbers that cannot be."""
+    split = manifest.split  # names the folders that jobs write
+    if split in ("", ".", "..") or set(split) & {"/", "\\", "\0"}:
+        raise InputError(f"{path}: split: found {split!r}, expected a plain name; {again}")
+    counts = [*getattr(manifest, "class_counts", ())]
+    for described in (manifest, *manifest.shards):
+        counts += [value for value in vars(described).values() if isinstance(value, (int, float))]
+    if wrong := [count for count in counts if not 0 <= count < _MOST]:
+        raise InputError(f"{path}: a count of {wrong[0]}; {again}")
+    total = sum(shard.utterances for shard in manifest.shards)
+    if total != manifest.utterances:
+        raise InputError(
+            f"{path}: utterances: found {manifest.utterances}, {total} in its shards; {again}"
+        )
+
+
 def _read(
     directory: str | os.PathLike, schema: type[_Manifest], what: str, writer: str
 ) -> _Manifest:
@@ -127,6 +145,7 @@ def _read(
     if found != _FORMAT:
         raise InputError(f"{path}: expected the {what} format {_FORMAT}, found {found}; {again}")
     manifest = config.build(schema, values, str(path))
+    _check(manifest, path, again)
     if shards_digest(manifest.shards) != manifest.digest:
         raise InputError(
             f"{path}: the digest is not that of its shards, it was edited or damaged; {again}"

@@ -82,7 +82,7 @@ class RecordReader:
                         _, offset, length = (int(value) for value in locations.locate(number))
                         size = min(_TAIL_BYTES, length - records.FRAMING_BYTES)
                         end = offset + length - records.FOOTER_BYTES
-                        text = _last_text(os.pread(file, size, end - size))
+                        text = _last_text(os.pread(file, size, end - size)) if size > 0 else None
                         if text is None:
                             content = self._record(open_file, number)[0]
                             text = (records.parse(content, ("text",)) or {"text": b""})["text"]
@@ -183,7 +183,8 @@ def _read(descriptor: int, offset: int, length: int) -> bytes | None:
     """A record without its framing; None if it is not what its framing says."""
     size = length - records.FRAMING_BYTES
     header = os.pread(descriptor, records.HEADER_BYTES, offset)
-    if header[:8] != size.to_bytes(8, "little") or _masked_crc(header[:8]) != header[8:]:
+    claimed = size.to_bytes(8, "little", signed=True)  # an index may say anything
+    if header[:8] != claimed or _masked_crc(claimed) != header[8:]:
         return None
     content = os.pread(descriptor, size, offset + records.HEADER_BYTES)
     footer = os.pread(descriptor, records.FOOTER_BYTES, offset + records.HEADER_BYTES + size)

@@ -18,6 +18,7 @@ from hubert_jax.frames import SAMPLE_RATE
 HEADER_BYTES, FOOTER_BYTES = 12, 4  # length (8) and its checksum; the record's checksum
 FRAMING_BYTES = HEADER_BYTES + FOOTER_BYTES
 REMEDY = "the shard is damaged or incomplete, run the job that wrote it again"
+_TEXTS = frozenset({"id", "speaker", "text"})  # fields in UTF-8
 _LONGEST = 2**30 - 2**20  # samples: a protocol buffer holds less than 2 GiB
 
 # TensorFlow reads and decodes on the CPU; it must never take the accelerators' memory.
@@ -122,9 +123,7 @@ def read_shard(path: str | os.PathLike, utterances: int | None = None) -> Iterat
                 f"{path}, record {number}: {len(fields['audio'])} bytes of audio are not "
                 f"{fields['num_samples']} samples; {REMEDY}"
             )
-        yield Utterance(
-            fields["id"].decode(), audio, fields["speaker"].decode(), fields["text"].decode()
-        )
+        yield Utterance(fields["id"], audio, fields["speaker"], fields["text"])
 
 
 def read_audio(split_dir: str | os.PathLike) -> Iterator[Utterance]:
@@ -162,7 +161,7 @@ def read_label_shard(
     for number, fields in _read_examples(path, ("id", "labels"), utterances):
         if len(fields["labels"]) % 2:
             raise InputError(f"{path}, record {number}: odd number of label bytes; {REMEDY}")
-        yield fields["id"].decode(), np.frombuffer(fields["labels"], "<u2")
+        yield fields["id"], np.frombuffer(fields["labels"], "<u2")
 
 
 def read_labels(label_dir: str | os.PathLike) -> Iterator[tuple[str, np.ndarray]]:
@@ -213,6 +212,11 @@ def _read_examples(
             return
         position += FRAMING_BYTES + len(record)
         fields = parse(record, names)
+        try:
+            if fields is not None:
+                fields |= {name: fields[name].decode() for name in _TEXTS & fields.keys()}
+        except UnicodeDecodeError:
+            fields = None
         if fields is None:
             raise InputError(
                 f"{path}, record {number}: expected the fields {', '.join(names)}; {REMEDY}"

@@ -83,15 +83,21 @@ class OnePass(BucketSchedule):
         index: Index,
         row_multiple: int,
         at_most: int = 0,
+        wanted: np.ndarray | None = None,
     ) -> None:
-        """Of all utterances or, `at_most` so many, of every second, third, ... of the split."""
+        """Of all utterances or, `at_most` so many, of every second, third, ... of the split.
+
+        `wanted`, (n,) bool, leaves out the others.
+        """
+        kept = np.ones(manifest.utterances, bool) if wanted is None else wanted.copy()
+        if at_most:
+            kept[kept] = np.arange(kept.sum()) % -(-kept.sum() // at_most) == 0
         self.buckets: list[Bucket] = []
         self._numbers: list[np.ndarray] = []
-        every = -(-manifest.utterances // at_most) if at_most else 1
         for bucket in buckets:
             held = [bucket.records(index, *numbered) for numbered in enumerate(manifest.shards)]
             numbers = np.concatenate([np.array(records, np.int64) for records in held])
-            if count := len(numbers := numbers[numbers % every == 0]):
+            if count := len(numbers := numbers[kept[numbers]]):
                 rows = min(bucket.rows, -(-count // row_multiple) * row_multiple)
                 self.buckets.append(dataclasses.replace(bucket, rows=rows, utterances=count))
                 self._numbers.append(numbers)

@@ -6,6 +6,8 @@ import math
 from hubert_jax import frames
 from hubert_jax.errors import InputError
 
+_MOST_LAYERS, _MOST_CONVOLUTIONS, _WIDEST = 1024, 64, 2**16
+
 
 def _require(settings: object, field: str, holds: bool, expected: str) -> None:
     """Raises InputError about a field of `settings` unless `holds`."""
@@ -35,6 +37,14 @@ class Architecture:
     positional_groups: int = 16
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):  # before anything grows with them
+            value = getattr(self, field.name)
+            listed = value if isinstance(value, tuple) else (value,)
+            sizes = [size for size in listed if type(size) is int]
+            most = _MOST_LAYERS if field.name == "num_layers" else _WIDEST
+            _require(self, field.name, min(sizes, default=1) >= 1, "expected 1 or more")
+            bounded = len(listed) <= _MOST_CONVOLUTIONS and max(sizes, default=1) <= most
+            _require(self, field.name, bounded, f"expected at most {most:,}")
         if not len(self.conv_channels) == len(self.conv_kernels) == len(self.conv_strides) > 0:
             raise InputError(
                 "config.architecture: conv_channels, conv_kernels and conv_strides must have the "
@@ -58,9 +68,6 @@ class Architecture:
             divisor = getattr(self, name)
             divides = divisor >= 1 and self.dim % divisor == 0
             _require(self, name, divides, f"must divide config.architecture.dim={self.dim}")
-        _require(self, "conv_channels", min(self.conv_channels) >= 1, "expected 1 or more of each")
-        for name in ("dim", "num_layers", "ffn_dim", "positional_kernel"):
-            _require(self, name, getattr(self, name) >= 1, "expected 1 or more")
 
     @property
     def head_dim(self) -> int:

@@ -48,7 +48,11 @@ def _read(where: str, architecture: Architecture) -> Network:
     network = formats.read(where, "config.init_from")
     for field in dataclasses.fields(Architecture):
         found, expected = (getattr(a, field.name) for a in (network.architecture, architecture))
-        if found != expected:
+        if found != expected and field.name == "normalize_waveform" and where.startswith("hf:"):
+            # Released directories ask for another preparation than the weights were trained with.
+            note = f"{field.name} is {found} there and {expected} in this run"
+            network = dataclasses.replace(network, notes=(*network.notes, note))
+        elif found != expected:
             raise InputError(
                 f"config.init_from={where}: a network of another architecture: {field.name} is "
                 f"{found}, config.architecture.{field.name} is {expected}; use the architecture "

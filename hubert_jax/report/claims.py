@@ -37,7 +37,7 @@ def claims(report: Mapping[str, Any]) -> list[Claim]:
         found.append(_higher(subject, _peak(after), before["name"], _peak(before), note))
     scratch = {name: start == "scratch" for name, start in report["started_from"].items()}
     for metric, a, b in itertools.product(("wer", "cer"), scratch, scratch):
-        rates = report[metric]
+        rates = {name: rate for name, rate in report[metric].items() if rate is not None}
         if scratch[b] and not scratch[a] and a in rates and b in rates:
             rate, rival = _apart(100 * rates[a], 100 * rates[b], 1)
             holds = rates[a] < rates[b]

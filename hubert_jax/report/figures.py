@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm, hsv_to_rgb
 from matplotlib.figure import Figure
 
+from hubert_jax.frames import SAMPLE_RATE
 from hubert_jax.units.quality import Alignment
 
 # Stand-ins, for which `_svg` puts the style sheet's variables.
@@ -116,9 +117,11 @@ def speech(
     """Four seconds of int16 audio from `start`, over its phones and (T,) units at `rate_hz`."""
     figure = Figure(figsize=(14.4, 5.2), layout="constrained")
     wave, top, band, names = figure.subplots(4, 1, sharex=True, height_ratios=[1.2, 5, 0.7, 1.3])
-    wave.plot(np.arange(0, len(waveform), 16) / 16_000, waveform[::16], color=_SERIES[0], lw=0.4)
+    wave.plot(
+        np.arange(0, len(waveform), 16) / SAMPLE_RATE, waveform[::16], color=_SERIES[0], lw=0.4
+    )
     with np.errstate(divide="ignore"):  # digital silence
-        power, *_, image = top.specgram(waveform, NFFT=256, Fs=16_000, noverlap=192,
+        power, *_, image = top.specgram(waveform, NFFT=256, Fs=SAMPLE_RATE, noverlap=192,
                                         interpolation="none", cmap="magma")  # fmt: skip
     loudest = 10 * np.log10(max(power.max(), 1e-9))
     image.set_clim(loudest - 70, loudest)

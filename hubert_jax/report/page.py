@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hubert_jax.data import manifests, records
 from hubert_jax.errors import InputError
+from hubert_jax.frames import SAMPLE_RATE
 from hubert_jax.report import figures
 from hubert_jax.report.assemble import Results, best
 from hubert_jax.report.claims import claims, verdict
@@ -18,7 +19,7 @@ from hubert_jax.report.tables import tables
 from hubert_jax.units import quality
 
 _POINTS = 120  # of a curve, at most
-_SHORTEST, _LONGEST = 4 * 16_000, 8 * 16_000  # samples of the example
+_SHORTEST, _LONGEST = 4 * SAMPLE_RATE, 8 * SAMPLE_RATE  # samples of the example
 _ENVIRONMENT = Environment(
     loader=PackageLoader("hubert_jax.report"), autoescape=True, undefined=StrictUndefined
 )
@@ -105,16 +106,23 @@ def _example(
     for each, (_, units) in pairs:
         if _SHORTEST <= len(each.audio) <= _LONGEST:
             parts = each.audio, units, rate, aligned.get(each.id), likeliest
-            rows = [figures.speech(*parts, at) for at in range(0, -(-len(each.audio) // 16_000), 4)]
+            rows = [
+                figures.speech(*parts, at) for at in range(0, -(-len(each.audio) // SAMPLE_RATE), 4)
+            ]
             return {"id": each.id, "text": each.text, "rows": rows}
     return None
 
 
 def _sentences(workdir: pathlib.Path, decoded: dict[str, dict]) -> dict[str, dict]:
-    """Reference, and jiwer's alignment of every recogniser's text with it, by utterance."""
+    """Reference, and jiwer's alignment of every recogniser's text with it, by utterance.
+
+    Utterances without one are left out: there is nothing to align with.
+    """
     sentences: dict[str, dict] = {}
     for name, found in decoded.items():
         for row in _read_lines(_here(workdir, found["hypotheses"])):
+            if row["reference"] is None:
+                continue
             reference, text = (" ".join(text.split()) for text in (row["reference"], best(row)))
             sentence = sentences.setdefault(row["id"], {"reference": row["reference"], "texts": {}})
             sentence["texts"][name] = jiwer.process_characters(reference, text)

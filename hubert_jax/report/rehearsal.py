@@ -35,8 +35,11 @@ def proven(config: Any, result: Mapping[str, Any], readers: int) -> str:
         used = next(iter(result["splits"].values()))["used_codewords"]
         return f"K = {result['k']}, {used} of them used for {result['frames']:,} frames"
     if job == "decode":
-        rates = (f"{100 * rate:.0f} % {way}" for way, rate in result["wer"].items())
-        return f"WER {', '.join(rates)} on {result['utterances']} utterances"
+        found = [
+            f"{100 * rate:.0f} % {way}" for way, rate in result["wer"].items() if rate is not None
+        ]
+        rates = f"WER {', '.join(found)} on " if found else "texts, without transcripts, of "
+        return f"{rates}{result['utterances']} utterances"
     if job not in ("train", "finetune"):
         return "finished"
     mesh = " x ".join(f"{axis} {size}" for axis, size in result["mesh"].items() if size > 1)

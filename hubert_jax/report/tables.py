@@ -34,7 +34,7 @@ def tables(report: Mapping[str, Any]) -> dict[str, Table]:
             [i["name"], _figure(i["masked_accuracy"]), _figure(i["commonest_unit_share"])]
             for i in report["iterations"] if i["masked_accuracy"] is not None]),
         "recognition": Table("Speech recognition", ["", "WER", "CER", "started from"], [
-            [name, f"{100 * wer:.1f} %", f"{100 * cer:.1f} %", start.get(name, "-")]
+            [name, _percent(wer), _percent(cer), start.get(name, "-")]
             for (name, wer), cer in errors]),
         "export": Table("Largest absolute difference of exported networks", ["", ""], [
             [name, "not compared" if difference is None else f"{difference:.1e}"]
@@ -68,6 +68,11 @@ def text(report: Mapping[str, Any]) -> str:
 
 def _figure(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _percent(rate: float | None) -> str:
+    """A rate, or "-" for a split without transcripts."""
+    return "-" if rate is None else f"{100 * rate:.1f} %"
 
 
 def _quality(report: Mapping[str, Any]) -> Table:

@@ -30,7 +30,7 @@ from hubert_jax.model.masking import span_mask
 from hubert_jax.tasks import transcripts
 from hubert_jax.tasks.held_out import HeldOut, ValidationConfig
 from hubert_jax.training import optimizer, sharding
-from hubert_jax.training.fit import LoopConfig, require_seed
+from hubert_jax.training.fit import LoopConfig, require_run
 from hubert_jax.training.optimizer import OptimizerConfig
 from hubert_jax.training.sharding import MeshConfig
 from hubert_jax.training.task import AdditiveLoss, Batch, Task, Validation
@@ -93,29 +93,33 @@ class FinetuneConfig:
         *(512, 576, 640, 704, 768, 832, 928, 1040, 1184, 1360, 1568, 1792),
     )
     micro_batches: MayChange[int] = 1  # that a batch is computed in; 0: as few as fit the device
-    validation_audio: Reads[str] = ""  # a held-out split with transcripts; empty: no validation
+    validation_audio: Reads[str] = ""  # a held-out split, scored where it has transcripts; or none
     validation: ValidationConfig = ValidationConfig()
     seed: int = 1337  # of the linear layer, data order, masks and dropout
 
     def __post_init__(self) -> None:
-        require_seed(self.seed)
+        require_run(self.seed, self.micro_batches)
 
 
 def read(config: FinetuneConfig) -> tuple[manifests.AudioManifest, HeldOut | None]:
     """The audio of a run and its held-out split, from their manifests and indices.
 
-    Raises InputError where a transcript is missing or the splits share utterances.
+    Raises InputError where a transcript is missing, of the held-out split all of them, and where
+    the splits share utterances.
     """
     audio, held_out = manifests.read_manifest(config.audio), None
     if config.validation_audio:
         held_out = HeldOut.read(config.validation_audio, config.audio, audio)
-    for split in [audio] if held_out is None else [audio, held_out.audio]:
-        if split.transcribed < split.utterances:
-            raise InputError(
-                f"{config.audio if split is audio else config.validation_audio}: "
-                f"{split.utterances - split.transcribed} of {split.utterances} utterances have no "
-                "transcript; fine-tune, and validate, on a transcribed split"
-            )
+    if audio.transcribed < audio.utterances:
+        raise InputError(
+            f"{config.audio}: {audio.utterances - audio.transcribed} of {audio.utterances} "
+            "utterances have no transcript; fine-tune on a transcribed split"
+        )
+    if held_out is not None and not held_out.audio.transcribed:
+        raise InputError(
+            f"{config.validation_audio}: none of its {held_out.audio.utterances} utterances has a "
+            "transcript; validate on a split that has some"
+        )
     return audio, held_out
 
 
@@ -332,6 +336,7 @@ def _validation(
         lambda frames, rows: schedule.padded_buckets(
             held_out.audio, held_out.index, frames, padded_frames, rows
         ),
+        held_out.index.transcribed,
     )
 
     def read_batches() -> Generator[dict[str, np.ndarray]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from hubert_jax import distributed
@@ -79,12 +80,20 @@ class HeldOut:
         return cls(pathlib.Path(directory), audio, index)
 
     def one_pass(
-        self, mesh: Mesh, longest: int, at_most: int, buckets: Callable[[int, int], list[Bucket]]
+        self,
+        mesh: Mesh,
+        longest: int,
+        at_most: int,
+        buckets: Callable[[int, int], list[Bucket]],
+        wanted: np.ndarray | None = None,
     ) -> OnePass:
-        """Its batches; `buckets` are by frames of a batch and the number that divides its rows."""
+        """Its batches, of all utterances or of those `wanted`, (n,) bool.
+
+        `buckets` are by frames of a batch and the number that divides its rows.
+        """
         shards = sharding.batch_shards(mesh)
         found = buckets(max(_FRAMES_PER_DEVICE, longest) * shards, shards)
-        plan = OnePass(found, self.audio, self.index, shards, at_most)
+        plan = OnePass(found, self.audio, self.index, shards, at_most, wanted)
         if not plan.buckets:
             raise InputError(
                 f"config.validation.utterances={at_most}: none of these of {self.directory} has a "

@@ -26,7 +26,7 @@ from hubert_jax.model.loss import masked_prediction_loss
 from hubert_jax.model.masking import span_mask
 from hubert_jax.tasks.held_out import HeldOut, ValidationConfig
 from hubert_jax.training import optimizer, sharding
-from hubert_jax.training.fit import LoopConfig, require_seed
+from hubert_jax.training.fit import LoopConfig, require_run
 from hubert_jax.training.optimizer import OptimizerConfig
 from hubert_jax.training.sharding import MeshConfig
 from hubert_jax.training.task import AdditiveLoss, Batch, Task, Validation
@@ -93,7 +93,7 @@ class TrainConfig:
     seed: int = 1337  # of weights, data order, crops, masks and dropout
 
     def __post_init__(self) -> None:
-        require_seed(self.seed)
+        require_run(self.seed, self.micro_batches)
         if self.keep_head and not self.init_from:
             raise InputError(
                 "config.keep_head=True: there is no config.init_from whose head it could keep"

@@ -1,7 +1,13 @@
-"""Checkpoints: orbax, asynchronous; a JSON document (`metadata`) says what the arrays are."""
+"""Checkpoints: orbax, asynchronous; a JSON document (`metadata`) says what the arrays are.
 
+Orbax keeps no checksum of the arrays' bytes, so each part has a list of its files' sizes and
+CRC-32C beside them, written before the checkpoint appears and compared whenever it is read.
+"""
+
+import concurrent.futures
 import contextlib
 import functools
+import json
 import operator
 import os
 import pathlib
@@ -10,19 +16,35 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import google_crc32c
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from hubert_jax import config as config_lib
-from hubert_jax import files
+from hubert_jax import distributed, files
 from hubert_jax.errors import InputError
 
 _Shardings = Callable[[Any], Any]
 _NAMED = re.compile(r"(?P<folder>.+)@(?P<which>\d+|best|mean(?P<count>[1-9]\d*))")
 _REMEDY = "; make room or make it writable, and give the same command again"
+_PARTS = ("state", "metadata")
+_CHECKSUMS = "checksums.json"
+_BLOCK_BYTES = 2**24
 _DECISIVE = ("kind", "inputs", "decisive", "rows", "version", "step")
+
+
+class _StateHandler(ocp.StandardCheckpointHandler):
+    def finalize(self, directory: Any) -> None:
+        super().finalize(directory)
+        _write_checksums(directory)
+
+
+class _MetadataHandler(ocp.JsonCheckpointHandler):
+    def finalize(self, directory: Any) -> None:
+        super().finalize(directory)
+        _write_checksums(directory)
 
 
 class _Step:
@@ -48,12 +70,24 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy(preserved)
         )
-        if alone:
+        with self._writing():
             self._directory.mkdir(parents=True, exist_ok=True)
+        if alone:
             options.create = False  # orbax would ask the other processes
             options.multiprocessing_options = _alone()
+        registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        args, multiprocessing = ocp.args, options.multiprocessing_options
+        for part, kind, kinds in (
+            ("state", _StateHandler, (args.StandardSave, args.StandardRestore)),
+            ("metadata", _MetadataHandler, (args.JsonSave, args.JsonRestore)),
+        ):
+            handler = kind(multiprocessing_options=multiprocessing)
+            for each in kinds:
+                registry.add(part, each, handler)
         with self._writing():
-            self._manager = ocp.CheckpointManager(self._directory, options=options)
+            self._manager = ocp.CheckpointManager(
+                self._directory, options=options, handler_registry=registry
+            )
 
     def save(self, step: int, state: Any, metadata: dict) -> None:
         """Begins to save `state` (a tree of arrays); returns once it is copied.
@@ -98,12 +132,19 @@ class Checkpoints:
         step, (checked, state) = _first_readable(
             self._directory,
             steps,
-            lambda step: (check(self.metadata(step)), self.restore(step, like)),
+            lambda step: (self._checked(step, check), self.restore(step, like)),
             ", nor any before it; restore it from a copy, or remove "
             f"{self._directory.parent} to begin again",
         )
         self._set_aside(steps[: steps.index(step)])
         return step, state, checked
+
+    def _checked(self, step: int, check: Callable[[dict], Any]) -> Any:
+        # One process reads all bytes for the others.
+        damage = distributed.from_first(lambda: _damage(self._directory / str(step)))
+        if damage:
+            raise ValueError(damage)
+        return check(self.metadata(step))
 
     def _set_aside(self, steps: list[int]) -> None:
         if not steps:
@@ -127,6 +168,11 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         try:
             yield
+        except (FileExistsError, NotADirectoryError):
+            raise InputError(
+                f"{self._directory}: expected a folder or nothing, but a file is in the way; move "
+                "it elsewhere"
+            ) from None
         except (OSError, ValueError) as error:  # the latter from tensorstore
             for reason in map(os.strerror, files.UNWRITABLE):
                 if reason in str(error):
@@ -147,7 +193,7 @@ def restore_parameters(
     NumPy arrays. Raises InputError where there are none, or too few, or they cannot be read.
     """
     path = pathlib.Path(directory).absolute()
-    named = None if path.is_dir() else _NAMED.fullmatch(str(path))
+    named = None if os.path.isdir(path) else _NAMED.fullmatch(str(path))
     folder = pathlib.Path(named["folder"]) if named else path
     steps = _steps(folder)
     there = f"there are steps {', '.join(map(str, steps))}"
@@ -190,11 +236,16 @@ def _first_readable(
             return step, read(step)
         except InputError:
             raise
+        except PermissionError as error:  # whoever may read it may find nothing wrong
+            raise InputError(
+                f"{folder}: checkpoint {step}: {error.filename} cannot be read "
+                f"({error.strerror}); make it readable"
+            ) from None
         except Exception as error:  # orbax and tensorstore raise dozens of types
             reason = " ".join(str(error).split())[:200]
             problem = f"{folder}: checkpoint {step} cannot be read ({reason})"
             if step != steps[-1]:
-                print(f"{problem}; the one before is used", flush=True)
+                distributed.announce(f"{problem}; the one before is used")
     raise InputError(problem + remedy)
 
 
@@ -224,10 +275,14 @@ def _mean(
 
 def _steps(directory: pathlib.Path) -> list[int]:
     """The steps of a checkpoint directory, ascending; raises InputError where there are none."""
-    steps = sorted(int(path.name) for path in directory.glob("*") if path.name.isdecimal())
+    why = ""
+    try:
+        steps = sorted(int(name) for name in os.listdir(directory) if name.isdecimal())
+    except OSError as error:
+        steps, why = [], f" ({error.strerror})"
     if not steps:
         raise InputError(
-            f"{directory}: no checkpoint found; expected the checkpoint directory of a run, "
+            f"{directory}: no checkpoint found{why}; expected the checkpoint directory of a run, "
             "for example WORKDIR/train/checkpoints"
         )
     return steps
@@ -238,7 +293,56 @@ def _alone() -> ocp.options.MultiprocessingOptions:
     return ocp.options.MultiprocessingOptions(primary_host=here, active_processes={here})
 
 
+def _write_checksums(part: os.PathLike) -> None:
+    files.write_json(pathlib.Path(part, _CHECKSUMS), _checksums(pathlib.Path(part)))
+
+
+def _damage(step: pathlib.Path, parts: Sequence[str] = _PARTS) -> str:
+    """What is wrong with a checkpoint's bytes; "" if they are those that were written.
+
+    A checkpoint of a version that kept no checksums is taken as it is, and that is said.
+    """
+    if gone := [part for part in parts if not (step / part).is_dir()]:
+        return f"its part {gone[0]} is missing"
+    if not any((step / part / _CHECKSUMS).exists() for part in _PARTS):
+        distributed.announce(f"{step}: written without checksums, so its bytes are not compared")
+        return ""
+    for part in parts:
+        try:
+            expected = dict(json.loads((step / part / _CHECKSUMS).read_bytes()))
+        except (FileNotFoundError, ValueError, TypeError, RecursionError):
+            return f"{part}/{_CHECKSUMS} is missing or damaged"
+        found = _checksums(step / part)
+        for name, checksum in expected.items():
+            if found.get(name) != checksum:
+                return f"{part}/{name} is {'not what was written' if name in found else 'missing'}"
+    return ""
+
+
+def _checksums(part: pathlib.Path) -> dict[str, list[int]]:
+    """Size and CRC-32C of a part's files, by their names below it."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    walked = os.walk(part, onerror=refuse)
+    paths = sorted(pathlib.Path(folder, name) for folder, _, names in walked for name in names)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        checksums = pool.map(_checksum, paths)
+        return {p.relative_to(part).as_posix(): c for p, c in zip(paths, checksums, strict=True)}
+
+
+def _checksum(path: pathlib.Path) -> list[int]:
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            value = google_crc32c.extend(value, block)
+        return [file.tell(), value]
+
+
 def _restore_metadata(folder: pathlib.Path, step: int) -> dict:
+    if damage := _damage(folder / str(step), ["metadata"]):
+        raise ValueError(damage)
     handlers = ocp.CompositeCheckpointHandler(metadata=ocp.JsonCheckpointHandler())
     with ocp.Checkpointer(handlers) as reader:
         parts = ocp.args.Composite(metadata=ocp.args.JsonRestore())
@@ -247,9 +351,8 @@ def _restore_metadata(folder: pathlib.Path, step: int) -> dict:
 
 def _restore(folder: pathlib.Path, step: int, shardings: _Shardings | None) -> tuple[dict, dict]:
     path = folder / str(step)
-    for part in ("state", "metadata"):
-        if not (path / part).is_dir():
-            raise FileNotFoundError(f"its part {part} is missing")
+    if damage := _damage(path):
+        raise ValueError(damage)
     alone = _alone()  # each process reads for itself, as one may do it while the others wait
     handlers = ocp.CompositeCheckpointHandler(
         composite_options=ocp.CompositeOptions(multiprocessing_options=alone),

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from hubert_jax import distributed
 from hubert_jax.config import MayChange
-from hubert_jax.errors import InputError
+from hubert_jax.errors import InputError, Preempted
 from hubert_jax.training import sharding
 from hubert_jax.training.checkpoint import Checkpoints, fingerprint
 from hubert_jax.training.metrics import ProgressLog
@@ -42,10 +42,12 @@ class LoopConfig:
             raise InputError(f"config.loop.steps={self.steps}: expected at most {_MOST_STEPS:,}")
 
 
-def require_seed(seed: int) -> None:
-    """Raises InputError for a seed that NumPy does not take or JAX would cut to 32 bits."""
+def require_run(seed: int, micro_batches: int) -> None:
+    """Raises InputError for a seed that JAX would cut to 32 bits, or a number below 0."""
     if not 0 <= seed < 2**32:
         raise InputError(f"config.seed={seed}: expected 0 to 4,294,967,295")
+    if micro_batches < 0:
+        raise InputError(f"config.micro_batches={micro_batches}: expected 0 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +79,7 @@ def fit(
     All processes have the same `directory`. `warm_start` reads the network that step 0 starts from;
     None: from scratch. Batches are computed in `micro_batches` parts, 0: as few as fit the device.
     Raises InputError for a checkpoint of another run, batches that cannot be read or cut, Diverged
-    for a loss or gradient that is not finite.
+    for a loss or gradient that is not finite, Preempted after SIGTERM, when a checkpoint is saved.
     """
     counts = task.micro_batch_counts(micro_batches, sharding.batch_shards(mesh))
     checkpoints = Checkpoints(directory / "checkpoints", loop.keep)
@@ -107,7 +109,7 @@ def fit(
     if not finished:
         validator.compile(mesh, abstract.params)
     log = ProgressLog(directory, first_step, loop.steps, metadata.get("metrics", {}))
-    prefetch = Prefetch(mesh, task.batches(first_step))
+    prefetch, preemption = Prefetch(mesh, task.batches(first_step)), distributed.Preemption()
     running, started = None, time.monotonic()
     try:
         while not finished:
@@ -125,13 +127,17 @@ def fit(
                 figures, improved = validator.measure(done, state.params)
                 log.write_validation(done, figures, time.monotonic() - begun)
             finished = done == loop.steps or bool(validator.ends_run)
+            preempted = preemption.reached(done)
             if finished or done % loop.log_every == 0:
                 log.write(done, prefetch.waited)
-            if finished or improved or done % loop.save_every == 0:
+            if finished or improved or preempted or done % loop.save_every == 0:
                 log.require_finite(done)
                 metadata["metrics"] = log.means
                 checkpoints.save(done, state, metadata)
+            if preempted and not finished:
+                raise Preempted(f"SIGTERM; step {done} is saved, the same command goes on with it")
     finally:
+        preemption.close()
         prefetch.close()
         checkpoints.close()
         log.close()

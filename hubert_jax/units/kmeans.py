@@ -6,7 +6,9 @@ import io
 import json
 import os
 import pathlib
+import tokenize
 import zipfile
+import zlib
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,11 @@ from hubert_jax.errors import InputError
 
 _COLUMNS = 16  # of a sample, that are put in order at a time
 # RuntimeError is what zipfile raises of damage that looks like encryption.
-_DAMAGED = (zipfile.BadZipFile, RuntimeError, ValueError, OSError, EOFError, KeyError, TypeError)
+_DAMAGED = (
+    *(zipfile.BadZipFile, RuntimeError, ValueError, OSError, EOFError, KeyError, TypeError),
+    # Of what is no array, and of headers that NumPy parses.
+    *(AttributeError, OverflowError, MemoryError, SyntaxError, tokenize.TokenError, zlib.error),
+)
 _CHUNK = 8192  # frames whose distances to all codewords are in memory at once
 
 
@@ -76,6 +82,10 @@ class Codebook:
         try:
             with np.load(path) as arrays:
                 centroids = arrays["centroids"]
+            if centroids.ndim != 2 or centroids.dtype != np.float32 or not centroids.size:
+                raise ValueError(f"centroids of shape {centroids.shape}, {centroids.dtype}")
+            if not np.isfinite(centroids).all():
+                raise ValueError("centroids that are NaN or infinite")
             codebook = cls(centroids, *(described[f.name] for f in dataclasses.fields(cls)[1:]))
             digest = described["digest"]
         except FileNotFoundError:

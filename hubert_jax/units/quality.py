@@ -14,6 +14,7 @@ from hubert_jax.errors import InputError
 from hubert_jax.frames import centres, num_frames
 
 _TOLERANCE = 0.02  # seconds by which times may miss one another: one frame of 50 Hz
+_LONGEST_PHONE = 64  # characters
 _LINES = "expected lines 'UTT-ID START END PHONE'"
 
 
@@ -62,9 +63,11 @@ def read_alignments(path: str | os.PathLike) -> dict[str, Alignment]:
             start, end = map(float, times)
         except ValueError:
             raise InputError(
-                f"{path}, line {number}: found {line!r}, expected 'UTT-ID START END PHONE' "
+                f"{path}, line {number}: found {line[:80]!r}, expected 'UTT-ID START END PHONE' "
                 "with times in seconds"
             ) from None
+        if len(phone) > _LONGEST_PHONE:  # arrays are as wide as the longest
+            raise InputError(f"{path}, line {number}: found a phone of {len(phone)} characters")
         before = segments.setdefault(utterance_id, [])
         expected = before[-1][1] if before else 0.0
         if not abs(start - expected) <= _TOLERANCE or not end > start:

@@ -1,15 +1,21 @@
 """The decode job, with given log probabilities in the model's place."""
 
 import json
+import pathlib
+import shutil
 import types
 
 import numpy as np
 import pytest
+import splits
 
-from hubert_jax import config, decode, files
+from hubert_jax import config, decode, files, prepare
 from hubert_jax.asr import emissions
+from hubert_jax.convert import formats
+from hubert_jax.convert.network import Network
 from hubert_jax.data import manifests
 from hubert_jax.errors import InputError
+from hubert_jax.model.architecture import Architecture, Regularization
 from hubert_jax.networks import trained
 from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
@@ -29,11 +35,11 @@ def outputs(monkeypatch):
         (0, f"utt-{i}", text, _log_probs(heard)) for i, (text, heard) in enumerate(SPOKEN.items())
     ]
     network = types.SimpleNamespace(where="orbax:run", vocabulary=LIBRISPEECH, fingerprint="f")
-    manifest = types.SimpleNamespace(transcribed=len(rows), seconds=4.5, digest="abc")
+    manifest = types.SimpleNamespace(seconds=4.5, digest="abc")
     monkeypatch.setattr(emissions, "emissions", lambda trained, split, shards: iter(rows))
     monkeypatch.setattr(trained, "load", lambda where, execution: network)
     monkeypatch.setattr(manifests, "read_manifest", lambda split: manifest)
-    return types.SimpleNamespace(rows=rows, network=network, manifest=manifest)
+    return types.SimpleNamespace(rows=rows, network=network)
 
 
 def _config(tmp_path, **values):
@@ -102,19 +108,59 @@ def test_pretraining_checkpoint_is_refused(tmp_path, outputs):
         decode.run(_config(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ("broken", "message"),
-    [
-        ([(0, "utt-0", "", _log_probs("A"))], "split: none of its utterances"),
-        ([(0, "utt-0", "A", _log_probs("A")), (0, "utt-1", "", _log_probs("A"))], "utt-1"),
-        ([(0, "utt-0", "A", np.full((2, 29), np.nan, np.float32))], "NaN.*utt-0"),
-    ],
-)
-def test_unusable_input_leaves_nothing_behind(tmp_path, outputs, broken, message):
-    outputs.rows[:] = broken
-    outputs.manifest.transcribed = sum(bool(text) for _, _, text, _ in broken)
+def test_speech_without_a_reference_is_transcribed_and_not_scored(tmp_path, outputs, capsys):
+    outputs.rows[1:1] = [(0, "new", " ", _log_probs("NEW WORDS"))]
+    result = decode.run(_config(tmp_path))
+    assert (result["utterances"], result["transcribed"], result["words"]) == (3, 2, 5)
+    assert result["wer"] == {"greedy": 1 / 5, "beam": 1 / 5}
+    lines = (tmp_path / "decode" / "hypotheses.jsonl").read_text().splitlines()
+    new = {"id": "new", "reference": None, "greedy": "NEW WORDS", "beam": "NEW WORDS"}
+    assert json.loads(lines[1]) == new
+
+    outputs.rows[:] = outputs.rows[1:2]
+    result = decode.run(_config(tmp_path))
+    assert (result["utterances"], result["transcribed"], result["words"]) == (1, 0, 0)
+    nothing = {"greedy": None, "beam": None}
+    assert result["wer"] == result["cer"] == nothing
+    assert result["word_errors"] == result["character_errors"] == nothing
+    assert files.read_json(tmp_path / "decode" / "result.json", "result") == result
+    assert json.loads((tmp_path / "decode" / "hypotheses.jsonl").read_text()) == new
+    assert "1 utterances, 0 of them with a transcript" in capsys.readouterr().out
+
+
+def test_corpora_of_which_one_or_none_is_transcribed(tmp_path):
+    """From files to texts."""
+    for folder, name in (("new", "0060"), ("dev", "0021")):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        audio = splits.CORPUS / f"train-clean-5/460/172359/460-172359-{name}.opus"
+        shutil.copy(audio, tmp_path / "in" / folder)
+    (tmp_path / "in/dev/transcripts.tsv").write_text("460-172359-0021.opus\tA\n")
+    values = dict(workdir=str(tmp_path), corpus=f"{tmp_path}/in", splits=("new", "mix=new+dev"))
+    prepare.run(config.build(prepare.PrepareConfig, values | {"convert": True}))
+
+    vocabulary = Vocabulary(("|", "A", "B"))
+    architecture = config.build(Architecture, splits.TINY_BASE["architecture"])
+    params = splits.random_parameters(architecture, vocabulary_size=vocabulary.size)
+    says = np.eye(vocabulary.size, dtype=np.float32)[vocabulary.encode("A")[0]]
+    params["ctc_head"] = {"kernel": 0 * params["ctc_head"]["kernel"], "bias": 9 * says}
+    network = Network(params, architecture, None, Regularization(), vocabulary)
+    formats.write(f"orbax:{tmp_path}/net", network)
+    for split, transcribed, rate in (("new", 0, None), ("mix", 1, 0.0)):
+        found = decode.run(
+            _config(tmp_path, checkpoint=f"{tmp_path}/net", audio=f"{tmp_path}/prepare/{split}")
+        )
+        assert (found["transcribed"], found["wer"]) == (transcribed, {"greedy": rate, "beam": rate})
+        rows = map(json.loads, pathlib.Path(found["hypotheses"]).read_text().splitlines())
+        assert {row["id"][-4:]: (row["reference"], row["greedy"], row["beam"]) for row in rows} == {
+            "0060": (None, "A", "A"),
+            **({"0021": ("A", "A", "A")} if transcribed else {}),
+        }
+
+
+def test_a_network_that_diverged_leaves_nothing_behind(tmp_path, outputs):
+    outputs.rows[:] = [(0, "utt-0", "A", np.full((2, 29), np.nan, np.float32))]
     files.write_json(tmp_path / "decode" / "result.json", {})  # of an earlier decoding
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match="NaN.*utt-0"):
         decode.run(_config(tmp_path))
     assert not list(tmp_path.rglob("*.json*"))
 

@@ -67,6 +67,8 @@ def test_head_of_32_classes_keeps_them_all(config, make_params, tmp_path, assert
     # A head with its blank last: it is moved, nothing else is, and that is said.
     tokens = {token: i for i, token in enumerate((*symbols, "<pad>"))}
     (directory / "vocab.json").write_text(json.dumps(tokens))
+    config = json.loads((directory / "config.json").read_text()) | {"pad_token_id": 31}
+    (directory / "config.json").write_text(json.dumps(config))
     found = hugging_face.read_directory(directory)
     head = found.params["ctc_head"]
     np.testing.assert_array_equal(head["bias"], np.roll(params["ctc_head"]["bias"], 1))

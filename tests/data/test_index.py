@@ -60,7 +60,8 @@ def test_ids_that_two_splits_share(split, tmp_path, monkeypatch):
         monkeypatch.setattr(index, "_BLOCK_BYTES", block_bytes)
         for name, ids in texts.items():
             np.savez(tmp_path / f"{name}.npz", ids=np.frombuffer(_joined(ids), np.uint8))
-            theirs = dataclasses.replace(mine, path=tmp_path / f"{name}.npz")
+            samples = np.ones(len(ids), np.uint32)
+            theirs = dataclasses.replace(mine, path=tmp_path / f"{name}.npz", samples=samples)
             assert mine.shared(theirs) == theirs.shared(mine) == sorted({*ids} & {*mine.ids})
         assert mine.shared(mine) == sorted(mine.ids)
 

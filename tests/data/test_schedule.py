@@ -56,8 +56,8 @@ def test_one_pass_holds_every_utterance_once(row_multiple):
     samples = _Samples([33_000] * 9, [9_000] * 3, [90_000] * 5)
     buckets = crop_buckets(manifest, 96 * 4, 96, row_multiple)
 
-    def records(at_most=0):
-        plan = OnePass(buckets, manifest, samples, row_multiple, at_most)
+    def records(at_most=0, wanted=None):
+        plan = OnePass(buckets, manifest, samples, row_multiple, at_most, wanted)
         found = []
         for bucket, first in zip(
             plan.indices(plan.steps), plan.first_rows(plan.steps), strict=True
@@ -72,6 +72,9 @@ def test_one_pass_holds_every_utterance_once(row_multiple):
     assert records() == [*range(9), *range(12, 17)]
     assert records(at_most=6) == [0, 3, 6, 12, 15]
     assert records(at_most=1) == [0]
+    odd = np.arange(17) % 2 == 1
+    assert records(wanted=odd) == [1, 3, 5, 7, 13, 15]
+    assert records(at_most=4, wanted=odd) == [1, 5, 13]
 
 
 def test_every_utterance_is_seen_equally_often():

@@ -108,6 +108,7 @@ def workdir(tmp_path, speech) -> pathlib.Path:
         rows = (
             {"id": "<u1>", "reference": "THE CAT", "greedy": "X", "beam": text},
             {"id": "u2", "reference": "<SCRIPT>", "greedy": "<SCRIPT>"},
+            {"id": "u3", "reference": None, "greedy": "NOBODY KNOWS"},
         )
         write(path, *rows)
     for name, difference in (("it2", 2.4e-6), ("pretrained", 1.1e-6)):

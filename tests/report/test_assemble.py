@@ -121,6 +121,13 @@ def test_pnmi_at_both_rates_where_it_was_scored_so(workdir, capsys):
     ]
 
 
+def test_speech_without_transcripts_has_no_rates(workdir, capsys):
+    change(workdir, "scratch/decode", wer={"greedy": None}, cer={"greedy": None})
+    report = assemble(workdir, CONFIG, {}, [])
+    assert report["wer"] == {"pretrained": 0.812, "scratch": None}
+    assert ["scratch", "-", "-", "scratch"] in map(str.split, capsys.readouterr().out.splitlines())
+
+
 def test_greedy_rates_where_there_was_no_beam_search(workdir):
     change(workdir, "scratch/decode", wer={"greedy": 0.9}, cer={"greedy": 0.5})
     report = assemble(workdir, CONFIG, {}, [])

@@ -76,7 +76,8 @@ def test_untrained_network(untrained, holds):
 
 def test_error_rates_of_what_was_pretrained_and_what_was_not():
     start = {"a": "weights of it1", "b": "scratch", "c": "weights of hf:x", "d": "scratch"}
-    rates = {"a": 0.5, "b": 0.5, "c": 0.4}
+    start["e"] = "weights of hf:y"  # which transcribed what has no references
+    rates = {"a": 0.5, "b": 0.5, "c": 0.4, "e": None}
     assert [claim.text for claim in claims(report(started_from=start, wer=rates))] == [
         "WER 50.0 % a >= 50.0 % b",
         "WER 40.0 % c < 50.0 % b",

@@ -62,6 +62,8 @@ TRAINED = {
          "from a checkpoint, checkpoint read by 3"),
         ("decode", {"wer": {"greedy": 1.0, "beam": 0.971}, "utterances": 2},
          "WER 100 % greedy, 97 % beam on 2 utterances"),
+        ("decode", {"wer": {"greedy": None, "beam": None}, "utterances": 2},
+         "texts, without transcripts, of 2 utterances"),
         ("export", {}, "finished"),
     ],
 )  # fmt: skip

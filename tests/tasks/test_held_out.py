@@ -108,11 +108,18 @@ def test_a_split_that_is_trained_on_or_labelled_otherwise_is_refused(
 
 
 def test_word_error_rate_is_that_of_decode(speech_split, held_out_split, tmp_path):
+    """Of a split that is transcribed in part: on that part."""
+    (tmp_path / "dev").mkdir()
+    utterances = (
+        dataclasses.replace(utterance, text="" if number == 2 else utterance.text)
+        for number, utterance in enumerate(records.read_audio(held_out_split))
+    )
+    splits.write_split(tmp_path / "dev", "dev", utterances, [], 1)
     values = dict(
         workdir=str(tmp_path),
         audio=str(speech_split),
         init_from="",
-        validation_audio=str(held_out_split),
+        validation_audio=f"{tmp_path}/dev",
         loop=dict(steps=2, log_every=1, save_every=1),
         validation=dict(every=2),
         frames_per_step=3072,
@@ -124,8 +131,9 @@ def test_word_error_rate_is_that_of_decode(speech_split, held_out_split, tmp_pat
     found = result["validation"]
     assert (found["metric"], found["step"]) == ("wer", 2)
     checkpoint = f"orbax:{result['checkpoint']}@best"
-    config = dict(workdir=str(tmp_path), checkpoint=checkpoint, audio=str(held_out_split))
+    config = dict(workdir=str(tmp_path), checkpoint=checkpoint, audio=f"{tmp_path}/dev")
     decoded = decode.run(config_lib.build(decode.DecodeConfig, {**config, "greedy": True}))
+    assert (decoded["transcribed"], decoded["utterances"]) == (5, 6)
     assert decoded["wer"]["greedy"] == found["value"] == found["last"]["wer"]
     assert decoded["cer"]["greedy"] == found["last"]["cer"]
     assert decoded["fingerprint"] == found["fingerprint"]

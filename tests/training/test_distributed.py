@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -53,7 +55,9 @@ def _free_port() -> int:
         return found.getsockname()[1]
 
 
-def _together(repository, directory, values, count=2) -> list[subprocess.CompletedProcess]:
+def _together(
+    repository, directory, values, count=2, meanwhile=lambda started: None
+) -> list[subprocess.CompletedProcess]:
     """The same command in `count` processes of one device each; only `index` differs."""
     file = directory / "together.py"
     file.write_text(f"def get_config(part):\n    return {values!r}\n")
@@ -77,6 +81,7 @@ def _together(repository, directory, values, count=2) -> list[subprocess.Complet
     ]
     done = []
     try:
+        meanwhile(started)
         for process in started:
             output = process.communicate(timeout=300)
             done.append(subprocess.CompletedProcess(command, process.returncode, *output))
@@ -115,6 +120,34 @@ def _lines(directory) -> list[dict]:
     return [json.loads(line) for line in (directory / "train/metrics.jsonl").open()]
 
 
+def test_sigterm_to_one_saves_in_both(repository, values, tmp_path):
+    """It comes in the middle of training; the same command goes on from there."""
+    endless = dict(values, loop=dict(steps=100_000, log_every=1, save_every=100_000))
+
+    def terminate_second(started):
+        log = tmp_path / "train/metrics.jsonl"
+        while not (log.exists() and log.read_text().count("\n") >= 3):
+            assert all(process.poll() is None for process in started)
+            time.sleep(0.1)
+        started[1].send_signal(signal.SIGTERM)
+
+    both = _together(repository, tmp_path, endless, meanwhile=terminate_second)
+    (saved,) = (tmp_path / "train/checkpoints").iterdir()
+    line = f"SIGTERM; step {saved.name} is saved, the same command goes on with it"
+    for process in both:
+        assert process.returncode == 75 and process.stderr.count("\n") == 1, process.stderr
+        assert process.stderr.startswith("preempted: ") and line in process.stderr
+
+    def terminate_both(started):
+        time.sleep(1)
+        for process in started:
+            process.send_signal(signal.SIGTERM)
+
+    for process in _together(repository, tmp_path, endless, meanwhile=terminate_both):
+        assert process.returncode in (75, 143, -signal.SIGTERM), process.stderr  # wherever it was
+        assert "Traceback" not in process.stderr
+
+
 def test_two_processes_train_as_one(repository, values, tmp_path, monkeypatch, capsys):
     together, alone = tmp_path / "together", tmp_path / "alone"
     together.mkdir()
@@ -141,11 +174,18 @@ def test_two_processes_train_as_one(repository, values, tmp_path, monkeypatch, c
     assert saved[1]["step"] == STEPS
     for a, b in zip(jax.tree.leaves(saved[0]), jax.tree.leaves(one[0]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    (together / "train/checkpoints" / str(STEPS)).rename(tmp_path / "last")
+    state = together / "train/checkpoints" / str(STEPS) / "state"
+    written = json.loads((state / "checksums.json").read_text())
+    of_second = [name for name in written if name.startswith("ocdbt.process_1/d/")]
+    content = bytearray((state / of_second[0]).read_bytes())
+    content[len(content) // 2] ^= 1
+    (state / of_second[0]).write_bytes(content)
     capsys.readouterr()
     resumed = _alone(monkeypatch, together, values)
     assert resumed["resumed_from"] == STEPS - 2
-    assert "resumed from the checkpoint of step 2\n" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"checkpoint {STEPS} cannot be read (state/{of_second[0]} is not what was" in printed
+    assert "resumed from the checkpoint of step 2\n" in printed
     assert resumed["last"]["loss"] == pytest.approx(result["last"]["loss"], rel=1e-5)
 
 

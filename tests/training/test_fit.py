@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from splits import TINY_BASE
 
 from hubert_jax import config as config_lib
 from hubert_jax import train
-from hubert_jax.errors import Diverged, InputError
+from hubert_jax.errors import Diverged, InputError, Preempted
 from hubert_jax.tasks import pretraining
 from hubert_jax.training import sharding, step
 from hubert_jax.training.checkpoint import Checkpoints, fingerprint, restore_parameters
@@ -96,6 +98,28 @@ def test_a_toy_language_model_trains_resumes_and_logs(tmp_path, capsys):
     # An interval that a restart cuts in two has the mean of its second part.
     assert _lines(tmp_path / "cut")[-1] == lines[-1]
     assert resumed.fingerprint == whole.fingerprint and resumed.last == whole.last
+    trees = [restore_parameters(tmp_path / name / "checkpoints")[0] for name in ("whole", "cut")]
+    jax.tree.map(np.testing.assert_array_equal, *trees)
+
+
+def test_a_terminated_run_is_saved_and_goes_on(tmp_path):
+    """After the step that ran when the signal came, whatever `save_every` is."""
+    whole, task = _fit(language_model(12), tmp_path / "whole"), language_model(12)
+
+    def terminated(first_step):
+        for number, batch in enumerate(task.batches(first_step), first_step):
+            if number == 6:  # read while earlier steps run
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Preempted, match="^SIGTERM; step . is saved"):
+        _fit(dataclasses.replace(task, batches=terminated), tmp_path / "cut", save_every=100)
+    assert signal.getsignal(signal.SIGTERM) is before
+    (saved,) = (tmp_path / "cut/checkpoints").iterdir()
+    assert 1 <= int(saved.name) <= 7
+    resumed = _fit(task, tmp_path / "cut", save_every=100)
+    assert resumed.resumed_from == int(saved.name) and resumed.fingerprint == whole.fingerprint
     trees = [restore_parameters(tmp_path / name / "checkpoints")[0] for name in ("whole", "cut")]
     jax.tree.map(np.testing.assert_array_equal, *trees)
 

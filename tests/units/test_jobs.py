@@ -230,9 +230,12 @@ def test_an_interrupted_labelling_keeps_its_shards(tmp_path, splits, monkeypatch
     [
         ({"audio": ()}, "config.audio: found no split"),
         ({"feature": "mel"}, "feature='mel': no such feature"),
-        ({"feature": "layer"}, "expected a network for"),
-        ({"feature": "layer", "checkpoint": "none/here"}, "none/here: expected hf:DIR"),
-        ({"feature": "layer", "checkpoint": "orbax:none/here"}, "none/here: no checkpoint found"),
+        ({"feature": "layer", "layer": 1}, "expected a network for"),
+        ({"feature": "layer", "layer": 1, "checkpoint": "none/here"}, "none/here: expected hf:DIR"),
+        (
+            {"feature": "layer", "layer": 1, "checkpoint": "orbax:none/here"},
+            "none/here: no checkpoint found",
+        ),
         ({"fit_fraction": 0.0}, "fit_fraction=0.0"),
         ({"fit_max_frames": 0}, "fit_max_frames=0"),
         ({"num_clusters": 1_000}, "found 900 frames to fit on"),

@@ -1,5 +1,6 @@
 """Manifests as fairseq's recipes write them: train.tsv, and train.wrd or train.ltr beside it."""
 
+import os
 import pathlib
 import sys
 
@@ -21,7 +22,7 @@ def discover(manifest: pathlib.Path) -> list[SourceUtterance]:
     """
     (_, first), *lines = read_lines(manifest) or [(1, "")]
     root = manifest.parent / first.strip()
-    if not first.strip() or not root.is_dir():
+    if not first.strip() or not os.path.isdir(root):
         raise InputError(
             f"{manifest}, line 1: expected the folder of the audio files, found {first[:80]!r}"
         )
@@ -37,6 +38,11 @@ def discover(manifest: pathlib.Path) -> list[SourceUtterance]:
                 f"{manifest}, line {number}: expected PATH<TAB>SAMPLES, found {line[:80]!r}"
             )
         relative = pathlib.PurePosixPath(name)
+        if not relative.name or relative.is_absolute() or ".." in relative.parts:
+            raise InputError(
+                f"{manifest}, line {number}: expected a path below the folder of line 1, found "
+                f"{name[:80]!r}"
+            )
         name, speaker, defect = identify(root, relative)
         if text == "":
             defect = defect or f"empty transcript beside {manifest}, line {number}"

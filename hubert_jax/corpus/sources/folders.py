@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from hubert_jax import files
 from hubert_jax.corpus.sources import splits, transcripts
 from hubert_jax.corpus.sources.transcripts import Table, Transcript
 from hubert_jax.corpus.sources.utterances import SourceUtterance, identify
@@ -36,36 +37,22 @@ class Listed(NamedTuple):
 
 
 def walk(top: pathlib.Path) -> list[Listed]:
-    """What is in a folder and below it; follows links, leaves out names that begin with a dot.
+    """What is in a folder and below it; leaves out names that begin with a dot.
 
-    Raises InputError if a folder cannot be listed, or vanishes: what it holds is unknown.
+    Raises as `files.folders_below`: what a folder that vanishes holds is unknown.
     """
-    return list(_walk(top, (), top))
+    found = (_listed(*folder, top) for folder in files.folders_below(top))
+    return [listed for listed in found if listed is not None]
 
 
-def _walk(
-    folder: pathlib.Path, above: tuple[tuple[int, int], ...], top: pathlib.Path
-) -> Iterator[Listed]:
-    try:
-        status = folder.stat()
-        here = (status.st_dev, status.st_ino)
-        if here in above:  # a link back to a folder that it is in
-            return
-        with os.scandir(folder) as entries:
-            found = sorted((entry.name, _is_folder(entry)) for entry in entries)
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be listed ({error.strerror}); nothing may change in {top} "
-            "while it is prepared"
-        ) from None
+def _listed(folder: pathlib.Path, entries: list[os.DirEntry], top: pathlib.Path) -> Listed | None:
+    """None where nothing in the folder itself counts."""
     listed = Listed(folder, [], set(), [], [], [])
-    for name, is_folder in found:
-        lower = name.lower()
-        if name.startswith("."):
+    for entry in entries:
+        name, lower = entry.name, entry.name.lower()
+        if name.startswith(".") or files.is_folder(entry):
             continue
-        if is_folder:
-            yield from _walk(folder / name, (*above, here), top)
-        elif lower.endswith(_AUDIO_SUFFIXES + _OTHER_AUDIO):
+        if lower.endswith(_AUDIO_SUFFIXES + _OTHER_AUDIO):
             listed.audio.append(name)
         elif name.endswith(transcripts.CHAPTER_SUFFIX):
             listed.chapters.append(folder / name)
@@ -77,15 +64,8 @@ def _walk(
             listed.json.add(name)
     if not listed.audio:
         listed.json.clear()
-    if listed.audio or listed.chapters or listed.tables or listed.parquet:
-        yield listed
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself: reading it will say so
-        return False
+    found = listed.audio or listed.chapters or listed.tables or listed.parquet
+    return listed if found else None
 
 
 def discover(folder: pathlib.Path, found: list[Listed], chosen: str = "") -> list[SourceUtterance]:
@@ -182,7 +162,7 @@ def _librilight_speaker(path: pathlib.Path) -> str:
     """The speaker in Libri-light's description of a file; "" in any other JSON file."""
     try:
         values = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return ""
     speaker = values.get("speaker", "") if isinstance(values, dict) else ""
     return speaker if isinstance(speaker, str) else ""

@@ -38,7 +38,8 @@ class ParquetRow:
             with _guarded(self.path):
                 _cache.values = table.read_row_group(self.group, [self.column]).column(0)
             _cache.key = key
-        value = _cache.values[self.row].as_py()
+        with _guarded(self.path):
+            value = _cache.values[self.row].as_py()
         if not value or not value.get("bytes"):
             raise InputError(
                 f"{self.path}: no audio in row {self.row} of row group {self.group}; "
@@ -145,6 +146,6 @@ def _guarded(path: pathlib.Path) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, pyarrow.ArrowException) as error:
+    except (OSError, pyarrow.ArrowException, UnicodeDecodeError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: damaged or not Parquet ({reason[:200]})") from None

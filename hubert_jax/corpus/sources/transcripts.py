@@ -17,7 +17,7 @@ from hubert_jax.corpus.sources.utterances import (
     read_lines,
     read_text,
 )
-from hubert_jax.errors import InputError
+from hubert_jax.errors import InputError, printable
 
 CHAPTER_SUFFIX = ".trans.txt"
 TABLE = "transcripts.tsv"
@@ -160,7 +160,7 @@ def _jsonl(path: pathlib.Path) -> _Rows:
     for number, line in read_lines(path):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path}, line {number}: not JSON ({error})") from None
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {number}: expected an object, found {line[:40]!r}")
@@ -191,5 +191,9 @@ def utterance_of(
 ) -> SourceUtterance:
     """An utterance whose transcript and speaker are in a row of named columns."""
     said = _of_columns(columns)
-    defect = "empty transcript; expected words" if said.text == "" else ""
-    return SourceUtterance(name, folder, file, said.speaker, said.text, defect, row)
+    defect = SourceUtterance.defect_of_names(name, said.speaker)
+    if not defect and said.text == "":
+        defect = "empty transcript; expected words"
+    return SourceUtterance(
+        printable(name), folder, file, printable(said.speaker), said.text, defect, row
+    )

@@ -4,14 +4,17 @@ import dataclasses
 import itertools
 import os
 import pathlib
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Protocol
 
 from hubert_jax.corpus.audio_files import Samples
-from hubert_jax.errors import InputError
+from hubert_jax.errors import InputError, printable
 
 _MARK = "\ufeff"
+# A terminal obeys some of them; tables and indices take others for the end of a name.
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Row(Protocol):
@@ -43,6 +46,12 @@ class SourceUtterance:
     def name(self) -> str:
         """How messages call it: the path, and the id of a row."""
         return f"{self.path}" if self.row is None else f"{self.path}, {self.id}"
+
+    @staticmethod
+    def defect_of_names(*names: str) -> str:
+        """Why an id or a speaker cannot be used; "" if all can."""
+        found = any(map(_CONTROL.search, names))
+        return "its name or speaker has control characters; rename it" if found else ""
 
     def load(self) -> pathlib.Path | bytes | Samples:
         """What `audio_files.read_waveform` takes; raises InputError where a row is unreadable."""
@@ -83,6 +92,8 @@ def identify(corpus: pathlib.Path, relative: pathlib.PurePath) -> tuple[str, str
     except UnicodeEncodeError:  # can neither be an id nor be printed
         raw = os.fsencode(name).decode("utf-8", "backslashreplace")
         return raw, speaker, "its name is not UTF-8; rename the file"
+    if defect := SourceUtterance.defect_of_names(name):
+        return printable(name), printable(speaker), defect
     chapter = (corpus / relative).parent
     reader = chapter.parent.name
     if reader and relative.stem.startswith(f"{reader}-{chapter.name}-"):

@@ -1,0 +1,56 @@
+"""Files that others wrote: what lies there in place of them, and their JSON within bounds."""
+
+import os
+import pathlib
+from typing import Any
+
+from hubert_jax import files
+from hubert_jax.errors import InputError
+
+_MOST_BYTES = 2**24  # of JSON: a vocabulary of 100,000 tokens has a tenth
+_DEEPEST = 100
+_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
+
+
+def require_genuine(path: str | os.PathLike) -> None:
+    """Raises InputError for no file, a pointer of Git LFS and a saved web page."""
+    if not os.path.isfile(path):
+        raise InputError(f"{path}: {'a directory' if os.path.isdir(path) else 'no such file'}")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(512).removeprefix(b"\xef\xbb\xbf").lstrip()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    if start.startswith(b"version https://git-lfs.github.com/"):
+        raise InputError(
+            f"{path}: a pointer of Git LFS and not the file itself; run git lfs pull where it was "
+            "cloned, or download the file"
+        )
+    if start.lower().startswith(_PAGES):
+        raise InputError(f"{path}: a web page saved under this name; download the file itself")
+
+
+def read_json(path: pathlib.Path, what: str) -> dict[str, Any]:
+    """A JSON object, called `what` in messages.
+
+    Raises InputError for anything else, more than 16 MiB and more than 100 levels.
+    """
+    require_genuine(path)
+    if path.stat().st_size > _MOST_BYTES:
+        raise InputError(f"{path}: {what} of more than 16 MiB")
+    try:
+        values = files.read_json(path, what)
+        _require_flat([values], _DEEPEST)
+    except RecursionError:
+        raise InputError(f"{path}: {what} is nested more than {_DEEPEST} levels deep") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: {what} is a {type(values).__name__}, expected a JSON object")
+    return values
+
+
+def _require_flat(value: dict | list, levels: int) -> None:
+    if levels < 0:
+        raise RecursionError
+    for item in value.values() if isinstance(value, dict) else value:
+        if isinstance(item, (dict, list)):
+            _require_flat(item, levels - 1)
