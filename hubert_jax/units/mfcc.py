@@ -1,6 +1,7 @@
 """Mel-frequency cepstra at 100 Hz; row t is of samples 160 t to 160 t + 400."""
 
 import collections
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -43,7 +44,8 @@ def mfcc(
 
     def computed(utterances: list[tuple[Key, np.ndarray]]) -> list[tuple[Key, np.ndarray]]:
         strip = _Strip([waveform for _, waveform in utterances])
-        rows = np.asarray(compiled(strip.waveform, strip.source, strip.first))
+        with _wide():
+            rows = np.asarray(compiled(strip.waveform, strip.source, strip.first))
         return [
             (key, rows[start : start + count])
             for (key, _), (start, count) in zip(utterances, strip.places, strict=True)
@@ -135,6 +137,7 @@ def _kaldi(waveform: jax.Array, source: jax.Array, first: jax.Array) -> jax.Arra
     def logarithms(samples: jax.Array, before: jax.Array) -> jax.Array:
         # Pre-emphasis commutes with framing but for a frame's first sample, where the window is 0,
         # and with the removal of the mean but for a factor.
+        samples, before = samples.astype(float), before.astype(float)
         hops = samples.reshape(-1, _HOP)
         whole, half = hops.sum(axis=1), hops[2:-1, : WINDOW - 2 * _HOP].sum(axis=1)
         mean = (1.0 - _PRE_EMPHASIS) / WINDOW * (whole[:-3] + whole[1:-2] + half)
@@ -144,7 +147,7 @@ def _kaldi(waveform: jax.Array, source: jax.Array, first: jax.Array) -> jax.Arra
     def differences(features: jax.Array) -> jax.Array:
         return _slopes(features[source], 0.1 * np.arange(-2, 3))
 
-    cepstra = _product(_by_block(logarithms, waveform), _cosines(bins) * lifter)
+    cepstra = _transformed(_by_block(logarithms, waveform), _cosines(bins) * lifter)
     slopes = differences(cepstra)
     return jnp.concatenate([cepstra, slopes, differences(slopes)], axis=1)
 
@@ -157,13 +160,16 @@ def _librosa(waveform: jax.Array, source: jax.Array, first: jax.Array) -> jax.Ar
     window = librosa.filters.get_window("hann", WINDOW)
     mel = librosa.filters.mel(sr=SAMPLE_RATE, n_fft=fft, n_mels=bins).T
 
-    def decibels(samples: jax.Array, before: jax.Array) -> jax.Array:
-        power = _power(samples, jnp.zeros(_BLOCK), window, fft)
-        return 10.0 * jnp.log10(jnp.maximum(_filtered(power, mel), 1e-10))
+    decibels = 10.0 / np.log(10.0)
 
-    levels = _by_block(decibels, waveform)
+    def logarithms(samples: jax.Array, before: jax.Array) -> jax.Array:
+        power = _power(samples.astype(float), jnp.zeros(_BLOCK), window, fft)
+        return jnp.log(jnp.maximum(_filtered(power, mel), 1e-10))
+
+    levels = _by_block(logarithms, waveform)
     loudest = jax.ops.segment_max(levels.max(axis=1)[source], first, len(first))[first]
-    cepstra = _product(jnp.maximum(levels, loudest[:, None] - dynamic_range), _cosines(bins))
+    levels = jnp.maximum(levels, loudest[:, None] - dynamic_range / decibels)
+    cepstra = _transformed(levels, decibels * _cosines(bins))
     places = np.arange(-_EDGE, _EDGE + 1)
     # Coefficients of parabolas fitted to nine frames: slope, and twice the quadratic one.
     fits = np.linalg.pinv(np.stack([places**0, places, places**2], axis=1))
@@ -179,6 +185,14 @@ KINDS = tuple(_FUNCTIONS)
 def _compiled(kind: str) -> Callable[[np.ndarray, np.ndarray, np.ndarray], jax.Array]:
     """(waveform, source, first) of a strip -> (T, 39)."""
     return jax.jit(_FUNCTIONS[kind], **distributed.compiled_here())
+
+
+def _wide() -> contextlib.AbstractContextManager[None]:
+    """Makes `float` mean float64 where devices have it; TPU have no such FFT.
+
+    A band 100 dB below the loudest drowns in float32's rounding of the others.
+    """
+    return jax.enable_x64(jax.default_backend() != "tpu")
 
 
 def _by_block(
@@ -198,13 +212,12 @@ def _power(samples: jax.Array, mean: jax.Array, window: np.ndarray, fft: int) ->
     """Power spectra of the frames, less `mean` (T,), under a window: (T, fft // 2 + 1)."""
     hops = samples.reshape(-1, _HOP)
     count = len(hops) - 3
-    weights = window.astype(np.float32)
     parts = [
         (hops[i : i + count, : min(_HOP, WINDOW - _HOP * i)] - mean[:, None])
-        * weights[_HOP * i : _HOP * (i + 1)]
+        * window[_HOP * i : _HOP * (i + 1)]
         for i in range(-(-WINDOW // _HOP))
     ]
-    silence = jnp.zeros((count, fft - WINDOW), jnp.float32)
+    silence = jnp.zeros((count, fft - WINDOW))
     spectrum = jnp.fft.rfft(jnp.concatenate([*parts, silence], axis=1))
     return jnp.square(spectrum.real) + jnp.square(spectrum.imag)
 
@@ -224,12 +237,16 @@ def _filtered(power: jax.Array, filters: np.ndarray) -> jax.Array:
         some = filters[:, start : start + 16]
         used = np.flatnonzero(some.any(axis=1))
         bins = slice(used[0], used[-1] + 1)
-        parts.append(_product(power[:, bins], some[bins]))
+        parts.append(_product(power[:, bins].astype(jnp.float32), some[bins].astype(np.float32)))
     return jnp.concatenate(parts, axis=1)
 
 
+def _transformed(levels: jax.Array, cosines: np.ndarray) -> jax.Array:
+    return _product(levels.astype(float), cosines).astype(jnp.float32)
+
+
 def _product(values: jax.Array, matrix: np.ndarray) -> jax.Array:
-    return jnp.dot(values, matrix.astype(np.float32), precision=lax.Precision.HIGHEST)
+    return jnp.dot(values, matrix, precision=lax.Precision.HIGHEST)
 
 
 def _cosines(bins: int) -> np.ndarray:
