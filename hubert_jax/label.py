@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hubert_jax.units.features import Feature
     from hubert_jax.units.fitting import Fitting
 
-VERSION = 3  # raise it when the same configuration and inputs give another output
+VERSION = 4  # raise it when the same configuration and inputs give another output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +115,9 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
             for number, utterance_id, features in feature.extract(path, shards=shards):
                 yield number, utterance_id, kmeans.assign(codebook, features)
 
-        written = labels.write_labels(path, directory / split, assigned, codebook, feature.rate)
+        written = labels.write_labels(
+            path, directory / split, assigned, codebook, feature.rate, VERSION
+        )
         splits[split] = {
             "directory": str(directory / split),
             "audio": path,
