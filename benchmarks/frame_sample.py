@@ -57,7 +57,7 @@ def draw(frames: int) -> tuple[int, int]:
     for number in range(OFFERED * frames // UTTERANCE):
         first = number % 64 * UTTERANCE
         sample.add(f"utterance-{number}", synthetic[first : first + UTTERANCE])
-    drawn = sample.frames()
+    drawn = sample.frames()[0]
     assert drawn.shape == (frames, WIDTH)
     return drawn.nbytes, _memory("VmHWM") - before
 

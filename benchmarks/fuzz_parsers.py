@@ -48,7 +48,7 @@ def _read_audio(folder: pathlib.Path) -> None:
 def _prepared(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     """A split of six utterances, one in FLAC, and units of it."""
     from hubert_jax import label, prepare
-    from hubert_jax.units.kmeans import KMeansConfig
+    from hubert_jax.units.clustering import KMeansConfig
 
     corpus = folder / "corpus" / "dev"
     corpus.mkdir(parents=True)

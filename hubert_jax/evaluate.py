@@ -15,7 +15,7 @@ from hubert_jax import files, job
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
-from hubert_jax.units.kmeans import KMeansConfig
+from hubert_jax.units.clustering import KMeansConfig
 
 if TYPE_CHECKING:
     from hubert_jax.units.evaluation import SplitScorer
@@ -39,7 +39,7 @@ class EvaluateConfig:
     seed: int = 0  # of the sample and the k-means
     fit_max_frames: int = 100_000  # at most; those of all layers are in memory at once
     frame_rate: int = 50  # or 100, as published, of scores and counts; PNMI is given at both
-    kmeans: KMeansConfig = KMeansConfig(n_init=3, max_no_improvement=20)  # a dozen are fitted
+    kmeans: KMeansConfig = KMeansConfig(n_init=3)  # a dozen are fitted
     execution: MayChange[Execution] = Execution()
 
 

@@ -20,7 +20,8 @@ from hubert_jax.config import MayChange, Reads
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
-from hubert_jax.units.kmeans import Codebook, KMeansConfig
+from hubert_jax.units.clustering import KMeansConfig
+from hubert_jax.units.kmeans import Codebook
 
 if TYPE_CHECKING:
     from hubert_jax.units.features import Feature
@@ -112,8 +113,7 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
     for split, path in audio.items():
 
         def assigned(shards: Callable[[int], bool], path: str = path) -> Iterator:
-            for number, utterance_id, features in feature.extract(path, shards=shards):
-                yield number, utterance_id, kmeans.assign(codebook, features)
+            return kmeans.assign_each(codebook, feature.extract(path, shards=shards))
 
         written = labels.write_labels(
             path, directory / split, assigned, codebook, feature.rate, VERSION
@@ -148,10 +148,16 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
 
 
 def _fitted(fitting: Fitting, feature: Feature, directory: pathlib.Path) -> Codebook:
-    """Fitted by the first process on what all have sampled, and saved."""
+    """Fitted on what all processes have sampled, and saved by the first."""
     sample = fitting.sample(feature, distributed.takes)
-    sample.gather(directory)
-    distributed.from_first(lambda: fitting.fit_sample(sample, feature.describe()).save(directory))
+    codebook = fitting.fit_sample(sample, feature.describe(), directory)
+
+    def save() -> None:
+        codebook.save(directory)
+        for kept in directory.glob(".kmeans-*"):
+            kept.unlink()
+
+    distributed.from_first(save)
     return Codebook.load(directory)
 
 

@@ -89,8 +89,8 @@ class SplitScorer:
         feature = Feature("mfcc")
         codebook = fitting.fit_sample(fitting.sample(feature), feature.describe())
         joint = self._joint(fitting.num_clusters)
-        for _, utterance_id, features in feature.extract(self._audio_dir):
-            labels = kmeans.assign(codebook, features)
+        features = feature.extract(self._audio_dir)
+        for _, utterance_id, labels in kmeans.assign_each(codebook, features):
             joint.add(utterance_id, self._samples[utterance_id], labels, feature.rate)
         return self._scores("mfcc", joint, codebook)
 

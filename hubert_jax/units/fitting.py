@@ -1,6 +1,7 @@
 """Fitting codebooks on a sample of a split's frames."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from hubert_jax.data import manifests
 from hubert_jax.errors import InputError
 from hubert_jax.frames import RATES
 from hubert_jax.units import kmeans
+from hubert_jax.units.clustering import KMeansConfig
 from hubert_jax.units.features import Feature
 
 
@@ -26,7 +28,7 @@ class Fitting:
     num_clusters: int
     seed: int
     max_frames: int
-    settings: kmeans.KMeansConfig
+    settings: KMeansConfig
     fraction: float = 1.0
 
     def __post_init__(self) -> None:
@@ -79,6 +81,11 @@ class Fitting:
         most = int(manifests.read_manifest(self.audio).seconds * max(RATES)) + 1
         return kmeans.FrameSample(min(self.max_frames, most), self.seed)
 
-    def fit_sample(self, sample: kmeans.FrameSample, feature: dict[str, Any]) -> kmeans.Codebook:
-        """The codebook of a sample of the `feature` described."""
-        return kmeans.fit(sample.frames(), self.num_clusters, self.seed, feature, self.settings)
+    def fit_sample(
+        self,
+        sample: kmeans.FrameSample,
+        feature: dict[str, Any],
+        directory: pathlib.Path | None = None,
+    ) -> kmeans.Codebook:
+        """The codebook of a sample of the `feature` described, as `kmeans.fit` gives it."""
+        return kmeans.fit(sample, self.num_clusters, self.seed, feature, self.settings, directory)

@@ -9,12 +9,16 @@ import pathlib
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
-from hubert_jax import distributed, files
+from hubert_jax import config, distributed, files
 from hubert_jax.errors import InputError
+from hubert_jax.units import clustering
+from hubert_jax.units.clustering import KMeansConfig
+from hubert_jax.units.nearest import Nearest
 
 _COLUMNS = 16  # of a sample, that are put in order at a time
 # RuntimeError is what zipfile raises of damage that looks like encryption.
@@ -23,24 +27,9 @@ _DAMAGED = (
     # Of what is no array, and of headers that NumPy parses.
     *(AttributeError, OverflowError, MemoryError, SyntaxError, tokenize.TokenError, zlib.error),
 )
-_CHUNK = 8192  # frames whose distances to all codewords are in memory at once
-
-
-@dataclasses.dataclass(frozen=True)
-class KMeansConfig:
-    """How scikit-learn's MiniBatchKMeans runs; the defaults are the released recipe's."""
-
-    n_init: int = 20  # starts of k-means++, the best of which is refined
-    batch_frames: int = 10_000
-    max_iter: int = 100  # passes over the frames at most; 2 or more
-    max_no_improvement: int = 100  # batches without progress after which it stops
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise InputError(f"config.kmeans.{name}={value}: expected 1 or more")
-        if self.max_iter == 1:  # scikit-learn fails if one batch holds all
-            raise InputError("config.kmeans.max_iter=1: expected 2 or more")
+_CHUNK = 8192  # frames that are looked at together
+_TOGETHER = 32_768  # frames whose codewords are sought together, at least
+_STARTING = 10_000  # frames that starts are made from, or 20 a codeword
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,37 +116,27 @@ class FrameSample:
         keys = _frame_keys(utterance_id, len(features), self._seed)
         self._add(np.asarray(features, np.float32), keys)
 
-    def gather(self, directory: pathlib.Path) -> None:
-        """Adds the other processes' samples to the first one's, through files in `directory`."""
-        self._merge()
-        stem = directory / f".sample-{distributed.index()}"
-        if not distributed.is_first():
-            for suffix, rows in ((".frames", self._frames), (".keys", self._keys)):
-                with files.writing_file(stem.with_suffix(suffix)) as path, path.open("wb") as file:
-                    np.save(file, rows[: self._held])
-        for other in distributed.gather(str(stem))[1:]:
-            frames = np.load(f"{other}.frames", mmap_mode="r")
-            keys = np.load(f"{other}.keys")
-            for start in range(0, len(keys), _CHUNK):
-                self._add(frames[start : start + _CHUNK], keys[start : start + _CHUNK])
-            for suffix in (".frames", ".keys"):
-                os.unlink(other + suffix)
+    def frames(self) -> tuple[np.ndarray, np.ndarray]:
+        """This process's part of all processes' sample, float32 (N, D), and its keys, in order.
 
-    def frames(self) -> np.ndarray:
-        """The sample, float32 (N, D), N <= max_frames. Raises InputError if nothing was added."""
+        Raises InputError if nothing was added by any.
+        """
         self._merge()
-        if not self._held:
+        held = np.array([self._held, self._frames.shape[1]])
+        most, width = distributed.everywhere(held).max(axis=0).tolist()
+        if not most:
             raise InputError(
                 "k-means: no utterance to fit on; raise the fraction of utterances or check the "
                 "split"
             )
         order = np.argsort(self._keys[: self._held])
-        frames = self._frames[: self._held]
-        for first in range(0, frames.shape[1], _COLUMNS):  # a copy of some columns, not of all
+        frames = self._frames[: self._held].reshape(-1, width)
+        for first in range(0, width, _COLUMNS):  # a copy of some columns, not of all
             columns = slice(first, first + _COLUMNS)
             frames[:, columns] = frames[order, columns]
         self._keys[: self._held] = self._keys[: self._held][order]
-        return frames
+        kept = _below(self._keys[: self._held], self._max_frames)
+        return frames[:kept], self._keys[:kept]
 
     def _add(self, frames: np.ndarray, keys: np.ndarray) -> None:
         kept = keys <= self._largest
@@ -211,28 +190,57 @@ def require_fittable(num_clusters: int, seed: int) -> None:
 
 
 def fit(
-    features: np.ndarray,
+    sample: FrameSample,
     num_clusters: int,
     seed: int,
     feature: dict[str, Any],
     settings: KMeansConfig,
+    directory: pathlib.Path | None = None,
 ) -> Codebook:
-    """A codebook of `num_clusters` codewords, fitted on float32 (N, D) features.
+    """A codebook of `num_clusters` codewords, fitted on the sample of all processes.
 
-    Raises InputError for a wrong shape, NaN or infinite features, fewer frames than clusters, and
-    as `require_fittable`.
+    In `directory`, which they share, an interrupted fit of the same frames goes on. Raises
+    InputError for NaN or infinite features, fewer frames than clusters, and as `require_fittable`.
     """
+    require_fittable(num_clusters, seed)
+    frames, keys = sample.frames()
+    _checked(frames)
+    count = int(distributed.everywhere(np.array(len(frames))).sum())
+    if count < num_clusters:
+        raise InputError(
+            f"num_clusters={num_clusters}: found {count} frames to fit on, expected at "
+            "least as many as clusters; give more speech, a larger share, or fewer clusters"
+        )
+    if settings.metric == "cosine":
+        for start in range(0, len(frames), _CHUNK):
+            frames[start : start + _CHUNK] = clustering.unit(frames[start : start + _CHUNK])
+    own = settings.method != clustering.SCIKIT_LEARN
+    starting = _first(frames, keys, max(_STARTING, 20 * num_clusters) if own else count, directory)
+    centroids = np.zeros((num_clusters, frames.shape[1]), np.float32)
+    if not distributed.is_first():
+        pass  # it gets the first process's
+    elif own:
+        centroids = clustering.starts(starting, num_clusters, seed, settings)
+    else:
+        centroids = _scikit_learns(starting, num_clusters, seed, settings)
+    kept = None
+    if own and directory is not None:
+        content = hashlib.sha256(starting.tobytes()).hexdigest()
+        key = [content, count, num_clusters, seed, feature, dataclasses.asdict(settings)]
+        kept = directory / f".kmeans-{config.digest(key)[:16]}.npz"
+    passes = settings.max_iter if own else 0
+    refined = clustering.refine(frames, keys, centroids, settings, passes, kept)
+    centroids, inertia, dead = refined
+    return Codebook(centroids, feature, inertia, dead, seed, count)
+
+
+def _scikit_learns(
+    frames: np.ndarray, num_clusters: int, seed: int, settings: KMeansConfig
+) -> np.ndarray:
     # Read at import; OpenMP's threads spin between batches otherwise, slow on shared cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from sklearn.cluster import MiniBatchKMeans
 
-    features = _checked(features)
-    require_fittable(num_clusters, seed)
-    if len(features) < num_clusters:
-        raise InputError(
-            f"num_clusters={num_clusters}: found {len(features)} frames to fit on, expected at "
-            "least as many as clusters; give more speech, a larger share, or fewer clusters"
-        )
     model = MiniBatchKMeans(
         n_clusters=num_clusters,
         init="k-means++",
@@ -244,14 +252,47 @@ def fit(
         reassignment_ratio=0.0,
         random_state=seed,
         compute_labels=False,
-    ).fit(features)
-    centroids = np.ascontiguousarray(model.cluster_centers_, np.float32)
-    labels, squared = _nearest(centroids, features), 0.0
-    for start in range(0, len(features), _CHUNK):
-        chunk = slice(start, start + _CHUNK)
-        squared += float(np.square(features[chunk] - centroids[labels[chunk]]).sum(dtype=float))
-    dead = num_clusters - len(np.unique(labels))
-    return Codebook(centroids, feature, squared / len(features), dead, seed, len(features))
+    ).fit(frames)
+    return np.ascontiguousarray(model.cluster_centers_, np.float32)
+
+
+def _below(keys: np.ndarray, count: int) -> int:
+    """How many of this process's sorted keys are among the `count` smallest of all processes'."""
+    if distributed.everywhere(np.array(len(keys))).sum() <= count:
+        return len(keys)
+    low, high = 0, 2**64 - 1
+    while low < high:  # the largest bound that at most `count` are below
+        middle = (low + high + 1) // 2
+        here = np.array(np.searchsorted(keys, np.uint64(middle)))
+        if distributed.everywhere(here).sum() <= count:
+            low = middle
+        else:
+            high = middle - 1
+    return int(np.searchsorted(keys, np.uint64(low)))
+
+
+def _first(
+    frames: np.ndarray, keys: np.ndarray, count: int, directory: pathlib.Path | None
+) -> np.ndarray:
+    """The frames of all processes with the `count` smallest keys, in the first; else its own."""
+    below = _below(keys, count)
+    frames, keys = frames[:below], keys[:below]
+    if directory is None:
+        return frames
+    stem = directory / f".sample-{distributed.index()}"
+    if not distributed.is_first():
+        for suffix, rows in ((".frames", frames), (".keys", keys)):
+            with files.writing_file(stem.with_suffix(suffix)) as path, path.open("wb") as file:
+                np.save(file, rows)
+    others = distributed.gather(str(stem))[1:]
+    if not others:
+        return frames
+    parts = [(frames, keys), *((np.load(f"{o}.frames"), np.load(f"{o}.keys")) for o in others)]
+    for other in others:
+        for suffix in (".frames", ".keys"):
+            os.unlink(other + suffix)
+    frames, keys = map(np.concatenate, zip(*parts, strict=True))
+    return frames[np.argsort(keys)]
 
 
 def assign(codebook: Codebook, features: np.ndarray) -> np.ndarray:
@@ -259,6 +300,40 @@ def assign(codebook: Codebook, features: np.ndarray) -> np.ndarray:
 
     Raises InputError for a wrong shape or number of dimensions, NaN or infinite features.
     """
+    return Nearest(codebook.centroids).labels(_fitting(codebook, features))
+
+
+def assign_each(
+    codebook: Codebook, features: Iterable[tuple[int, str, np.ndarray]]
+) -> Iterator[tuple[int, str, np.ndarray]]:
+    """(shard, utterance id, what `assign` gives) of (shard, utterance id, features), in order.
+
+    Many utterances are looked at together, on all devices.
+    """
+    nearest = Nearest(codebook.centroids)
+    waiting: list[tuple[int, str, np.ndarray]] = []
+
+    def labelled() -> Iterator[tuple[int, str, np.ndarray]]:
+        labels = nearest.labels(np.concatenate([values for _, _, values in waiting]))
+        start = 0
+        for number, name, values in waiting:
+            yield number, name, labels[start : start + len(values)]
+            start += len(values)
+        waiting.clear()
+
+    frames = 0
+    for number, name, values in features:
+        waiting.append((number, name, _fitting(codebook, values)))
+        frames += len(values)
+        if frames >= _TOGETHER:
+            yield from labelled()
+            frames = 0
+    if waiting:
+        yield from labelled()
+
+
+def _fitting(codebook: Codebook, features: np.ndarray) -> np.ndarray:
+    """Features that the codebook can be of, or InputError."""
     features = _checked(features)
     expected = codebook.centroids.shape[1]
     if features.shape[1] != expected:
@@ -266,36 +341,7 @@ def assign(codebook: Codebook, features: np.ndarray) -> np.ndarray:
             f"k-means: found features of {features.shape[1]} dimensions, the codebook has "
             f"{expected}; use the codebook of this feature ({codebook.feature})"
         )
-    return _nearest(codebook.centroids, features)
-
-
-def _nearest(centroids: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Exact nearest centroids, uint16 (T,), by |x - c|^2 - |x|^2 = |c|^2 - 2 x c in float32.
-
-    Where rounding could decide, float64 does: labels depend neither on the machine nor the batch.
-    """
-    exact = centroids.astype(np.float64)
-    exact_squares = np.square(exact).sum(axis=1)
-    squares, doubled = exact_squares.astype(np.float32), -2.0 * centroids.T
-    rounding = 2.0 * (centroids.shape[1] + 2) * np.finfo(np.float32).eps
-    longest = float(np.sqrt(exact_squares.max()))
-    labels = np.empty(len(features), np.uint16)
-    for start in range(0, len(features), _CHUNK):
-        frames = features[start : start + _CHUNK]
-        distances = frames @ doubled
-        distances += squares
-        best = distances.argmin(axis=1)
-        rows = np.arange(len(frames))
-        smallest = distances[rows, best]
-        distances[rows, best] = np.inf
-        lengths = np.sqrt(np.square(frames).sum(axis=1))
-        bound = rounding * longest * (2.0 * lengths + longest)
-        close = np.flatnonzero(distances.min(axis=1) - smallest <= bound)
-        if len(close):
-            again = frames[close].astype(np.float64) @ (-2.0 * exact.T) + exact_squares
-            best[close] = again.argmin(axis=1)
-        labels[start : start + len(frames)] = best
-    return labels
+    return features
 
 
 def _checked(features: np.ndarray) -> np.ndarray:

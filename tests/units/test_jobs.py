@@ -20,7 +20,7 @@ from hubert_jax.data.waveform import to_float
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Architecture
 from hubert_jax.units import kmeans
-from hubert_jax.units.kmeans import KMeansConfig
+from hubert_jax.units.clustering import KMeansConfig
 from hubert_jax.units.mfcc import mfcc as mfcc_of
 
 QUICK = KMeansConfig(n_init=1, max_iter=5)
@@ -201,16 +201,17 @@ def test_labels_of_a_layer_are_the_same_from_another_librarys_weights(
 
 def test_an_interrupted_labelling_keeps_its_shards(tmp_path, splits, monkeypatch):
     config = label.LabelConfig(str(tmp_path), splits, num_clusters=12, kmeans=QUICK)
-    computed, assign = [], kmeans.assign
+    computed, assign_each = [], kmeans.assign_each
 
     def counted(codebook, features):
-        if len(computed) == 5:
-            raise KeyboardInterrupt
-        computed.append(len(features))
-        return assign(codebook, features)
+        for utterance in assign_each(codebook, features):
+            if len(computed) == 5:
+                raise KeyboardInterrupt
+            computed.append(utterance)
+            yield utterance
 
     with monkeypatch.context() as patch:
-        patch.setattr(kmeans, "assign", counted)
+        patch.setattr(kmeans, "assign_each", counted)
         with pytest.raises(KeyboardInterrupt):
             label.run(config)
     assert not (tmp_path / "label" / "result.json").exists()

@@ -1,16 +1,20 @@
-"""Codebooks: exact assignment, what scikit-learn fits, determinism, files, sampling."""
+"""Codebooks: exact assignment, fits beside scikit-learn's, determinism, files, sampling."""
 
 import json
 import tracemalloc
 
+import jax
 import numpy as np
 import pytest
 
+from hubert_jax import distributed
 from hubert_jax.errors import InputError
-from hubert_jax.units import kmeans
-from hubert_jax.units.kmeans import Codebook, FrameSample, KMeansConfig
+from hubert_jax.units import clustering, kmeans
+from hubert_jax.units.clustering import KMeansConfig
+from hubert_jax.units.kmeans import Codebook, FrameSample
 
 QUICK = KMeansConfig(n_init=2, batch_frames=256, max_iter=5)
+METHODS = ("lloyd", "minibatch", "scikit-learn")
 
 
 @pytest.fixture(scope="module")
@@ -19,6 +23,19 @@ def features(speech):
 
     pieces = ((name, audio[:24_000].astype(np.float32) / 32768) for name, audio in speech.items())
     return np.concatenate([features for _, features in mfcc(pieces)])
+
+
+def sample_of(features, order=1):
+    """All frames, 500 an utterance, added in one order or the other."""
+    sample = FrameSample(len(features), 0)
+    for start in range(0, len(features), 500)[::order]:
+        sample.add(f"utterance-{start}", features[start : start + 500])
+    return sample
+
+
+def fit(features, num_clusters, seed=0, settings=QUICK, directory=None, order=1):
+    sample = sample_of(features, order)
+    return kmeans.fit(sample, num_clusters, seed, {"kind": "mfcc"}, settings, directory)
 
 
 def codebook_of(centroids):
@@ -39,10 +56,16 @@ def test_assignment_is_exact_under_a_large_offset():
 
 
 def test_labels_do_not_depend_on_the_batch(features):
-    codebook = kmeans.fit(features, 20, 0, {"kind": "mfcc"}, QUICK)
+    codebook = fit(features, 20)
     whole = kmeans.assign(codebook, features)
     pieces = [kmeans.assign(codebook, features[i : i + 7]) for i in range(0, 700, 7)]
     np.testing.assert_array_equal(np.concatenate(pieces), whole[:700])
+    cut = [(number, str(number), features[number:][:7]) for number in range(0, 700, 7)]
+    for (number, name, labels), piece in zip(
+        kmeans.assign_each(codebook, cut * 60), pieces * 60, strict=True
+    ):
+        assert name == str(number)
+        np.testing.assert_array_equal(labels, piece)
 
 
 def test_of_equal_codewords_the_first_is_taken():
@@ -56,7 +79,8 @@ def test_of_equal_codewords_the_first_is_taken():
 def test_fit_is_scikit_learns_with_the_recipes_settings(features):
     from sklearn.cluster import MiniBatchKMeans
 
-    found = kmeans.fit(features, 10, 3, {"kind": "mfcc"}, KMeansConfig())
+    found = fit(features, 10, 3, KMeansConfig(method="scikit-learn"))
+    frames = sample_of(features).frames()[0]
     expected = MiniBatchKMeans(
         10,
         n_init=20,
@@ -66,23 +90,112 @@ def test_fit_is_scikit_learns_with_the_recipes_settings(features):
         tol=0.0,
         reassignment_ratio=0.0,
         random_state=3,
-    ).fit(features)
+    ).fit(frames)
     np.testing.assert_allclose(found.centroids, expected.cluster_centers_, rtol=1e-5, atol=1e-4)
-    np.testing.assert_array_equal(kmeans.assign(found, features), expected.labels_)
-    assert found.inertia == pytest.approx(expected.inertia_ / len(features), rel=1e-5)
-    assert (found.fitted_frames, found.dead_codewords, found.seed) == (len(features), 0, 3)
+    np.testing.assert_array_equal(kmeans.assign(found, frames), expected.labels_)
+    assert found.inertia == pytest.approx(expected.inertia_ / len(frames), rel=1e-5)
+    assert (found.fitted_frames, found.dead_codewords, found.seed) == (len(frames), 0, 3)
 
 
-def test_same_seed_same_codebook(features):
-    first, again, other = (
-        kmeans.fit(features, 10, seed, {"kind": "mfcc"}, QUICK) for seed in (0, 0, 1)
+def test_from_equal_centroids_lloyds_are_scikit_learns(features):
+    from sklearn.cluster import KMeans
+
+    frames, keys = sample_of(features).frames()
+    begin = frames[:20].copy()
+    expected = KMeans(20, init=begin, n_init=1, max_iter=7, tol=0, algorithm="lloyd").fit(frames)
+    centroids, inertia, _ = clustering.refine(
+        frames, keys, begin, KMeansConfig(tolerance=0.0), most=7
     )
-    assert first.digest == again.digest != other.digest
+    np.testing.assert_allclose(centroids, expected.cluster_centers_, rtol=1e-5, atol=1e-4)
+    np.testing.assert_array_equal(
+        kmeans.assign(codebook_of(centroids), frames), expected.predict(frames)
+    )
+    assert inertia == pytest.approx(expected.inertia_ / len(frames), rel=1e-5)
 
 
-def test_duplicate_frames_leave_dead_codewords():
+@pytest.mark.parametrize("method", ["lloyd", "minibatch"])
+def test_fits_are_as_good_as_scikit_learns(features, method):
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+
+    settings = KMeansConfig(method, n_init=10, batch_frames=1_000)
+    found = np.mean([fit(features, 30, seed, settings).inertia for seed in range(3)])
+    for kind, most in ((KMeans, 1.005), (MiniBatchKMeans, 1.0)):
+        models = [kind(30, n_init=10, random_state=seed).fit(features) for seed in range(3)]
+        assert found <= most * np.mean([model.inertia_ for model in models]) / len(features)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_neither_devices_nor_the_order_of_shards_change_a_bit(features, method, monkeypatch):
+    many = np.concatenate([features] * (1 + 20_000 // len(features)))  # several blocks
+    expected = fit(many, 10, settings=KMeansConfig(method, n_init=2, max_iter=3))
+    assert expected.digest != fit(many, 10, 1, KMeansConfig(method, n_init=2, max_iter=3)).digest
+    assert jax.local_device_count() > 1
+    device = jax.local_devices()[:1]
+    monkeypatch.setattr(jax, "local_devices", lambda: device)
+    found = fit(many, 10, settings=KMeansConfig(method, n_init=2, max_iter=3), order=-1)
+    assert (found.digest, found.inertia) == (expected.digest, expected.inertia)
+
+
+@pytest.mark.parametrize("method", ["lloyd", "minibatch"])
+def test_an_interrupted_fit_goes_on(features, method, monkeypatch, tmp_path):
+    settings = KMeansConfig(method, n_init=2, batch_frames=1_000, max_iter=6, tolerance=0.0)
+    expected, said = fit(features, 20, settings=settings), []
+
+    def announce(line):
+        said.append(line)
+        if "pass 4" in line:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed, "announce", announce)
+        with pytest.raises(KeyboardInterrupt):
+            fit(features, 20, settings=settings, directory=tmp_path)
+    assert [line.partition(":")[2][:7] for line in said] == [f" pass {i}" for i in range(1, 5)]
+    said.clear()
+    monkeypatch.setattr(distributed, "announce", said.append)
+    found = fit(features, 20, settings=settings, directory=tmp_path)
+    assert (found.digest, found.inertia) == (expected.digest, expected.inertia)
+    assert said[0] == "k-means: goes on after pass 3" and "pass 4" in said[1]
+    # Not with other frames or settings, nor from a damaged file.
+    said.clear()
+    other = fit(features[1:], 20, settings=settings, directory=tmp_path)
+    assert "pass 1" in said[0] and other.digest != found.digest
+    for kept in tmp_path.glob(".kmeans-*"):
+        kept.write_bytes(kept.read_bytes()[:100])
+    said.clear()
+    assert fit(features, 20, settings=settings, directory=tmp_path).digest == found.digest
+    assert "pass 1" in said[0]
+
+
+def test_empty_clusters_are_moved_to_frames_far_from_their_centroids(capsys):
+    rng = np.random.default_rng(0)
+    middles = np.array([[0, 0], [9, 0], [0, 9], [90, 90], [90, -90]], np.float32)
+    frames = np.repeat(middles, 100, axis=0) + rng.normal(0, 0.1, (500, 2)).astype(np.float32)
+    begin = np.array([[0, 0], [9, 0], [0, 9], [99, 0], [-99, 0]], np.float32)
+    keys = np.arange(500, dtype=np.uint64)
+    _, inertia, dead = clustering.refine(frames, keys, begin, KMeansConfig(), most=20)
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.endswith(", 1 empty clusters re-seeded")
+    assert dead == 0 and inertia < 0.1
+
+
+def test_codewords_by_cosine_have_length_one_and_are_of_the_nearest_direction(features):
+    codebook = fit(features, 10, settings=KMeansConfig(metric="cosine", n_init=2))
+    np.testing.assert_allclose(np.linalg.norm(codebook.centroids, axis=1), 1.0, rtol=1e-6)
+    exact = features.astype(np.float64)
+    cosines = exact / np.linalg.norm(exact, axis=1, keepdims=True) @ codebook.centroids.T
+    labels = kmeans.assign(codebook, features)
+    np.testing.assert_allclose(
+        cosines[np.arange(len(labels)), labels], cosines.max(axis=1), atol=1e-6
+    )
+    # Mean squared distance on the sphere.
+    assert codebook.inertia == pytest.approx(2 - 2 * cosines.max(axis=1).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_duplicate_frames_leave_dead_codewords(method):
     frames = np.repeat(np.eye(3, dtype=np.float32), 50, axis=0)
-    assert kmeans.fit(frames, 5, 0, {"kind": "mfcc"}, QUICK).dead_codewords == 2
+    assert fit(frames, 5, settings=KMeansConfig(method, n_init=2, max_iter=5)).dead_codewords == 2
 
 
 @pytest.mark.parametrize(
@@ -90,23 +203,24 @@ def test_duplicate_frames_leave_dead_codewords():
     [
         (np.zeros((9, 3), np.float32), 10, "found 9 frames .* expected at least as many"),
         (np.full((9, 3), np.nan, np.float32), 2, "frame 0 has NaN or infinite"),
-        (np.zeros(9, np.float32), 2, r"shape \(9,\)"),
         (np.zeros((9, 3), np.float32), 70_000, "num_clusters=70000"),
         (np.zeros((9, 3), np.float32), 0, "num_clusters=0"),
     ],
 )
 def test_what_cannot_be_clustered_is_refused(frames, clusters, message):
     with pytest.raises(InputError, match=message):
-        kmeans.fit(frames, clusters, 0, {"kind": "mfcc"}, QUICK)
+        fit(frames, clusters)
 
 
 def test_features_of_other_dimensions_are_refused():
     with pytest.raises(InputError, match="found features of 3 dimensions, the codebook has 2"):
         kmeans.assign(codebook_of(np.zeros((4, 2))), np.zeros((5, 3), np.float32))
+    with pytest.raises(InputError, match=r"shape \(9,\)"):
+        kmeans.assign(codebook_of(np.zeros((4, 2))), np.zeros(9, np.float32))
 
 
 def test_codebook_files(tmp_path, features):
-    codebook = kmeans.fit(features, 10, 0, {"kind": "mfcc"}, QUICK)
+    codebook = fit(features, 10)
     codebook.save(tmp_path)
     loaded = Codebook.load(tmp_path)
     np.testing.assert_array_equal(loaded.centroids, codebook.centroids)
@@ -155,7 +269,7 @@ def _sampled(seed, order, max_frames=60):
     for utterance in order:
         frames = np.arange(utterance * 30, utterance * 30 + 30, dtype=np.float32)
         sample.add(f"utterance-{utterance}", frames[:, None])
-    return sample.frames()[:, 0].astype(int)
+    return sample.frames()[0][:, 0].astype(int)
 
 
 def test_frame_sample_is_uniform():
@@ -184,7 +298,7 @@ def test_frame_sample_takes_little_more_memory_than_its_frames():
     sample = FrameSample(rows, 0)
     for utterance in range(200):
         sample.add(f"utterance-{utterance}", features)
-    frames = sample.frames()
+    frames = sample.frames()[0]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert frames.shape == (rows, width)
@@ -197,7 +311,7 @@ def test_small_samples_are_kept_whole():
     with pytest.raises(InputError, match="no utterance to fit on"):
         sample.frames()
     sample.add("utterance", np.ones((3, 2), np.float32))
-    assert sample.frames().shape == (3, 2)
+    assert sample.frames()[0].shape == (3, 2)
 
 
 def test_sampled_utterances_are_a_share_and_nested():

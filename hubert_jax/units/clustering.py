@@ -1,0 +1,308 @@
+"""k-means over the devices of all processes: Lloyd's, or by mini-batches.
+
+Every sum over frames is one of integers, exact in any order, and nearest centroids are exact: the
+result depends on the frames and the seed alone, not on devices, processes or the order of frames.
+"""
+
+import dataclasses
+import functools
+import io
+import math
+import pathlib
+import zipfile
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from hubert_jax import distributed, files
+from hubert_jax.errors import InputError
+from hubert_jax.units.nearest import Nearest
+
+SCIKIT_LEARN = "scikit-learn"
+_METHODS = ("lloyd", "minibatch", SCIKIT_LEARN)
+# Bits of a difference, the upper and the lower ones; sums over a block's frames fit into 32 bits.
+_UPPER, _LOWER = 17, 13
+_POLISHING = 10  # passes over the frames that starts are made from
+
+
+@dataclasses.dataclass(frozen=True)
+class KMeansConfig:
+    """How codebooks are fitted."""
+
+    method: str = "lloyd"  # or minibatch, or scikit-learn: its MiniBatchKMeans, on one host
+    metric: str = "euclidean"  # or cosine: of frames and codewords of length 1
+    n_init: int = 20  # starts of k-means++, the best of which is refined
+    batch_frames: int = 10_000  # of minibatch and scikit-learn
+    max_iter: int = 100  # passes over the frames at most; 2 or more
+    tolerance: float = 1e-4  # ends when a pass lowers the inertia by a smaller fraction
+    max_no_improvement: int = 100  # of scikit-learn, which ends after so many batches instead
+
+    def __post_init__(self) -> None:
+        for name, known in (("method", _METHODS), ("metric", ("euclidean", "cosine"))):
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"config.kmeans.{name}={getattr(self, name)}: expected one of "
+                    f"{', '.join(known)}"
+                )
+        for name in ("n_init", "batch_frames", "max_no_improvement"):
+            if getattr(self, name) < 1:
+                raise InputError(f"config.kmeans.{name}={getattr(self, name)}: expected 1 or more")
+        if self.max_iter < 2:  # scikit-learn fails if one batch holds all
+            raise InputError(f"config.kmeans.max_iter={self.max_iter}: expected 2 or more")
+        if not 0.0 <= self.tolerance < 1.0:
+            raise InputError(
+                f"config.kmeans.tolerance={self.tolerance}: expected 0 or more, below 1"
+            )
+        if (self.method, self.metric) == (SCIKIT_LEARN, "cosine"):
+            raise InputError(
+                f"config.kmeans.metric=cosine: {SCIKIT_LEARN} has euclidean alone; expected "
+                "another config.kmeans.method"
+            )
+
+
+def starts(frames: np.ndarray, num_clusters: int, seed: int, settings: KMeansConfig) -> np.ndarray:
+    """The best centroids, float32 (K, D), of `n_init` starts of greedy k-means++ on float32 (N, D).
+
+    Best after some of Lloyd's passes, which they have gone through.
+    """
+    centre = frames.mean(axis=0, dtype=np.float64).astype(np.float32)
+    keys = jax.random.split(jax.random.key(seed), settings.n_init)
+    centroids, inertia = _plus_plus(num_clusters)(frames - centre, keys)
+    best = np.asarray(centroids)[np.asarray(inertia).argmin()] + centre
+    return unit(best) if settings.metric == "cosine" else best
+
+
+def refine(
+    frames: np.ndarray,
+    keys: np.ndarray,
+    centroids: np.ndarray,
+    settings: KMeansConfig,
+    most: int,
+    kept: pathlib.Path | None = None,
+) -> tuple[np.ndarray, float, int]:
+    """Moves centroids to the means of their frames, in `most` passes at most.
+
+    Returns them, the mean squared distance of the frames to them, and how many have no frames.
+    `frames` are this process's float32 (N, D), in the order of their uint64 `keys`, of which no two
+    processes have one in common; `centroids`, float32 (K, D), are the first process's. Centroids
+    without frames are moved to frames far from theirs. What is done is kept in the file `kept`,
+    where a later call goes on. Prints the inertia of every pass.
+    """
+    whole = _Frames(frames, keys)
+    passes, before, weights, centroids = _first_state(centroids, kept)
+    if passes:
+        distributed.announce(f"k-means: goes on after pass {passes}")
+    parts = [whole]
+    if settings.method == "minibatch":
+        parts = list(whole.parts(-(-whole.everywhere // settings.batch_frames)))
+    cosine = settings.metric == "cosine"
+    while passes < most:
+        counts, squared = np.zeros_like(weights), 0.0
+        distances = np.empty(len(frames), np.float32)
+        done = 0
+        for part in parts:
+            moves, of_part, inertia, some = part.measured(centroids)
+            weights = of_part if part is whole else weights + of_part
+            moved = centroids + moves / np.maximum(weights, 1)[:, None]
+            centroids = unit(moved) if cosine else moved.astype(np.float32)
+            counts, squared = counts + of_part, squared + inertia
+            distances[done : done + len(some)] = some
+            done += len(some)
+        empty = np.flatnonzero(counts == 0)
+        there = whole.drawn(distances, len(empty), passes)
+        centroids[empty[: len(there)]] = there
+        weights[empty] = 0
+        passes += 1
+        mean = squared * whole.square / whole.everywhere
+        seeded = f", {len(there)} empty clusters re-seeded" if len(there) else ""
+        distributed.announce(f"k-means: pass {passes}: inertia {mean:.6g} a frame{seeded}")
+        if not len(there) and mean >= before * (1.0 - settings.tolerance):
+            break
+        before = mean
+        if kept is not None and distributed.is_first():
+            _write(kept, passes, before, weights, centroids)
+    _, counts, total, _ = whole.measured(centroids)
+    total *= whole.square / whole.everywhere
+    return centroids, total, int((counts == 0).sum())
+
+
+class _Frames:
+    """This process's part of the frames that are clustered."""
+
+    def __init__(self, frames: np.ndarray, keys: np.ndarray) -> None:
+        self._frames, self._keys = frames, keys
+        self.everywhere = int(distributed.everywhere(np.array(len(frames))).sum())
+        largest = np.zeros(frames.shape[1])
+        for start in range(0, len(frames), 8192):
+            largest = np.maximum(largest, np.abs(frames[start : start + 8192]).max(axis=0))
+        largest = distributed.everywhere(largest).max(axis=0)
+        # A difference is at most twice the largest number. Powers of two: no rounding.
+        self.units = 2.0 ** (np.ceil(np.log2(np.maximum(largest, 1e-30))) + 1 - _UPPER)
+        # Of squared distances, of which 2^62 have to be enough for all frames.
+        self.square = 2.0 ** (
+            math.ceil(math.log2(4 * float(np.square(largest).sum()) + 1e-60))
+            + math.ceil(math.log2(self.everywhere))
+            - 61
+        )
+
+    def parts(self, count: int) -> Iterator["_Frames"]:
+        """All frames in `count` parts, about as many of all processes' in each."""
+        last = distributed.everywhere(np.array(self._keys[-1:].max(initial=0)).view(np.int64))
+        span = int(last.view(np.uint64).max()) + 1  # a sample has the smallest keys
+        bounds = [np.uint64(i * span // count) for i in range(1, count)]
+        cuts = [0, *np.searchsorted(self._keys, bounds).tolist(), len(self._keys)]
+        for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+            part = object.__new__(_Frames)
+            part._frames, part._keys = self._frames[start:stop], self._keys[start:stop]
+            part.units, part.square = self.units, self.square
+            yield part
+
+    def measured(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
+        """Of the frames of all processes, and this one's squared distances.
+
+        Sums of their differences from their centroids, float64 (K, D); their numbers, int64 (K,);
+        the sum of squared distances in units of `square`.
+        """
+        nearest, k = Nearest(centroids), len(centroids)
+        scale = (1.0 / self.units).astype(np.float32)
+
+        def of_block(labels: np.ndarray, here: jax.Array) -> tuple[np.ndarray, ...]:
+            filled = np.full(len(here), k, np.int32)  # zeros belong nowhere
+            filled[: len(labels)] = labels
+            sums, distances = _differences()(here, filled, centroids, scale)
+            counts = np.bincount(labels, minlength=k)
+            return np.asarray(sums, np.int64), counts, np.asarray(distances)[: len(labels)]
+
+        totals = np.zeros((k, centroids.shape[1] + 2), np.int64)
+        distances = [np.zeros(0, np.float32)]
+        for sums, counts, of_some in nearest.blocks(self._frames, of_block):
+            totals[:, :-2] += sums[0] * 2**_LOWER + sums[1]
+            totals[:, -2] += counts
+            totals[0, -1] += np.rint(of_some / self.square).astype(np.int64).sum()
+            distances.append(of_some)
+        totals = distributed.everywhere(totals).sum(axis=0)
+        moves, counts = totals[:, :-2] * (self.units * 2.0**-_LOWER), totals[:, -2]
+        return moves, counts, float(totals[0, -1]), np.concatenate(distances)
+
+    def drawn(self, distances: np.ndarray, count: int, number: int) -> np.ndarray:
+        """At most `count` frames of all processes, drawn as k-means++ does: by squared distance.
+
+        Fewer where fewer are away from their centroids. `number` makes draws differ.
+        """
+        if not count:
+            return self._frames[:0]
+        mixed = self._keys ^ np.uint64(number)
+        for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB):
+            mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(factor)
+        uniform = (mixed >> np.uint64(11)).astype(np.float64) + 0.5
+        # The smallest of exponential variables of these rates.
+        with np.errstate(divide="ignore"):
+            times = -np.log(uniform * 2.0**-53) / distances.astype(np.float64)
+        order = np.lexsort((self._keys, times))[:count]
+        mine = np.full((count, self._frames.shape[1] + 1), np.inf)
+        mine[: len(order), 0] = times[order]
+        mine[: len(order), 1:] = self._frames[order]
+        rows = distributed.everywhere(mine).reshape(-1, mine.shape[1])
+        rows = rows[np.argsort(rows[:, 0], kind="stable")[:count]]
+        return rows[np.isfinite(rows[:, 0]), 1:].astype(np.float32)
+
+
+def unit(frames: np.ndarray) -> np.ndarray:
+    """float32 frames of length 1, but for those of length 0."""
+    lengths = np.sqrt(np.square(frames.astype(np.float64)).sum(axis=1, keepdims=True))
+    return (frames / np.maximum(lengths, 1e-30)).astype(np.float32)
+
+
+@functools.cache
+def _differences() -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """Sums of the differences of frames from their centroids, as integers; squared distances."""
+
+    def differences(frames, labels, centroids, scale):  # type: ignore[no-untyped-def]
+        found = frames - centroids[labels]
+        units = found * scale
+        upper = jnp.rint(units)
+        both = jnp.stack([upper, jnp.rint((units - upper) * 2.0**_LOWER)], axis=1)
+        sums = jax.ops.segment_sum(both.astype(jnp.int32), labels, len(centroids))
+        return sums.swapaxes(0, 1), jnp.square(found).sum(axis=1)
+
+    return jax.jit(differences, **distributed.compiled_here())
+
+
+@functools.cache
+def _plus_plus(num_clusters: int) -> Callable[[np.ndarray, jax.Array], tuple[jax.Array, jax.Array]]:
+    """(frames (N, D), keys (R,)) -> centroids (R, K, D) and their inertia (R,)."""
+    trials = 2 + int(math.log(num_clusters))
+
+    def squared(frames: jax.Array, centroids: jax.Array) -> jax.Array:
+        products = jnp.dot(centroids, frames.T, precision=lax.Precision.HIGHEST)
+        squares = jnp.square(centroids).sum(axis=1)[:, None] + jnp.square(frames).sum(axis=1)
+        return jnp.maximum(squares - 2.0 * products, 0.0)
+
+    def start(frames: jax.Array, key: jax.Array) -> jax.Array:
+        def choose(i: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            chosen, closest = state
+            cumulative = jnp.cumsum(closest)
+            drawn = jax.random.uniform(jax.random.fold_in(key, i), (trials,)) * cumulative[-1]
+            candidates = jnp.searchsorted(cumulative, drawn).clip(0, len(frames) - 1)
+            distances = jnp.minimum(closest, squared(frames, frames[candidates]))
+            best = distances.sum(axis=1).argmin()
+            return chosen.at[i].set(candidates[best]), distances[best]
+
+        first = jax.random.randint(key, (1,), 0, len(frames))
+        chosen = jnp.zeros(num_clusters, jnp.int32).at[0].set(first[0])
+        state = chosen, squared(frames, frames[first])[0]
+        return lax.fori_loop(1, num_clusters, choose, state)[0]
+
+    def lloyds(frames: jax.Array, centroids: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def once(_: jax.Array, centroids: jax.Array) -> jax.Array:
+            nearest = squared(frames, centroids).argmin(axis=0)
+            # A product, since a scattered sum has no order on GPUs.
+            belongs = jnp.equal(jnp.arange(num_clusters)[:, None], nearest).astype(jnp.float32)
+            sums = jnp.dot(belongs, frames, precision=lax.Precision.HIGHEST)
+            counts = belongs.sum(axis=1)[:, None]
+            return jnp.where(counts > 0, sums / jnp.maximum(counts, 1.0), centroids)
+
+        centroids = lax.fori_loop(0, _POLISHING, once, centroids)
+        return centroids, squared(frames, centroids).min(axis=0).sum()
+
+    def all_starts(frames: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        chosen = jax.vmap(start, in_axes=(None, 0))(frames, keys)
+        return lax.map(lambda some: lloyds(frames, frames[some]), chosen)
+
+    return jax.jit(all_starts, **distributed.compiled_here())
+
+
+def _write(
+    path: pathlib.Path, passes: int, before: float, weights: np.ndarray, centroids: np.ndarray
+) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, numbers=[passes, before], weights=weights, centroids=centroids)
+    files.write_bytes(path, buffer.getvalue())
+
+
+def _first_state(
+    centroids: np.ndarray, path: pathlib.Path | None
+) -> tuple[int, float, np.ndarray, np.ndarray]:
+    """What the first process's `_write` wrote, or the beginning with its centroids."""
+    state = [np.array([0.0, math.inf]), np.zeros(len(centroids)), centroids]
+    if path is not None and distributed.is_first():
+        try:
+            with np.load(path) as found:
+                kept = [found["numbers"], found["weights"], found["centroids"]]
+            if [value.shape for value in kept] == [value.shape for value in state]:
+                state = kept
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            pass  # none yet, or damaged
+    packed = np.concatenate([value.astype(np.float64).ravel() for value in state])
+    numbers, weights, rest = np.split(
+        distributed.everywhere(packed)[0], np.cumsum([2, len(centroids)])
+    )
+    return (
+        int(numbers[0]),
+        float(numbers[1]),
+        weights.astype(np.int64),
+        rest.reshape(centroids.shape).astype(np.float32),
+    )
