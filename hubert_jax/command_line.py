@@ -188,7 +188,7 @@ def _without_placeholders(config: ConfigDict) -> dict[str, Any]:
 
 def _apply(config: ConfigDict, override: str) -> None:
     """Changes one key; raises InputError for an unknown one and for a value of another type."""
-    flag, _, text = override.partition("=")
+    flag, given, text = override.partition("=")
     key = _key(override)
     *groups, name = key.split(".")
     group = config
@@ -197,19 +197,20 @@ def _apply(config: ConfigDict, override: str) -> None:
     if not isinstance(group, ConfigDict) or name not in group:
         raise InputError(f"config.{key}: no such key; {_suggestion(key, list(_paths(config)))}")
     kind = group.get_type(name)
-    if kind in (tuple, list):
-        override = f"{flag}={_sequence(text)!r}"
-    # One flag at a time, so that an error is known to be this key's.
-    arguments = ["job", override]
-    values = flags.FlagValues()
+    values = "=" + (repr(_sequence(text)) if kind in (tuple, list) else text) if given else ""
+    negated = "no" if flag.lstrip("-").startswith("no") else ""
+    # A flag of this key alone: an error is known to be its own, and absl prints all that it has.
+    alone = ConfigDict({name: group.get_ref(name)})
+    arguments = ["job", f"--{negated}config.{name}{values}"]
+    parsed = flags.FlagValues()
     try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
-        values(arguments)
+        config_flags.DEFINE_config_dict("config", alone, flag_values=parsed, sys_argv=arguments)
+        parsed(arguments)
     except (flags.Error, ValueError, TypeError):
         expected = kind.__name__
         if kind is ConfigDict:
             expected = f"one of its keys ({', '.join(group[name])})"
-        found = repr(text) if "=" in override else "no value"
+        found = repr(text) if given else "no value"
         raise InputError(f"config.{key}: expected {expected}, found {found}") from None
 
 

@@ -2,7 +2,8 @@
 
 Decodes every utterance greedily and, unless --config.greedy=True, with a CTC beam search. Writes
 WORKDIR/decode/hypotheses.jsonl (id, reference or null, greedy, beam) and result.json (word and
-character error rates over the utterances that have transcripts, null where none has).
+character error rates over the utterances that have transcripts, null where none has; the first
+dozen of these as `examples`).
 """
 
 import dataclasses
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from hubert_jax.networks.trained import Trained
 
 _PAIRS_SHOWN = 5
+_EXAMPLES = 12
 
 VERSION = 2  # raise it when the same configuration and inputs give another output
 
@@ -143,6 +145,7 @@ def _finish(
             way: rate and dataclasses.asdict(rate) for way, rate in characters.items()
         },
         "decode_seconds": {way: round(spent, 3) for way, spent in seconds.items()},
+        "examples": scored[:_EXAMPLES],
         "hypotheses": str(hypotheses),
         "audio_digest": manifest.digest,
         "fingerprint": trained.fingerprint,

@@ -2,7 +2,7 @@
 
 Scores label sets (label), or layers of a network (train), clustered on one split and scored on
 another, beside MFCC with as many clusters. Writes WORKDIR/evaluate/joint_counts.npz (how often each
-phone meets each unit) and result.json.
+phone meets each unit) and result.json, which has the counts of the label sets, too.
 """
 
 import dataclasses
@@ -80,8 +80,10 @@ def run(config: EvaluateConfig) -> dict:
     }
     if config.labels:
         scored = scorer.score_label_sets(config.labels)
+        result["phones"] = scorer.phones.tolist()
         result["labels"] = [
-            {"directory": path, **entry} for path, entry in zip(config.labels, scored, strict=True)
+            {"directory": path, **entry, "counts": scorer.counts[entry["joint_counts"]].tolist()}
+            for path, entry in zip(config.labels, scored, strict=True)
         ]
     if trained is not None:
         by_layer = scorer.score_layers(trained, layers, fitting)

@@ -9,6 +9,7 @@ import json
 import operator
 import os
 import pathlib
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from hubert_jax.errors import InputError
 
 _MOST_DEEP = 100  # folders in each other
 _MOST_LINKS = 16  # to one folder; two in each of some folders would soon be a million
+_NUMBERS = re.compile(r"\[\n[-+.\deE,\s]+\]")  # a string has no newline of its own
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no fault of the program
 
 
@@ -51,8 +53,9 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    """Writes `value` as indented JSON, a list of numbers on one line, atomically."""
+    text = _NUMBERS.sub(lambda found: " ".join(found[0].split()), json.dumps(value, indent=1))
+    write_text(path, text + "\n")
 
 
 def read_json(path: str | os.PathLike, what: str, writer: str = "the job that writes it") -> Any:

@@ -254,5 +254,5 @@ def test_links_in_a_folder_that_others_may_write(tmp_path, monkeypatch):
 )
 def test_fuzzed(name, tmp_path):
     """Of `python -m benchmarks.fuzz`, which reads more for longer."""
-    found = fuzz.fuzz(name, tmp_path / name, seed=1, seconds=1, most=150)
+    found = fuzz.fuzz(name, tmp_path / name, seed=1, seconds=1, numbers=range(150))
     assert not found["kept"] and found["inputs"] > 5 and found["refused"] and found["accepted"]

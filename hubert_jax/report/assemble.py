@@ -31,8 +31,8 @@ def assemble(
     """Writes WORKDIR/report.json and report.html, prints the table and returns the report.
 
     What was not run is left out, or null or empty in report.json; `rehearsed` has, by stage of a
-    rehearsal, what is `proven` and `shrunk`. Raises InputError where a file that a result names is
-    missing or damaged.
+    rehearsal, what is `proven` and `shrunk`. Raises InputError where a result, or the split of the
+    utterance that is drawn, is damaged.
     """
     from hubert_jax.report import page, tables  # matplotlib is slow to import
 

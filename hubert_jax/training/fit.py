@@ -56,6 +56,7 @@ class TrainingResult:
 
     steps: int  # fewer than asked for where validation ended the run
     last: dict[str, float]  # means of the metrics over the last logged interval
+    curves: dict[str, list[list[float]]]  # steps and values of what was logged, thinned out
     parameters: int  # how many numbers were trained
     fingerprint: str  # of the last checkpoint
     inputs: dict[str, Any]  # digests of the data, and of the network that it started from
@@ -146,6 +147,7 @@ def fit(
     return TrainingResult(
         steps=done,
         last=log.means,
+        curves=log.curves(),
         parameters=parameters,
         fingerprint=fingerprint({**metadata, "step": done}),
         inputs=metadata["inputs"],

@@ -12,6 +12,7 @@ from hubert_jax import distributed, files
 from hubert_jax.errors import Diverged
 
 _SHOWN = ("loss", "masked_loss", "masked_accuracy", "unmasked_accuracy", "learning_rate")
+_POINTS = 120  # of a curve, at most
 
 
 class ProgressLog:
@@ -112,11 +113,27 @@ class ProgressLog:
         )
         print(f"step {step}/{self._total_steps}  validation: {shown}  {seconds:.1f} s", flush=True)
 
+    def curves(self) -> dict[str, list[list[float]]]:
+        """Steps and values of what progress lines show, means of neighbours where there are many.
+
+        Of all processes the first has them.
+        """
+        if not self._writes:
+            return {}
+        rows = [json.loads(line) for line in pathlib.Path(self._file.name).read_text().splitlines()]
+        found = {name: [[r["step"], r[name]] for r in rows if name in r] for name in _SHOWN}
+        return {name: _thinned(points) for name, points in found.items() if points}
+
     def close(self) -> None:
         """Flushes and closes."""
         if self._writes:
             self._file.close()
             self._board.close()
+
+
+def _thinned(points: list[list[float]]) -> list[list[float]]:
+    parts = np.array_split(np.array(points), min(len(points), _POINTS))
+    return np.array([part.mean(axis=0) for part in parts]).T.tolist()
 
 
 def _entropy(counts: np.ndarray) -> float:

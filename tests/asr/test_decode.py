@@ -59,10 +59,11 @@ def test_writes_hypotheses_and_rates(tmp_path, outputs, capsys):
     assert files.read_json(directory / "result.json", "result") == result
     assert result["hypotheses_digest"] == files.sha256_file(directory / "hypotheses.jsonl")
     lines = (directory / "hypotheses.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [
+    rows = [
         {"id": f"utt-{i}", "reference": text, "greedy": heard, "beam": heard}
         for i, (text, heard) in enumerate(SPOKEN.items())
     ]
+    assert [json.loads(line) for line in lines] == result["examples"] == rows
     shown = capsys.readouterr().out
     assert "THE CAD SAT" in shown
     assert "WER 20.00 %" in shown

@@ -3,11 +3,9 @@
 import html.parser
 import re
 
-import numpy as np
 import pytest
 
 from hubert_jax.report.assemble import ReportConfig, assemble
-from hubert_jax.report.page import curve
 
 CONFIG = ReportConfig("<Run>", iterations=("it1", "it2"), recognisers=("pretrained", "scratch"))
 VOID = {"meta", "image", "use", "path"}
@@ -98,11 +96,3 @@ def test_without_alignments_an_utterance_is_drawn_with_its_units_alone(workdir):
     assemble(workdir, CONFIG, {}, [])
     page = Reader((workdir / "report.html").read_text())
     assert "units" in page.words and "SIL" not in page.words
-
-
-def test_curves_keep_the_mean_and_drop_what_was_not_logged():
-    rows = [{"step": i, "loss": float(i)} if i % 2 else {"step": i} for i in range(2400)]
-    steps, losses = curve(rows, "loss")
-    np.testing.assert_allclose(losses, np.arange(1.0, 2400, 2).reshape(120, 10).mean(axis=1))
-    np.testing.assert_array_equal(steps, losses)
-    np.testing.assert_array_equal(curve(rows[:4], "loss"), [[1, 3], [1, 3]])

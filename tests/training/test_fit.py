@@ -21,6 +21,7 @@ from hubert_jax.tasks import pretraining
 from hubert_jax.training import sharding, step
 from hubert_jax.training.checkpoint import Checkpoints, fingerprint, restore_parameters
 from hubert_jax.training.fit import LoopConfig, fit
+from hubert_jax.training.metrics import ProgressLog
 from hubert_jax.training.sharding import MeshConfig
 from hubert_jax.training.state import abstract_state, create_state, with_parameters
 from hubert_jax.training.task import Task, WarmStart
@@ -86,6 +87,7 @@ def test_a_toy_language_model_trains_resumes_and_logs(tmp_path, capsys):
     lines = _lines(tmp_path / "whole")
     assert [line["step"] for line in lines] == [3, 6, 9, 12]
     assert whole.last["loss"] < lines[0]["loss"] - 0.2 and whole.parameters == 2 * CLASSES * WIDTH
+    assert whole.curves["loss"] == [[3, 6, 9, 12], [line["loss"] for line in lines]]
     output = capsys.readouterr().out
     assert f"{whole.parameters} parameters" in output and "ETA 0:00:0" in output
 
@@ -98,8 +100,20 @@ def test_a_toy_language_model_trains_resumes_and_logs(tmp_path, capsys):
     # An interval that a restart cuts in two has the mean of its second part.
     assert _lines(tmp_path / "cut")[-1] == lines[-1]
     assert resumed.fingerprint == whole.fingerprint and resumed.last == whole.last
+    assert resumed.curves["loss"][1] == [line["loss"] for line in _lines(tmp_path / "cut")]
     trees = [restore_parameters(tmp_path / name / "checkpoints")[0] for name in ("whole", "cut")]
     jax.tree.map(np.testing.assert_array_equal, *trees)
+
+
+def test_a_long_curve_is_thinned_out_to_means_of_neighbours(tmp_path):
+    log = ProgressLog(tmp_path, 0, 2400, {})
+    for number in range(1, 2401):
+        log.add({"loss": np.float32(number), "gradient_norm": np.float32(1)}, 0.0)
+        log.write(number, 0.0)
+    log.close()
+    steps, losses = log.curves()["loss"]
+    np.testing.assert_allclose(losses, np.arange(1.0, 2401).reshape(120, 20).mean(axis=1))
+    assert steps == losses
 
 
 def test_a_terminated_run_is_saved_and_goes_on(tmp_path):

@@ -294,7 +294,8 @@ def test_evaluate_job_scores_labels_beside_mfcc(evaluation):
     manifest = manifests.read_label_manifest(evaluation.labels[0])
     table = counts[scored["joint_counts"]]
     np.testing.assert_array_equal(table.sum(axis=0), manifest.class_counts)
-    assert len(counts["phones"]) == len(table)
+    assert scored["counts"] == table.tolist() and result["phones"] == counts["phones"].tolist()
+    assert len(result["phones"]) == len(table)
     halved = evaluate.run(dataclasses.replace(evaluation, frame_rate=50))
     half = halved["labels"][0]
     # Either run gives PNMI at both rates, beside the scores at its own.
