@@ -117,6 +117,18 @@ def decisive(config: Any, complete: bool = False) -> dict[str, Any]:
     return found
 
 
+def values_by_key(config: Any, path: str = "config") -> dict[str, Any]:
+    """Every value but those that name files, by its dotted key."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        key, value = f"{path}.{field.name}", getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= values_by_key(value, key)
+        elif "reads" not in field_marks(type(config), field.name):
+            found[key] = value
+    return found
+
+
 def field_marks(schema: type, name: str) -> tuple[str, ...]:
     """Whether a field is `MayChange` or `Reads`: the marks of its annotation."""
     return getattr(_annotations(schema)[name], "__metadata__", ())

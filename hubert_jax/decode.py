@@ -73,9 +73,8 @@ def run(config: DecodeConfig) -> dict:
 
     trained = trained_lib.load(config.checkpoint, execution=config.execution)
     vocabulary = trained_lib.require_ctc(trained)
-    distributed.require_same(
-        {"config.checkpoint": trained.fingerprint, "config.audio": manifest.digest}
-    )
+    found = {"config.checkpoint": trained.fingerprint, "config.audio": manifest.digest}
+    distributed.require_agreement(config, found, directory)
 
     numbered = []  # by audio shards
     seconds = {"greedy": 0.0} if config.greedy else {"greedy": 0.0, "beam": 0.0}

@@ -88,7 +88,8 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
                 "expected different names; label them in two working directories"
             )
         audio[split] = path
-    distributed.require_same({"config.checkpoint": feature.describe(), "config.audio": digests})
+    found = {"config.checkpoint": feature.describe(), "config.audio": digests}
+    distributed.require_agreement(config, found, directory)
     # Only a finished job has a result.
     (directory / "result.json").unlink(missing_ok=True)
 

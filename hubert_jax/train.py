@@ -29,10 +29,11 @@ def run(config: TrainConfig) -> dict:
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)
     directory = workdir / "train"
+    distributed.join(config.distributed)  # first, so that no process waits for one that fails
     data = pretraining.read(config)
-    distributed.join(config.distributed)
     mesh = sharding.make_mesh(config.mesh)
     task = pretraining.task(config, data, mesh)
+    distributed.require_agreement(config, task.facts["inputs"], directory)
     distributed.announce(pretraining.description(config, data, mesh, task))
 
     def start() -> WarmStart:

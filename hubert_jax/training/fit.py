@@ -102,8 +102,10 @@ def fit(
             start = warm_start()
             state = with_parameters(state, start.params)
             metadata["inputs"] = {**metadata["inputs"], "init_from": start.fingerprint}
+            distributed.require_same({"config.init_from": start.fingerprint})
             distributed.announce(start.description)
 
+    distributed.require_same({f"{directory}: newest checkpoint": first_step})
     validator = Validator(task.validation, metadata)
     done, finished = first_step, first_step >= loop.steps or bool(validator.ends_run)
     steps = {} if finished else compile_steps(task, mesh, abstract, seed, counts)
