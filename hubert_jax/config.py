@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -22,6 +23,8 @@ MayChange = Annotated[T, "may change"]
 # Names files; what is in them decides, not what they are called.
 Reads = Annotated[T, "reads"]
 
+_URL = re.compile(r"(\w+:)?[A-Za-z][\w+.-]*://")
+
 
 def build(schema: Callable[..., Schema], values: Mapping[str, Any], path: str = "config") -> Schema:
     """Builds the frozen dataclass `schema` from a ConfigDict or mapping, `path` in messages.
@@ -32,7 +35,7 @@ def build(schema: Callable[..., Schema], values: Mapping[str, Any], path: str = 
     """
     if not hasattr(values, "items"):
         raise InputError(f"{path}: expected a group of values, found {values!r:.80}")
-    fields, hints = _described(schema)
+    fields, hints, paths = _described(schema)
     for key in values:
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, n=1)
@@ -42,6 +45,8 @@ def build(schema: Callable[..., Schema], values: Mapping[str, Any], path: str = 
     for name, field in fields.items():
         if name in values:
             arguments[name] = _checked(hints[name], values[name], f"{path}.{name}")
+            if name in paths:
+                _require_local(arguments[name], f"{path}.{name}")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise InputError(
                 f"{path}.{name}: missing; pass --{path}.{name}=... or set it in the config"
@@ -50,10 +55,23 @@ def build(schema: Callable[..., Schema], values: Mapping[str, Any], path: str = 
 
 
 @functools.cache
-def _described(schema: Any) -> tuple[dict[str, dataclasses.Field], dict[str, Any]]:
-    """The fields and their types; a manifest builds the same schema a hundred thousand times."""
+def _described(schema: Any) -> tuple[dict[str, dataclasses.Field], dict[str, Any], set[str]]:
+    """The fields, their types, and the names of those that are paths.
+
+    Kept, as a manifest builds the same schema a hundred thousand times.
+    """
     fields = {field.name: field for field in dataclasses.fields(schema)}
-    return fields, typing.get_type_hints(schema)
+    paths = {name for name in fields if "reads" in field_marks(schema, name)}
+    return fields, typing.get_type_hints(schema), paths | ({"workdir"} & fields.keys())
+
+
+def _require_local(value: str | tuple[str, ...], path: str) -> None:
+    for each in (value,) if isinstance(value, str) else value:
+        if _URL.match(each):
+            raise InputError(
+                f"{path}={each}: expected a folder or file of this host, found a URL; mount the "
+                "bucket, or copy what it has"
+            )
 
 
 def as_float(number: int) -> float:

@@ -87,6 +87,14 @@ def test_build_names_what_is_wrong(values, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("value", ["gs://bucket/run", "hf:s3://bucket/model", "http://host/a"])
+def test_a_url_is_no_local_folder(value):
+    base = {"workdir": "runs", "audio": "a", "labels": ["b"]}
+    for key, given in (("workdir", value), ("audio", value), ("labels", ["b", value])):
+        with pytest.raises(InputError, match=rf"config.{key}={value}: .* found a URL; mount"):
+            config_lib.build(TrainConfig, {**base, key: given})
+
+
 def test_digest_sees_values_and_not_their_order():
     assert config_lib.digest({"a": 1, "b": 2}) == config_lib.digest({"b": 2, "a": 1})
     assert config_lib.digest(Outer("a")) == config_lib.digest(Outer("a", sizes=(1, 2)))

@@ -1,6 +1,7 @@
 """The training loop: resume, compile, step, validate, log, save."""
 
 import dataclasses
+import faulthandler
 import pathlib
 import time
 from collections.abc import Callable
@@ -33,6 +34,7 @@ class LoopConfig:
     log_every: MayChange[int] = 50
     save_every: MayChange[int] = 1000
     keep: MayChange[int] = 2  # newest checkpoints
+    stall_minutes: MayChange[int] = 30  # without a step, after which all stacks are printed
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
@@ -116,6 +118,7 @@ def fit(
     running, started = None, time.monotonic()
     try:
         while not finished:
+            faulthandler.dump_traceback_later(60 * loop.stall_minutes, file=2)  # stderr
             batch, audio_seconds = prefetch.take(running)
             with jax.transfer_guard("disallow"):
                 state, metrics = steps[shape_of(batch)](state, batch)
@@ -140,6 +143,7 @@ def fit(
             if preempted and not finished:
                 raise Preempted(f"SIGTERM; step {done} is saved, the same command goes on with it")
     finally:
+        faulthandler.cancel_dump_traceback_later()
         preemption.close()
         prefetch.close()
         checkpoints.close()
