@@ -47,6 +47,8 @@ def build(schema: Callable[..., Schema], values: Mapping[str, Any], path: str = 
             arguments[name] = _checked(hints[name], values[name], f"{path}.{name}")
             if name in paths:
                 _require_local(arguments[name], f"{path}.{name}")
+            if name == "workdir" and not values[name]:
+                raise InputError(f"{path}.workdir: empty, expected a folder")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise InputError(
                 f"{path}.{name}: missing; pass --{path}.{name}=... or set it in the config"

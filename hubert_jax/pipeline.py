@@ -37,7 +37,7 @@ from hubert_jax.convert import __main__ as convert
 from hubert_jax.convert import formats
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import Diverged, InputError, Preempted
-from hubert_jax.layout import Reference, group_directory, job_of
+from hubert_jax.layout import Reference, group_directory, job_of, outputs
 from hubert_jax.model.architecture import Architecture
 from hubert_jax.report import rehearsal
 from hubert_jax.report.assemble import ReportConfig, assemble
@@ -55,10 +55,12 @@ JOBS: dict[str, tuple[Any, Callable[[Any], dict], int]] = {
     "export": (export.ExportConfig, export.run, export.VERSION),
     "convert": (convert.ConvertConfig, convert.run, convert.VERSION),
 }
+_METRICS = {"train": "masked_loss", "finetune": "wer"}  # by which the best is chosen by default
 _TOGETHER = {"label", "train", "finetune", "decode"}  # the first process does the others alone
 # What a stage's folder was made from, in that folder: one rename moves both.
 _RECORD = "stage.json"
 _CONTENTS = "stages/contents.json"
+_MISSING = object()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,14 +118,13 @@ def run(config: PipelineConfig) -> dict:
         skipped = []
         for stage in stages:
             with _named(stage.name):
-                parts = _key_parts(stage, results, outside[stage.name])
+                parts = _key_parts(stage, stages, results, outside[stage.name])
                 results[stage.name], was_skipped = _run_stage(workdir, stage, parts)
             if was_skipped:
                 skipped.append(stage.name)
-        seconds = {name: result["seconds"] for name, result in results.items()}
         rehearsed = _rehearsed(recipe, stages, results)
         return distributed.from_first(
-            lambda: assemble(workdir, config.report, seconds, skipped, rehearsed)
+            lambda: assemble(workdir, config.report, results, skipped, rehearsed)
         )
 
 
@@ -133,14 +134,16 @@ def dry_run(config: PipelineConfig) -> dict:
     results: dict[str, dict] = {}
     runs: list[str] = []
     stages = plan(config)
-    outside = _outside(workdir, stages, ContentDigests(workdir / _CONTENTS))
+    outside = _outside(workdir, stages, ContentDigests(workdir / _CONTENTS, keeps=False))
     for stage in stages:
         sources = {ref.stage for refs in stage.inputs.values() for ref in refs}
         waiting = [name for name in sorted(sources) if name not in results]
         if waiting:
             state = f"runs after {', '.join(waiting)}, unless they give the same again"
         else:
-            state, result = _state(workdir, stage, _key_parts(stage, results, outside[stage.name]))
+            with _named(stage.name):
+                parts = _key_parts(stage, stages, results, outside[stage.name])
+                state, _, result = _state(workdir, stage, parts)
             if result is not None:
                 results[stage.name] = result
         if stage.name not in results:
@@ -393,8 +396,25 @@ def _shared_folder(one: Reference, other: Reference, stages: Mapping[str, Stage]
 
 
 def _key_parts(
-    stage: Stage, results: Mapping[str, dict], outside: Mapping[str, list[str]]
+    stage: Stage,
+    stages: list[Stage],
+    results: Mapping[str, dict],
+    outside: Mapping[str, list[str]],
 ) -> dict[str, Any]:
+    metrics = {
+        other.name: other.config.validation.metric or _METRICS[job_of(other.name)]
+        for other in stages
+        if hasattr(other.config, "validation")
+    }
+    for key, references in stage.inputs.items():
+        for reference in references:
+            found = results[reference.stage].get("validation") or {}
+            if reference.which == "best" and found["metric"] != metrics[reference.stage]:
+                raise InputError(
+                    f"inputs.{key}={reference}: is the best by {found['metric']}, but "
+                    f"{reference.stage} now has validation.metric={metrics[reference.stage]}; "
+                    "change it back, or move the folder of that stage away to train again"
+                )
     return {
         "version": JOBS[job_of(stage.name)][2],
         "config": config_lib.decisive(stage.config, complete=True),
@@ -458,21 +478,33 @@ def _outside_paths(config: Any, key: str) -> list[pathlib.Path]:
 
 def _state(
     workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]
-) -> tuple[str, dict | None]:
-    """What would be done about a stage, in words, and its result where it is finished."""
+) -> tuple[str, bool, dict | None]:
+    """What would be done about a stage, in words; whether its folder stays; a finished result."""
     directory = workdir / stage.name
-    key = config_lib.digest(parts)
-    record = _record(directory)
-    if record.get("key") == key:
-        if result := _result(directory):
-            return "skipped: version, configuration and inputs are unchanged", result
-        return "continues", None
-    aside = _aside(workdir, stage.name, key)
-    if _record(aside).get("key") == key:
-        return f"taken back from {aside}", _result(aside)
+    record, result = _record(directory), _result(directory)
+    changes = _changes(record, parts, stage.config) if record else []
+    if record and not changes:
+        if result is None:
+            return "continues", True, None
+        if record.get("result") not in (None, config_lib.digest(result)):
+            return "runs again: a job that was run by itself has written there", False, None
+        gone = [name for name in outputs(stage.name, result) if not (directory / name).exists()]
+        if gone:
+            return f"continues: {gone[0]} is gone", True, None
+        return "skipped: version, configuration and inputs are unchanged", True, result
+    if aside := _aside_of(workdir, stage, parts):
+        if _writes_elsewhere(stage.config):
+            return "runs again: others may have written where it does", False, None
+        return f"taken back from {aside}", False, _result(aside)
     if record:
-        return f"runs again: {_changes(record['parts'], parts)}", None
-    return "runs", None
+        return f"runs again: {', '.join(changes)}", False, None
+    return "runs", False, None
+
+
+def _writes_elsewhere(config: Any) -> bool:
+    """Whether a stage's model lies outside of its folder."""
+    target = getattr(config, "out", "") or getattr(config, "target", "")
+    return bool(target) and not target.endswith(":")
 
 
 def _run_stage(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> tuple[dict, bool]:
@@ -486,25 +518,32 @@ def _run_stage(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) ->
         return JOBS[job_of(stage.name)][1](stage.config)
 
     result = work() if job_of(stage.name) in _TOGETHER else distributed.from_first(work)
+    distributed.from_first(lambda: _keep_result(workdir / stage.name))
     distributed.announce(f"[{stage.name}] done in {time.monotonic() - before:.1f} s")
     return result, False
 
 
 def _begin(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> dict | None:
     """Makes a stage's folder ready to work in; its result where it is finished."""
-    key = config_lib.digest(parts)
-    state, result = _state(workdir, stage, parts)
+    state, stays, result = _state(workdir, stage, parts)
     print(f"[{stage.name}] {state}", flush=True)
     directory = workdir / stage.name
-    if _record(directory).get("key") != key:
+    if not stays:
+        aside = _aside_of(workdir, stage, parts)
         _set_aside(workdir, stage.name, directory)
-        aside = _aside(workdir, stage.name, key)
-        if aside.exists():
+        if aside:
             directory.parent.mkdir(parents=True, exist_ok=True)
             aside.rename(directory)
     if result is None:
-        files.write_json(directory / _RECORD, {"key": key, "parts": parts})
+        record = {"key": config_lib.digest(parts), "parts": parts}
+        files.write_json(directory / _RECORD, record)
     return result
+
+
+def _keep_result(directory: pathlib.Path) -> None:
+    """Notes which result is the pipeline's own."""
+    record = {**_record(directory), "result": config_lib.digest(_result(directory))}
+    files.write_json(directory / _RECORD, record)
 
 
 def _set_aside(workdir: pathlib.Path, name: str, directory: pathlib.Path) -> None:
@@ -520,28 +559,70 @@ def _set_aside(workdir: pathlib.Path, name: str, directory: pathlib.Path) -> Non
 
 
 def _aside(workdir: pathlib.Path, name: str, key: str) -> pathlib.Path:
-    return workdir / "set_aside" / f"{name.replace('/', '-')}-{key[:12]}"
+    return workdir / "set_aside" / f"{_flat(name)}-{key[:12]}"
 
 
-def _record(directory: pathlib.Path, name: str = _RECORD) -> dict[str, Any]:
-    path = directory / name
-    return files.read_json(path, "record of a stage") if path.exists() else {}
+def _flat(stage: str) -> str:
+    return stage.replace("/", "-")
+
+
+def _aside_of(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> pathlib.Path | None:
+    """What was set aside of a stage with these parts."""
+    for path in sorted(_aside(workdir, stage.name, "").parent.glob(f"{_flat(stage.name)}-*")):
+        record = _record(path)
+        if record and not _changes(record, parts, stage.config):
+            return path
+    return None
+
+
+def _record(directory: pathlib.Path) -> dict[str, Any]:
+    path = directory / _RECORD
+    if not path.exists():
+        return {}
+    record = files.read_json(path, "record of a stage")
+    if not (isinstance(record, dict) and isinstance(record.get("parts"), dict)):
+        raise InputError(
+            f"{path}: damaged; remove it, and what is there is set aside and made again"
+        )
+    return record
 
 
 def _result(directory: pathlib.Path) -> dict | None:
-    return _record(directory, "result.json") or None
+    path = directory / "result.json"
+    return files.read_json(path, "result") if path.exists() else None
 
 
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:
-    differing = []
+def _changes(record: Mapping[str, Any], parts: Mapping[str, Any], config: Any) -> list[str]:
+    """What has changed; of a key that is new in the configuration its default has not."""
+    before: dict[str, Any] = record["parts"]
+    given = {"config": config_lib.decisive(config)}
+    return [
+        line
+        for part in list({**before, **parts})
+        for line in _differing(
+            {str(part): before.get(part, {})},
+            {str(part): parts.get(part, {})},
+            given if part == "config" else None,
+        )
+    ]
+
+
+def _differing(
+    before: Mapping[str, Any], now: Mapping[str, Any], given: Any, path: str = ""
+) -> list[str]:
+    """Keys that differ; one that is new where `given`, if any, has it."""
+    found = []
     for name in {**before, **now}:
-        a, b = before.get(name), now.get(name)
-        if a != b:
-            if isinstance(a, Mapping) and isinstance(b, Mapping):
-                differing.append(_changes(a, b, f"{path}{name}."))
-            else:
-                differing.append(f"{path}{name}")
-    return ", ".join(differing)
+        a: Any = before.get(name, _MISSING)
+        b: Any = now.get(name, _MISSING)
+        if isinstance(b, Mapping) and (a is _MISSING or isinstance(a, Mapping)):
+            below = None if given is None else given.get(name, {})
+            if a is _MISSING:
+                a = {}
+            found += _differing(a, b, below, f"{path}{name}.")
+        elif a != b and not (a is _MISSING and given is not None and name not in given):
+            found.append(f"{path}{name}")
+    return found
 
 
 @contextlib.contextmanager

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from hubert_jax.corpus.mixing import Mixture
     from hubert_jax.corpus.sources import SourceUtterance
 
+_TABLES = [
+    f"{below}*.{kind}" for below in ("", "*/") for kind in ("tsv", "csv", "jsonl", "parquet")
+]
 VERSION = 2  # raise it when the same configuration and inputs give another output
 
 
@@ -79,7 +82,8 @@ class PrepareConfig:
         found = []
         for path in (pathlib.Path(self.corpus, name) for name in self._folders()):
             # One split of a folder's tables has a name, but no folder.
-            found.append(path if path.exists() else path.parent)
+            tables = itertools.chain.from_iterable(map(path.parent.glob, _TABLES))
+            found.append(path.parent if not path.exists() and any(tables) else path)
             if path.suffix.lower() == ".tsv" and path.is_file():
                 # A manifest of fairseq's names its folder of audio; transcripts lie beside it.
                 with path.open() as file:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hubert_jax import command_line, files, pipeline
+from hubert_jax import command_line, files, layout, pipeline
 from hubert_jax import config as config_lib
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.content import ContentDigests
@@ -59,6 +59,8 @@ def jobs(monkeypatch):
         def run(config: Any) -> dict:
             ran.append(f"{pathlib.Path(config.workdir).name}/{name}")
             found = {"seconds": 1.0, **result(config)}
+            for output in layout.outputs(name, found):
+                files.write_text(f"{config.workdir}/{name}/{output}", "")
             files.write_json(f"{config.workdir}/{name}/result.json", found)
             return found
 
@@ -74,7 +76,7 @@ def jobs(monkeypatch):
         return {"splits": {"train": {"digest": digest}}, "codebook_digest": digest}
 
     def trained(config: Train) -> dict:
-        return {"fingerprint": f"{config.loss.alpha} {bool(config.init_from)}"}
+        return {"fingerprint": f"{config.loss.alpha} {bool(config.init_from)}", "steps": 4}
 
     monkeypatch.setattr(
         pipeline,
@@ -90,7 +92,7 @@ def jobs(monkeypatch):
     monkeypatch.setattr(
         pipeline,
         "assemble",
-        lambda workdir, report, seconds, skipped, rehearsed: {
+        lambda workdir, report, results, skipped, rehearsed: {
             "skipped": skipped,
             "rehearsed": rehearsed,
         },
@@ -222,11 +224,69 @@ def test_a_changed_default_of_the_loss_trains_again(jobs, tmp_path, corpus, monk
     assert jobs == ["it1/train", "it2/label", "it2/train"]
 
 
+def test_a_new_key_with_a_default_trains_nothing_again(jobs, tmp_path, corpus, monkeypatch):
+    pipeline.run(_config(tmp_path, corpus))
+    jobs.clear()
+    for default, ran in ((2.0, []), (3.0, [])):
+        fields = [("alpha", float, 1.0), ("beta", float, default)]
+        loss = dataclasses.make_dataclass("Loss", fields, frozen=True)
+        other = dataclasses.make_dataclass(
+            "Train",
+            [("more", int, 7), ("loss", loss, loss())],
+            bases=(Train,),
+            frozen=True,
+        )
+        _, run, version = pipeline.JOBS["train"]
+        monkeypatch.setitem(pipeline.JOBS, "train", (other, run, version))
+        pipeline.run(_config(tmp_path, corpus))
+        assert jobs == ran
+    inputs = {"audio": "prepare:train", "labels": ("it1/label:train",)}
+    pipeline.run(_config(tmp_path, corpus, it1={"train": {"inputs": inputs, "loss": {"beta": 2}}}))
+    assert jobs == ["it1/train"]  # not its default
+
+
+def test_a_job_that_was_run_by_itself_does_not_pass_for_the_stage(jobs, tmp_path, corpus, capsys):
+    config = _config(tmp_path, corpus)
+    pipeline.run(config)
+    result = tmp_path / "run/it1/label/result.json"
+    result.write_text(result.read_text().replace("100 of 0", "5 of 0"))
+    jobs.clear()
+    pipeline.run(config)
+    assert jobs == ["it1/label"]
+    assert "[it1/label] runs again: a job that was run by itself" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("stage", "output"),
+    [
+        ("prepare", "train/manifest.json"),
+        ("it1/label", "codebook.npz"),
+        ("it1/train", "checkpoints"),
+    ],
+)
+def test_an_output_that_is_gone_is_made_again(jobs, tmp_path, corpus, capsys, stage, output):
+    config = _config(tmp_path, corpus)
+    pipeline.run(config)
+    path = tmp_path / "run" / stage / output
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    jobs.clear()
+    pipeline.run(config)
+    assert [name.removeprefix("run/") for name in jobs] == [stage]
+    assert f"[{stage}] continues: {output}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["[]", '{"key": "x"}', '{"parts": 7}', "{"])
+def test_a_damaged_record_is_named(jobs, tmp_path, corpus, content):
+    pipeline.run(_config(tmp_path, corpus))
+    (tmp_path / "run/it1/train/stage.json").write_text(content)
+    with pytest.raises(InputError, match=r"\[it1/train\] .*stage.json: "):
+        pipeline.run(_config(tmp_path, corpus))
+
+
 def test_nothing_is_deleted_and_an_undone_change_comes_back(jobs, tmp_path, corpus, capsys):
     config = _config(tmp_path, corpus)
     pipeline.run(config)
     weights = tmp_path / "run/it1/train/checkpoints"
-    weights.mkdir()
     (weights / "weights").write_text("weeks of work")
     more = {"label": {"inputs": {"audio": ("prepare:train",)}, "num_clusters": 500}}
     changed = _config(tmp_path, corpus, it1=more)

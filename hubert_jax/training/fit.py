@@ -108,8 +108,9 @@ def fit(
             distributed.announce(start.description)
 
     distributed.require_same({f"{directory}: newest checkpoint": first_step})
-    validator = Validator(task.validation, metadata)
-    done, finished = first_step, first_step >= loop.steps or bool(validator.ends_run)
+    done, finished = first_step, first_step >= loop.steps
+    validator = Validator(task.validation, metadata, goes_on=not finished)
+    finished = finished or bool(validator.ends_run)
     steps = {} if finished else compile_steps(task, mesh, abstract, seed, counts)
     if not finished:
         validator.compile(mesh, abstract.params)

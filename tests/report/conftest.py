@@ -1,24 +1,13 @@
 """A finished run of two iterations and two recognisers, as its jobs leave it."""
 
-import json
 import pathlib
 
 import numpy as np
 import pytest
 import splits
+from results import finish
 
 ALIGNMENTS = "<u1> 0.0 2.5 SIL\n<u1> 2.5 4.5 AA1\n<u1> 4.5 5.0 S\n"
-VERSIONS = {"jax": "0.0.7"}
-
-
-def write(path: pathlib.Path, *rows: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def finish(workdir: pathlib.Path, job: str, **result) -> None:
-    """Writes the result.json of a job, such as "it1/train"."""
-    write(workdir / job / "result.json", {"versions": VERSIONS, **result})
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +36,7 @@ def speech(tmp_path_factory) -> dict[str, str]:
 def workdir(tmp_path, speech) -> pathlib.Path:
     """The run's directory."""
     split = {"utterances": 1234, "seconds": 7200.0, "speakers": 18}
-    finish(tmp_path, "prepare", splits={"train & more": split})
+    finish(tmp_path, "prepare", splits={"train & more": split}, seconds=1400.0)
     for name, best, accuracy, weights in (("it1", 2, 0.2124, ""), ("it2", 0, 0.03, "orbax:it1")):
         directories = {"audio": speech["audio"], "directory": speech["labels"]}
         finish(tmp_path, f"{name}/label", splits={"dev": directories})

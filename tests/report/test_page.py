@@ -4,10 +4,12 @@ import html.parser
 import re
 
 import pytest
+from results import stages
 
 from hubert_jax.report.assemble import ReportConfig, assemble
 
 CONFIG = ReportConfig("<Run>", iterations=("it1", "it2"), recognisers=("pretrained", "scratch"))
+MORE = {"<stage>": {"seconds": 1.0, "versions": {}}}
 VOID = {"meta", "image", "use", "path"}
 
 
@@ -40,7 +42,7 @@ class Reader(html.parser.HTMLParser):
 
 @pytest.fixture
 def text(workdir):
-    assemble(workdir, CONFIG, {"<stage>": 1.0}, [])
+    assemble(workdir, CONFIG, stages(workdir) | MORE, [])
     return (workdir / "report.html").read_text()
 
 
@@ -61,7 +63,7 @@ def test_page(text, workdir):
     assert "majority baseline" in text and "commonest unit's share" not in text
     assert "MFCC clusters" in page.words  # the line over the bars
     _marks_errors(page, text)
-    assemble(workdir, CONFIG, {"<stage>": 1.0}, [])
+    assemble(workdir, CONFIG, stages(workdir) | MORE, [])
     assert (workdir / "report.html").read_text() == text
 
 
@@ -93,6 +95,6 @@ def _marks_errors(page, text):
 def test_without_alignments_an_utterance_is_drawn_with_its_units_alone(workdir):
     for name in CONFIG.iterations:
         (workdir / name / "evaluate/result.json").unlink()
-    assemble(workdir, CONFIG, {}, [])
+    assemble(workdir, CONFIG, stages(workdir), [])
     page = Reader((workdir / "report.html").read_text())
     assert "units" in page.words and "SIL" not in page.words
