@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -114,6 +115,14 @@ def test_a_long_curve_is_thinned_out_to_means_of_neighbours(tmp_path):
     steps, losses = log.curves()["loss"]
     np.testing.assert_allclose(losses, np.arange(1.0, 2401).reshape(120, 20).mean(axis=1))
     assert steps == losses
+
+
+def test_the_hours_to_go_are_told_long_before_the_first_interval_ends(tmp_path, capsys):
+    log = ProgressLog(tmp_path, 0, 400_000, {})
+    for _ in range(60):
+        log.add({"loss": np.float32(1), "gradient_norm": np.float32(1)}, 0.0)
+    log.close()
+    assert re.fullmatch(r"\d+:\d\d:\d\d to go, by 10 steps\n", capsys.readouterr().out)
 
 
 def test_a_terminated_run_is_saved_and_goes_on(tmp_path):
