@@ -185,7 +185,15 @@ def test_a_rehearsal_has_the_stages_of_the_paper_and_shrinks_what_costs(
         assert rehearsed.inputs == stage.inputs
         shrunk |= {*rehearsal.differences(stage.config, rehearsed.config, stage.inputs)}
     assert shrunk <= {
-        *("splits", "cut_seconds", "fit_max_frames", "fit_fraction", "kmeans.n_init", "beam_size"),
+        *(
+            "splits",
+            "cut_seconds",
+            "fit_max_frames",
+            "fit_fraction",
+            "kmeans.n_init",
+            "beam_size",
+            "layers",
+        ),
         *("max_frames", "padded_frames", "frames_per_step", "mesh.fsdp", "mesh.tensor"),
         *("loop.steps", "loop.log_every", "loop.save_every", "ctc.freeze_steps"),
         *("architecture.conv_channels", "architecture.dim", "architecture.ffn_dim"),
