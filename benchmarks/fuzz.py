@@ -2,7 +2,7 @@
 
     python -m benchmarks.fuzz [--minutes=5] [--seed=0] [--inputs=N] [PARSER ...]
 
-Each parser runs for so many minutes of CPU time, or `--inputs`, in processes of 10,000 inputs.
+Each parser runs for so many minutes of CPU time, or `--inputs`, in processes of a minute each.
 Prints a table: inputs, how many were refused with InputError or accepted, other outcomes, the
 longest time of one input and how far a process's memory grew beyond that of the valid files. Exit
 status 1 for any other outcome, an input over 10 s, or growth beyond 1 GB; such inputs are kept,
@@ -32,7 +32,7 @@ from benchmarks.fuzz_parsers import PARSERS, Files, Parser
 from hubert_jax.errors import InputError
 
 MOST_SECONDS, MOST_BYTES = 10, 2**30
-_INPUTS = 10_000  # of a process: TensorStore 0.1.86 loses memory with every file that it reads
+_PROCESS_SECONDS = 60  # TensorStore 0.1.86 loses memory with every file that it reads
 _DIES = 60  # seconds after which a C library that hangs ends its process
 _LIMIT = 8 * 2**30  # bytes, beyond which there is a MemoryError instead of the machine's end
 
@@ -137,17 +137,17 @@ def _child(name: str, folder: pathlib.Path, *bounds: Any) -> None:
 
 def _in_turn(name: str, top: pathlib.Path, seed: int, seconds: float, most: int) -> dict[str, Any]:
     """What `fuzz` finds in processes one after another, each for the numbers that follow."""
-    total: dict[str, Any] = {}
-    for first in range(0, most, _INPUTS):
-        folder, numbers = top / f"{name}-{first}", range(first, min(first + _INPUTS, most))
+    total: dict[str, Any] = {"inputs": 0, "kept": []}
+    while total["inputs"] < most and seconds > 0:
+        folder, numbers = top / f"{name}-{total['inputs']}", range(total["inputs"], most)
         process = multiprocessing.get_context("spawn").Process(
-            target=_child, args=(name, folder, seed, seconds, numbers)
+            target=_child, args=(name, folder, seed, min(seconds, _PROCESS_SECONDS), numbers)
         )
         process.start()
         process.join()
         if process.exitcode:
             why = f"{folder}/current: ended with {process.exitcode}, see {folder.name}.log"
-            return {"kept": [*total.get("kept", ()), why]}
+            return {"kept": [*total["kept"], why]}
         found = json.loads(folder.with_suffix(".json").read_text())
         for key, value in found.items():
             join = max if key in ("longest", "growth") else operator.add
@@ -155,8 +155,6 @@ def _in_turn(name: str, top: pathlib.Path, seed: int, seconds: float, most: int)
         seconds -= found["seconds"]
         if not found["kept"]:
             shutil.rmtree(folder)
-        if seconds <= 0:
-            break
     return total
 
 
