@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from hubert_jax import config as config_lib
 from hubert_jax import distributed, files, job
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.distributed import DistributedConfig
@@ -108,7 +109,10 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
             config.kmeans,
             config.fit_fraction,
         )
-        codebook = _fitted(fitting, feature, directory)
+        # All that decides what is fitted; of the audio, the first split.
+        decisive = config_lib.decisive(config, complete=True)
+        key = [VERSION, decisive, feature.describe(), digests[0]]
+        codebook = _fitted(fitting, feature, directory, key)
     splits: dict[str, dict[str, Any]] = {}
     for split, path in audio.items():
 
@@ -146,11 +150,37 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
     return distributed.from_first(lambda: job.finish(config.workdir, "label", result, started))
 
 
-def _fitted(fitting: Fitting, feature: Feature, directory: pathlib.Path) -> Codebook:
-    """Fitted by the first process on what all have sampled, and saved."""
-    sample = fitting.sample(feature, distributed.takes)
-    sample.gather(directory)
-    distributed.from_first(lambda: fitting.fit_sample(sample, feature.describe()).save(directory))
+def _fitted(
+    fitting: Fitting, feature: Feature, directory: pathlib.Path, key: list[Any]
+) -> Codebook:
+    """An earlier call's of the same key, or fitted by the first process on what all have sampled.
+
+    The codebook's description names its fit by a digest of the key and all else that it says.
+    """
+    path = directory / "codebook.json"
+
+    def is_there() -> bool:
+        try:
+            Codebook.load(directory)
+            described = files.read_json(path, "codebook description")
+        except InputError:
+            return False
+        return described.pop("fit", None) == config_lib.digest([key, described])
+
+    def fit() -> None:
+        fitting.fit_sample(sample, feature.describe()).save(directory)
+        described = files.read_json(path, "codebook description")
+        files.write_json(path, described | {"fit": config_lib.digest([key, described])})
+
+    if distributed.from_first(is_there):
+        distributed.announce(
+            f"codebook in {directory} kept from an earlier call with the same audio, feature, "
+            "seed and settings"
+        )
+    else:
+        sample = fitting.sample(feature, distributed.takes)
+        sample.gather(directory)
+        distributed.from_first(fit)
     return Codebook.load(directory)
 
 

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 import types
+import unittest.mock
 
 import joblib
 import numpy as np
@@ -20,6 +22,8 @@ from hubert_jax.data.waveform import to_float
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Architecture
 from hubert_jax.units import kmeans
+from hubert_jax.units.features import Feature
+from hubert_jax.units.fitting import Fitting
 from hubert_jax.units.kmeans import KMeansConfig
 from hubert_jax.units.mfcc import mfcc
 
@@ -219,6 +223,83 @@ def test_an_interrupted_labelling_keeps_its_shards(tmp_path, splits, monkeypatch
     assert result["splits"]["train"]["digest"] == whole["splits"]["train"]["digest"]
     assert finished
     assert not list((tmp_path / "label").glob(".*parts*"))
+
+
+@pytest.fixture
+def interrupted(labelled, splits, tmp_path, monkeypatch):
+    """A call that was interrupted when it had fitted, and the numbers of frames fitted on since."""
+    config = dataclasses.replace(labelled[0], workdir=str(tmp_path), audio=splits[:1])
+    fitted, fit = [], kmeans.fit
+
+    def recorded(frames, *rest):
+        fitted.append(len(frames))
+        return fit(frames, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kmeans, "assign", unittest.mock.Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            label.run(config)
+    monkeypatch.setattr(kmeans, "fit", recorded)
+    return config, fitted
+
+
+def test_the_codebook_of_an_interrupted_call_is_used(
+    interrupted, labelled, splits, monkeypatch, capsys
+):
+    config, fitted = interrupted
+    sampled = Fitting.sample
+    monkeypatch.setattr(Fitting, "sample", None)
+    again = label.run(dataclasses.replace(config, audio=splits))
+    monkeypatch.setattr(Fitting, "sample", sampled)
+    assert not fitted and capsys.readouterr().out.count("kept from an earlier call with the") == 1
+    for key in ("codebook_digest", "inertia", "dead_codewords", "fitted_frames", "fitted_fraction"):
+        assert again[key] == labelled[1][key]
+    for split, found in again["splits"].items():
+        assert found["digest"] == labelled[1]["splits"][split]["digest"]
+
+
+def _edited(directory, change) -> None:
+    path = directory / "codebook.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"num_clusters": 11},
+        {"fit_max_frames": 899},
+        {"fit_fraction": 0.9},
+        {"kmeans": dataclasses.replace(QUICK, max_iter=6)},
+        "audio",
+        "version",
+        "network",
+        lambda directory: (directory / "codebook.npz").unlink(),
+        lambda directory: (directory / "codebook.npz").write_bytes(b"PK"),
+        lambda directory: (directory / "codebook.json").write_text("[]"),
+        lambda directory: _edited(directory, lambda said: said | {"inertia": 0.0}),
+        lambda directory: _edited(directory, lambda said: said | {"fit": ""}),
+    ],
+)
+def test_another_or_a_damaged_codebook_is_fitted_anew(interrupted, splits, monkeypatch, change):
+    config, fitted = interrupted
+    if callable(change):
+        change(pathlib.Path(config.workdir, "label"))
+    elif change == "version":
+        monkeypatch.setattr(label, "VERSION", -1)
+    elif change == "network":
+        other = {"kind": "mfcc", "checkpoint": "c" * 64}
+        monkeypatch.setattr(Feature, "describe", lambda self: other)
+    else:
+        changes = {"audio": splits[1:]} if change == "audio" else change
+        config = dataclasses.replace(config, **changes)
+    result = label.run(config)
+    assert fitted == [result["fitted_frames"]]
+    described = json.loads(pathlib.Path(config.workdir, "label", "codebook.json").read_text())
+    assert described["digest"] == result["codebook_digest"]
+    assert described["inertia"] == result["inertia"] > 0
+    # A finished label set stays, and so does its codebook.
+    assert label.run(config)["splits"] == result["splits"] and len(fitted) == 1
 
 
 @pytest.mark.parametrize(
