@@ -110,7 +110,7 @@ def build(
 ) -> None:
     """Adds the steps to a pipeline; what they write is described in `write_shards`."""
     groups = tuple(mixture.weights) if mixture else ("",)
-    divided = list(enumerate(preparation.divided(sources)))
+    divided = list(enumerate(preparation.divided(sources, conversion).values()))
     records = (
         pipeline
         | "Parts" >> beam.Create(divided)
