@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import unittest.mock
 
 import numpy as np
 import pytest
@@ -207,7 +208,7 @@ def test_a_split_is_made_again_unless_it_is_the_same_and_whole(two, tmp_path, ch
 def test_a_split_without_its_mark_is_made_of_its_parts(two, tmp_path, monkeypatch):
     arguments, read = two
     with monkeypatch.context() as patch:
-        patch.setattr(prepare, "_mark", lambda *_: signal.raise_signal(signal.SIGINT))
+        patch.setattr(prepare, "_mark", unittest.mock.Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             _prepare(**arguments)
     assert (tmp_path / "work" / "prepare" / "a").exists()

@@ -4,8 +4,8 @@ import dataclasses
 import json
 import pathlib
 import shutil
-import signal
 import types
+import unittest.mock
 
 import joblib
 import numpy as np
@@ -236,7 +236,7 @@ def interrupted(labelled, splits, tmp_path, monkeypatch):
         return fit(frames, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(kmeans, "assign", lambda *_: signal.raise_signal(signal.SIGINT))
+        patch.setattr(kmeans, "assign", unittest.mock.Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             label.run(config)
     monkeypatch.setattr(kmeans, "fit", recorded)
