@@ -62,6 +62,7 @@ class TrainingResult:
     parameters: int  # how many numbers were trained
     fingerprint: str  # of the last checkpoint
     inputs: dict[str, Any]  # digests of the data, and of the network that it started from
+    init_from: str  # where that network was; empty: from scratch
     resumed_from: int  # first step of this process
     mesh: dict[str, int]  # devices along each axis
     data_wait_fraction: float  # of this process's time
@@ -97,13 +98,15 @@ def fit(
     if found is not None:
         first_step, state, known = found
         metadata |= known
-        distributed.announce(f"resumed from the checkpoint of step {first_step}")
+        began = f"; the run began with {known['init_from']}" if known["init_from"] else ""
+        distributed.announce(f"resumed from the checkpoint of step {first_step}{began}")
     else:
         first_step, state = 0, create_state(task, mesh, seed)
         if warm_start is not None:
             start = warm_start()
             state = with_parameters(state, start.params)
             metadata["inputs"] = {**metadata["inputs"], "init_from": start.fingerprint}
+            metadata["init_from"] = start.where
             distributed.require_same({"config.init_from": start.fingerprint})
             distributed.announce(start.description)
 
@@ -157,6 +160,7 @@ def fit(
         parameters=parameters,
         fingerprint=fingerprint({**metadata, "step": done}),
         inputs=metadata["inputs"],
+        init_from=metadata.get("init_from", ""),
         resumed_from=first_step,
         mesh=dict(mesh.shape),
         data_wait_fraction=prefetch.waited / (time.monotonic() - started),
