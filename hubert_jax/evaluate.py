@@ -51,7 +51,6 @@ def run(config: EvaluateConfig) -> dict:
     started = time.monotonic()
     _check(config)
     directory = pathlib.Path(files.require_writable(config.workdir), "evaluate")
-    (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
     from hubert_jax.data import manifests
     from hubert_jax.networks import trained as trained_lib
     from hubert_jax.units import evaluation, quality
@@ -70,6 +69,7 @@ def run(config: EvaluateConfig) -> dict:
     fitting = Fitting(
         config.fit_audio, config.num_clusters, config.seed, config.fit_max_frames, config.kmeans
     )
+    (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
     result = {
         "split": manifest.split,
         "audio": config.audio,

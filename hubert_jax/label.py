@@ -90,11 +90,12 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
         audio[split] = path
     found = {"config.checkpoint": feature.describe(), "config.audio": digests}
     distributed.require_agreement(config, found, directory)
+    if config.codebook:
+        codebook = read_codebook(config.codebook, feature.describe(), feature.dim)
     # Only a finished job has a result.
     (directory / "result.json").unlink(missing_ok=True)
 
     if config.codebook:
-        codebook = read_codebook(config.codebook, feature.describe(), feature.dim)
         if codebook.origin:
             k, dim = codebook.centroids.shape
             distributed.announce(f"codebook of {k} x {dim} from {codebook.origin}")
