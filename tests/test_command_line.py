@@ -160,6 +160,21 @@ def test_required_keys_may_come_from_the_command_line(tmp_path):
             )
             for job, seed in (("train", -1), ("finetune", -1), ("train", 2**32))
         ),
+        *(
+            (
+                job,
+                [f"--config=configs/{file}", "--config.execution.attention=cudnn", *more],
+                "has no dropout of attention",
+            )
+            for job, file, *more in (
+                ("train", "base_it1.py"),
+                (
+                    "finetune",
+                    "finetune/base.py:10h",
+                    "--config.regularization.attention_dropout=0.1",
+                ),
+            )
+        ),
         ("train", ["--config=configs/smal.py"], r"configs/smal\.py: no such file; there are .*sm"),
         ("train", ["--config=README.md"], r"README\.md: expected a Python file"),
         ("train", [], r"--config: missing"),

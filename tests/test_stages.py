@@ -439,10 +439,6 @@ def test_dry_run_says_what_and_why_and_touches_nothing(jobs, tmp_path, corpus, c
             "inputs.checkpoint=it1/train@mean0: expected @STEP, @best or @meanN",
         ),
         (
-            {"it2": {"label": {"inputs": {"checkpoint": "it1/train@mean3"}}}},
-            "inputs.checkpoint=it1/train@mean3: the stage has loop.keep=2, expected at most that",
-        ),
-        (
             {"it2": {"label": {"inputs": {"audio": ("prepare@best:train",)}}}},
             r"\[it2/label\] inputs.audio=prepare@best:train: expected a prepared split",
         ),
@@ -515,7 +511,11 @@ def test_a_converted_network_feeds_other_stages(tmp_path, corpus):
         "theirs": {"export": {"checkpoint": f"hf:{corpus}", "out": "elsewhere"}},
         "public": {"convert": public},
         "it1": {
-            "label": {"inputs": {"audio": ("prepare:train",), "checkpoint": "public/convert"}},
+            "label": {
+                "inputs": {"audio": ("prepare:train",), "checkpoint": "public/convert"},
+                "feature": "layer",
+                "layer": 6,
+            },
         },
     }
     run = str(tmp_path / "run")

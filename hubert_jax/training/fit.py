@@ -44,12 +44,14 @@ class LoopConfig:
             raise InputError(f"config.loop.steps={self.steps}: expected at most {_MOST_STEPS:,}")
 
 
-def require_run(seed: int, micro_batches: int) -> None:
-    """Raises InputError for a seed that JAX would cut to 32 bits, or a number below 0."""
+def require_run(seed: int, micro_batches: int, row_multiple: int) -> None:
+    """Raises InputError for a seed that JAX would cut to 32 bits, or numbers out of range."""
     if not 0 <= seed < 2**32:
         raise InputError(f"config.seed={seed}: expected 0 to 4,294,967,295")
     if micro_batches < 0:
         raise InputError(f"config.micro_batches={micro_batches}: expected 0 or more")
+    if row_multiple < 1:
+        raise InputError(f"config.row_multiple={row_multiple}: expected 1 or more")
 
 
 @dataclasses.dataclass(frozen=True)
