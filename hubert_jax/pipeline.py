@@ -11,6 +11,7 @@ import graphlib
 import itertools
 import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -572,7 +573,11 @@ def _named(stage: str, key: str = "") -> Iterator[None]:
     try:
         yield
     except (InputError, Diverged, Preempted) as error:
-        raise type(error)(f"[{stage}] {key}{error}") from None
+        # The job's keys, but for the two that the pipeline has itself, are longer here.
+        own = {*JOBS[job_of(stage)][0].__dataclass_fields__} - {"workdir", "distributed"}
+        path = f"config.stages.{stage.replace('/', '.')}."
+        message = re.sub(rf"\bconfig\.(?=({'|'.join(own)})\b)", path, f"{key}{error}")
+        raise type(error)(f"[{stage}] {message}") from None
 
 
 def _keep_compiled(workdir: pathlib.Path) -> None:

@@ -315,7 +315,7 @@ def test_a_checkpoint_of_another_run_counts_by_its_content(jobs, tmp_path, corpu
 def test_an_input_that_is_missing_is_found_before_anything_runs(jobs, tmp_path, corpus):
     config = _config(tmp_path, corpus)
     config.stages["it1"]["train"]["init_from"] = f"hf:{tmp_path}/nothing"
-    message = rf"\[it1/train\] config.init_from: {tmp_path}/nothing: not found"
+    message = rf"\[it1/train\] config.stages.it1.train.init_from: {tmp_path}/nothing: not found"
     for start in (pipeline.dry_run, pipeline.run):
         with pytest.raises(InputError, match=message):
             start(config)
@@ -551,7 +551,10 @@ def test_a_workdir_inside_of_the_corpus_is_refused(tmp_path):
     (tmp_path / "speech").mkdir()
     values = {"prepare": {"corpus": str(tmp_path), "splits": ("speech",)}}
     config = pipeline.PipelineConfig(str(tmp_path / "speech" / "run"), values)
-    with pytest.raises(InputError, match=r"\[prepare\] config.corpus: .*speech: holds the workdir"):
+    message = (
+        r"\[prepare\] config.stages.prepare.corpus: .*holds the workdir .*; pass another --config.w"
+    )
+    with pytest.raises(InputError, match=message):
         pipeline.dry_run(config)
 
 

@@ -56,8 +56,8 @@ class OptimizerConfig:
             )
         if self.decay_fraction is not None and self.decay_fraction <= 0:
             raise InputError(
-                f"config.optimizer.decay_fraction={self.decay_fraction}: expected more than 0, or "
-                "None for the rest of the run"
+                f"config.optimizer.decay_fraction={self.decay_fraction}: expected more than 0; "
+                "without this key it is the rest of the run"
             )
 
 
