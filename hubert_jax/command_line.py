@@ -144,7 +144,11 @@ def _parameters(get_config: Callable, overrides: Sequence[str]) -> tuple[dict[st
     for name, value in values.items():
         if value is None:
             raise InputError(f"config.{name}: missing; pass --config.{name}=...")
-    return dict(values.items()), others
+    found = {
+        name: config_lib.checked(hints.get(name, Any), value, f"config.{name}")
+        for name, value in values.items()
+    }
+    return found, others
 
 
 def with_defaults(schema: Any, values: Mapping[str, Any]) -> ConfigDict:

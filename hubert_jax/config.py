@@ -44,7 +44,7 @@ def build(schema: Callable[..., Schema], values: Mapping[str, Any], path: str = 
     arguments = {}
     for name, field in fields.items():
         if name in values:
-            arguments[name] = _checked(hints[name], values[name], f"{path}.{name}")
+            arguments[name] = checked(hints[name], values[name], f"{path}.{name}")
             if name in paths:
                 _require_local(arguments[name], f"{path}.{name}")
             if name == "workdir" and not values[name]:
@@ -81,8 +81,8 @@ def as_float(number: int) -> float:
     return float(number) if number.bit_length() < 1024 else math.inf
 
 
-def _checked(expected: Any, value: Any, path: str) -> Any:
-    """`value` as the type `expected`, or an InputError that names `path`."""
+def checked(expected: Any, value: Any, path: str) -> Any:
+    """`value` as the type `expected`, of a field of `build`, or an InputError that names `path`."""
     if expected is Any:  # validated by the job that receives it
         return value
     origin = typing.get_origin(expected)
@@ -91,7 +91,7 @@ def _checked(expected: Any, value: Any, path: str) -> Any:
         if value is None and type(None) in options:
             return None
         remaining = [option for option in options if option is not type(None)]
-        return _checked(remaining[0], value, path)
+        return checked(remaining[0], value, path)
     if isinstance(expected, type) and dataclasses.is_dataclass(expected):
         if isinstance(value, expected):
             return value
@@ -105,12 +105,15 @@ def _checked(expected: Any, value: Any, path: str) -> Any:
         item_type = typing.get_args(expected)[0]
         if isinstance(value, str) or not isinstance(value, (list, tuple)):
             raise InputError(f"{path}: expected a sequence, found {value!r}")
-        return tuple(_checked(item_type, item, f"{path}[{i}]") for i, item in enumerate(value))
+        return tuple(checked(item_type, item, f"{path}[{i}]") for i, item in enumerate(value))
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         value = as_float(value)
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
+        remedy = ""
+        if expected is str and path.startswith("config."):
+            remedy = f"; a name that is a number is written in two kinds of quotes, \"'{value}'\""
         raise InputError(
-            f"{path}: expected {expected.__name__}, found {type(value).__name__} {value!r}"
+            f"{path}: expected {expected.__name__}, found {type(value).__name__} {value!r}{remedy}"
         )
     if expected is float and not math.isfinite(value):
         raise InputError(f"{path}: expected a finite number, found {value}")

@@ -65,7 +65,6 @@ def run(config: DecodeConfig) -> dict:
 
     directory = files.require_writable(config.workdir) / "decode"
     distributed.join(config.distributed)
-    (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
     manifest = read_manifest(config.audio)
     # Later than the cheap checks: it imports orbax and TensorFlow.
     from hubert_jax.asr.emissions import emissions
@@ -75,6 +74,7 @@ def run(config: DecodeConfig) -> dict:
     vocabulary = trained_lib.require_ctc(trained)
     found = {"config.checkpoint": trained.fingerprint, "config.audio": manifest.digest}
     distributed.require_agreement(config, found, directory)
+    (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
 
     numbered = []  # by audio shards
     seconds = {"greedy": 0.0} if config.greedy else {"greedy": 0.0, "beam": 0.0}

@@ -15,7 +15,7 @@ from hubert_jax import files, job
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
-from hubert_jax.units.kmeans import KMeansConfig
+from hubert_jax.units.kmeans import KMeansConfig, require_fittable
 
 if TYPE_CHECKING:
     from hubert_jax.units.evaluation import SplitScorer
@@ -42,16 +42,35 @@ class EvaluateConfig:
     kmeans: KMeansConfig = KMeansConfig(n_init=3, max_no_improvement=20)  # a dozen are fitted
     execution: MayChange[Execution] = Execution()
 
+    def __post_init__(self) -> None:
+        if self.frame_rate not in (50, 100):
+            raise InputError(f"config.frame_rate={self.frame_rate}: expected 50 or 100")
+        if not self.labels and not self.checkpoint:
+            raise InputError(
+                "config.labels, config.checkpoint: both empty, expected label directories, a "
+                "checkpoint directory, or both"
+            )
+        if self.checkpoint and not self.fit_audio:
+            raise InputError(
+                "config.fit_audio: empty, expected the prepared split to fit the k-means of the "
+                "layers on; pass the training split"
+            )
+        for key in ("layers", "untrained"):
+            if getattr(self, key) and not self.checkpoint:
+                raise InputError(
+                    f"config.{key}={getattr(self, key)}: found without config.checkpoint, whose "
+                    "layers it is about; give one or leave it out"
+                )
+        require_fittable(self.num_clusters, self.seed, self.fit_max_frames)
+
 
 def run(config: EvaluateConfig) -> dict:
     """Scores; returns the content of `WORKDIR/evaluate/result.json`.
 
-    Raises InputError for options that do not fit together, and unusable input.
+    Raises InputError for unusable input.
     """
     started = time.monotonic()
-    _check(config)
     directory = pathlib.Path(files.require_writable(config.workdir), "evaluate")
-    (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
     from hubert_jax.data import manifests
     from hubert_jax.networks import trained as trained_lib
     from hubert_jax.units import evaluation, quality
@@ -70,6 +89,7 @@ def run(config: EvaluateConfig) -> dict:
     fitting = Fitting(
         config.fit_audio, config.num_clusters, config.seed, config.fit_max_frames, config.kmeans
     )
+    (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
     result = {
         "split": manifest.split,
         "audio": config.audio,
@@ -107,28 +127,6 @@ def run(config: EvaluateConfig) -> dict:
         result["mfcc"] = {"k": config.num_clusters, **scorer.score_mfcc(fitting)}
     _write_counts(directory / "joint_counts.npz", scorer)
     return job.finish(config.workdir, "evaluate", result, started)
-
-
-def _check(config: EvaluateConfig) -> None:
-    """Refuses options that do not fit together, before anything is computed."""
-    if config.frame_rate not in (50, 100):
-        raise InputError(f"config.frame_rate={config.frame_rate}: expected 50 or 100")
-    if not config.labels and not config.checkpoint:
-        raise InputError(
-            "config.labels, config.checkpoint: both empty, expected label directories, a "
-            "checkpoint directory, or both"
-        )
-    if config.checkpoint and not config.fit_audio:
-        raise InputError(
-            "config.fit_audio: empty, expected the prepared split to fit the k-means of the "
-            "layers on; pass the training split"
-        )
-    for key in ("layers", "untrained"):
-        if getattr(config, key) and not config.checkpoint:
-            raise InputError(
-                f"config.{key}={getattr(config, key)}: found without config.checkpoint, whose "
-                "layers it is about; give one or leave it out"
-            )
 
 
 def _listed(by_layer: dict[int, dict]) -> list[dict]:

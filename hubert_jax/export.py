@@ -35,7 +35,6 @@ def run(config: ExportConfig) -> dict:
     """
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)
-    (workdir / "export" / "result.json").unlink(missing_ok=True)  # only a finished job has one
     from hubert_jax.convert import formats
 
     if config.audio:
@@ -43,6 +42,7 @@ def run(config: ExportConfig) -> dict:
 
         manifest = manifests.read_manifest(config.audio)
     network = formats.read(config.checkpoint, "config.checkpoint")
+    (workdir / "export" / "result.json").unlink(missing_ok=True)  # only a finished job has one
     out = config.out or str(workdir / "export" / "model")
     written = formats.write(f"hf:{out}", network, "config.out")
     notes = [*network.notes, *written.notes]

@@ -48,7 +48,6 @@ def run(config: FinetuneConfig) -> dict:
         trained = fit(task, config.loop, mesh, directory, config.seed, warm, config.micro_batches)
     result = {
         "checkpoint": str(directory / "checkpoints"),
-        "init_from": config.init_from,
         "from_scratch": not config.init_from,
         "audio_seconds": audio.seconds,
         **dataclasses.asdict(trained),

@@ -21,7 +21,8 @@ from hubert_jax.config import MayChange, Reads
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
-from hubert_jax.units.kmeans import Codebook, KMeansConfig
+from hubert_jax.units import mfcc
+from hubert_jax.units.kmeans import Codebook, KMeansConfig, require_fittable
 
 if TYPE_CHECKING:
     from hubert_jax.units.features import Feature
@@ -49,11 +50,20 @@ class LabelConfig:
     distributed: MayChange[DistributedConfig] = DistributedConfig()
 
     def __post_init__(self) -> None:
-        if self.feature == "layer" and self.layer < 0:
+        known, of_network = (*mfcc.KINDS, "layer"), self.feature == "layer"
+        if self.feature not in known:
+            raise InputError(f"config.feature={self.feature!r}: expected one of {', '.join(known)}")
+        if of_network != bool(self.checkpoint):
+            raise InputError(
+                f"config.feature={self.feature!r} with config.checkpoint={self.checkpoint!r}: "
+                "expected a network for 'layer' and none for the others"
+            )
+        if of_network != (self.layer >= 0):
             raise InputError(
                 f"config.layer={self.layer}: expected 0, the input of block 1, or more with "
-                "feature='layer'"
+                "feature='layer', and -1 with the others"
             )
+        require_fittable(self.num_clusters, self.seed, self.fit_max_frames, self.fit_fraction)
 
 
 def run(config: LabelConfig) -> dict:
@@ -91,11 +101,12 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
         audio[split] = path
     found = {"config.checkpoint": feature.describe(), "config.audio": digests}
     distributed.require_agreement(config, found, directory)
+    if config.codebook:
+        codebook = read_codebook(config.codebook, feature.describe(), feature.dim)
     # Only a finished job has a result.
     (directory / "result.json").unlink(missing_ok=True)
 
     if config.codebook:
-        codebook = read_codebook(config.codebook, feature.describe(), feature.dim)
         if codebook.origin:
             k, dim = codebook.centroids.shape
             distributed.announce(f"codebook of {k} x {dim} from {codebook.origin}")
@@ -185,18 +196,13 @@ def _fitted(
 
 
 def _feature(config: LabelConfig) -> Feature:
-    from hubert_jax.units.features import LAYER, Feature
+    from hubert_jax.units.features import Feature
 
     trained = None
-    if config.feature == LAYER and config.checkpoint:
+    if config.checkpoint:
         from hubert_jax.networks import trained as trained_lib
 
         trained = trained_lib.load(config.checkpoint, execution=config.execution)
-    elif config.checkpoint:
-        raise InputError(
-            f"config.feature={config.feature!r} with config.checkpoint={config.checkpoint}: "
-            "expected feature='layer' with a network, or none"
-        )
     return Feature(config.feature, trained, config.layer)
 
 

@@ -11,6 +11,7 @@ import graphlib
 import itertools
 import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -41,7 +42,6 @@ from hubert_jax.layout import Reference, group_directory, job_of, outputs
 from hubert_jax.model.architecture import Architecture
 from hubert_jax.report import rehearsal
 from hubert_jax.report.assemble import ReportConfig, assemble
-from hubert_jax.training.fit import LoopConfig
 
 # The configuration and the function of every job that can be a stage.
 JOBS: dict[str, tuple[Any, Callable[[Any], dict], int]] = {
@@ -278,15 +278,6 @@ def _require(reference: Reference, key: str, listed: Mapping[str, Any]) -> None:
             f"inputs.{key}={reference.stage}@best: the stage has no validation_audio, so none of "
             "its checkpoints is the best"
         )
-    loop = given.get("loop") or {}
-    most = {"": loop.get("steps"), "mean": loop.get("keep", LoopConfig.keep)}
-    kind = reference.which.rstrip("0123456789")
-    number = int(reference.which.removeprefix(kind) or 0)
-    if number > (most.get(kind) or number):
-        raise InputError(
-            f"inputs.{key}={reference.stage}@{reference.which}: the stage has "
-            f"loop.{'keep' if kind else 'steps'}={most[kind]}, expected at most that"
-        )
     splits, job_name = [], job_of(reference.stage)
     if job_name == "prepare":
         default = JOBS["prepare"][0].splits
@@ -310,6 +301,10 @@ def _require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
         raise InputError(f"{path}: found {found}, but {source} has {expected}; change one of them")
 
     config, inputs = stage.config, stage.inputs
+    for key, references in inputs.items():
+        for reference in references:
+            if lacking := _lacking(reference, stages, key, config):
+                raise InputError(f"inputs.{key}={reference}: {lacking}")
     source, architecture = _architecture(stage, "checkpoint", stages)
     if isinstance(config, label.LabelConfig) and config.codebook and "codebook" not in inputs:
         _known_codebook(config, architecture)
@@ -346,6 +341,34 @@ def _require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
         if name != "normalize_waveform" or not source.startswith("hf:"):
             if (found := getattr(config.architecture, name)) != value:
                 refuse(f"architecture.{name}", found, source, str(value))
+
+
+def _lacking(reference: Reference, stages: Mapping[str, Stage], key: str, config: Any) -> str:
+    """Why a stage that is finished never has what another one reads of it; "" if it may."""
+    source, which = stages[reference.stage], reference.which
+    exported = source.inputs.get("checkpoint", ()) if job_of(source.name) == "export" else ()
+    if isinstance(config, decode.DecodeConfig) and key == "checkpoint":
+        if "train" in (job_of(each.stage) for each in (reference, *exported)):
+            return "has no CTC head; expected a network of fine-tuning, such as GROUP/finetune"
+    if which in ("", "best"):
+        return ""
+    loop, number = source.config.loop, int(which.removeprefix("mean"))
+    saves = -(-loop.steps // loop.save_every)
+    newer = saves - -(-number // loop.save_every)
+    # One that is validated saves its best steps, too, keeps the best, and may end early.
+    validated = bool(source.config.validation_audio)
+    every = validated and source.config.validation.every or loop.save_every
+    if which.startswith("mean"):
+        there = number <= loop.keep and (validated or number <= saves)
+    else:
+        saved = number % loop.save_every == 0 or number % every == 0 or number == loop.steps
+        there = 0 < number <= loop.steps and saved and (validated or newer < loop.keep)
+    if there:
+        return ""
+    return (
+        f"the stage has loop.steps={loop.steps}, save_every={loop.save_every} and "
+        f"keep={loop.keep}: there is no such checkpoint at its end"
+    )
 
 
 def _architecture(
@@ -631,7 +654,11 @@ def _named(stage: str, key: str = "") -> Iterator[None]:
     try:
         yield
     except (InputError, Diverged, Preempted) as error:
-        raise type(error)(f"[{stage}] {key}{error}") from None
+        # The job's keys, but for the two that the pipeline has itself, are longer here.
+        own = {*JOBS[job_of(stage)][0].__dataclass_fields__} - {"workdir", "distributed"}
+        path = f"config.stages.{stage.replace('/', '.')}."
+        message = re.sub(rf"\bconfig\.(?=({'|'.join(own)})\b)", path, f"{key}{error}")
+        raise type(error)(f"[{stage}] {message}") from None
 
 
 def _keep_compiled(workdir: pathlib.Path) -> None:

@@ -47,7 +47,6 @@ def run(config: TrainConfig) -> dict:
     counts = data.label_sets[0].manifest.class_counts
     result = {
         "checkpoint": str(directory / "checkpoints"),
-        "init_from": config.init_from,
         "architecture": config_lib.to_dict(config.architecture),
         "commonest_unit_share": max(counts) / sum(counts),
         "audio_seconds": data.audio.seconds,

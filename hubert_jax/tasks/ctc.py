@@ -37,6 +37,8 @@ from hubert_jax.training.task import AdditiveLoss, Batch, Task, Validation
 from hubert_jax.vocabulary import Vocabulary
 
 VERSION = 3  # raise it when the same configuration and inputs give other weights
+# What validation gives, and whether larger is better.
+_FIGURES = {"wer": False, "cer": False, "loss": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +100,14 @@ class FinetuneConfig:
     seed: int = 1337  # of the linear layer, data order, masks and dropout
 
     def __post_init__(self) -> None:
-        require_run(self.seed, self.micro_batches)
+        require_run(self.seed, self.micro_batches, self.row_multiple)
+        self.execution.require_dropout(self.regularization)
+        self.validation.require_meant(self.validation_audio, _FIGURES)
+        if (name := self.optimizer.name) != "adam":
+            raise InputError(f"config.optimizer.name={name!r}: fine-tuning takes 'adam' alone")
+        lengths = self.padded_frames
+        if list(lengths) != sorted({*lengths}) or min(lengths, default=0) < 1:
+            raise InputError(f"config.padded_frames={lengths}: expected lengths that ascend")
 
 
 def read(config: FinetuneConfig) -> tuple[manifests.AudioManifest, HeldOut | None]:
@@ -357,9 +366,7 @@ def _validation(
         evaluate=_evaluation(network(config, vocabulary.size, mesh)),
         summarise=lambda found: _error_rates(found, vocabulary),
         facts={"audio": held_out.audio.digest, "utterances": config.validation.utterances},
-        **config.validation.chosen(
-            config.loop.save_every, {"wer": False, "cer": False, "loss": False}
-        ),
+        **config.validation.chosen(config.loop.save_every, _FIGURES),
     )
 
 

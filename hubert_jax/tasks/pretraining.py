@@ -16,6 +16,7 @@ from hubert_jax import config as config_lib
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.convert.network import FAIRSEQ_SPECIALS, Units
 from hubert_jax.data import batches, label_sets, manifests, schedule
+from hubert_jax.data.buckets import BUCKETS
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_samples
@@ -93,7 +94,15 @@ class TrainConfig:
     seed: int = 1337  # of weights, data order, crops, masks and dropout
 
     def __post_init__(self) -> None:
-        require_run(self.seed, self.micro_batches)
+        require_run(self.seed, self.micro_batches, self.row_multiple)
+        self.execution.require_dropout(self.regularization)
+        codebooks = len(self.head.codebook_sizes)
+        self.validation.require_meant(self.validation_audio, _figures(codebooks))
+        if self.max_frames < 1:
+            raise InputError(f"config.max_frames={self.max_frames}: expected 1 or more")
+        rows = self.frames_per_step // min(self.max_frames, BUCKETS[0])  # at most
+        if self.loss.mask_group_rows > rows:
+            raise _no_whole_group(self.loss, rows)
         if self.keep_head and not self.init_from:
             raise InputError(
                 "config.keep_head=True: there is no config.init_from whose head it could keep"
@@ -157,10 +166,7 @@ def task(config: TrainConfig, data: Data, mesh: Mesh) -> Task:
     )
     fewest = min(bucket.rows for bucket in buckets)
     if config.loss.mask_group_rows > fewest:
-        raise InputError(
-            f"config.loss.mask_group_rows={config.loss.mask_group_rows}: found batches of {fewest} "
-            "rows, expected one whole group; lower it or raise config.frames_per_step"
-        )
+        raise _no_whole_group(config.loss, fewest)
     shortest = min(bucket.batch_frames for bucket in buckets)
     if config.loss.mask_span >= shortest:  # no span would have room
         raise InputError(
@@ -360,6 +366,13 @@ def _network(config: TrainConfig, mesh: Mesh) -> HubertForPretraining:
     where = sharding.attention_sharding(mesh)
     kernels = choice.choose(config.execution, config.architecture, config.regularization, where)
     return HubertForPretraining(config.architecture, config.head, kernels, config.regularization)
+
+
+def _no_whole_group(loss: LossConfig, rows: int) -> InputError:
+    return InputError(
+        f"config.loss.mask_group_rows={loss.mask_group_rows}: found batches of {rows} rows, "
+        "expected one whole group; lower it or raise config.frames_per_step"
+    )
 
 
 def _without_shards(manifest: manifests.LabelManifest) -> dict[str, Any]:

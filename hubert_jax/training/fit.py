@@ -44,12 +44,14 @@ class LoopConfig:
             raise InputError(f"config.loop.steps={self.steps}: expected at most {_MOST_STEPS:,}")
 
 
-def require_run(seed: int, micro_batches: int) -> None:
-    """Raises InputError for a seed that JAX would cut to 32 bits, or a number below 0."""
+def require_run(seed: int, micro_batches: int, row_multiple: int) -> None:
+    """Raises InputError for a seed that JAX would cut to 32 bits, or numbers out of range."""
     if not 0 <= seed < 2**32:
         raise InputError(f"config.seed={seed}: expected 0 to 4,294,967,295")
     if micro_batches < 0:
         raise InputError(f"config.micro_batches={micro_batches}: expected 0 or more")
+    if row_multiple < 1:
+        raise InputError(f"config.row_multiple={row_multiple}: expected 1 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,7 @@ class TrainingResult:
     parameters: int  # how many numbers were trained
     fingerprint: str  # of the last checkpoint
     inputs: dict[str, Any]  # digests of the data, and of the network that it started from
+    init_from: str  # where that network was; empty: from scratch
     resumed_from: int  # first step of this process
     mesh: dict[str, int]  # devices along each axis
     data_wait_fraction: float  # of this process's time
@@ -97,13 +100,15 @@ def fit(
     if found is not None:
         first_step, state, known = found
         metadata |= known
-        distributed.announce(f"resumed from the checkpoint of step {first_step}")
+        began = f"; the run began with {known['init_from']}" if known["init_from"] else ""
+        distributed.announce(f"resumed from the checkpoint of step {first_step}{began}")
     else:
         first_step, state = 0, create_state(task, mesh, seed)
         if warm_start is not None:
             start = warm_start()
             state = with_parameters(state, start.params)
             metadata["inputs"] = {**metadata["inputs"], "init_from": start.fingerprint}
+            metadata["init_from"] = start.where
             distributed.require_same({"config.init_from": start.fingerprint})
             distributed.announce(start.description)
 
@@ -158,6 +163,7 @@ def fit(
         parameters=parameters,
         fingerprint=fingerprint({**metadata, "step": done}),
         inputs=metadata["inputs"],
+        init_from=metadata.get("init_from", ""),
         resumed_from=first_step,
         mesh=dict(mesh.shape),
         data_wait_fraction=prefetch.waited / (time.monotonic() - started),

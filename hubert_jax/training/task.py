@@ -109,4 +109,5 @@ class WarmStart:
 
     params: dict[str, Any]  # some top-level entries of the task's; host arrays, float32
     fingerprint: str
+    where: str  # the value of config.init_from
     description: str  # which network, what became of its head and why; one line

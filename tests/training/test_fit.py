@@ -210,7 +210,7 @@ def test_a_warm_start_is_read_once(tmp_path):
     def start():
         reads.append(True)
         params = {"embedding": np.full((CLASSES, WIDTH), 0.5, np.float32)}
-        return WarmStart(params, "a fingerprint", "from elsewhere")
+        return WarmStart(params, "a fingerprint", "hf:elsewhere", "from elsewhere")
 
     task = language_model(4, optimizer=optax.sgd(0.0))
     first = _fit(task, tmp_path, steps=4, warm_start=start)

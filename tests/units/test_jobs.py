@@ -13,7 +13,7 @@ import pytest
 from sklearn.cluster import MiniBatchKMeans
 from splits import TINY_LARGE, random_parameters
 
-from hubert_jax import evaluate, export, files, label
+from hubert_jax import decode, evaluate, export, files, label
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
 from hubert_jax.data import manifests, records
@@ -306,7 +306,7 @@ def test_another_or_a_damaged_codebook_is_fitted_anew(interrupted, splits, monke
     ("change", "message"),
     [
         ({"audio": ()}, "config.audio: found no split"),
-        ({"feature": "mel"}, "feature='mel': no such feature"),
+        ({"feature": "mel"}, "feature='mel': expected one of"),
         ({"feature": "layer", "layer": 1}, "expected a network for"),
         ({"feature": "layer", "layer": 1, "checkpoint": "none/here"}, "none/here: expected hf:DIR"),
         (
@@ -322,9 +322,8 @@ def test_another_or_a_damaged_codebook_is_fitted_anew(interrupted, splits, monke
     ],
 )
 def test_label_job_refuses(labelled, tmp_path, change, message):
-    config = dataclasses.replace(labelled[0], workdir=str(tmp_path), **change)
     with pytest.raises(InputError, match=message):
-        label.run(config)
+        label.run(dataclasses.replace(labelled[0], workdir=str(tmp_path), **change))
     assert not (tmp_path / "label" / "result.json").exists()
 
 
@@ -335,11 +334,27 @@ def test_a_second_label_job_in_one_directory_is_refused(labelled, tmp_path):
     assert not (tmp_path / "label").exists()
 
 
-def test_an_export_that_fails_leaves_no_result_of_an_earlier_one(tmp_path):
-    result = tmp_path / "export" / "result.json"
+@pytest.mark.parametrize("job", [decode, evaluate, export, label], ids=lambda job: job.__name__)
+def test_a_misspelt_path_leaves_the_result_of_an_earlier_job(tmp_path, splits, evaluation, job):
+    none = f"orbax:{tmp_path}/none"
+    config = {
+        decode: decode.DecodeConfig(str(tmp_path), none, splits[1]),
+        evaluate: dataclasses.replace(evaluation, workdir=str(tmp_path), checkpoint=none),
+        export: export.ExportConfig(str(tmp_path), none),
+        label: label.LabelConfig(str(tmp_path), splits, codebook=f"{tmp_path}/none"),
+    }[job]
+    result = tmp_path / job.__name__.rpartition(".")[2] / "result.json"
     files.write_json(result, {})
     with pytest.raises(InputError, match="none"):
-        export.run(export.ExportConfig(str(tmp_path), f"orbax:{tmp_path}/none"))
+        job.run(config)
+    assert result.exists()
+
+
+def test_an_export_that_fails_leaves_no_result_of_an_earlier_one(tmp_path, network):
+    result = tmp_path / "export" / "result.json"
+    files.write_json(result, {})
+    with pytest.raises(InputError, match="exists and holds no"):
+        export.run(export.ExportConfig(str(tmp_path), network[2], out=str(tmp_path)))
     assert not result.exists()
 
 
