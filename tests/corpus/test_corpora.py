@@ -242,7 +242,16 @@ def test_tensorflow_datasets_that_are_not_there(tfds_data_dir, location, message
 SPLITS = ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001")
 
 
-@pytest.mark.parametrize("names", [SPLITS, ("train/0", "dev/0"), ("train.clean.100", "test.other")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        SPLITS,
+        ("train/0", "dev/0"),
+        ("train.clean.100", "test.other"),
+        ("train-0", "holdout-0"),
+        ("train/0", "unsplit"),
+    ],
+)
 def test_parquet_of_several_splits_is_not_mixed(tmp_path, speech, names):
     for name in names:
         _parquet(tmp_path / "hub" / "data" / f"{name}.parquet", speech)
@@ -253,28 +262,34 @@ def test_parquet_of_several_splits_is_not_mixed(tmp_path, speech, names):
     assert len(chosen) == 3 * len(train)
     assert {u.file for u in chosen} <= {f"{name.split('/')[-1]}.parquet" for name in train}
     # Rows without ids are not called alike in two splits.
-    other = {u.id for u in discover(tmp_path / "hub" / ("test" if "test" in names[-1] else "dev"))}
+    rest = {"test.other": "test", "holdout-0": "", "unsplit": ""}.get(names[-1], "dev")
+    other = {u.id for u in discover(tmp_path / "hub" / (rest or f"data/{names[-1]}.parquet"))}
     assert len(other) == 3 and not other & {u.id for u in chosen}
     with pytest.raises(InputError, match="hub/nothing: expected a folder"):
         discover(tmp_path / "hub" / "nothing")
 
 
-def test_rows_of_several_splits_are_not_mixed(tmp_path, speech):
-    _parquet(tmp_path / "hub" / "a.parquet", speech, split=["train", "test", "train"])
+@pytest.mark.parametrize(("other", "said"), [("test", "test"), ("holdout", "none"), (None, "none")])
+def test_rows_of_several_splits_are_not_mixed(tmp_path, speech, other, said):
+    _parquet(tmp_path / "hub" / "a.parquet", speech, split=["train", other, "train"])
     for location in ("hub", "hub/a.parquet"):
-        with pytest.raises(InputError, match=r"a.parquet: .* test \(1\), train \(2\); .*/train"):
+        with pytest.raises(InputError, match=rf"a.parquet: .* {said} \(1\), train \(2\); .*/train"):
             discover(tmp_path / location)
     assert [u.id for u in discover(tmp_path / "hub" / "train")] == ["a:0", "a:2"]
     with pytest.raises(InputError, match="hub/validation: no tables or rows of this split"):
         discover(tmp_path / "hub" / "validation")
 
 
-def test_metadata_of_several_splits_is_not_mixed(tmp_path):
+@pytest.mark.parametrize("table", ["metadata.csv", "transcripts.tsv"])
+def test_metadata_of_several_splits_is_not_mixed(tmp_path, table):
     folder = _folder(tmp_path / "audio")
     names = sorted(path.name for path in folder.iterdir())
     rows = [f"{name},A B,{split}\n" for name, split in zip(names, ("train", "test"), strict=True)]
-    (folder / "metadata.csv").write_text("file_name,text,split\n" + "".join(rows))
-    with pytest.raises(InputError, match=r"metadata.csv: .* splits: test \(1\), train \(1\)"):
+    text = "file_name,text,split\n" + "".join(rows)
+    if table == "transcripts.tsv":
+        text = text.replace("file_name", "file").replace(",", "\t")
+    (folder / table).write_text(text)
+    with pytest.raises(InputError, match=rf"{table}: .* splits: test \(1\), train \(1\)"):
         discover(folder)
     (found,) = discover(folder / "test")
     assert found.file == names[1] and not found.defect

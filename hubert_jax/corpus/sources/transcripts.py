@@ -106,20 +106,20 @@ def _chapter(path: pathlib.Path) -> _Rows:
 
 def _table(path: pathlib.Path) -> _Rows:
     """transcripts.tsv: lines `FILE<TAB>TEXT`, or columns named in the first line."""
-    columns = {"text": 1}
+    columns = ["file", "text"]
     for number, line in read_lines(path):
         cells = line.split("\t")
         if number == 1 and "text" in cells and cells[0] in _FILE_COLUMNS:
-            columns = {name: i for i, name in enumerate(cells)}
+            columns = cells
             continue
-        if len(cells) <= columns["text"]:
+        row = dict(zip(columns, cells, strict=False))
+        if "text" not in row:
             raise InputError(
                 f"{path}, line {number}: expected FILE<TAB>TEXT, found {len(cells)} columns"
             )
-        has_speaker = columns.get("speaker", len(cells)) < len(cells)
-        speaker = cells[columns["speaker"]].strip() if has_speaker else ""
-        name = pathlib.PurePosixPath(cells[0].strip()).as_posix()
-        yield number, name, Transcript(normalised(cells[columns["text"]]), speaker)
+        split = splits.split_of(row.get(SPLIT_COLUMN, ""))
+        said = Transcript(normalised(row["text"]), row.get("speaker", "").strip(), split)
+        yield number, pathlib.PurePosixPath(cells[0].strip()).as_posix(), said
 
 
 def _ljspeech(path: pathlib.Path, lines: list[tuple[int, str]]) -> _Rows:
