@@ -153,6 +153,8 @@ def _utterances(
             pass
         elif transcript is None and table.transcribes:
             defect = f"no transcript; expected a line for it in {table.path}"
+            if alike := table.alike(path):
+                defect += f", which has {alike!r}"
         elif text == "":
             defect = f"empty transcript in {table.path}; expected words"
         yield SourceUtterance(name, listed.path, file, sys.intern(speaker), text, defect)

@@ -3,9 +3,12 @@
 import collections
 import csv
 import dataclasses
+import functools
 import io
 import json
 import pathlib
+import re
+import unicodedata
 from collections.abc import Iterator
 
 from hubert_jax.corpus.sources import splits
@@ -59,6 +62,20 @@ class Table:
             if (entry := self.entries.get(composed(name))) is not None:
                 return entry
         return None
+
+    def alike(self, audio: pathlib.Path) -> str:
+        """A name that looks like that of an audio file, "" where none does."""
+        return self._by_look.get(_look(audio.relative_to(self.path.parent).as_posix()), "")
+
+    @functools.cached_property
+    def _by_look(self) -> dict[str, str]:
+        return {_look(name): name for name in self.entries}
+
+
+def _look(name: str) -> str:
+    """A name without suffix, case, spaces and what is invisible."""
+    name = re.sub(r"\.[a-z]\w+$", "", unicodedata.normalize("NFKC", name).casefold())
+    return "".join(c for c in name if unicodedata.category(c)[0] not in "CZ")
 
 
 def read_table(path: pathlib.Path, split: str = "") -> Table:
