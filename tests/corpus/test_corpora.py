@@ -297,6 +297,19 @@ def test_metadata_of_several_splits_is_not_mixed(tmp_path, table):
         discover(folder / "dev")
 
 
+@pytest.mark.parametrize(
+    "second", ["file_name,text,split\nb.wav,B,test\n", "file_name,text\nb.wav,B\n"]
+)
+def test_tables_of_several_splits_are_not_mixed(tmp_path, second):
+    for name in ("x/a.wav", "y/b.wav"):
+        _audio(tmp_path / name)
+    (tmp_path / "x" / "metadata.csv").write_text("file_name,text,split\na.wav,A,train\n")
+    (tmp_path / "y" / "metadata.csv").write_text(second)
+    with pytest.raises(InputError, match=rf"{tmp_path}: .* splits: .* \(1\), train \(1\)"):
+        discover(tmp_path)
+    assert [(u.id, u.defect) for u in discover(tmp_path / "train")] == [("x/a", "")]
+
+
 def test_joined_tables_are_read(tmp_path):
     folder = _folder(tmp_path / "audio")
     first, second = sorted(path.name for path in folder.iterdir())
