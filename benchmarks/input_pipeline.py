@@ -85,7 +85,7 @@ def prepare(directory: pathlib.Path) -> None:
             for record in index.shard(number):
                 yield number, index.ids[record], units[index.ids[record]]
 
-    write_labels(split, directory / "labels", labels, codebook, 100)
+    write_labels(split, directory / "labels", labels, codebook, 100, version=0)
     np.savez(directory / "labels.npz", **listed)
 
 

@@ -131,7 +131,9 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
             for number, utterance_id, features in feature.extract(path, shards=shards):
                 yield number, utterance_id, kmeans.assign(codebook, features)
 
-        written = labels.write_labels(path, directory / split, assigned, codebook, feature.rate)
+        written = labels.write_labels(
+            path, directory / split, assigned, codebook, feature.rate, VERSION
+        )
         splits[split] = {
             "directory": str(directory / split),
             "audio": path,

@@ -24,7 +24,7 @@ from hubert_jax.errors import InputError
 
 if TYPE_CHECKING:
     from hubert_jax.corpus.mixing import Mixture
-    from hubert_jax.corpus.sources import SourceUtterance
+    from hubert_jax.corpus.sources.utterances import SourceUtterance
     from hubert_jax.data.manifests import AudioManifest
 
 _TABLES = [
@@ -154,7 +154,8 @@ def run(config: PrepareConfig) -> dict:
 
 def _prepare(config: PrepareConfig, output: pathlib.Path) -> dict:
     started = time.monotonic()
-    from hubert_jax.corpus.sources import discover, refuse_duplicates
+    from hubert_jax.corpus.sources import discover
+    from hubert_jax.corpus.sources.utterances import refuse_duplicates
 
     corpus = pathlib.Path(config.corpus)
     if not corpus.is_dir() and config._folders():

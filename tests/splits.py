@@ -79,7 +79,7 @@ def write_labels(audio_dir, label_dir, pairs, codebook, rate):
                     if utterance.id in by_id:
                         yield number, utterance.id, by_id[utterance.id]
 
-    return labels.write_labels(audio_dir, label_dir, assigned, codebook, rate)
+    return labels.write_labels(audio_dir, label_dir, assigned, codebook, rate, version=0)
 
 
 def random_parameters(

@@ -14,7 +14,7 @@ import soxr
 
 from hubert_jax.corpus import assembly, cutting, parts
 from hubert_jax.corpus.audio_files import read_waveform, waveform_blocks
-from hubert_jax.corpus.sources import SourceUtterance
+from hubert_jax.corpus.sources.utterances import SourceUtterance
 from hubert_jax.data.records import Utterance
 from hubert_jax.errors import InputError
 

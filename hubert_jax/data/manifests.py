@@ -87,6 +87,7 @@ class LabelManifest:
     shards: tuple[LabelShardInfo, ...]
     format: int = _FORMAT
     index: str = ""  # digest of the label set's index
+    version: int = 0  # of the label job that made it
 
 
 def label_file(audio_file: str) -> str:

@@ -32,7 +32,7 @@ _REMEDY = "; make room or make it writable, and give the same command again"
 _PARTS = ("state", "metadata")
 _CHECKSUMS = "checksums.json"
 _BLOCK_BYTES = 2**24
-_DECISIVE = ("kind", "inputs", "decisive", "rows", "version", "step")
+_DECISIVE = ("kind", "inputs", "config", "rows", "version", "step")
 
 
 class _StateHandler(ocp.StandardCheckpointHandler):

@@ -59,9 +59,9 @@ class Task:
 
     `loss` takes (params, batch, key, step), returns scalars, and is random by the key alone; an
     AdditiveLoss can be computed in micro-batches.
-    `facts` go into checkpoints: `inputs` (digests), `decisive` (see `config.decisive`), `rows` (of
-    a batch, by frames) and `version` make the fingerprint; a run goes on only where these and
-    `config` are the same.
+    `facts` go into checkpoints: `inputs` (digests), `config` (all that `config.decisive` gives),
+    `rows` (of a batch, by frames) and `version` make the fingerprint; a run goes on only where these
+    are the same, but for keys that are new and not in `decisive`: they have their defaults.
     """
 
     kind: str

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
-import hubert_jax
 from hubert_jax import config as config_lib
 from hubert_jax import distributed, files
 from hubert_jax.data import manifests, records
@@ -25,23 +24,25 @@ def write_labels(
     labels: _Labels,
     codebook: Codebook,
     rate: int,
+    version: int,
 ) -> manifests.LabelManifest:
     """Writes the label set of an audio split; returns its manifest.
 
     The directory appears, in place of an older one, when it is complete; what an interrupted call
-    finished for the same audio and codebook is kept. `labels` takes a predicate on numbers of
-    audio shards and yields (number, utterance id, uint16 (T,) at `rate` Hz) of their utterances.
-    Several processes write shards in turn. Raises InputError where an utterance lacks labels or has
-    another number of them than frames.
+    finished for the same audio, codebook and `version` of the job is kept. `labels` takes a
+    predicate on numbers of audio shards and yields (number, utterance id, uint16 (T,) at `rate` Hz)
+    of their utterances. Several processes write shards in turn. Raises InputError where an
+    utterance lacks labels or has another number of them than frames.
     """
     audio_dir, label_dir = pathlib.Path(audio_dir), pathlib.Path(label_dir)
     audio = manifests.read_manifest(audio_dir)
-    key = config_lib.digest([audio.digest, codebook.digest, rate, hubert_jax.__version__])[:16]
+    key = config_lib.digest([audio.digest, codebook.digest, rate, version])[:16]
     parts = label_dir.with_name(f".{label_dir.name}.parts-{key}")
     paths = [parts / manifests.label_file(shard.file) for shard in audio.shards]
 
     def begin() -> bool:
-        if _is_finished(label_dir, audio, codebook, rate):
+        wanted = (audio.split, audio.digest, codebook.digest, rate, version)
+        if _is_finished(label_dir, wanted):
             return False
         for leftover in label_dir.parent.glob(f".{label_dir.name}.parts-*"):
             if leftover != parts:
@@ -105,6 +106,7 @@ def write_labels(
             digest=manifests.shards_digest(shards),
             shards=shards,
             index=write_label_index(parts, lengths),
+            version=version,
         )
         manifests.write_manifest(parts, manifest)
         if label_dir.exists():
@@ -115,17 +117,15 @@ def write_labels(
     return manifests.read_label_manifest(label_dir)
 
 
-def _is_finished(
-    label_dir: pathlib.Path, audio: manifests.AudioManifest, codebook: Codebook, rate: int
-) -> bool:
+def _is_finished(label_dir: pathlib.Path, wanted: tuple[str, str, str, int, int]) -> bool:
     """Whether the label set that is there already is the wanted one and whole."""
     try:
         found = manifests.read_label_manifest(label_dir)
         read_label_index(label_dir, found)
     except InputError:
         return False
-    wanted = (audio.split, audio.digest, codebook.digest, rate)
-    if (found.split, found.audio_digest, found.codebook_digest, found.rate_hz) != wanted:
+    of_set = (found.split, found.audio_digest, found.codebook_digest, found.rate_hz, found.version)
+    if of_set != wanted:
         return False
     return all(files.sha256_file(label_dir / s.file) == s.digest for s in found.shards)
 

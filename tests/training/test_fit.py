@@ -242,6 +242,16 @@ def test_what_decides_the_weights_may_not_change(tmp_path, change, message):
         assert other.fingerprint != first.fingerprint
 
 
+def test_another_default_gives_weights_another_fingerprint(tmp_path):
+    """They are other weights, though nobody has set a value: what reads them has to run again."""
+    task, fingerprints = language_model(4), []
+    for default in (1.0, 2.0):
+        facts = {**task.facts, "config": {"loss": {"alpha": default}}, "decisive": {}}
+        changed = dataclasses.replace(task, facts=facts)
+        fingerprints.append(_fit(changed, tmp_path / str(default), steps=4).fingerprint)
+    assert len({*fingerprints}) == 2
+
+
 def test_a_new_field_with_a_default_voids_no_checkpoint(tmp_path):
     """Its default is what the run had; another value is another run."""
     task = language_model(4)

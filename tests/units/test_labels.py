@@ -144,10 +144,10 @@ def test_finished_shards_are_kept_and_damaged_ones_are_not(speech_split, tmp_pat
                     frames = num_frames(len(utterance.audio), 100)
                     yield number, utterance.id, (np.arange(frames) % 4).astype(np.uint16)
 
-    def write(directory, until=None):
+    def write(directory, until=None, version=1):
         asked.clear()
         labels = functools.partial(assigned, until=until)
-        return write_labels(speech_split, tmp_path / directory, labels, CODEBOOK, 100)
+        return write_labels(speech_split, tmp_path / directory, labels, CODEBOOK, 100, version)
 
     last = len(audio.shards) - 1
     whole = write("whole")
@@ -172,3 +172,12 @@ def test_finished_shards_are_kept_and_damaged_ones_are_not(speech_split, tmp_pat
     first = parts / whole.shards[0].file
     first.write_bytes(first.read_bytes()[:-1])
     assert write("again") == whole and asked == [0, last]
+
+    # Nor do a whole set, or parts of one, count that another definition made.
+    everything = list(range(len(audio.shards)))
+    newer = dataclasses.replace(whole, version=2)
+    assert write("labels", version=2) == newer and asked == everything
+    with pytest.raises(KeyboardInterrupt):
+        write("newer", until=last)
+    assert write("newer", version=2) == newer and asked == everything
+    assert not list(tmp_path.glob(".newer.parts-*"))
