@@ -60,7 +60,7 @@ class Task:
     `loss` takes (params, batch, key, step), returns scalars, and is random by the key alone; an
     AdditiveLoss can be computed in micro-batches.
     `facts` go into checkpoints: `inputs` (digests), `config` (all that `config.decisive` gives),
-    `rows` (of a batch, by frames) and `version` make the fingerprint; a run goes on only where these
+    `rows` (of a batch, by frames) and `version` make the fingerprint; a run goes on only where they
     are the same, but for keys that are new and not in `decisive`: they have their defaults.
     """
 
