@@ -251,10 +251,20 @@ def _sphere(data: _Bytes, start: int) -> Stream:
     offset = re.match(rb"NIST_1A\n *(\d{1,9})\n", header)
     if offset is None:
         raise InputError(f"{data.name}: its SPHERE header does not say its size")
-    claimed: int | None = 1
-    for name in (b"sample_count", b"channel_count", b"sample_n_bytes"):
-        line = re.search(rb"^%s -i (\d{1,18})\s*$" % name, header[: int(offset[1])], re.MULTILINE)
-        claimed = None if line is None or claimed is None else claimed * int(line[1])
+    header = header[: int(offset[1])]
+    claimed = None
+    if re.search(rb"^sample_count\b", header, re.MULTILINE):
+        claimed = 1
+        for name in ("sample_count", "channel_count", "sample_n_bytes"):
+            # An integer, but libsndfile writes some as a string.
+            pattern = rf"^{name}[ \t]+-(?:i|r|s\d+)[ \t]+(\d{{1,18}})(?:\.0*)?\s*$"
+            line = re.search(pattern.encode(), header, re.MULTILINE)
+            if line is None:
+                raise InputError(
+                    f"{data.name}: no whole number is {name} in its SPHERE header; expected one, "
+                    "for it states a sample_count"
+                )
+            claimed *= int(line[1])
     return _plain(data, start, int(offset[1]), claimed)
 
 

@@ -20,7 +20,7 @@ from hubert_jax.errors import InputError
 
 # Small parts lose little when they are interrupted, and keep all workers busy.
 _PART_FILES, _PART_BYTES, _PART_ROWS = 64, 64 * 10**6, 512
-_VERSION = 2  # of what this package makes of a file; another one makes older parts void
+_VERSION = 3  # of what this package makes of a file; another one makes older parts void
 
 
 @dataclasses.dataclass(frozen=True)

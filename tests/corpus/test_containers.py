@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import re
 import struct
 import tracemalloc
 
@@ -25,6 +26,8 @@ KINDS = {
     "au": dict(format="AU"),
     "caf": dict(format="CAF", subtype="PCM_16"),
     "sphere": dict(format="NIST", subtype="PCM_16"),
+    "sphere mu-law": dict(format="NIST", subtype="ULAW"),
+    "sphere A-law": dict(format="NIST", subtype="ALAW"),
     "flac": dict(format="FLAC"),
     "ogg": dict(format="OGG"),
     "opus": dict(format="OGG", subtype="OPUS"),
@@ -147,6 +150,29 @@ def test_lengths_of_flac(coded):
     for wrong in (SAMPLES // 2, SAMPLES * 2, 2**36 - 1):
         with pytest.raises(InputError, match=f"40001 samples found, {wrong} expected"):
             _read(with_total(wrong))
+
+
+@pytest.mark.parametrize("kind", ["sphere", "sphere mu-law", "sphere A-law"])
+def test_spellings_of_sphere(kind, coded):
+    content = coded[kind]
+    header, audio = content[:1024].rstrip(b"\0"), content[1024:]
+    for spelling in (b"-s5 %d", b"-r %d.0", b" -i  %d"):
+        said = header.replace(b"-i %d" % SAMPLES, spelling % SAMPLES).ljust(1024, b"\0")
+        assert _read(said + audio) == (SAMPLES, [])
+        with pytest.raises(InputError, match=f"samples found, {SAMPLES} expected"):
+            _read(said + audio[: len(audio) // 2])
+    # What cannot be counted is not taken for a header without a length.
+    for field, found in (
+        (rb"sample_n_bytes.*\n", b""),
+        (rb"sample_count.*", b"sample_count -i -7"),
+        (rb"sample_count.*", b"sample_count -s4 many"),
+    ):
+        said = re.sub(field, found, header).ljust(1024, b"\0")
+        with pytest.raises(InputError, match="no whole number is sample_"):
+            _read(said + audio)
+    for found in (b"", b"sample_count -i 0\n"):
+        said = re.sub(rb"sample_count.*\n", found, header).ljust(1024, b"\0")
+        assert _read(said + audio)[1][0].startswith("its header states no length")
 
 
 def test_frames_of_mp3(coded):
