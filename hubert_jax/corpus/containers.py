@@ -458,7 +458,8 @@ def _mp3_frame(head: bytes) -> _Frame | None:
 
 def _mp3(data: _Bytes, start: int) -> Stream:
     """Frames up to the next tag; the encoder's own counts them."""
-    frame = first = _mp3_frame(data.at(start, 4))
+    opening = data.at(start, 4)
+    first = _mp3_frame(opening)
     assert first is not None
     position, frames, trimmed, claimed = start, 0, 0, None
     tagged = data.at(start, min(first.bytes, 200))
@@ -475,24 +476,33 @@ def _mp3(data: _Bytes, start: int) -> Stream:
     if claimed is not None or xing[:4] in (b"Xing", b"Info"):
         position += first.bytes  # it holds no audio
     while True:
-        frame = _mp3_frame(data.at(position, 4))
-        if frame is None or frame.rate != first.rate or position + frame.bytes > data.size:
+        head = data.at(position, 4)
+        frame = _mp3_frame(head + opening[len(head) :])  # itself it may be cut off
+        if frame is None or frame.rate != first.rate or not head:
             break
+        if (there := data.size - position) < frame.bytes:
+            if claimed is not None:  # the counts tell
+                break
+            raise InputError(
+                f"{data.name}: cut off, its last frame has {there} bytes of {frame.bytes}; copy "
+                "the file again"
+            )
         if data.at(position + frame.tag, 4) in (b"Xing", b"Info"):
             break
         position, frames = position + frame.bytes, frames + 1
     edit = None
     if claimed is None:  # decoders would guess the length by the first frame's size
-        head = data.at(start, 4)
-        head = bytes([head[0], head[1] | 1, head[2] & 0x0D | 0xE0, head[3]])  # room, no checksum
+        sync, kind, rates, mode = opening
+        head = bytes([sync, kind | 1, rates & 0x0D | 0xE0, mode])  # room, no checksum
         tag = b"Info" + (1).to_bytes(4) + frames.to_bytes(4)
         told = _mp3_frame(head)
         assert told is not None
         trimmed = _DECODER_DELAY
         edit = _Edit(start, 0, (head.ljust(told.tag, b"\0") + tag).ljust(told.bytes, b"\0"))
-    held = frames * first.samples
-    said = held if claimed is None else claimed * first.samples
-    return Stream(start, position, max(0, held - trimmed), max(0, said - trimmed), first.rate, edit)
+    else:
+        claimed = max(0, claimed * first.samples - trimmed)
+    held = max(0, frames * first.samples - trimmed)
+    return Stream(start, position, held, claimed, first.rate, edit)
 
 
 def _by_chunks(**layout: Any) -> Callable[[_Bytes, int], Stream]:

@@ -189,10 +189,28 @@ def test_frames_of_mp3(coded):
             _read(with_frames(wrong))
     # Without the frame of the tag nobody knows how many there have to be: all that are there.
     length = content.index(b"\xff\xf3", 8)  # the second frame
-    found, remarks = _read(content[length:])
-    assert abs(found - frames * 576) <= 576 and not remarks
-    found, remarks = _read(content[length : len(content) // 2])
-    assert SAMPLES * 0.4 < found < SAMPLES * 0.6 and "bytes behind its audio" in remarks[0]
+    bare = content[length:]
+    found, remarks = _read(bare)
+    assert abs(found - frames * 576) <= 576
+    assert remarks == [f"its header states no length: read to its end, {found} samples"]
+    middle = bare.index(b"\xff\xf3", len(bare) // 2)
+    found, remarks = _read(bare[:middle])  # between two frames
+    assert SAMPLES * 0.4 < found < SAMPLES * 0.6
+    assert remarks == [f"its header states no length: read to its end, {found} samples"]
+    for more in (1, 2, 3, 4, 41, length - 1):  # within a frame, and within its header
+        for tag in (b"", b"TAG" + bytes(125)):
+            with pytest.raises(InputError, match=f"cut off, .* last frame has {more} bytes of"):
+                _read(bare[: middle + more] + tag)
+
+
+@pytest.mark.parametrize("head", ["fff75080", "fff55080", "fff30880", "fff15080"])
+def test_other_frames_of_mpeg_are_refused(head, coded):
+    """Of layers I and II, of layer III without a bitrate, and ADTS."""
+    frames = (bytes.fromhex(head) + bytes(140)) * 300
+    with pytest.raises(InputError, match="corrupt or not audio"):
+        _read(frames)
+    with pytest.raises(InputError, match="43200 bytes behind its audio are neither"):
+        _read(coded["mp3"] + frames)
 
 
 def test_chunks_in_front_and_behind(coded, speech):
