@@ -43,19 +43,21 @@ def read_waveform(
     name: str = "",
     unchecked: bool = False,
     remarks: list[str] | None = None,
+    expected: int | None = None,
 ) -> np.ndarray:
     """The waveform of an audio file or `Samples`: int16 (samples,), mono at 16 kHz, 400 or more.
 
     Up to 16 bits come back exactly; others are rounded and clipped at full scale. `convert` mixes
     channels to their mean and resamples (soxr, high quality). Messages begin with `name` or path.
     A file's header, its container and what is decoded have to agree to 0.1 s; what is odd is added
-    to `remarks`. `unchecked` takes codings whose container does not tell how long they are.
+    to `remarks`, also where a list of files expects another number of samples, at the file's rate.
+    `unchecked` takes codings whose container does not tell how long they are.
 
     Raises InputError for unsound audio, for more than two hours, which a small file may hold, and
     without `convert` for other rates and channels.
     """
     blocks, length = [], 0
-    for block in waveform_blocks(audio, convert, name, unchecked, remarks):
+    for block in waveform_blocks(audio, convert, name, unchecked, remarks, expected):
         blocks.append(block)
         length += len(block)
         if length > _LONGEST:
@@ -73,6 +75,7 @@ def waveform_blocks(
     name: str = "",
     unchecked: bool = False,
     remarks: list[str] | None = None,
+    expected: int | None = None,
 ) -> Iterator[np.ndarray]:
     """The waveform of `read_waveform` in blocks: memory does not grow with its length.
 
@@ -86,7 +89,7 @@ def waveform_blocks(
         _check_kind(name, len(audio.values), audio.values.shape[1], audio.rate, convert)
         blocks = _converted(name, iter([audio.values]), audio.rate, floating=True)
     else:
-        blocks = _of_file(audio, convert, name, unchecked, remarks)
+        blocks = _of_file(audio, convert, name, unchecked, remarks, expected)
     for block in blocks:
         length += len(block)
         yield block
@@ -97,7 +100,12 @@ def waveform_blocks(
 
 
 def _of_file(
-    audio: _File, convert: bool, name: str, unchecked: bool, remarks: list[str]
+    audio: _File,
+    convert: bool,
+    name: str,
+    unchecked: bool,
+    remarks: list[str],
+    expected: int | None,
 ) -> Iterator[np.ndarray]:
     try:
         size = _size(audio, name)
@@ -107,7 +115,7 @@ def _of_file(
             streams, left, zeros = containers.scan(content, size, name)
             if not streams and not unchecked:
                 raise InputError(f"{name}: corrupt or not audio; expected {containers.FORMATS}")
-            length = 0
+            length = native_length = 0
             known: list[containers.Stream | None] = [*streams]
             for stream in known or [None]:
                 if stream is not None and stream.held == 0:
@@ -120,6 +128,7 @@ def _of_file(
                     source = audio  # read without Python
                 with _SoundFile(source) as file:
                     _check_kind(name, file.frames, file.channels, file.samplerate, convert)
+                    native_length += file.frames
                     floating = file.subtype in ("FLOAT", "DOUBLE")
                     native = _native_blocks(name, file, stream, unchecked, remarks)
                     for block in _converted(name, native, file.samplerate, floating):
@@ -132,6 +141,8 @@ def _of_file(
         raise InputError(
             f"{name}: corrupt or not audio ({reason}); expected {containers.FORMATS}"
         ) from None
+    if expected not in (None, native_length):
+        remarks.append(f"its list of files counts {expected} samples, {native_length} are there")
     if len(streams) > 1:
         remarks.append(f"{len(streams)} streams, read one after the other")
     if streams and left:

@@ -97,7 +97,7 @@ def utterances_of(
     if source.defect:
         raise InputError(f"{source.name}: {source.defect}")
     audio = source.load()
-    how = (conversion.convert, source.name, conversion.unchecked, remarks)
+    how = (conversion.convert, source.name, conversion.unchecked, remarks, source.samples)
     if source.text is not None or not conversion.cut_seconds:
         waveform = read_waveform(audio, *how)
         yield Utterance(source.id, waveform, source.speaker, source.text or "")
@@ -131,10 +131,11 @@ def _name(part: list[SourceUtterance], conversion: Conversion) -> str:
     """A digest of all that a part's content depends on: one that is there is never stale."""
     versions = [_VERSION, soundfile.__libsndfile_version__, soxr.__version__]
     rows = [
-        [s.id, str(s.path), s.speaker, s.text, s.defect, repr(s.row), s.corpus, _stamp(s.path)]
+        [s.id, str(s.path), s.speaker, s.text, s.defect, repr(s.row), s.corpus, s.samples]
         for s in part
     ]
-    content = json.dumps([versions, dataclasses.astuple(conversion), rows])
+    stamps = [_stamp(s.path) for s in part]
+    content = json.dumps([versions, dataclasses.astuple(conversion), rows, stamps])
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
