@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -56,17 +57,8 @@ def read_waveform(
     Raises InputError for unsound audio, for more than two hours, which a small file may hold, and
     without `convert` for other rates and channels.
     """
-    blocks, length = [], 0
-    for block in waveform_blocks(audio, convert, name, unchecked, remarks, expected):
-        blocks.append(block)
-        length += len(block)
-        if length > _LONGEST:
-            name = name or (str(audio) if isinstance(audio, (str, os.PathLike)) else "audio")
-            raise InputError(
-                f"{name}: an utterance of more than {_LONGEST / SAMPLE_RATE / 3600:g} hours; cut "
-                "it (cut_seconds does, where there is no transcript)"
-            )
-    return np.concatenate(blocks)
+    blocks = waveform_blocks(audio, convert, name, unchecked, remarks, expected, _LONGEST)
+    return np.concatenate(list(blocks))
 
 
 def waveform_blocks(
@@ -76,22 +68,25 @@ def waveform_blocks(
     unchecked: bool = False,
     remarks: list[str] | None = None,
     expected: int | None = None,
+    longest: float = math.inf,
 ) -> Iterator[np.ndarray]:
     """The waveform of `read_waveform` in blocks: memory does not grow with its length.
 
+    More than `longest` samples are refused, before they are decoded if the container tells.
+
     An error, which may come at a file's end only, makes the blocks before it void.
     """
-    if isinstance(audio, (str, os.PathLike)):
-        name = name or str(audio)
+    name = name or (str(audio) if isinstance(audio, (str, os.PathLike)) else "audio")
     remarks = [] if remarks is None else remarks
     length = 0
     if isinstance(audio, Samples):
         _check_kind(name, len(audio.values), audio.values.shape[1], audio.rate, convert)
         blocks = _converted(name, iter([audio.values]), audio.rate, floating=True)
     else:
-        blocks = _of_file(audio, convert, name, unchecked, remarks, expected)
+        blocks = _of_file(audio, convert, name, unchecked, remarks, expected, longest)
     for block in blocks:
         length += len(block)
+        _check_length(name, length, longest)
         yield block
     if length < WINDOW:
         raise InputError(
@@ -106,6 +101,7 @@ def _of_file(
     unchecked: bool,
     remarks: list[str],
     expected: int | None,
+    longest: float,
 ) -> Iterator[np.ndarray]:
     try:
         size = _size(audio, name)
@@ -115,6 +111,8 @@ def _of_file(
             streams, left, zeros = containers.scan(content, size, name)
             if not streams and not unchecked:
                 raise InputError(f"{name}: corrupt or not audio; expected {containers.FORMATS}")
+            sure = [(min(s.held, s.claimed or s.held), s.rate) for s in streams if s.rate]
+            _check_length(name, sum(SAMPLE_RATE * n // rate for n, rate in sure), longest)
             length = native_length = 0
             known: list[containers.Stream | None] = [*streams]
             for stream in known or [None]:
@@ -169,6 +167,14 @@ def _size(audio: _File, name: str) -> int:
     if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
         raise InputError(f"{name}: not a regular file; expected audio")
     return status.st_size
+
+
+def _check_length(name: str, length: int, longest: float) -> None:
+    if length > longest:
+        raise InputError(
+            f"{name}: an utterance of more than {longest / SAMPLE_RATE / 3600:g} hours; cut it "
+            "(cut_seconds does, where there is no transcript)"
+        )
 
 
 def _check_kind(name: str, frames: int, channels: int, rate: int, convert: bool) -> None:

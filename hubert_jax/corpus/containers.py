@@ -461,13 +461,14 @@ def _mp3(data: _Bytes, start: int) -> Stream:
     opening = data.at(start, 4)
     first = _mp3_frame(opening)
     assert first is not None
-    position, frames, trimmed, claimed = start, 0, 0, None
+    position, frames, trimmed, claimed, size_place = start, 0, 0, None, 0
     tagged = data.at(start, min(first.bytes, 200))
     xing = tagged[first.tag :]
     if xing[:4] in (b"Xing", b"Info"):
         flags, place = int.from_bytes(xing[4:8]), 8
         if flags & 1:
             claimed = int.from_bytes(xing[8:12])
+            size_place = start + first.tag + 12 if flags & 2 else 0
         place += sum(size for bit, size in ((1, 4), (2, 4), (4, 100), (8, 4)) if flags & bit)
         gaps = int.from_bytes(data.at(start + first.tag + place + 21, 3))
         trimmed = (gaps >> 12) + (gaps & 0xFFF) or _DECODER_DELAY
@@ -501,6 +502,9 @@ def _mp3(data: _Bytes, start: int) -> Stream:
         edit = _Edit(start, 0, (head.ljust(told.tag, b"\0") + tag).ljust(told.bytes, b"\0"))
     else:
         claimed = max(0, claimed * first.samples - trimmed)
+        size = min(position - start, 2**32 - 1).to_bytes(4)
+        if size_place and data.at(size_place, 4) != size:  # the decoder would print a warning
+            edit = _Edit(size_place, 4, size)
     held = max(0, frames * first.samples - trimmed)
     return Stream(start, position, held, claimed, first.rate, edit)
 

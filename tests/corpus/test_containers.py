@@ -203,6 +203,16 @@ def test_frames_of_mp3(coded):
                 _read(bare[: middle + more] + tag)
 
 
+def test_decoders_of_mp3_print_nothing(coded, capfd):
+    tag = max(coded["mp3"].find(b"Xing"), coded["mp3"].find(b"Info")) + 12  # a count of bytes
+    for said in (0, 1, 2**32 - 1):
+        content = coded["mp3"][:tag] + said.to_bytes(4) + coded["mp3"][tag + 4 :]
+        assert _read(content) == (SAMPLES, [])
+        with pytest.raises(InputError, match="cut off"):
+            _read(content[: len(content) // 2])
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("head", ["fff75080", "fff55080", "fff30880", "fff15080"])
 def test_other_frames_of_mpeg_are_refused(head, coded):
     """Of layers I and II, of layer III without a bitrate, and ADTS."""
