@@ -20,7 +20,7 @@ from hubert_jax.errors import InputError
 
 # Small parts lose little when they are interrupted, and keep all workers busy.
 _PART_FILES, _PART_BYTES, _PART_ROWS = 64, 64 * 10**6, 512
-_VERSION = 2  # of what this package makes of a file; another one makes older parts void
+_VERSION = 3  # of what this package makes of a file; another one makes older parts void
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ def utterances_of(
     if source.defect:
         raise InputError(f"{source.name}: {source.defect}")
     audio = source.load()
-    how = (conversion.convert, source.name, conversion.unchecked, remarks)
+    how = (conversion.convert, source.name, conversion.unchecked, remarks, source.samples)
     if source.text is not None or not conversion.cut_seconds:
         waveform = read_waveform(audio, *how)
         yield Utterance(source.id, waveform, source.speaker, source.text or "")
@@ -139,10 +139,11 @@ def _divided(sources: Sequence[SourceUtterance]) -> Iterator[list[SourceUtteranc
 def _name(part: list[SourceUtterance], conversion: Conversion) -> str:
     versions = [_VERSION, soundfile.__libsndfile_version__, soxr.__version__]
     rows = [
-        [s.id, str(s.path), s.speaker, s.text, s.defect, repr(s.row), s.corpus, _stamp(s.path)]
+        [s.id, str(s.path), s.speaker, s.text, s.defect, repr(s.row), s.corpus, s.samples]
         for s in part
     ]
-    content = json.dumps([versions, dataclasses.astuple(conversion), rows])
+    stamps = [_stamp(s.path) for s in part]
+    content = json.dumps([versions, dataclasses.astuple(conversion), rows, stamps])
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 

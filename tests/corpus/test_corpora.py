@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from hubert_jax.corpus import preparation
 from hubert_jax.corpus.audio_files import read_waveform
 from hubert_jax.corpus.sources import discover
 from hubert_jax.errors import InputError
@@ -117,6 +118,20 @@ def test_fairseq_manifest(tmp_path, speech):
     assert [row[2] for row in _rows(manifest)] == ["ONE", "TWO", "THREE"]
 
 
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_samples_that_a_fairseq_manifest_counts_are_compared(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, np.zeros((30_000, 2), np.int16), 22_050)
+    there = soundfile.info(path).frames  # as fairseq counts them
+    remark = "its list of files counts {} samples, {} are there"
+    for listed, remarks in ((there, []), (there + 1, None), (9999, None), (0, None)):
+        (tmp_path / "train.tsv").write_text(f".\n{path.name}\t{listed}\n")
+        (source,) = discover(tmp_path / "train.tsv")
+        found: list[str] = []
+        list(preparation.utterances_of(source, preparation.Conversion(convert=True), found))
+        assert found == ([remark.format(listed, there)] if remarks is None else remarks)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -124,6 +139,7 @@ def test_fairseq_manifest(tmp_path, speech):
         ("nowhere\na.wav\t1\n", "train.tsv, line 1: expected the folder .* found 'nowhere'"),
         (".\n", "train.tsv: expected lines PATH<TAB>SAMPLES, found none"),
         (".\na.wav 400\n", "train.tsv, line 2: expected PATH<TAB>SAMPLES, found 'a.wav 400'"),
+        (".\na.wav\t" + "9" * 5000, "train.tsv, line 2: expected PATH<TAB>SAMPLES, found 'a.wav"),
         (".\na.wav\t1\na.wav\t1\n", "the utterance id 'a' is also that of"),
     ],
 )
