@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import importlib.util
 import inspect
+import os
 import pathlib
 import re
 import textwrap
@@ -92,7 +93,7 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
 def _load(path: str, job: str, overrides: list[str]) -> tuple[Mapping[str, Any], list[str]]:
     """What `get_config` of the file returns, and the overrides that are not its parameters."""
     file, _, part = path.partition(":")
-    if not pathlib.Path(file).is_file():
+    if not os.path.isfile(file):  # pathlib's raises where a name is too long
         known = ", ".join(str(found) for found in sorted(pathlib.Path("configs").rglob("[!_]*.py")))
         found = f"; there are {known}" if known else "; jobs run from the repository's root"
         raise InputError(f"--config={file}: no such file{found}")
@@ -227,7 +228,7 @@ def _sequence(text: str) -> tuple:
     """A Python literal, or else strings between commas: paths and split names need no quotes."""
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return tuple(part.strip() for part in text.split(",") if part.strip())
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 

@@ -1,5 +1,6 @@
 """What every job's main does: typed configuration, one-line errors, `result.json`."""
 
+import errno
 import importlib
 import os
 import platform
@@ -59,6 +60,8 @@ def guarded(work: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", "", 130)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            _fail("error", f"{str(error.filename)[:100]}...: too long for a name of a file", 1)
         if isinstance(error, OSError) and error.errno in files.UNWRITABLE:
             where = f"{error.filename}: " if error.filename else ""
             remedy = "make room or make it writable, and give the same command again"

@@ -286,7 +286,7 @@ def test_another_or_a_damaged_codebook_is_fitted_anew(interrupted, splits, monke
     if callable(change):
         change(pathlib.Path(config.workdir, "label"))
     elif change == "version":
-        monkeypatch.setattr(label, "VERSION", -1)
+        monkeypatch.setattr(label, "VERSION", label.VERSION + 1)
     elif change == "network":
         other = {"kind": "mfcc", "checkpoint": "c" * 64}
         monkeypatch.setattr(Feature, "describe", lambda self: other)
