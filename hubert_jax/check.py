@@ -22,6 +22,7 @@ def run(config: TrainConfig) -> dict:
     """Returns the content of `WORKDIR/check/result.json`; InputErrors name shard and record."""
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)
+    (workdir / "check" / "result.json").unlink(missing_ok=True)  # of what was there before
     directory = pathlib.Path(config.audio)
     audio = manifests.read_manifest(directory)
     codebook_sizes = config.head.codebook_sizes if config.labels else ()
@@ -38,7 +39,6 @@ def run(config: TrainConfig) -> dict:
         flush=True,
     )
     with_labels = list(zip(map(pathlib.Path, config.labels), labels, strict=True))
-    (workdir / "check" / "result.json").unlink(missing_ok=True)  # of what was there before
     progress = job.Progress("check", audio.seconds / 3600, "{:.2f} of {:.2f} h")
     findings = preflight.inspect(directory, audio, with_labels, lambda s: progress(s / 3600))
     left_out = preflight.crop_loss(uses)

@@ -152,16 +152,16 @@ def _parameters(get_config: Callable, overrides: Sequence[str]) -> tuple[dict[st
     return found, others
 
 
-def with_defaults(schema: Any, values: Mapping[str, Any]) -> ConfigDict:
-    """The file's values and, for keys that it lacks, the defaults of the schema."""
-    complete = dict(values.items())
+def with_defaults(schema: Any, values: Mapping[str, Any], default: Any = None) -> ConfigDict:
+    """The file's values and, for keys that it lacks, those of `default` or of the schema."""
+    complete = config_lib.over(default, values)
     hints = get_type_hints(schema)
     for field in dataclasses.fields(schema):
         kind = hints[field.name]
         if field.name in complete:
             group = complete[field.name]
             if dataclasses.is_dataclass(kind) and hasattr(group, "items"):
-                complete[field.name] = with_defaults(kind, group)
+                complete[field.name] = with_defaults(kind, group, field.default)
             elif kind is float and type(group) is int:
                 complete[field.name] = config_lib.as_float(group)
         elif field.default is dataclasses.MISSING:

@@ -44,10 +44,10 @@ def build(schema: Callable[..., Schema], values: Mapping[str, Any], path: str = 
     arguments = {}
     for name, field in fields.items():
         if name in values:
-            arguments[name] = checked(hints[name], values[name], f"{path}.{name}")
+            arguments[name] = checked(hints[name], values[name], f"{path}.{name}", field.default)
             if name in paths:
                 _require_local(arguments[name], f"{path}.{name}")
-            if name == "workdir" and not values[name]:
+            if name == "workdir" and not values[name].strip():
                 raise InputError(f"{path}.workdir: empty, expected a folder")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise InputError(
@@ -81,8 +81,19 @@ def as_float(number: int) -> float:
     return float(number) if number.bit_length() < 1024 else math.inf
 
 
-def checked(expected: Any, value: Any, path: str) -> Any:
-    """`value` as the type `expected`, of a field of `build`, or an InputError that names `path`."""
+def over(default: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values`, and what a default that is a dataclass has besides."""
+    if not dataclasses.is_dataclass(default):
+        return dict(values.items())
+    fields = (field.name for field in dataclasses.fields(default))
+    return {name: getattr(default, name) for name in fields} | dict(values.items())
+
+
+def checked(expected: Any, value: Any, path: str, default: Any = None) -> Any:
+    """`value` as the type `expected`, of a field of `build`, or an InputError that names `path`.
+
+    A group takes the keys that it lacks from the field's `default`.
+    """
     if expected is Any:  # validated by the job that receives it
         return value
     origin = typing.get_origin(expected)
@@ -95,12 +106,9 @@ def checked(expected: Any, value: Any, path: str) -> Any:
     if isinstance(expected, type) and dataclasses.is_dataclass(expected):
         if isinstance(value, expected):
             return value
-        if not isinstance(value, Mapping):
-            # ConfigDict is not a Mapping but behaves like one.
-            if not hasattr(value, "items"):
-                raise InputError(f"{path}: expected a group of keys, found {value!r}")
-            value = dict(value.items())
-        return build(expected, value, path)
+        if not hasattr(value, "items"):  # ConfigDict is no Mapping
+            raise InputError(f"{path}: expected a group of keys, found {value!r}")
+        return build(expected, over(default, value), path)
     if origin is tuple:
         item_type = typing.get_args(expected)[0]
         if isinstance(value, str) or not isinstance(value, (list, tuple)):

@@ -61,6 +61,8 @@ class EvaluateConfig:
                     f"config.{key}={getattr(self, key)}: found without config.checkpoint, whose "
                     "layers it is about; give one or leave it out"
                 )
+        if min(self.layers, default=0) < 0:
+            raise InputError(f"config.layers={self.layers}: expected 0 or more")
         require_fittable(self.num_clusters, self.seed, self.fit_max_frames)
 
 
@@ -89,7 +91,6 @@ def run(config: EvaluateConfig) -> dict:
     fitting = Fitting(
         config.fit_audio, config.num_clusters, config.seed, config.fit_max_frames, config.kmeans
     )
-    (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
     result = {
         "split": manifest.split,
         "audio": config.audio,
@@ -125,6 +126,7 @@ def run(config: EvaluateConfig) -> dict:
             }
     if config.fit_audio:
         result["mfcc"] = {"k": config.num_clusters, **scorer.score_mfcc(fitting)}
+    (directory / "result.json").unlink(missing_ok=True)  # which names the counts of before
     _write_counts(directory / "joint_counts.npz", scorer)
     return job.finish(config.workdir, "evaluate", result, started)
 

@@ -42,9 +42,9 @@ def run(config: ExportConfig) -> dict:
 
         manifest = manifests.read_manifest(config.audio)
     network = formats.read(config.checkpoint, "config.checkpoint")
-    (workdir / "export" / "result.json").unlink(missing_ok=True)  # only a finished job has one
     out = config.out or str(workdir / "export" / "model")
     written = formats.write(f"hf:{out}", network, "config.out")
+    (workdir / "export" / "result.json").unlink(missing_ok=True)  # of the model that was there
     notes = [*network.notes, *written.notes]
     for note in notes:
         print(note, flush=True)

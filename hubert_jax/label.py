@@ -58,12 +58,13 @@ class LabelConfig:
                 f"config.feature={self.feature!r} with config.checkpoint={self.checkpoint!r}: "
                 "expected a network for 'layer' and none for the others"
             )
-        if of_network != (self.layer >= 0):
+        if of_network != (self.layer >= 0) or self.layer < -1:
             raise InputError(
                 f"config.layer={self.layer}: expected 0, the input of block 1, or more with "
                 "feature='layer', and -1 with the others"
             )
-        require_fittable(self.num_clusters, self.seed, self.fit_max_frames, self.fit_fraction)
+        clusters = 1 if self.codebook else self.num_clusters
+        require_fittable(clusters, self.seed, self.fit_max_frames, self.fit_fraction)
 
 
 def run(config: LabelConfig) -> dict:
@@ -103,13 +104,15 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
     distributed.require_agreement(config, found, directory)
     if config.codebook:
         codebook = read_codebook(config.codebook, feature.describe(), feature.dim)
-    # Only a finished job has a result.
-    (directory / "result.json").unlink(missing_ok=True)
+
+    def begin() -> None:
+        (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
 
     if config.codebook:
         if codebook.origin:
             k, dim = codebook.centroids.shape
             distributed.announce(f"codebook of {k} x {dim} from {codebook.origin}")
+        begin()
         distributed.from_first(lambda: codebook.save(directory))
     else:
         fitting = Fitting(
@@ -123,7 +126,8 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
         # All that decides what is fitted; of the audio, the first split.
         decisive = config_lib.decisive(config, complete=True)
         key = [VERSION, decisive, feature.describe(), digests[0]]
-        codebook = _fitted(fitting, feature, directory, key)
+        codebook = _fitted(fitting, feature, directory, key, begin)
+        begin()
     splits: dict[str, dict[str, Any]] = {}
     for split, path in audio.items():
 
@@ -164,7 +168,11 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
 
 
 def _fitted(
-    fitting: Fitting, feature: Feature, directory: pathlib.Path, key: list[Any]
+    fitting: Fitting,
+    feature: Feature,
+    directory: pathlib.Path,
+    key: list[Any],
+    begin: Callable[[], None],
 ) -> Codebook:
     """An earlier call's of the same key, or fitted by the first process on what all have sampled.
 
@@ -181,7 +189,9 @@ def _fitted(
         return described.pop("fit", None) == config_lib.digest([key, described])
 
     def fit() -> None:
-        fitting.fit_sample(sample, feature.describe()).save(directory)
+        codebook = fitting.fit_sample(sample, feature.describe())
+        begin()
+        codebook.save(directory)
         described = files.read_json(path, "codebook description")
         files.write_json(path, described | {"fit": config_lib.digest([key, described])})
 

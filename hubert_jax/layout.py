@@ -111,7 +111,10 @@ def outputs(stage: str, result: Mapping[str, Any]) -> list[str]:
     if job == "label":
         found += ["codebook.npz", "codebook.json"]
     if job in ("train", "finetune"):
-        found.append(f"checkpoints/{result['steps']}")
+        best = (result.get("validation") or {}).get("step")
+        found += [f"checkpoints/{step}" for step in (result["steps"], best) if step is not None]
+    if job == "evaluate":
+        found.append("joint_counts.npz")
     if job == "decode":
         found.append("hypotheses.jsonl")
     return found

@@ -280,8 +280,9 @@ def _require(reference: Reference, key: str, listed: Mapping[str, Any]) -> None:
         )
     splits, job_name = [], job_of(reference.stage)
     if job_name == "prepare":
-        default = JOBS["prepare"][0].splits
-        splits = list(prepare.split_folders(tuple(listed[reference.stage].get("splits", default))))
+        named = given.get("splits", JOBS["prepare"][0].splits)
+        with contextlib.suppress(InputError, AttributeError, TypeError):  # the stage itself tells
+            splits = list(prepare.split_folders(tuple(named)))
     elif job_name == "label":  # each split of its audio; known before it runs if that is a stage's
         audio = (listed[reference.stage].get("inputs") or {}).get("audio", ())
         if isinstance(audio, (tuple, list)):
@@ -325,10 +326,11 @@ def _require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
                 if clusters is not None and size - clusters not in (0, config.specials):
                     expected = f"num_clusters={clusters}"
                     refuse("head.codebook_sizes", sizes, reference.stage, expected)
-        audio = [reference.split for reference in inputs.get("validation_audio", ())]
-        for reference in inputs.get("validation_labels", ()):
+    for part in ("", "validation_"):
+        audio = [reference.split for reference in inputs.get(f"{part}audio", ())]
+        for reference in inputs.get(f"{part}labels", ()):
             if audio and reference.split not in audio:
-                refuse("inputs.validation_labels", reference, "inputs.validation_audio", audio[0])
+                refuse(f"inputs.{part}labels", reference, f"inputs.{part}audio", audio[0])
     if architecture:
         key = "layers" if hasattr(config, "layers") else "layer"
         layers = getattr(config, "layers", (getattr(config, "layer", 0),))
@@ -346,9 +348,15 @@ def _require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
 def _lacking(reference: Reference, stages: Mapping[str, Stage], key: str, config: Any) -> str:
     """Why a stage that is finished never has what another one reads of it; "" if it may."""
     source, which = stages[reference.stage], reference.which
-    exported = source.inputs.get("checkpoint", ()) if job_of(source.name) == "export" else ()
     if isinstance(config, decode.DecodeConfig) and key == "checkpoint":
-        if "train" in (job_of(each.stage) for each in (reference, *exported)):
+        network, seen = source, {source.name}
+        while network.inputs and job_of(network.name) in ("export", "convert"):
+            (before,) = network.inputs.get("checkpoint") or network.inputs["source"]
+            if before.stage in seen:
+                break
+            network = stages[before.stage]
+            seen.add(network.name)
+        if job_of(network.name) == "train":
             return "has no CTC head; expected a network of fine-tuning, such as GROUP/finetune"
     if which in ("", "best"):
         return ""
@@ -511,17 +519,36 @@ def _state(
             return "continues", True, None
         if record.get("result") not in (None, config_lib.digest(result)):
             return "runs again: a job that was run by itself has written there", False, None
-        gone = [name for name in outputs(stage.name, result) if not (directory / name).exists()]
-        if gone:
-            return f"continues: {gone[0]} is gone", True, None
+        written = _written(stage, directory, result)
+        if gone := next((path for path in written if not path.exists()), None):
+            return f"continues: {gone} is gone", True, None
         return "skipped: version, configuration and inputs are unchanged", True, result
     if aside := _aside_of(workdir, stage, parts):
         if _writes_elsewhere(stage.config):
             return "runs again: others may have written where it does", False, None
         return f"taken back from {aside}", False, _result(aside)
     if record:
-        return f"runs again: {', '.join(changes)}", False, None
+        # Splits and parts that prepare has finished have keys of their own: none is ever stale.
+        stays = job_of(stage.name) == "prepare" and result is None
+        return f"runs again: {', '.join(changes)}", stays, None
     return "runs", False, None
+
+
+def _written(
+    stage: Stage, directory: pathlib.Path, result: Mapping[str, Any]
+) -> Iterator[pathlib.Path]:
+    """What a finished stage has written, as far as others may read it."""
+    for name in outputs(stage.name, result):
+        path = directory / name
+        yield path
+        if path.name == "manifest.json" and path.exists():
+            shards = files.read_json(path, "manifest").get("shards", ())
+            yield from (path.with_name(shard["file"]) for shard in shards)
+            yield path.with_name("index.npz")
+    if job_of(stage.name) in ("export", "convert"):
+        scheme, _, model = Reference(stage.name).path("", vars(stage.config)).partition(":")
+        own = scheme and model == f"/{stage.name}/model"
+        yield directory / "model" if own else pathlib.Path(model)
 
 
 def _writes_elsewhere(config: Any) -> bool:
@@ -557,8 +584,10 @@ def _begin(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> dic
         if aside:
             directory.parent.mkdir(parents=True, exist_ok=True)
             aside.rename(directory)
-    if result is None:
-        record = {"key": config_lib.digest(parts), "parts": parts}
+    record = _record(directory)
+    if result is None or record["parts"] != parts:  # or a key is new, whose default may change
+        kept = {} if result is None else {"result": record.get("result")}
+        record = {"key": config_lib.digest(parts), "parts": parts, **kept}
         files.write_json(directory / _RECORD, record)
     return result
 

@@ -87,6 +87,19 @@ def test_build_names_what_is_wrong(values, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_group_takes_what_it_lacks_from_the_default_of_its_field():
+    """Fine-tuning's optimiser has other defaults than pre-training's."""
+    values = dict(workdir="w", audio="a", init_from="", loop=dict(steps=5))
+    given = dict(values, optimizer=dict(peak_learning_rate=1e-4))
+    expected = config_lib.build(FinetuneConfig, values)
+    expected = dataclasses.replace(
+        expected, optimizer=dataclasses.replace(expected.optimizer, peak_learning_rate=1e-4)
+    )
+    assert config_lib.build(FinetuneConfig, given) == expected
+    complete = command_line.with_defaults(FinetuneConfig, given)
+    assert config_lib.build(FinetuneConfig, complete) == expected
+
+
 @pytest.mark.parametrize("value", ["gs://bucket/run", "hf:s3://bucket/model", "http://host/a"])
 def test_a_url_is_no_local_folder(value):
     base = {"workdir": "runs", "audio": "a", "labels": ["b"]}

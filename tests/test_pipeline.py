@@ -198,7 +198,7 @@ def test_a_group_or_split_that_is_not_there_is_refused_before_anything_runs():
         ),
         ("it1.label.layer", 3, "layer=3: expected 0, .* with feature='layer', and -1 with the oth"),
         ("it1.label.fit_fraction", 2.0, "fit_fraction=2.0: expected a fraction of the split"),
-        ("it1.label.fit_max_frames", 0, "fit_max_frames=0: expected 1 or more"),
+        ("it1.label.fit_max_frames", 0, "fit_max_frames=0: expected at least num_clusters="),
         ("it1.evaluate.frame_rate", 60, "frame_rate=60: expected 50 or 100"),
         ("it1.evaluate.num_clusters", 0, "num_clusters=0: expected 1 to 65,536"),
         ("it1.evaluate.inputs.fit_audio", "", "fit_audio: empty, expected the prepared split"),

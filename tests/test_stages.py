@@ -60,7 +60,10 @@ def jobs(monkeypatch):
             ran.append(f"{pathlib.Path(config.workdir).name}/{name}")
             found = {"seconds": 1.0, **result(config)}
             for output in layout.outputs(name, found):
-                files.write_text(f"{config.workdir}/{name}/{output}", "")
+                path = pathlib.Path(config.workdir, name, output)
+                files.write_json(path, {"shards": [{"file": "shard"}]})
+                files.write_text(path.with_name("shard"), "")
+                files.write_text(path.with_name("index.npz"), "")
             files.write_json(f"{config.workdir}/{name}/result.json", found)
             return found
 
@@ -227,7 +230,7 @@ def test_a_changed_default_of_the_loss_trains_again(jobs, tmp_path, corpus, monk
 def test_a_new_key_with_a_default_trains_nothing_again(jobs, tmp_path, corpus, monkeypatch):
     pipeline.run(_config(tmp_path, corpus))
     jobs.clear()
-    for default, ran in ((2.0, []), (3.0, [])):
+    for default, ran in ((2.0, []), (3.0, ["it1/train", "it2/train"])):
         fields = [("alpha", float, 1.0), ("beta", float, default)]
         loss = dataclasses.make_dataclass("Loss", fields, frozen=True)
         other = dataclasses.make_dataclass(
@@ -240,9 +243,20 @@ def test_a_new_key_with_a_default_trains_nothing_again(jobs, tmp_path, corpus, m
         monkeypatch.setitem(pipeline.JOBS, "train", (other, run, version))
         pipeline.run(_config(tmp_path, corpus))
         assert jobs == ran
+    jobs.clear()
     inputs = {"audio": "prepare:train", "labels": ("it1/label:train",)}
-    pipeline.run(_config(tmp_path, corpus, it1={"train": {"inputs": inputs, "loss": {"beta": 2}}}))
+    pipeline.run(_config(tmp_path, corpus, it1={"train": {"inputs": inputs, "loss": {"beta": 5}}}))
     assert jobs == ["it1/train"]  # not its default
+
+
+def test_what_an_interrupted_prepare_has_done_stays_for_other_settings(jobs, tmp_path, corpus):
+    """Such as the one that its refusal names; once it is finished it is set aside."""
+    pipeline.run(_config(tmp_path, corpus))
+    (tmp_path / "run/prepare/result.json").unlink()
+    for share in (0.5, 0.25):
+        pipeline.run(_config(tmp_path, corpus, prepare={"corpus": str(corpus), "share": share}))
+        asides = {path.name.rpartition("-")[0] for path in (tmp_path / "run").glob("set_aside/*")}
+        assert ("prepare" in asides) == (share == 0.25)
 
 
 def test_a_job_that_was_run_by_itself_does_not_pass_for_the_stage(jobs, tmp_path, corpus, capsys):
@@ -260,7 +274,9 @@ def test_a_job_that_was_run_by_itself_does_not_pass_for_the_stage(jobs, tmp_path
     ("stage", "output"),
     [
         ("prepare", "train/manifest.json"),
+        ("prepare", "train/index.npz"),
         ("it1/label", "codebook.npz"),
+        ("it1/label", "train/shard"),
         ("it1/train", "checkpoints"),
     ],
 )
@@ -272,7 +288,7 @@ def test_an_output_that_is_gone_is_made_again(jobs, tmp_path, corpus, capsys, st
     jobs.clear()
     pipeline.run(config)
     assert [name.removeprefix("run/") for name in jobs] == [stage]
-    assert f"[{stage}] continues: {output}" in capsys.readouterr().out
+    assert f"[{stage}] continues: {path}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", ["[]", '{"key": "x"}', '{"parts": 7}', "{"])

@@ -139,7 +139,8 @@ def _of_file(
         raise InputError(
             f"{name}: corrupt or not audio ({reason}); expected {containers.FORMATS}"
         ) from None
-    if expected not in (None, native_length):
+    # Without a length in the header whoever wrote the list has guessed.
+    if expected not in (None, native_length) and all(s.claimed is not None for s in streams):
         remarks.append(f"its list of files counts {expected} samples, {native_length} are there")
     if len(streams) > 1:
         remarks.append(f"{len(streams)} streams, read one after the other")

@@ -108,6 +108,11 @@ class FinetuneConfig:
         lengths = self.padded_frames
         if list(lengths) != sorted({*lengths}) or min(lengths, default=0) < 1:
             raise InputError(f"config.padded_frames={lengths}: expected lengths that ascend")
+        if self.frames_per_step < lengths[0]:
+            raise InputError(
+                f"config.frames_per_step={self.frames_per_step}: expected at least "
+                f"{lengths[0]}, the shortest of config.padded_frames"
+            )
 
 
 def read(config: FinetuneConfig) -> tuple[manifests.AudioManifest, HeldOut | None]:

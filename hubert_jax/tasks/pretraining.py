@@ -103,6 +103,18 @@ class TrainConfig:
         rows = self.frames_per_step // min(self.max_frames, BUCKETS[0])  # at most
         if self.loss.mask_group_rows > rows:
             raise _no_whole_group(self.loss, rows)
+        if self.loss.mask_span >= self.max_frames:
+            raise InputError(
+                f"config.loss.mask_span={self.loss.mask_span}: expected less than "
+                f"config.max_frames={self.max_frames}"
+            )
+        wanted = bool(self.validation_audio and self.labels)  # `check` reads audio alone, too
+        if wanted != bool(self.validation_labels):
+            lacks = "labels" if self.validation_audio else "audio"
+            raise InputError(
+                f"config.validation_{lacks}: empty; expected a held-out split with its labels, or "
+                "neither"
+            )
         if self.keep_head and not self.init_from:
             raise InputError(
                 "config.keep_head=True: there is no config.init_from whose head it could keep"
@@ -139,8 +151,6 @@ def read(config: TrainConfig) -> Data:
         codebook_digests=tuple(labels.manifest.codebook_digest for labels in sets),
     )
     if not config.validation_audio:
-        if config.validation_labels:
-            raise InputError("config.validation_labels: found without config.validation_audio")
         return Data(audio, sets, units)
     held_out = HeldOut.read(config.validation_audio, config.audio, audio)
     key = "config.validation_labels"

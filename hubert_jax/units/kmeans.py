@@ -201,13 +201,18 @@ def _frame_keys(utterance_id: str, frames: int, seed: int) -> np.ndarray:
 
 
 def require_fittable(
-    num_clusters: int, seed: int, fit_max_frames: int = 1, fit_fraction: float = 1.0
+    num_clusters: int, seed: int, fit_max_frames: int = 65_536, fit_fraction: float = 1.0
 ) -> None:
     """Raises InputError for a configuration's number of clusters, seed or sample out of range."""
     for key, value, holds, expected in (
         ("num_clusters", num_clusters, 1 <= num_clusters <= 65_536, "1 to 65,536"),
         ("seed", seed, 0 <= seed < 2**32, "0 to 4,294,967,295"),
-        ("fit_max_frames", fit_max_frames, fit_max_frames >= 1, "1 or more"),
+        (
+            "fit_max_frames",
+            fit_max_frames,
+            fit_max_frames >= num_clusters,
+            f"at least num_clusters={num_clusters}",
+        ),
         ("fit_fraction", fit_fraction, 0 < fit_fraction <= 1, "a fraction of the split, in (0, 1]"),
     ):
         if not holds:
