@@ -317,6 +317,9 @@ def _require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
                 refuse("inputs.validation_audio", reference, f"inputs.audio={other}", shared)
     if hasattr(config, "head"):
         sizes = config.head.codebook_sizes
+        if job_of(stage.name) == "train" and config.validation_audio:
+            if not config.validation_labels:
+                refuse("validation_labels", "none", "validation_audio", config.validation_audio)
         for key in ("labels", "validation_labels"):
             labels = inputs.get(key, ())
             if labels and len(labels) != len(sizes):

@@ -108,13 +108,8 @@ class TrainConfig:
                 f"config.loss.mask_span={self.loss.mask_span}: expected less than "
                 f"config.max_frames={self.max_frames}"
             )
-        wanted = bool(self.validation_audio and self.labels)  # `check` reads audio alone, too
-        if wanted != bool(self.validation_labels):
-            lacks = "labels" if self.validation_audio else "audio"
-            raise InputError(
-                f"config.validation_{lacks}: empty; expected a held-out split with its labels, or "
-                "neither"
-            )
+        if self.validation_labels and not self.validation_audio:
+            raise InputError("config.validation_labels: found without config.validation_audio")
         if self.keep_head and not self.init_from:
             raise InputError(
                 "config.keep_head=True: there is no config.init_from whose head it could keep"
