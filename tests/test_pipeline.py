@@ -213,6 +213,17 @@ def test_a_group_or_split_that_is_not_there_is_refused_before_anything_runs():
             "patience=3: found without config.*validation_audio",
         ),
         ("it1.train.max_frames", 0, "max_frames=0: expected 1 or more"),
+        ("it1.train.max_frames", 10, "mask_span=10: expected less than config.*max_frames=10"),
+        (
+            "it1.train.inputs.labels",
+            ("it1/label:dev-mini",),
+            "labels: found it1/label:dev-mini, but",
+        ),
+        ("it1.evaluate.layers", (-1,), r"layers=\(-1,\): expected 0 or more"),
+        ("it1.label.layer", -2, "layer=-2: expected 0, .* and -1 with the others"),
+        ("scratch.finetune.frames_per_step", 9, "frames_per_step=9: expected at least"),
+        ("prepare.splits", (), "config.stages.prepare.splits: expected at least one split"),
+        ("prepare.splits", 100, "config.stages.prepare.splits: expected a sequence, found 100"),
         ("it1.train.row_multiple", 0, "row_multiple=0: expected 1 or more"),
         ("it1.train.loss.mask_group_rows", 500, "mask_group_rows=500: found batches of .* rows"),
         ("it1.train.frames_per_step", 8, "mask_group_rows=.: found batches of 0 rows"),
@@ -243,7 +254,7 @@ def test_a_group_or_split_that_is_not_there_is_refused_before_anything_runs():
 )
 def test_stages_that_do_not_fit_one_another_are_refused_before_anything_runs(key, value, message):
     config = demo.get_config()
-    with config.unlocked():
+    with config.unlocked(), config.ignore_type():
         splits = (*config.stages.prepare.splits, "both=dev-mini+train-clean-5")
         config.stages.prepare.splits = (*splits, "speaker=train-clean-5/460")
         config.update_from_flattened_dict({f"stages.{key}": value})

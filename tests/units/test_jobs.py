@@ -14,6 +14,7 @@ from sklearn.cluster import MiniBatchKMeans
 from splits import TINY_LARGE, random_parameters
 
 from hubert_jax import decode, evaluate, export, files, label
+from hubert_jax.convert import __main__ as convert
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
 from hubert_jax.data import manifests, records
@@ -356,6 +357,24 @@ def test_an_export_that_is_refused_keeps_the_result_of_an_earlier_one(tmp_path, 
     with pytest.raises(InputError, match="exists and holds no"):
         export.run(export.ExportConfig(str(tmp_path), network[2], out=str(tmp_path)))
     assert result.exists()  # with its model
+
+
+def test_a_conversion_that_is_refused_keeps_the_model_of_an_earlier_one(tmp_path, network):
+    convert.run(convert.ConvertConfig(str(tmp_path), network[2], "orbax:"))
+    with pytest.raises(InputError, match="nowhere"):
+        convert.run(convert.ConvertConfig(str(tmp_path), "orbax:/nowhere", "orbax:"))
+    assert (tmp_path / "convert/model").is_dir() and (tmp_path / "convert/result.json").exists()
+
+
+@pytest.mark.parametrize("change", [{"labels": ("none/here",)}, {"fit_audio": "none/here"}])
+def test_an_evaluation_that_is_refused_keeps_the_result_of_an_earlier_one(
+    evaluation, tmp_path, change
+):
+    result = tmp_path / "evaluate" / "result.json"
+    files.write_json(result, {})
+    with pytest.raises(InputError, match="none/here"):
+        evaluate.run(dataclasses.replace(evaluation, workdir=str(tmp_path), **change))
+    assert result.exists()
 
 
 def test_two_splits_of_one_name_are_refused(labelled, splits, tmp_path):
