@@ -24,6 +24,7 @@ _DAMAGED = (
     *(AttributeError, OverflowError, MemoryError, SyntaxError, tokenize.TokenError, zlib.error),
 )
 _CHUNK = 8192  # frames whose distances to all codewords are in memory at once
+_HEADER_BYTES = 1_000  # of an array; NumPy takes half a minute for ten times as many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Codebook:
         described = files.read_json(directory / "codebook.json", "codebook description")
         path = directory / "codebook.npz"
         try:
-            with np.load(path) as arrays:
+            with np.load(path, max_header_size=_HEADER_BYTES) as arrays:
                 centroids = arrays["centroids"]
             if centroids.ndim != 2 or centroids.dtype != np.float32 or not centroids.size:
                 raise ValueError(f"centroids of shape {centroids.shape}, {centroids.dtype}")

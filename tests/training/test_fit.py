@@ -340,7 +340,10 @@ def test_impossible_loops_are_refused(values):
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (dict(mask_group_rows=4, mask_span=64), "mask_span=64: expected less than 64"),
+        (
+            dict(mask_group_rows=4, mask_span=64),
+            "mask_span=64: expected less than config.max_frames=64",
+        ),
         (dict(mask_group_rows=17), "mask_group_rows=17: found batches of 16 rows"),
     ],
 )
