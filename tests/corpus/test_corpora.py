@@ -139,6 +139,7 @@ def test_samples_that_a_fairseq_manifest_counts_are_compared(tmp_path, suffix):
         ("nowhere\na.wav\t1\n", "train.tsv, line 1: expected the folder .* found 'nowhere'"),
         (".\n", "train.tsv: expected lines PATH<TAB>SAMPLES, found none"),
         (".\na.wav 400\n", "train.tsv, line 2: expected PATH<TAB>SAMPLES, found 'a.wav 400'"),
+        (".\na.wav\t\x1e400\n", "train.tsv, line 2: expected PATH<TAB>SAMPLES, found 'a.wav"),
         (".\na.wav\t" + "9" * 5000, "train.tsv, line 2: expected PATH<TAB>SAMPLES, found 'a.wav"),
         (".\na.wav\t1\na.wav\t1\n", "the utterance id 'a' is also that of"),
     ],

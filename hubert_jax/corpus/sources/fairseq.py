@@ -34,7 +34,7 @@ def discover(manifest: pathlib.Path) -> list[SourceUtterance]:
     folders: dict[pathlib.PurePosixPath, pathlib.Path] = {}
     for (number, line), text in zip(lines, texts, strict=True):
         name, tab, samples = line.partition("\t")
-        if not tab or not re.fullmatch(r"\s*[0-9]{1,18}\s*", samples):
+        if not tab or not re.fullmatch(r"[ \t]*[0-9]{1,18}[ \t\r]*", samples):
             raise InputError(
                 f"{manifest}, line {number}: expected PATH<TAB>SAMPLES, found {line[:80]!r}"
             )
