@@ -520,7 +520,7 @@ def _state(
     if record and not changes:
         if result is None:
             return "continues", True, None
-        if record.get("result") not in (None, config_lib.digest(result)):
+        if not _is_own(record, result):
             return "runs again: a job that was run by itself has written there", False, None
         written = _written(stage, directory, result)
         if gone := next((path for path in written if not path.exists()), None):
@@ -625,9 +625,15 @@ def _aside_of(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> 
     """What was set aside of a stage with these parts."""
     for path in sorted(_aside(workdir, stage.name, "").parent.glob(f"{_flat(stage.name)}-*")):
         record = _record(path)
-        if record and not _changes(record, parts, stage.config):
-            return path
+        if record and _is_own(record, _result(path)):
+            if not _changes(record, parts, stage.config):
+                return path
     return None
+
+
+def _is_own(record: Mapping[str, Any], result: dict | None) -> bool:
+    """Whether a result is the pipeline's, not of a job that was run by itself."""
+    return result is None or record.get("result") in (None, config_lib.digest(result))
 
 
 def _record(directory: pathlib.Path) -> dict[str, Any]:

@@ -268,6 +268,10 @@ def test_a_job_that_was_run_by_itself_does_not_pass_for_the_stage(jobs, tmp_path
     pipeline.run(config)
     assert jobs == ["it1/label"]
     assert "[it1/label] runs again: a job that was run by itself" in capsys.readouterr().out
+    more = {"label": {"inputs": {"audio": ("prepare:train",)}, "num_clusters": 500}}
+    pipeline.run(_config(tmp_path, corpus, it1=more))
+    pipeline.run(config)  # takes back its own, not what the job has written
+    assert "100 of 0" in result.read_text()
 
 
 @pytest.mark.parametrize(
