@@ -12,10 +12,11 @@ import soundfile
 import splits
 
 from benchmarks import fuzz
-from hubert_jax import command_line, content, files, job
+from hubert_jax import command_line, files, job
 from hubert_jax.corpus import audio_files, sources
 from hubert_jax.data import index, manifests, records
 from hubert_jax.errors import InputError, printable
+from hubert_jax.stages import content
 from hubert_jax.tasks.pretraining import TrainConfig
 from hubert_jax.units.kmeans import Codebook
 

@@ -16,12 +16,13 @@ from splits import TINY_LARGE, random_parameters
 
 from configs import demo
 from hubert_jax import command_line, files, pipeline, prepare
-from hubert_jax.content import ContentDigests
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Architecture
 from hubert_jax.report.assemble import ReportConfig
+from hubert_jax.stages.content import ContentDigests
+from hubert_jax.stages.stage import JOBS, Stage
 from hubert_jax.units.kmeans import Codebook
 
 # Lines after which preparation, pre-training and fine-tuning have begun to work.
@@ -339,7 +340,7 @@ def test_a_layers_codebook_from_elsewhere(tmp_path, feature, message):
 @pytest.mark.parametrize("killed_at", [1, 2])
 def test_what_is_set_aside_survives_a_kill_while_it_is_moved(tmp_path, monkeypatch, killed_at):
     """At the rename that sets a stage aside, or at the one that takes another back."""
-    stage = pipeline.Stage("prepare", prepare.PrepareConfig(str(tmp_path)), {})
+    stage = Stage("prepare", prepare.PrepareConfig(str(tmp_path)), {})
     directory = tmp_path / "prepare"
     wanted = []
 
@@ -351,7 +352,7 @@ def test_what_is_set_aside_survives_a_kill_while_it_is_moved(tmp_path, monkeypat
         files.write_json(directory / "result.json", {"key": wanted[-1]})
         return files.read_json(directory / "result.json", "result")
 
-    monkeypatch.setitem(pipeline.JOBS, "prepare", (prepare.PrepareConfig, work, 1))
+    monkeypatch.setitem(JOBS, "prepare", JOBS["prepare"]._replace(run=work))
     assert [become("a"), become("b")] == ["a", "b"]
     rename, count = pathlib.Path.rename, iter(range(1, 9))
 
@@ -364,7 +365,7 @@ def test_what_is_set_aside_survives_a_kill_while_it_is_moved(tmp_path, monkeypat
         patch.setattr(pathlib.Path, "rename", killed)
         with pytest.raises(KeyboardInterrupt):
             become("a")
-    monkeypatch.setitem(pipeline.JOBS, "prepare", (prepare.PrepareConfig, None, 1))
+    monkeypatch.setitem(JOBS, "prepare", JOBS["prepare"]._replace(run=None))
     assert [become(key) for key in "abab"] == ["a", "b", "a", "b"]
 
 

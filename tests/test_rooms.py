@@ -74,7 +74,8 @@ def _jobs(imports: set[str]) -> set[str]:
 
 def test_no_library_imports_a_job():
     for name, imports in IMPORTS.items():
-        if name != "pipeline":  # jobs import libraries, never one another
+        # Jobs import libraries, never one another; the stages of a pipeline are jobs.
+        if name != "pipeline" and _room(name) != "stages":
             assert not _jobs(imports), f"{name} imports {sorted(_jobs(imports))}"
 
 

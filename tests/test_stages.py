@@ -13,10 +13,11 @@ import pytest
 from hubert_jax import command_line, files, layout, pipeline
 from hubert_jax import config as config_lib
 from hubert_jax.config import MayChange, Reads
-from hubert_jax.content import ContentDigests
 from hubert_jax.errors import InputError
 from hubert_jax.layout import Reference
 from hubert_jax.prepare import PrepareConfig
+from hubert_jax.stages.content import ContentDigests
+from hubert_jax.stages.stage import JOBS, Job
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,15 +82,12 @@ def jobs(monkeypatch):
     def trained(config: Train) -> dict:
         return {"fingerprint": f"{config.loss.alpha} {bool(config.init_from)}", "steps": 4}
 
-    monkeypatch.setattr(
-        pipeline,
-        "JOBS",
-        {
-            "prepare": (Prepare, job("prepare", prepared), 1),
-            "label": (Label, job("label", labelled), 1),
-            "train": (Train, job("train", trained), 1),
-        },
-    )
+    for name, config, work in (
+        ("prepare", Prepare, prepared),
+        ("label", Label, labelled),
+        ("train", Train, trained),
+    ):
+        monkeypatch.setitem(JOBS, name, Job(config, job(name, work), 1, together=False))
     # A directory for compiled programs would outlive the test.
     monkeypatch.setattr(pipeline, "_keep_compiled", lambda workdir: None)
     monkeypatch.setattr(
@@ -191,8 +189,7 @@ def test_another_corpus_runs_what_reads_it(jobs, tmp_path, corpus):
 
 def test_what_gives_the_same_again_stops_the_chain(jobs, tmp_path, corpus, monkeypatch):
     pipeline.run(_config(tmp_path, corpus))
-    schema, run, _ = pipeline.JOBS["prepare"]
-    monkeypatch.setitem(pipeline.JOBS, "prepare", (schema, run, 2))
+    monkeypatch.setitem(JOBS, "prepare", JOBS["prepare"]._replace(version=2))
     jobs.clear()
     pipeline.run(_config(tmp_path, corpus))
     assert jobs == ["run/prepare"]
@@ -219,8 +216,7 @@ def test_a_changed_default_of_the_loss_trains_again(jobs, tmp_path, corpus, monk
         ],
         frozen=True,
     )
-    _, run, version = pipeline.JOBS["train"]
-    monkeypatch.setitem(pipeline.JOBS, "train", (other, run, version))
+    monkeypatch.setitem(JOBS, "train", JOBS["train"]._replace(config=other))
     jobs.clear()
     pipeline.run(_config(tmp_path, corpus))
     # The second labelling gives the same again here, but has to be done.
@@ -239,8 +235,7 @@ def test_a_new_key_with_a_default_trains_nothing_again(jobs, tmp_path, corpus, m
             bases=(Train,),
             frozen=True,
         )
-        _, run, version = pipeline.JOBS["train"]
-        monkeypatch.setitem(pipeline.JOBS, "train", (other, run, version))
+        monkeypatch.setitem(JOBS, "train", JOBS["train"]._replace(config=other))
         pipeline.run(_config(tmp_path, corpus))
         assert jobs == ran
     jobs.clear()
@@ -431,8 +426,6 @@ def test_killed_while_results_change_places(jobs, tmp_path, corpus, monkeypatch,
 
 
 def test_an_interrupted_stage_continues(jobs, tmp_path, corpus, monkeypatch, capsys):
-    schema, run, version = pipeline.JOBS["train"]
-
     def interrupted(config):
         path = pathlib.Path(config.workdir, "train", "half")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -440,7 +433,7 @@ def test_an_interrupted_stage_continues(jobs, tmp_path, corpus, monkeypatch, cap
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setitem(pipeline.JOBS, "train", (schema, interrupted, version))
+        patch.setitem(JOBS, "train", JOBS["train"]._replace(run=interrupted))
         with pytest.raises(KeyboardInterrupt):
             pipeline.run(_config(tmp_path, corpus))
     pipeline.run(_config(tmp_path, corpus))
@@ -469,7 +462,7 @@ def test_dry_run_says_what_and_why_and_touches_nothing(jobs, tmp_path, corpus, c
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        ({"it3": {"sing": {}}}, r"config.stages.it3.sing: no such job; known: prepare, label"),
+        ({"it3": {"sing": {}}}, r"config.stages.it3.sing: no such job; known: prepare, check, label"),
         (
             {"it1": {"label": {"inputs": {"audio": ("prepare:dev",)}}}},
             r"\[it1/label\] inputs.audio=prepare:dev: no such split; prepared are train",
