@@ -50,19 +50,28 @@ def usage(job: str, schema: type, description: str, part: str = "") -> str:
     )
 
 
-def read(arguments: list[str], job: str, schema: type) -> Any:
+def read(arguments: list[str], job: str, *schemas: Any) -> Any:
     """The configuration that a command line asks for: the file's part `job` unless it names one.
 
+    Of several schemas it is the one with the fewest keys that the file has alone, or lacks.
     Raises InputError for all that is wrong with the file or with an argument.
     """
     path, overrides = _split(arguments)
     values, overrides = _load(path, job, overrides)
+    schema = min(schemas, key=lambda each: _misfits(each, values))
     if hasattr(schema, "with_defaults"):  # of groups that the dataclass does not know
         values = schema.with_defaults(values)
     config = with_defaults(schema, values)
     for override in overrides:
         _apply(config, override)
     return config_lib.build(schema, _without_placeholders(config))
+
+
+def _misfits(schema: Any, values: Mapping[str, Any]) -> int:
+    """How many keys a file has that a schema lacks, and how many it lacks that it requires."""
+    fields = {field.name: field.default for field in dataclasses.fields(schema)}
+    required = {name for name, default in fields.items() if default is dataclasses.MISSING}
+    return len({*values} - {*fields}) + len(required - {*values})
 
 
 def _split(arguments: list[str]) -> tuple[str, list[str]]:

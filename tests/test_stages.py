@@ -462,7 +462,10 @@ def test_dry_run_says_what_and_why_and_touches_nothing(jobs, tmp_path, corpus, c
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
-        ({"it3": {"sing": {}}}, r"config.stages.it3.sing: no such job; known: prepare, check, label"),
+        (
+            {"it3": {"sing": {}}},
+            r"config.stages.it3.sing: no such job; known: prepare, check, label",
+        ),
         (
             {"it1": {"label": {"inputs": {"audio": ("prepare:dev",)}}}},
             r"\[it1/label\] inputs.audio=prepare:dev: no such split; prepared are train",

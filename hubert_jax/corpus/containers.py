@@ -253,11 +253,11 @@ def _sphere(data: _Bytes, start: int) -> Stream:
         raise InputError(f"{data.name}: its SPHERE header does not say its size")
     header = header[: int(offset[1])]
     claimed = None
-    if re.search(rb"^sample_count\b", header, re.MULTILINE):
+    if re.search(rb"^\s*sample_count\b", header, re.MULTILINE):
         claimed = 1
         for name in ("sample_count", "channel_count", "sample_n_bytes"):
             # An integer, but libsndfile writes some as a string.
-            pattern = rf"^{name}[ \t]+-(?:i|r|s\d+)[ \t]+(\d{{1,18}})(?:\.0*)?\s*$"
+            pattern = rf"^\s*{name}[ \t]+-(?:i|r|s\d+)[ \t]+(\d{{1,18}})(?:\.0*)?\s*$"
             line = re.search(pattern.encode(), header, re.MULTILINE)
             if line is None:
                 raise InputError(

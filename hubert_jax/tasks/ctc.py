@@ -21,12 +21,13 @@ from hubert_jax.data import batches, manifests, schedule
 from hubert_jax.data.index import read_index
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
-from hubert_jax.frames import HOP, num_frames, num_samples
+from hubert_jax.frames import HOP, SAMPLE_RATE, num_frames, num_samples
 from hubert_jax.model.architecture import Architecture, Execution, Regularization
 from hubert_jax.model.ctc import ctc_loss, is_feasible
 from hubert_jax.model.hubert import HubertForCTC
 from hubert_jax.model.kernels import choice
 from hubert_jax.model.masking import span_mask
+from hubert_jax.networks.sharding_rules import SHARDING_RULES
 from hubert_jax.tasks import transcripts
 from hubert_jax.tasks.held_out import HeldOut, ValidationConfig
 from hubert_jax.training import optimizer, sharding
@@ -205,6 +206,8 @@ def task(
             _shapes(bucket.rows, num_samples(bucket.batch_frames)) for bucket in padded
         ),
         batches=read_batches,
+        sharding_rules=SHARDING_RULES,
+        audio_seconds=lambda batch: float(batch["num_samples"].sum()) / SAMPLE_RATE,
         validation=_validation(config, held_out, vocabulary, mesh) if held_out else None,
         facts={
             "architecture": config_lib.to_dict(config.architecture),

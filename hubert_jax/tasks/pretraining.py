@@ -19,12 +19,13 @@ from hubert_jax.data import batches, label_sets, manifests, schedule
 from hubert_jax.data.buckets import BUCKETS
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
-from hubert_jax.frames import num_samples
+from hubert_jax.frames import SAMPLE_RATE, num_samples
 from hubert_jax.model.architecture import Architecture, Execution, Head, Regularization
 from hubert_jax.model.hubert import HubertForPretraining
 from hubert_jax.model.kernels import choice
 from hubert_jax.model.loss import masked_prediction_loss
 from hubert_jax.model.masking import span_mask
+from hubert_jax.networks.sharding_rules import SHARDING_RULES
 from hubert_jax.tasks.held_out import HeldOut, ValidationConfig
 from hubert_jax.training import optimizer, sharding
 from hubert_jax.training.fit import LoopConfig, require_run
@@ -203,6 +204,8 @@ def task(config: TrainConfig, data: Data, mesh: Mesh) -> Task:
         learning_rate=optimizer.learning_rate(config.optimizer, config.loop.steps),
         batch_shapes=tuple(_shapes(bucket, len(data.label_sets)) for bucket in buckets),
         batches=read_batches,
+        sharding_rules=SHARDING_RULES,
+        audio_seconds=lambda batch: batch["waveform"].size / SAMPLE_RATE,
         validation=_validation(config, data, data.held_out, mesh) if data.held_out else None,
         facts={
             "architecture": config_lib.to_dict(config.architecture),

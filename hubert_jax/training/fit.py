@@ -120,7 +120,8 @@ def fit(
     if not finished:
         validator.compile(mesh, abstract.params)
     log = ProgressLog(directory, first_step, loop.steps, metadata.get("metrics", {}))
-    prefetch, preemption = Prefetch(mesh, task.batches(first_step)), distributed.Preemption()
+    prefetch = Prefetch(mesh, task.batches(first_step), task.audio_seconds)
+    preemption = distributed.Preemption()
     running, started = None, time.monotonic()
     try:
         while not finished:

@@ -11,7 +11,6 @@ import optax
 from jax.sharding import PartitionSpec
 
 from hubert_jax.errors import InputError
-from hubert_jax.training.sharding import HUBERT_RULES
 
 Batch = dict[str, Any]
 _Scalars = tuple[jax.Array, dict[str, jax.Array]]
@@ -72,7 +71,8 @@ class Task:
     batch_shapes: tuple[dict[str, jax.ShapeDtypeStruct], ...]  # each compiled before step 1
     batches: Callable[[int], Generator[dict[str, np.ndarray]]]  # this process's, from a step on
     facts: dict[str, Any]
-    sharding_rules: tuple[tuple[str, PartitionSpec], ...] = HUBERT_RULES
+    sharding_rules: tuple[tuple[str, PartitionSpec], ...]  # pattern of the whole path -> partition
+    audio_seconds: Callable[[dict[str, np.ndarray]], float] = lambda batch: 0.0  # without padding
     validation: Validation | None = None
 
     def micro_batch_counts(self, wanted: int, shards: int) -> tuple[int, ...]:
