@@ -2,18 +2,18 @@
 
     python -m benchmarks.fuzz [--minutes=5] [--seed=0] [--inputs=N] [PARSER ...]
 
-Each parser runs in a process of its own for so many minutes of CPU time, or `--inputs`. Prints a
-table: inputs, how many were refused with InputError or accepted, other outcomes, the longest time
-of one input and how far memory grew beyond that of the valid files. Exit status 1 for any other
-outcome, an input over 10 s, or growth beyond 1 GB; such inputs are kept, their folder is printed.
-An input depends on parser, seed and number alone.
+Each parser runs for so many minutes of CPU time, or `--inputs`, in processes of a minute each.
+Prints a table: inputs, how many were refused with InputError or accepted, other outcomes, the
+longest time of one input and how far a process's memory grew beyond that of the valid files. Exit
+status 1 for any other outcome, an input over 10 s, or growth beyond 1 GB; such inputs are kept,
+their folder is printed. An input depends on parser, seed and number alone.
 """
 
 import argparse
 import faulthandler
-import itertools
 import json
 import multiprocessing
+import operator
 import os
 import pathlib
 import random
@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterable
 from typing import Any
 
 from benchmarks import mutations
@@ -31,6 +32,7 @@ from benchmarks.fuzz_parsers import PARSERS, Files, Parser
 from hubert_jax.errors import InputError
 
 MOST_SECONDS, MOST_BYTES = 10, 2**30
+_PROCESS_SECONDS = 60  # TensorStore 0.1.86 loses memory with every file that it reads
 _DIES = 60  # seconds after which a C library that hangs ends its process
 _LIMIT = 8 * 2**30  # bytes, beyond which there is a MemoryError instead of the machine's end
 
@@ -54,8 +56,10 @@ def input_of(name: str, seeds: list[Files], seed: int, number: int) -> Files:
     return found
 
 
-def fuzz(name: str, folder: pathlib.Path, seed: int, seconds: float, most: int) -> dict[str, Any]:
-    """Reads inputs for so many seconds of CPU time, `most` at most; what was found.
+def fuzz(
+    name: str, folder: pathlib.Path, seed: int, seconds: float, numbers: Iterable[int]
+) -> dict[str, Any]:
+    """Reads inputs of these numbers for so many seconds of CPU time at most; what was found.
 
     The unexpected ones, one of each outcome, are kept below `folder`.
     """
@@ -67,8 +71,8 @@ def fuzz(name: str, folder: pathlib.Path, seed: int, seconds: float, most: int) 
     found = dict.fromkeys(("inputs", "refused", "accepted", "unexpected"), 0)
     kept: dict[str, str] = {}  # outcome and number
     longest, base, begun = 0.0, _peak(), time.process_time()
-    for number in itertools.count():
-        if number == most or time.process_time() - begun > seconds:
+    for number in numbers:
+        if time.process_time() - begun > seconds:
             break
         _written(input_of(name, seeds, seed, number), current)
         before, started = _peak(), time.perf_counter()
@@ -81,7 +85,8 @@ def fuzz(name: str, folder: pathlib.Path, seed: int, seconds: float, most: int) 
         if outcome not in found and outcome not in kept:
             kept[outcome] = f"{folder / str(number)}: {outcome}"
             shutil.copytree(current, folder / str(number))
-    return {**found, "longest": longest, "growth": _peak() - base, "kept": list(kept.values())}
+    found |= {"seconds": time.process_time() - begun, "growth": _peak() - base}
+    return {**found, "longest": longest, "kept": list(kept.values())}
 
 
 def _outcome(parser: Parser, current: pathlib.Path) -> str:
@@ -130,11 +135,34 @@ def _child(name: str, folder: pathlib.Path, *bounds: Any) -> None:
     folder.with_suffix(".json").write_text(json.dumps(fuzz(name, folder, *bounds)))
 
 
+def _in_turn(name: str, top: pathlib.Path, seed: int, seconds: float, most: int) -> dict[str, Any]:
+    """What `fuzz` finds in processes one after another, each for the numbers that follow."""
+    total: dict[str, Any] = {"inputs": 0, "kept": []}
+    while total["inputs"] < most and seconds > 0:
+        folder, numbers = top / f"{name}-{total['inputs']}", range(total["inputs"], most)
+        process = multiprocessing.get_context("spawn").Process(
+            target=_child, args=(name, folder, seed, min(seconds, _PROCESS_SECONDS), numbers)
+        )
+        process.start()
+        process.join()
+        if process.exitcode:
+            why = f"{folder}/current: ended with {process.exitcode}, see {folder.name}.log"
+            return {"kept": [*total["kept"], why]}
+        found = json.loads(folder.with_suffix(".json").read_text())
+        for key, value in found.items():
+            join = max if key in ("longest", "growth") else operator.add
+            total[key] = join(total[key], value) if key in total else value
+        seconds -= found["seconds"]
+        if not found["kept"]:
+            shutil.rmtree(folder)
+    return total
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--inputs", type=int, default=-1)
+    parser.add_argument("--inputs", type=int, default=0)
     parser.add_argument("parsers", nargs="*", metavar="PARSER", help=", ".join(PARSERS))
     arguments = parser.parse_args()
     if unknown := set(arguments.parsers) - set(PARSERS):
@@ -144,21 +172,16 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- |")
     failures = []
     for name in arguments.parsers or PARSERS:
-        bounds = arguments.seed, arguments.minutes * 60, arguments.inputs
-        process = multiprocessing.get_context("spawn").Process(
-            target=_child, args=(name, top / name, *bounds)
+        found = _in_turn(
+            name, top, arguments.seed, arguments.minutes * 60, arguments.inputs or sys.maxsize
         )
-        process.start()
-        process.join()
-        if process.exitcode:
-            failures.append(f"{top / name}/current: ended with {process.exitcode}, see {name}.log")
+        failures += found["kept"]
+        if "inputs" not in found:
             continue
-        found = json.loads((top / f"{name}.json").read_text())
         grown = f"{found['growth'] / 2**20:.0f} MB"
         counts = [found[key] for key in ("inputs", "refused", "accepted", "unexpected")]
         row = " | ".join(map(str, [name, *counts, f"{found['longest']:.2f} s", grown]))
         print(f"| {row} |", flush=True)
-        failures += found["kept"]
         if found["growth"] > MOST_BYTES:
             failures.append(f"{name}: memory grew by {grown}")
     print(*failures, sep="\n")

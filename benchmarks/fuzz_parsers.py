@@ -132,8 +132,9 @@ def _read_records(folder: pathlib.Path) -> None:
 _TABLES = {
     "1-2.trans.txt": "1-2-0001 HE SAID\n1-2-0002 NOTHING AT ALL\n",
     "transcripts.tsv": "a/1.wav\the said\na/2.wav\tnothing\n",
-    "metadata.jsonl": '{"file_name": "a.wav", "text": "he said", "speaker_id": 3}\n'
-    '{"file_name": "b.wav", "text": "nothing", "split": "test"}\n',
+    "metadata.jsonl": '{"file_name": "a.wav", "text": "he said", "speaker_id": 3, "split": "'
+    'train"}\n'
+    '{"file_name": "b.wav", "text": "nothing", "split": "train"}\n',
 }
 _MORE_TABLES = {
     "metadata.csv": [

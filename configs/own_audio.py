@@ -16,6 +16,7 @@ Any other key is that of a stage: `--config.stages.it1.label.fit_fraction=0.5`.
 from ml_collections import ConfigDict
 
 from configs import demo
+from hubert_jax.prepare import split_folders
 
 
 def get_config(
@@ -23,7 +24,7 @@ def get_config(
 ) -> ConfigDict:
     """The whole, for `pipeline`."""
     del part
-    audio = tuple(f"prepare:{entry.partition('=')[0]}" for entry in splits)
+    audio = tuple(f"prepare:{split}" for split in split_folders(splits))
     labels = (f"it1/label:{audio[0].partition(':')[2]}",)
     return ConfigDict(
         dict(

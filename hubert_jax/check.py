@@ -1,53 +1,57 @@
 """Reads every record of a training's audio and labels, and refuses what does not fit.
 
-Takes the configuration of the train job; --config.labels= checks the audio alone. Prints
-hours by bucket, what crops leave out, rows of a step over the devices of config.mesh, dead
-codewords, silent and clipped utterances. Writes WORKDIR/check/result.json.
+Takes the configuration of the train job, where --config.labels= checks the audio alone, or of the
+finetune job (--config=FILE.py:PART), whose transcripts are spelled. Prints hours by bucket, what
+crops leave out or padding adds, rows of a step over the devices of config.mesh, dead codewords,
+silent and clipped utterances. Writes WORKDIR/check/result.json.
 """
 
 import dataclasses
 import pathlib
 import time
+from typing import Any
+
+import numpy as np
 
 from hubert_jax import files, job
 from hubert_jax.data import label_sets, manifests, preflight, schedule
+from hubert_jax.data.index import read_index
 from hubert_jax.errors import printable
+from hubert_jax.frames import SAMPLE_RATE, num_samples
+from hubert_jax.tasks import ctc, transcripts
+from hubert_jax.tasks.ctc import FinetuneConfig
 from hubert_jax.tasks.held_out import HeldOut
 from hubert_jax.tasks.pretraining import TrainConfig
+from hubert_jax.vocabulary import LIBRISPEECH
 
 VERSION = 1  # raise it when the same configuration and inputs give another output
 
 
-def run(config: TrainConfig) -> dict:
+def run(config: TrainConfig | FinetuneConfig) -> dict:
     """Returns the content of `WORKDIR/check/result.json`; InputErrors name shard and record."""
     started = time.monotonic()
-    files.require_writable(config.workdir)
+    workdir = files.require_writable(config.workdir)
+    (workdir / "check" / "result.json").unlink(missing_ok=True)  # of what was there before
+    found = _finetuning(config) if isinstance(config, FinetuneConfig) else _pretraining(config)
+    print("everything fits", flush=True)
+    return job.finish(config.workdir, "check", found, started)
+
+
+def _pretraining(config: TrainConfig) -> dict[str, Any]:
     directory = pathlib.Path(config.audio)
     audio = manifests.read_manifest(directory)
     codebook_sizes = config.head.codebook_sizes if config.labels else ()
     labels = label_sets.read_label_sets(audio, config.labels, codebook_sizes, config.specials)
-    cut = max(config.mesh.data, 1) * config.mesh.fsdp
-    rows = (config.frames_per_step, config.max_frames, cut, config.row_multiple)
-    buckets = schedule.crop_buckets(audio, *rows)
-    uses = preflight.bucket_uses(audio, buckets)
+    rows = (config.frames_per_step, config.max_frames, _row_shards(config), config.row_multiple)
+    uses = preflight.bucket_uses(audio, schedule.crop_buckets(audio, *rows))
     if config.validation_audio:
         HeldOut.read(config.validation_audio, config.audio, audio)
-    print(
-        f"check {directory}: {audio.utterances} utterances, {audio.seconds / 3600:.2f} h, "
-        f"{len(audio.shards)} shards, {audio.encoding} at {audio.sample_rate} Hz",
-        flush=True,
-    )
     with_labels = list(zip(map(pathlib.Path, config.labels), labels, strict=True))
-    progress = job.Progress("check", audio.seconds / 3600, "{:.2f} of {:.2f} h")
-    findings = preflight.inspect(directory, audio, with_labels, lambda s: progress(s / 3600))
+    findings = _inspect(directory, audio, with_labels)
     left_out = preflight.crop_loss(uses)
     _print_buckets(uses)
     print(f"a pass leaves out {left_out:.1%} of the audio")
-    for name, flagged in (("silent", findings.silent), ("clipped", findings.clipped)):
-        ids = f": {', '.join(flagged.examples)}" if flagged.utterances else ""
-        more = ", ..." if flagged.utterances > len(flagged.examples) else ""
-        seconds = f"{flagged.seconds / 3600:.2f} h"
-        print(printable(f"{flagged.utterances} {name} utterances, {seconds}{ids}{more}"))
+    flagged = _flagged(findings)
     sets = []
     for (path, manifest), counts in zip(with_labels, findings.class_counts, strict=True):
         dead = [index for index, count in enumerate(counts) if not count]
@@ -68,22 +72,93 @@ def run(config: TrainConfig) -> dict:
             + (f" ({', '.join(map(str, dead[:10]))}{', ...' if dead[10:] else ''})" if dead else "")
             + f", the commonest has {counts.max() / counts.sum():.1%}"
         )
-    print("everything fits", flush=True)
-    result = {
+    return {
+        **_described(directory, audio),
+        "buckets": {frames: dataclasses.asdict(use) for frames, use in uses.items()},
+        "crop_loss": left_out,
+        "fewest_shards": min(use.shards for use in uses.values() if use.batch),
+        **flagged,
+        "labels": sets,
+    }
+
+
+def _finetuning(config: FinetuneConfig) -> dict[str, Any]:
+    directory = pathlib.Path(config.audio)
+    audio, held_out = ctc.read(config)
+    lengths, index = config.padded_frames, read_index(directory, audio)
+    rows = (config.frames_per_step, lengths, _row_shards(config), config.row_multiple)
+    buckets = schedule.padded_buckets(audio, index, *rows)
+    transcripts.check("config.audio", config.audio, audio, LIBRISPEECH, lengths)
+    if held_out:
+        key, other = "config.validation_audio", config.validation_audio
+        transcripts.check(key, other, held_out.audio, LIBRISPEECH, lengths)
+    findings = _inspect(directory, audio)
+    print("padded to  utterances      hours  padding  rows x frames")
+    padded = {}
+    for bucket in buckets:
+        fewest, most = bucket.samples or (0, 0)
+        held = index.samples[(fewest <= index.samples) & (index.samples <= most)]
+        seconds = float(held.sum(dtype=np.int64)) / SAMPLE_RATE
+        padding = 1 - seconds * SAMPLE_RATE / (len(held) * num_samples(bucket.batch_frames))
+        print(
+            f"{bucket.frames:9}  {len(held):10}  {seconds / 3600:9.2f}  {padding:7.1%}"
+            f"  {f'{bucket.rows} x {bucket.batch_frames}':>13}"
+        )
+        padded[bucket.frames] = {
+            "utterances": len(held),
+            "seconds": seconds,
+            "padding": padding,
+            "batch": [bucket.batch_frames, bucket.rows],
+        }
+    left_out = audio.utterances - sum(use["utterances"] for use in padded.values())
+    print(f"{left_out} utterances are left out: longer than {lengths[-1]} frames")
+    return {
+        **_described(directory, audio),
+        "buckets": padded,
+        "left_out": left_out,
+        **_flagged(findings),
+    }
+
+
+def _row_shards(config: TrainConfig | FinetuneConfig) -> int:
+    """Over how many devices a batch's rows are divided, as far as the configuration says."""
+    return max(config.mesh.data, 1) * config.mesh.fsdp
+
+
+def _inspect(
+    directory: pathlib.Path,
+    audio: manifests.AudioManifest,
+    with_labels: list[tuple[pathlib.Path, manifests.LabelManifest]] | None = None,
+) -> preflight.Findings:
+    print(
+        f"check {directory}: {audio.utterances} utterances, {audio.seconds / 3600:.2f} h, "
+        f"{len(audio.shards)} shards, {audio.encoding} at {audio.sample_rate} Hz",
+        flush=True,
+    )
+    progress = job.Progress("check", audio.seconds / 3600, "{:.2f} of {:.2f} h")
+    return preflight.inspect(directory, audio, with_labels or [], lambda s: progress(s / 3600))
+
+
+def _flagged(findings: preflight.Findings) -> dict[str, Any]:
+    """Prints what somebody should listen to."""
+    both = {"silent": findings.silent, "clipped": findings.clipped}
+    for name, flagged in both.items():
+        ids = f": {', '.join(flagged.examples)}" if flagged.utterances else ""
+        more = ", ..." if flagged.utterances > len(flagged.examples) else ""
+        seconds = f"{flagged.seconds / 3600:.2f} h"
+        print(printable(f"{flagged.utterances} {name} utterances, {seconds}{ids}{more}"))
+    return {name: dataclasses.asdict(flagged) for name, flagged in both.items()}
+
+
+def _described(directory: pathlib.Path, audio: manifests.AudioManifest) -> dict[str, Any]:
+    return {
         "audio": {
             "directory": str(directory),
             "digest": audio.digest,
             "utterances": audio.utterances,
             "seconds": audio.seconds,
-        },
-        "buckets": {frames: dataclasses.asdict(use) for frames, use in uses.items()},
-        "crop_loss": left_out,
-        "fewest_shards": min(use.shards for use in uses.values() if use.batch),
-        "silent": dataclasses.asdict(findings.silent),
-        "clipped": dataclasses.asdict(findings.clipped),
-        "labels": sets,
+        }
     }
-    return job.finish(config.workdir, "check", result, started)
 
 
 def _print_buckets(uses: dict[int, preflight.BucketUse]) -> None:
@@ -101,4 +176,4 @@ def _print_buckets(uses: dict[int, preflight.BucketUse]) -> None:
 
 
 if __name__ == "__main__":
-    job.main("check", TrainConfig, run, part="train", computes=False)
+    job.main("check", (TrainConfig, FinetuneConfig), run, part="train", computes=False)

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import importlib.util
 import inspect
+import os
 import pathlib
 import re
 import textwrap
@@ -49,19 +50,28 @@ def usage(job: str, schema: type, description: str, part: str = "") -> str:
     )
 
 
-def read(arguments: list[str], job: str, schema: type) -> Any:
+def read(arguments: list[str], job: str, *schemas: Any) -> Any:
     """The configuration that a command line asks for: the file's part `job` unless it names one.
 
+    Of several schemas it is the one with the fewest keys that the file has alone, or lacks.
     Raises InputError for all that is wrong with the file or with an argument.
     """
     path, overrides = _split(arguments)
     values, overrides = _load(path, job, overrides)
+    schema = min(schemas, key=lambda each: _misfits(each, values))
     if hasattr(schema, "with_defaults"):  # of groups that the dataclass does not know
         values = schema.with_defaults(values)
     config = with_defaults(schema, values)
     for override in overrides:
         _apply(config, override)
     return config_lib.build(schema, _without_placeholders(config))
+
+
+def _misfits(schema: Any, values: Mapping[str, Any]) -> int:
+    """How many keys a file has that a schema lacks, and how many it lacks that it requires."""
+    fields = {field.name: field.default for field in dataclasses.fields(schema)}
+    required = {name for name, default in fields.items() if default is dataclasses.MISSING}
+    return len({*values} - {*fields}) + len(required - {*values})
 
 
 def _split(arguments: list[str]) -> tuple[str, list[str]]:
@@ -92,7 +102,7 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
 def _load(path: str, job: str, overrides: list[str]) -> tuple[Mapping[str, Any], list[str]]:
     """What `get_config` of the file returns, and the overrides that are not its parameters."""
     file, _, part = path.partition(":")
-    if not pathlib.Path(file).is_file():
+    if not os.path.isfile(file):  # pathlib's raises where a name is too long
         known = ", ".join(str(found) for found in sorted(pathlib.Path("configs").rglob("[!_]*.py")))
         found = f"; there are {known}" if known else "; jobs run from the repository's root"
         raise InputError(f"--config={file}: no such file{found}")
@@ -144,19 +154,23 @@ def _parameters(get_config: Callable, overrides: Sequence[str]) -> tuple[dict[st
     for name, value in values.items():
         if value is None:
             raise InputError(f"config.{name}: missing; pass --config.{name}=...")
-    return dict(values.items()), others
+    found = {
+        name: config_lib.checked(hints.get(name, Any), value, f"config.{name}")
+        for name, value in values.items()
+    }
+    return found, others
 
 
-def with_defaults(schema: Any, values: Mapping[str, Any]) -> ConfigDict:
-    """The file's values and, for keys that it lacks, the defaults of the schema."""
-    complete = dict(values.items())
+def with_defaults(schema: Any, values: Mapping[str, Any], default: Any = None) -> ConfigDict:
+    """The file's values and, for keys that it lacks, those of `default` or of the schema."""
+    complete = config_lib.over(default, values)
     hints = get_type_hints(schema)
     for field in dataclasses.fields(schema):
         kind = hints[field.name]
         if field.name in complete:
             group = complete[field.name]
             if dataclasses.is_dataclass(kind) and hasattr(group, "items"):
-                complete[field.name] = with_defaults(kind, group)
+                complete[field.name] = with_defaults(kind, group, field.default)
             elif kind is float and type(group) is int:
                 complete[field.name] = config_lib.as_float(group)
         elif field.default is dataclasses.MISSING:
@@ -188,7 +202,7 @@ def _without_placeholders(config: ConfigDict) -> dict[str, Any]:
 
 def _apply(config: ConfigDict, override: str) -> None:
     """Changes one key; raises InputError for an unknown one and for a value of another type."""
-    flag, _, text = override.partition("=")
+    flag, given, text = override.partition("=")
     key = _key(override)
     *groups, name = key.split(".")
     group = config
@@ -197,19 +211,20 @@ def _apply(config: ConfigDict, override: str) -> None:
     if not isinstance(group, ConfigDict) or name not in group:
         raise InputError(f"config.{key}: no such key; {_suggestion(key, list(_paths(config)))}")
     kind = group.get_type(name)
-    if kind in (tuple, list):
-        override = f"{flag}={_sequence(text)!r}"
-    # One flag at a time, so that an error is known to be this key's.
-    arguments = ["job", override]
-    values = flags.FlagValues()
+    values = "=" + (repr(_sequence(text)) if kind in (tuple, list) else text) if given else ""
+    negated = "no" if flag.lstrip("-").startswith("no") else ""
+    # A flag of this key alone: an error is known to be its own, and absl prints all that it has.
+    alone = ConfigDict({name: group.get_ref(name)})
+    arguments = ["job", f"--{negated}config.{name}{values}"]
+    parsed = flags.FlagValues()
     try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
-        values(arguments)
+        config_flags.DEFINE_config_dict("config", alone, flag_values=parsed, sys_argv=arguments)
+        parsed(arguments)
     except (flags.Error, ValueError, TypeError):
         expected = kind.__name__
         if kind is ConfigDict:
             expected = f"one of its keys ({', '.join(group[name])})"
-        found = repr(text) if "=" in override else "no value"
+        found = repr(text) if given else "no value"
         raise InputError(f"config.{key}: expected {expected}, found {found}") from None
 
 
@@ -222,7 +237,7 @@ def _sequence(text: str) -> tuple:
     """A Python literal, or else strings between commas: paths and split names need no quotes."""
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return tuple(part.strip() for part in text.split(",") if part.strip())
     return tuple(value) if isinstance(value, (tuple, list)) else (value,)
 

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -22,6 +23,8 @@ MayChange = Annotated[T, "may change"]
 # Names files; what is in them decides, not what they are called.
 Reads = Annotated[T, "reads"]
 
+_URL = re.compile(r"(\w+:)?[A-Za-z][\w+.-]*://")
+
 
 def build(schema: Callable[..., Schema], values: Mapping[str, Any], path: str = "config") -> Schema:
     """Builds the frozen dataclass `schema` from a ConfigDict or mapping, `path` in messages.
@@ -32,7 +35,7 @@ def build(schema: Callable[..., Schema], values: Mapping[str, Any], path: str = 
     """
     if not hasattr(values, "items"):
         raise InputError(f"{path}: expected a group of values, found {values!r:.80}")
-    fields, hints = _described(schema)
+    fields, hints, paths = _described(schema)
     for key in values:
         if key not in fields:
             close = difflib.get_close_matches(str(key), fields, n=1)
@@ -41,7 +44,11 @@ def build(schema: Callable[..., Schema], values: Mapping[str, Any], path: str = 
     arguments = {}
     for name, field in fields.items():
         if name in values:
-            arguments[name] = _checked(hints[name], values[name], f"{path}.{name}")
+            arguments[name] = checked(hints[name], values[name], f"{path}.{name}", field.default)
+            if name in paths:
+                _require_local(arguments[name], f"{path}.{name}")
+            if name == "workdir" and not values[name].strip():
+                raise InputError(f"{path}.workdir: empty, expected a folder")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise InputError(
                 f"{path}.{name}: missing; pass --{path}.{name}=... or set it in the config"
@@ -50,10 +57,23 @@ def build(schema: Callable[..., Schema], values: Mapping[str, Any], path: str = 
 
 
 @functools.cache
-def _described(schema: Any) -> tuple[dict[str, dataclasses.Field], dict[str, Any]]:
-    """The fields and their types; a manifest builds the same schema a hundred thousand times."""
+def _described(schema: Any) -> tuple[dict[str, dataclasses.Field], dict[str, Any], set[str]]:
+    """The fields, their types, and the names of those that are paths.
+
+    Kept, as a manifest builds the same schema a hundred thousand times.
+    """
     fields = {field.name: field for field in dataclasses.fields(schema)}
-    return fields, typing.get_type_hints(schema)
+    paths = {name for name in fields if "reads" in field_marks(schema, name)}
+    return fields, typing.get_type_hints(schema), paths | ({"workdir"} & fields.keys())
+
+
+def _require_local(value: str | tuple[str, ...], path: str) -> None:
+    for each in (value,) if isinstance(value, str) else value:
+        if _URL.match(each):
+            raise InputError(
+                f"{path}={each}: expected a folder or file of this host, found a URL; mount the "
+                "bucket, or copy what it has"
+            )
 
 
 def as_float(number: int) -> float:
@@ -61,8 +81,19 @@ def as_float(number: int) -> float:
     return float(number) if number.bit_length() < 1024 else math.inf
 
 
-def _checked(expected: Any, value: Any, path: str) -> Any:
-    """`value` as the type `expected`, or an InputError that names `path`."""
+def over(default: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values`, and what a default that is a dataclass has besides."""
+    if not dataclasses.is_dataclass(default):
+        return dict(values.items())
+    fields = (field.name for field in dataclasses.fields(default))
+    return {name: getattr(default, name) for name in fields} | dict(values.items())
+
+
+def checked(expected: Any, value: Any, path: str, default: Any = None) -> Any:
+    """`value` as the type `expected`, of a field of `build`, or an InputError that names `path`.
+
+    A group takes the keys that it lacks from the field's `default`.
+    """
     if expected is Any:  # validated by the job that receives it
         return value
     origin = typing.get_origin(expected)
@@ -71,26 +102,26 @@ def _checked(expected: Any, value: Any, path: str) -> Any:
         if value is None and type(None) in options:
             return None
         remaining = [option for option in options if option is not type(None)]
-        return _checked(remaining[0], value, path)
+        return checked(remaining[0], value, path)
     if isinstance(expected, type) and dataclasses.is_dataclass(expected):
         if isinstance(value, expected):
             return value
-        if not isinstance(value, Mapping):
-            # ConfigDict is not a Mapping but behaves like one.
-            if not hasattr(value, "items"):
-                raise InputError(f"{path}: expected a group of keys, found {value!r}")
-            value = dict(value.items())
-        return build(expected, value, path)
+        if not hasattr(value, "items"):  # ConfigDict is no Mapping
+            raise InputError(f"{path}: expected a group of keys, found {value!r}")
+        return build(expected, over(default, value), path)
     if origin is tuple:
         item_type = typing.get_args(expected)[0]
         if isinstance(value, str) or not isinstance(value, (list, tuple)):
             raise InputError(f"{path}: expected a sequence, found {value!r}")
-        return tuple(_checked(item_type, item, f"{path}[{i}]") for i, item in enumerate(value))
+        return tuple(checked(item_type, item, f"{path}[{i}]") for i, item in enumerate(value))
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         value = as_float(value)
     if not isinstance(value, expected) or (expected is int and isinstance(value, bool)):
+        remedy = ""
+        if expected is str and path.startswith("config."):
+            remedy = f"; a name that is a number is written in two kinds of quotes, \"'{value}'\""
         raise InputError(
-            f"{path}: expected {expected.__name__}, found {type(value).__name__} {value!r}"
+            f"{path}: expected {expected.__name__}, found {type(value).__name__} {value!r}{remedy}"
         )
     if expected is float and not math.isfinite(value):
         raise InputError(f"{path}: expected a finite number, found {value}")
@@ -114,6 +145,18 @@ def decisive(config: Any, complete: bool = False) -> dict[str, Any]:
                 found[field.name] = values
         elif complete or value != field.default:
             found[field.name] = json.loads(json.dumps(value))
+    return found
+
+
+def values_by_key(config: Any, path: str = "config") -> dict[str, Any]:
+    """Every value but those that name files, by its dotted key."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        key, value = f"{path}.{field.name}", getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= values_by_key(value, key)
+        elif "reads" not in field_marks(type(config), field.name):
+            found[key] = value
     return found
 
 

@@ -2,9 +2,11 @@
 
 Decodes every utterance greedily and, unless --config.greedy=True, with a CTC beam search. Writes
 WORKDIR/decode/hypotheses.jsonl (id, reference or null, greedy, beam) and result.json (word and
-character error rates over the utterances that have transcripts, null where none has).
+character error rates over the utterances that have transcripts, null where none has; the first
+dozen of these as `examples`).
 """
 
+import collections
 import dataclasses
 import itertools
 import json
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from hubert_jax.networks.trained import Trained
 
 _PAIRS_SHOWN = 5
+_NAMES_SHOWN = 5
+_EXAMPLES = 12
 
 VERSION = 2  # raise it when the same configuration and inputs give another output
 
@@ -63,7 +67,6 @@ def run(config: DecodeConfig) -> dict:
 
     directory = files.require_writable(config.workdir) / "decode"
     distributed.join(config.distributed)
-    (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
     manifest = read_manifest(config.audio)
     # Later than the cheap checks: it imports orbax and TensorFlow.
     from hubert_jax.asr.emissions import emissions
@@ -71,11 +74,13 @@ def run(config: DecodeConfig) -> dict:
 
     trained = trained_lib.load(config.checkpoint, execution=config.execution)
     vocabulary = trained_lib.require_ctc(trained)
-    distributed.require_same(
-        {"config.checkpoint": trained.fingerprint, "config.audio": manifest.digest}
-    )
+    found = {"config.checkpoint": trained.fingerprint, "config.audio": manifest.digest}
+    distributed.require_agreement(config, found, directory)
+    (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
 
     numbered = []  # by audio shards
+    specials = dict(vocabulary.specials)
+    left_out: collections.Counter[str] = collections.Counter()  # of the greedy texts
     seconds = {"greedy": 0.0} if config.greedy else {"greedy": 0.0, "beam": 0.0}
     for shard, utterance, reference, log_probs in emissions(
         trained, config.audio, distributed.takes
@@ -89,7 +94,9 @@ def run(config: DecodeConfig) -> dict:
         row = {"id": utterance, "reference": reference if reference.strip() else None}
 
         begun = time.monotonic()
-        row["greedy"] = vocabulary.decode(vocabulary.collapse(log_probs.argmax(axis=1)))
+        labels = vocabulary.collapse(log_probs.argmax(axis=1))
+        row["greedy"] = vocabulary.decode(labels)
+        left_out.update(specials[i] for i in labels.tolist() if i in specials)
         seconds["greedy"] += time.monotonic() - begun
         if not config.greedy:
             begun = time.monotonic()
@@ -103,13 +110,13 @@ def run(config: DecodeConfig) -> dict:
             row["beam"] = best.text
             seconds["beam"] += time.monotonic() - begun
         numbered.append((shard, row))
-    gathered = distributed.gather((numbered, seconds))
+    gathered = distributed.gather((numbered, seconds, dict(left_out)))
     return distributed.from_first(lambda: _finish(config, gathered, trained, manifest, started))
 
 
 def _finish(
     config: DecodeConfig,
-    gathered: list[tuple[list, dict[str, float]]],
+    gathered: list[tuple[list, dict[str, float], dict[str, int]]],
     trained: "Trained",
     manifest: "AudioManifest",
     started: float,
@@ -117,9 +124,9 @@ def _finish(
     """Scores what the processes decoded, in the split's order, and writes it."""
     from hubert_jax.asr.error_rates import ErrorRate, character_error_rate, word_error_rate
 
-    numbered = itertools.chain.from_iterable(decoded for decoded, _ in gathered)
+    numbered = itertools.chain.from_iterable(decoded for decoded, *_ in gathered)
     rows = [row for _, row in sorted(numbered, key=operator.itemgetter(0))]
-    seconds = {way: sum(spent[way] for _, spent in gathered) for way in gathered[0][1]}
+    seconds = {way: sum(spent[way] for _, spent, _ in gathered) for way in gathered[0][1]}
     scored = [row for row in rows if row["reference"] is not None]
     references = [row["reference"] for row in scored]
 
@@ -143,6 +150,7 @@ def _finish(
             way: rate and dataclasses.asdict(rate) for way, rate in characters.items()
         },
         "decode_seconds": {way: round(spent, 3) for way, spent in seconds.items()},
+        "examples": scored[:_EXAMPLES],
         "hypotheses": str(hypotheses),
         "audio_digest": manifest.digest,
         "fingerprint": trained.fingerprint,
@@ -150,6 +158,15 @@ def _finish(
     }
     result = job.finish(config.workdir, "decode", result, started)
     _show(rows, result, hypotheses)
+    left_out: collections.Counter[str] = collections.Counter()
+    for *_, names in gathered:
+        left_out.update(names)
+    if left_out:
+        listed = ", ".join(f"{name} {count}" for name, count in left_out.most_common(_NAMES_SHOWN))
+        distributed.announce(
+            f"left out of greedy texts: {left_out.total()} special symbols ({listed}); the "
+            "pipeline of transformers writes names for them"
+        )
     return result
 
 

@@ -11,6 +11,8 @@ import dataclasses
 import itertools
 import json
 import os
+import pathlib
+import secrets
 import signal
 import sys
 import threading
@@ -23,6 +25,8 @@ import numpy as np
 from jax._src import distributed as _jax_distributed  # the one way to the service's store
 from jax.experimental import multihost_utils
 
+import hubert_jax
+from hubert_jax import config as config_lib
 from hubert_jax import files
 from hubert_jax.errors import InputError, printable
 
@@ -31,6 +35,7 @@ _AUTO = "auto"
 _FAILED = "hubert_jax/failed"  # key of the first failure
 _NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # key of JAX, which takes SIGTERM of processes that joined
 _LOOK_SECONDS = 0.5  # between looks for it
+_SHOW_SECONDS = 20  # in which a file system shows on one host what another has written
 _LISTEN_SECONDS = 5  # between looks whether somebody interrupts a process that waits
 _calls = itertools.count()
 _ending = threading.Event()
@@ -146,6 +151,35 @@ def everywhere(values: np.ndarray) -> np.ndarray:
     return gathered.view(values.dtype).reshape(-1, *values.shape)
 
 
+def require_agreement(
+    config: Any, found: dict[str, Any], directory: str | os.PathLike = ""
+) -> None:
+    """Raises InputError, in all processes, unless they do the same work.
+
+    That is: their configurations have the same values, but for `distributed` and what names files;
+    they `found` the same; and `directory`, if any, is one that they share.
+    """
+    if not _several():
+        return
+    values = {"version of hubert_jax": hubert_jax.__version__, "version of jax": jax.__version__}
+    values |= config_lib.values_by_key(config)
+    mine = {
+        key: value
+        for key, value in json.loads(json.dumps(values)).items()
+        if key != "config.workdir" and not key.startswith("config.distributed.")
+    }
+    first = from_first(lambda: mine)
+    for key in {**first, **mine}:
+        if mine.get(key) != first.get(key):
+            raise InputError(
+                f"{key}: found {mine.get(key)!r} on this host, {first.get(key)!r} on the first; "
+                "expected the same on all: start them with the same command and the same code"
+            )
+    require_same(found)
+    if directory:
+        _require_shared(pathlib.Path(directory))
+
+
 def require_same(found: dict[str, Any]) -> None:
     """Raises InputError where a process found another value than the first, by its key."""
     first = from_first(lambda: found)
@@ -220,6 +254,28 @@ def compiled_here() -> dict[str, Any]:
     if _several() and jax.default_backend() == "gpu":
         return {"compiler_options": {"xla_gpu_shard_autotuning": False}}
     return {}
+
+
+def _require_shared(directory: pathlib.Path) -> None:
+    """Raises InputError where a process does not see what the first writes into `directory`."""
+    token = from_first(lambda: secrets.token_hex(8))
+    path = directory / f".shared-{token}"
+    if is_first():
+        files.write_text(path, "")
+    from_first(lambda: None)
+    try:
+        deadline = time.monotonic() + _SHOW_SECONDS
+        while token not in "".join(os.listdir(directory) if directory.is_dir() else ()):
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"{directory}: this host does not see there what the first one writes; "
+                    "expected one folder that all hosts share, of a network file system say"
+                )
+            time.sleep(_LOOK_SECONDS)
+        gather(None)
+    finally:
+        if is_first():
+            path.unlink(missing_ok=True)
 
 
 def _several() -> bool:

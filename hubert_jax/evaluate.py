@@ -2,7 +2,7 @@
 
 Scores label sets (label), or layers of a network (train), clustered on one split and scored on
 another, beside MFCC with as many clusters. Writes WORKDIR/evaluate/joint_counts.npz (how often each
-phone meets each unit) and result.json.
+phone meets each unit) and result.json, which has the counts of the label sets, too.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
 from hubert_jax.units.clustering import KMeansConfig
+from hubert_jax.units.kmeans import require_fittable
 
 if TYPE_CHECKING:
     from hubert_jax.units.evaluation import SplitScorer
@@ -42,16 +43,37 @@ class EvaluateConfig:
     kmeans: KMeansConfig = KMeansConfig(n_init=3)  # a dozen are fitted
     execution: MayChange[Execution] = Execution()
 
+    def __post_init__(self) -> None:
+        if self.frame_rate not in (50, 100):
+            raise InputError(f"config.frame_rate={self.frame_rate}: expected 50 or 100")
+        if not self.labels and not self.checkpoint:
+            raise InputError(
+                "config.labels, config.checkpoint: both empty, expected label directories, a "
+                "checkpoint directory, or both"
+            )
+        if self.checkpoint and not self.fit_audio:
+            raise InputError(
+                "config.fit_audio: empty, expected the prepared split to fit the k-means of the "
+                "layers on; pass the training split"
+            )
+        for key in ("layers", "untrained"):
+            if getattr(self, key) and not self.checkpoint:
+                raise InputError(
+                    f"config.{key}={getattr(self, key)}: found without config.checkpoint, whose "
+                    "layers it is about; give one or leave it out"
+                )
+        if min(self.layers, default=0) < 0:
+            raise InputError(f"config.layers={self.layers}: expected 0 or more")
+        require_fittable(self.num_clusters, self.seed, self.fit_max_frames)
+
 
 def run(config: EvaluateConfig) -> dict:
     """Scores; returns the content of `WORKDIR/evaluate/result.json`.
 
-    Raises InputError for options that do not fit together, and unusable input.
+    Raises InputError for unusable input.
     """
     started = time.monotonic()
-    _check(config)
     directory = pathlib.Path(files.require_writable(config.workdir), "evaluate")
-    (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
     from hubert_jax.data import manifests
     from hubert_jax.networks import trained as trained_lib
     from hubert_jax.units import evaluation, quality
@@ -80,8 +102,10 @@ def run(config: EvaluateConfig) -> dict:
     }
     if config.labels:
         scored = scorer.score_label_sets(config.labels)
+        result["phones"] = scorer.phones.tolist()
         result["labels"] = [
-            {"directory": path, **entry} for path, entry in zip(config.labels, scored, strict=True)
+            {"directory": path, **entry, "counts": scorer.counts[entry["joint_counts"]].tolist()}
+            for path, entry in zip(config.labels, scored, strict=True)
         ]
     if trained is not None:
         by_layer = scorer.score_layers(trained, layers, fitting)
@@ -103,30 +127,9 @@ def run(config: EvaluateConfig) -> dict:
             }
     if config.fit_audio:
         result["mfcc"] = {"k": config.num_clusters, **scorer.score_mfcc(fitting)}
+    (directory / "result.json").unlink(missing_ok=True)  # which names the counts of before
     _write_counts(directory / "joint_counts.npz", scorer)
     return job.finish(config.workdir, "evaluate", result, started)
-
-
-def _check(config: EvaluateConfig) -> None:
-    """Refuses options that do not fit together, before anything is computed."""
-    if config.frame_rate not in (50, 100):
-        raise InputError(f"config.frame_rate={config.frame_rate}: expected 50 or 100")
-    if not config.labels and not config.checkpoint:
-        raise InputError(
-            "config.labels, config.checkpoint: both empty, expected label directories, a "
-            "checkpoint directory, or both"
-        )
-    if config.checkpoint and not config.fit_audio:
-        raise InputError(
-            "config.fit_audio: empty, expected the prepared split to fit the k-means of the "
-            "layers on; pass the training split"
-        )
-    for key in ("layers", "untrained"):
-        if getattr(config, key) and not config.checkpoint:
-            raise InputError(
-                f"config.{key}={getattr(config, key)}: found without config.checkpoint, whose "
-                "layers it is about; give one or leave it out"
-            )
 
 
 def _listed(by_layer: dict[int, dict]) -> list[dict]:

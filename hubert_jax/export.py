@@ -35,7 +35,6 @@ def run(config: ExportConfig) -> dict:
     """
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)
-    (workdir / "export" / "result.json").unlink(missing_ok=True)  # only a finished job has one
     from hubert_jax.convert import formats
 
     if config.audio:
@@ -45,6 +44,7 @@ def run(config: ExportConfig) -> dict:
     network = formats.read(config.checkpoint, "config.checkpoint")
     out = config.out or str(workdir / "export" / "model")
     written = formats.write(f"hf:{out}", network, "config.out")
+    (workdir / "export" / "result.json").unlink(missing_ok=True)  # of the model that was there
     notes = [*network.notes, *written.notes]
     for note in notes:
         print(note, flush=True)

@@ -9,6 +9,7 @@ import json
 import operator
 import os
 import pathlib
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from hubert_jax.errors import InputError
 
 _MOST_DEEP = 100  # folders in each other
 _MOST_LINKS = 16  # to one folder; two in each of some folders would soon be a million
+_NUMBERS = re.compile(r"\[\n[-+.\deE,\s]+\]")  # a string has no newline of its own
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no fault of the program
 
 
@@ -51,23 +53,35 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    """Writes `value` as indented JSON, a list of numbers on one line, atomically."""
+    text = _NUMBERS.sub(lambda found: " ".join(found[0].split()), json.dumps(value, indent=1))
+    write_text(path, text + "\n")
 
 
 def read_json(path: str | os.PathLike, what: str, writer: str = "the job that writes it") -> Any:
     """Reads a JSON file; messages call it `what` and advise to run `writer`.
 
-    Raises InputError for a file that is missing, cannot be read or is not JSON.
+    Raises InputError for a file that is missing, cannot be read, is not JSON or has a key twice
+    with different values.
     """
     try:
-        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        text = pathlib.Path(path).read_text(encoding="utf-8")
+        return json.loads(text, object_pairs_hook=_object)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: {what} not found; run {writer} first") from None
     except OSError as error:
         raise InputError(f"{path}: {what} cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: {what} is not valid JSON ({error}); write it again") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values and values[key] != value:
+            raise ValueError(f"{key!r:.100} is there twice, with different values")
+        values[key] = value
+    return values
 
 
 def sha256_file(path: str | os.PathLike) -> str:

@@ -28,10 +28,11 @@ def run(config: FinetuneConfig) -> dict:
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)
     directory = workdir / "finetune"
+    distributed.join(config.distributed)  # first, so that no process waits for one that fails
     audio, held_out = ctc.read(config)
-    distributed.join(config.distributed)
     mesh = sharding.make_mesh(config.mesh)
     task = ctc.task(config, audio, held_out, LIBRISPEECH, mesh)
+    distributed.require_agreement(config, task.facts["inputs"], directory)
     kernels = ctc.network(config, LIBRISPEECH.size, mesh).kernels
     distributed.announce(
         f"fine-tuning {'from ' + config.init_from if config.init_from else 'from scratch'}: "
@@ -47,7 +48,6 @@ def run(config: FinetuneConfig) -> dict:
         trained = fit(task, config.loop, mesh, directory, config.seed, warm, config.micro_batches)
     result = {
         "checkpoint": str(directory / "checkpoints"),
-        "init_from": config.init_from,
         "from_scratch": not config.init_from,
         "audio_seconds": audio.seconds,
         **dataclasses.asdict(trained),

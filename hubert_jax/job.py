@@ -1,5 +1,6 @@
 """What every job's main does: typed configuration, one-line errors, `result.json`."""
 
+import errno
 import importlib
 import os
 import platform
@@ -21,14 +22,15 @@ _started = time.monotonic()
 
 def main(
     name: str,
-    schema: type,
+    schema: type | tuple[type, ...],
     run: Callable[[Any], dict],
     part: str = "",
     computes: bool = True,
 ) -> None:
     """Runs a job from the command line, as its module's docstring describes it.
 
-    A configuration file is asked for `part`, or for the job's `name`. A job that `computes` keeps
+    A configuration file is asked for `part`, or for the job's `name`. Of several schemas the one is
+    taken whose keys the file has. A job that `computes` keeps
     freed memory on the CPU back-end.
 
     Exit status: 0 when finished, 1 for bad input (one line on standard error) and for a crash
@@ -36,12 +38,13 @@ def main(
     when interrupted from the keyboard.
     """
     arguments = sys.argv[1:]
+    schemas = schema if isinstance(schema, tuple) else (schema,)
     if command_line.wants_help(arguments):
-        print(command_line.usage(name, schema, sys.modules[run.__module__].__doc__ or "", part))
+        print(command_line.usage(name, schemas[0], sys.modules[run.__module__].__doc__ or "", part))
         return
     if computes:
         host_memory.keep_freed_memory()
-    guarded(lambda: run(command_line.read(arguments, part or name, schema)))
+    guarded(lambda: run(command_line.read(arguments, part or name, *schemas)))
 
 
 def guarded(work: Callable[[], Any]) -> None:
@@ -59,6 +62,8 @@ def guarded(work: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", "", 130)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            _fail("error", f"{str(error.filename)[:100]}...: too long for a name of a file", 1)
         if isinstance(error, OSError) and error.errno in files.UNWRITABLE:
             where = f"{error.filename}: " if error.filename else ""
             remedy = "make room or make it writable, and give the same command again"

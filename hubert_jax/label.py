@@ -15,13 +15,15 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from hubert_jax import config as config_lib
 from hubert_jax import distributed, files, job
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
+from hubert_jax.units import mfcc
 from hubert_jax.units.clustering import KMeansConfig
-from hubert_jax.units.kmeans import Codebook
+from hubert_jax.units.kmeans import Codebook, require_fittable
 
 if TYPE_CHECKING:
     from hubert_jax.units.features import Feature
@@ -49,11 +51,21 @@ class LabelConfig:
     distributed: MayChange[DistributedConfig] = DistributedConfig()
 
     def __post_init__(self) -> None:
-        if self.feature == "layer" and self.layer < 0:
+        known, of_network = (*mfcc.KINDS, "layer"), self.feature == "layer"
+        if self.feature not in known:
+            raise InputError(f"config.feature={self.feature!r}: expected one of {', '.join(known)}")
+        if of_network != bool(self.checkpoint):
+            raise InputError(
+                f"config.feature={self.feature!r} with config.checkpoint={self.checkpoint!r}: "
+                "expected a network for 'layer' and none for the others"
+            )
+        if of_network != (self.layer >= 0) or self.layer < -1:
             raise InputError(
                 f"config.layer={self.layer}: expected 0, the input of block 1, or more with "
-                "feature='layer'"
+                "feature='layer', and -1 with the others"
             )
+        clusters = 1 if self.codebook else self.num_clusters
+        require_fittable(clusters, self.seed, self.fit_max_frames, self.fit_fraction)
 
 
 def run(config: LabelConfig) -> dict:
@@ -89,15 +101,19 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
                 "expected different names; label them in two working directories"
             )
         audio[split] = path
-    distributed.require_same({"config.checkpoint": feature.describe(), "config.audio": digests})
-    # Only a finished job has a result.
-    (directory / "result.json").unlink(missing_ok=True)
-
+    found = {"config.checkpoint": feature.describe(), "config.audio": digests}
+    distributed.require_agreement(config, found, directory)
     if config.codebook:
         codebook = read_codebook(config.codebook, feature.describe(), feature.dim)
+
+    def begin() -> None:
+        (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
+
+    if config.codebook:
         if codebook.origin:
             k, dim = codebook.centroids.shape
             distributed.announce(f"codebook of {k} x {dim} from {codebook.origin}")
+        begin()
         distributed.from_first(lambda: codebook.save(directory))
     else:
         fitting = Fitting(
@@ -108,7 +124,11 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
             config.kmeans,
             config.fit_fraction,
         )
-        codebook = _fitted(fitting, feature, directory)
+        # All that decides what is fitted; of the audio, the first split.
+        decisive = config_lib.decisive(config, complete=True)
+        key = [VERSION, decisive, feature.describe(), digests[0]]
+        codebook = _fitted(fitting, feature, directory, key, begin)
+        begin()
     splits: dict[str, dict[str, Any]] = {}
     for split, path in audio.items():
 
@@ -147,13 +167,41 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
     return distributed.from_first(lambda: job.finish(config.workdir, "label", result, started))
 
 
-def _fitted(fitting: Fitting, feature: Feature, directory: pathlib.Path) -> Codebook:
-    """Fitted on what all processes have sampled, and saved by the first."""
+def _fitted(
+    fitting: Fitting,
+    feature: Feature,
+    directory: pathlib.Path,
+    key: list[Any],
+    begin: Callable[[], None],
+) -> Codebook:
+    """An earlier call's of the same key, or fitted on what all processes have sampled.
+
+    The codebook's description names its fit by a digest of the key and all else that it says.
+    """
+    path = directory / "codebook.json"
+
+    def is_there() -> bool:
+        try:
+            Codebook.load(directory)
+            described = files.read_json(path, "codebook description")
+        except InputError:
+            return False
+        return described.pop("fit", None) == config_lib.digest([key, described])
+
+    if distributed.from_first(is_there):
+        distributed.announce(
+            f"codebook in {directory} kept from an earlier call with the same audio, feature, "
+            "seed and settings"
+        )
+        return Codebook.load(directory)
     sample = fitting.sample(feature, distributed.takes)
     codebook = fitting.fit_sample(sample, feature.describe(), directory)
 
     def save() -> None:
+        begin()
         codebook.save(directory)
+        described = files.read_json(path, "codebook description")
+        files.write_json(path, described | {"fit": config_lib.digest([key, described])})
         for kept in directory.glob(".kmeans-*"):
             kept.unlink()
 
@@ -162,18 +210,13 @@ def _fitted(fitting: Fitting, feature: Feature, directory: pathlib.Path) -> Code
 
 
 def _feature(config: LabelConfig) -> Feature:
-    from hubert_jax.units.features import LAYER, Feature
+    from hubert_jax.units.features import Feature
 
     trained = None
-    if config.feature == LAYER and config.checkpoint:
+    if config.checkpoint:
         from hubert_jax.networks import trained as trained_lib
 
         trained = trained_lib.load(config.checkpoint, execution=config.execution)
-    elif config.checkpoint:
-        raise InputError(
-            f"config.feature={config.feature!r} with config.checkpoint={config.checkpoint}: "
-            "expected feature='layer' with a network, or none"
-        )
     return Feature(config.feature, trained, config.layer)
 
 

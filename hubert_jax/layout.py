@@ -104,6 +104,22 @@ class Reference:
         return result[named.get(job_of(self.stage), "fingerprint")]
 
 
+def outputs(stage: str, result: Mapping[str, Any]) -> list[str]:
+    """What has to be in a finished stage's folder, as far as its `result.json` tells."""
+    job = job_of(stage)
+    found = [f"{split}/manifest.json" for split in result.get("splits", ())]
+    if job == "label":
+        found += ["codebook.npz", "codebook.json"]
+    if job in ("train", "finetune"):
+        best = (result.get("validation") or {}).get("step")
+        found += [f"checkpoints/{step}" for step in (result["steps"], best) if step is not None]
+    if job == "evaluate":
+        found.append("joint_counts.npz")
+    if job == "decode":
+        found.append("hypotheses.jsonl")
+    return found
+
+
 def job_of(stage: str) -> str:
     """The job of a stage: the last part of its name."""
     return stage.rpartition("/")[2]

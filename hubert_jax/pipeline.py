@@ -5,60 +5,23 @@ changed; its old output is set aside, and comes back when the change is undone. 
 what would run, and why, and touches nothing.
 """
 
-import contextlib
 import dataclasses
-import graphlib
-import itertools
-import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from typing import Any
 
-from hubert_jax import (
-    check,
-    command_line,
-    decode,
-    distributed,
-    evaluate,
-    export,
-    files,
-    finetune,
-    job,
-    label,
-    prepare,
-    train,
-)
-from hubert_jax import config as config_lib
+from hubert_jax import distributed, files, job
 from hubert_jax.config import MayChange
-from hubert_jax.content import ContentDigests
-from hubert_jax.convert import __main__ as convert
-from hubert_jax.convert import formats
 from hubert_jax.distributed import DistributedConfig
-from hubert_jax.errors import Diverged, InputError, Preempted
-from hubert_jax.layout import Reference, group_directory, job_of
-from hubert_jax.model.architecture import Architecture
+from hubert_jax.errors import InputError
+from hubert_jax.layout import job_of
 from hubert_jax.report import rehearsal
 from hubert_jax.report.assemble import ReportConfig, assemble
-from hubert_jax.training.fit import LoopConfig
-
-# The configuration and the function of every job that can be a stage.
-JOBS: dict[str, tuple[Any, Callable[[Any], dict], int]] = {
-    "prepare": (prepare.PrepareConfig, prepare.run, prepare.VERSION),
-    "check": (train.TrainConfig, check.run, check.VERSION),
-    "label": (label.LabelConfig, label.run, label.VERSION),
-    "train": (train.TrainConfig, train.run, train.VERSION),
-    "evaluate": (evaluate.EvaluateConfig, evaluate.run, evaluate.VERSION),
-    "finetune": (finetune.FinetuneConfig, finetune.run, finetune.VERSION),
-    "decode": (decode.DecodeConfig, decode.run, decode.VERSION),
-    "export": (export.ExportConfig, export.run, export.VERSION),
-    "convert": (convert.ConvertConfig, convert.run, convert.VERSION),
-}
-_TOGETHER = {"label", "train", "finetune", "decode"}  # the first process does the others alone
-# What a stage's folder was made from, in that folder: one rename moves both.
-_RECORD = "stage.json"
-_CONTENTS = "stages/contents.json"
+from hubert_jax.stages import plan as stage_plan
+from hubert_jax.stages import records
+from hubert_jax.stages.stage import JOBS, Stage, named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,25 +42,8 @@ class PipelineConfig:
     @staticmethod
     def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
         """`values` with every key of every stage's job, so that all of them can be overridden."""
-        complete = dict(_group(values, "config").items())
-        listed = _listed(complete.get("stages", {}))
-        complete["stages"] = {}
-        for name, stage in listed:
-            schema = JOBS[job_of(name)][0]
-            filled = command_line.with_defaults(schema, dict(stage.items()))
-            group, _, last = name.rpartition("/")
-            where = complete["stages"].setdefault(group, {}) if group else complete["stages"]
-            where[last] = filled
-        return complete
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One job of a pipeline, ready to start."""
-
-    name: str  # JOB or GROUP/JOB
-    config: Any  # of the job, with the paths of its inputs
-    inputs: dict[str, tuple[Reference, ...]]  # by the keys of `config` that they fill
+        complete = dict(stage_plan.group(values, "config").items())
+        return {**complete, "stages": stage_plan.with_defaults(complete.get("stages", {}))}
 
 
 def run(config: PipelineConfig) -> dict:
@@ -111,19 +57,18 @@ def run(config: PipelineConfig) -> dict:
     distributed.join(config.distributed)
     with distributed.locked(workdir / ".lock", "pipeline"):
         _keep_compiled(workdir)
-        outside = distributed.from_first(lambda: _read_outside(workdir, stages))
+        outside = distributed.from_first(lambda: records.read_outside(workdir, stages))
         results: dict[str, dict] = {}
         skipped = []
         for stage in stages:
-            with _named(stage.name):
-                parts = _key_parts(stage, results, outside[stage.name])
+            with named(stage.name):
+                parts = records.key_parts(stage, stages, results, outside[stage.name])
                 results[stage.name], was_skipped = _run_stage(workdir, stage, parts)
             if was_skipped:
                 skipped.append(stage.name)
-        seconds = {name: result["seconds"] for name, result in results.items()}
         rehearsed = _rehearsed(recipe, stages, results)
         return distributed.from_first(
-            lambda: assemble(workdir, config.report, seconds, skipped, rehearsed)
+            lambda: assemble(workdir, config.report, results, skipped, rehearsed)
         )
 
 
@@ -133,14 +78,16 @@ def dry_run(config: PipelineConfig) -> dict:
     results: dict[str, dict] = {}
     runs: list[str] = []
     stages = plan(config)
-    outside = _outside(workdir, stages, ContentDigests(workdir / _CONTENTS))
+    outside = records.read_outside(workdir, stages, keeps=False)
     for stage in stages:
         sources = {ref.stage for refs in stage.inputs.values() for ref in refs}
         waiting = [name for name in sorted(sources) if name not in results]
         if waiting:
             state = f"runs after {', '.join(waiting)}, unless they give the same again"
         else:
-            state, result = _state(workdir, stage, _key_parts(stage, results, outside[stage.name]))
+            with named(stage.name):
+                parts = records.key_parts(stage, stages, results, outside[stage.name])
+                state, _, result = records.state_of(workdir, stage, parts)
             if result is not None:
                 results[stage.name] = result
         if stage.name not in results:
@@ -150,36 +97,22 @@ def dry_run(config: PipelineConfig) -> dict:
 
 
 def plan(config: PipelineConfig) -> list[Stage]:
-    """All stages, inputs first; raises InputError for what a stage's configuration refuses."""
-    listed = dict(_listed(config.stages))
-    stages = {}
-    for name, values in listed.items():
-        with _named(name):
-            stages[name] = _stage(config.workdir, name, values, listed)
-    for stage in stages.values():
-        with _named(stage.name):
-            _require_fits(stage, stages)
-    groups = dict.fromkeys(name.rpartition("/")[0] for name in listed)
+    """All stages, inputs first; raises InputError for what could not run, or not be reported."""
+    stages = stage_plan.plan(config.workdir, config.stages)
+    groups = dict.fromkeys(stage.name.rpartition("/")[0] for stage in stages)
     for key in ("iterations", "recognisers"):
         for name in getattr(config.report, key):
             if name not in groups:
                 known = ", ".join(filter(None, groups))
                 raise InputError(f"config.report.{key}: no such group {name!r}; there are {known}")
-    order: graphlib.TopologicalSorter[str] = graphlib.TopologicalSorter()
-    for name, stage in stages.items():
-        order.add(name, *(ref.stage for refs in stage.inputs.values() for ref in refs))
-    try:
-        return [stages[name] for name in order.static_order()]
-    except graphlib.CycleError as error:
-        cycle = " -> ".join(error.args[1])
-        raise InputError(f"config.stages: {cycle} wait for each other") from None
+    return stages
 
 
 def _recipe(config: PipelineConfig, stages: list[Stage]) -> dict[str, Any]:
     """The recipe's configuration of every stage; empty where nothing is rehearsed."""
     if not config.recipe:
         return {}
-    planned = plan(dataclasses.replace(config, stages=config.recipe))
+    planned = stage_plan.plan(config.workdir, config.recipe)
     recipe = {stage.name: stage.config for stage in planned}
     if missing := [stage.name for stage in stages if stage.name not in recipe]:
         raise InputError(f"config.recipe: has no {', '.join(missing)}; expected every stage")
@@ -201,356 +134,21 @@ def _rehearsed(
     }
 
 
-def _listed(stages: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    found = []
-    for name, values in _group(stages, "config.stages").items():
-        path = f"config.stages.{name}"
-        members = {name: values}
-        if name not in JOBS:
-            members = {f"{name}/{j}": given for j, given in _group(values, path).items()}
-        for member, given in members.items():
-            path = f"config.stages.{member.replace('/', '.')}"
-            if job_of(member) not in JOBS:
-                raise InputError(f"{path}: no such job; known: {', '.join(JOBS)}")
-            found.append((member, _group(given, path)))
-    if not found:
-        raise InputError("config.stages: expected at least one stage, found none")
-    return found
-
-
-def _group(values: Any, path: str) -> Any:
-    if not hasattr(values, "items"):
-        raise InputError(f"{path}: expected a group of keys, found {values!r}")
-    return values
-
-
-def _stage(workdir: str, name: str, values: Mapping[str, Any], listed: Mapping[str, Any]) -> Stage:
-    values = dict(values.items())
-    inputs = {}
-    path = f"config.stages.{name.replace('/', '.')}"
-    if values.get("workdir"):
-        raise InputError(
-            f"{path}.workdir={values['workdir']}: the pipeline decides it; leave it out and pass "
-            "--config.workdir=DIR"
-        )
-    schema = JOBS[job_of(name)][0]
-    defaults = {field.name: field.default for field in dataclasses.fields(schema)}
-    for key, given in _group(values.pop("inputs", None) or {}, f"{path}.inputs").items():
-        if not given:
-            continue
-        if values.get(key) not in (None, "", (), defaults.get(key)):
-            raise InputError(
-                f"{path}.{key}={values[key]}: found beside {path}.inputs.{key}={given}; "
-                f"expected one of them, pass --{path}.inputs.{key}= to leave out the latter"
-            )
-        texts = (given,) if isinstance(given, str) else given
-        if not isinstance(texts, (tuple, list)) or not all(isinstance(x, str) for x in texts):
-            raise InputError(f"{path}.inputs.{key}: expected STAGE or STAGE:SPLIT, found {given!r}")
-        inputs[key] = tuple(Reference.parse(text) for text in texts)
-        for reference in inputs[key]:
-            _require(reference, key, listed)
-        paths = tuple(ref.path(workdir, listed[ref.stage]) for ref in inputs[key])
-        values[key] = paths[0] if isinstance(given, str) else paths
-    values["workdir"] = group_directory(workdir, name)
-    config = config_lib.build(schema, values, path)
-    if getattr(config, "distributed", DistributedConfig()).coordinator:
-        raise InputError(
-            f"{path}.distributed: found a coordinator, expected none, as stages run in the "
-            "pipeline's processes; pass --config.distributed"
-        )
-    return Stage(name, config, inputs)
-
-
-def _require(reference: Reference, key: str, listed: Mapping[str, Any]) -> None:
-    """Refuses a reference to a stage or a split that does not exist."""
-    if reference.stage not in listed:
-        raise InputError(
-            f"inputs.{key}={reference.stage}: no such stage; there are {', '.join(listed)}"
-        )
-    reference.require_fits(key)
-    given = listed[reference.stage]
-    validated = [group.get("validation_audio") for group in (given, given.get("inputs") or {})]
-    if reference.which == "best" and not any(validated):
-        raise InputError(
-            f"inputs.{key}={reference.stage}@best: the stage has no validation_audio, so none of "
-            "its checkpoints is the best"
-        )
-    loop = given.get("loop") or {}
-    most = {"": loop.get("steps"), "mean": loop.get("keep", LoopConfig.keep)}
-    kind = reference.which.rstrip("0123456789")
-    number = int(reference.which.removeprefix(kind) or 0)
-    if number > (most.get(kind) or number):
-        raise InputError(
-            f"inputs.{key}={reference.stage}@{reference.which}: the stage has "
-            f"loop.{'keep' if kind else 'steps'}={most[kind]}, expected at most that"
-        )
-    splits, job_name = [], job_of(reference.stage)
-    if job_name == "prepare":
-        default = JOBS["prepare"][0].splits
-        splits = list(prepare.split_folders(tuple(listed[reference.stage].get("splits", default))))
-    elif job_name == "label":  # each split of its audio; known before it runs if that is a stage's
-        audio = (listed[reference.stage].get("inputs") or {}).get("audio", ())
-        if isinstance(audio, (tuple, list)):
-            splits = [Reference.parse(text).split for text in audio if isinstance(text, str)]
-    if reference.split and splits and reference.split not in splits:
-        raise InputError(
-            f"inputs.{key}={reference.stage}:{reference.split}: no such split; "
-            f"{'prepared' if job_name == 'prepare' else 'labelled'} are {', '.join(splits)}"
-        )
-
-
-def _require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
-    """Refuses what a stage could never take of another: its jobs would, but after days."""
-
-    def refuse(key: str, found: Any, source: str, expected: str) -> NoReturn:
-        path = f"config.stages.{stage.name.replace('/', '.')}.{key}"
-        raise InputError(f"{path}: found {found}, but {source} has {expected}; change one of them")
-
-    config, inputs = stage.config, stage.inputs
-    source, architecture = _architecture(stage, "checkpoint", stages)
-    if isinstance(config, label.LabelConfig) and config.codebook and "codebook" not in inputs:
-        _known_codebook(config, architecture)
-    for reference in inputs.get("validation_audio", ()):
-        for other in inputs.get("audio", ()):
-            if reference == other:
-                refuse("inputs.validation_audio", reference, "inputs.audio", "the same split")
-            if shared := _shared_folder(reference, other, stages):
-                refuse("inputs.validation_audio", reference, f"inputs.audio={other}", shared)
-    if hasattr(config, "head"):
-        sizes = config.head.codebook_sizes
-        for key in ("labels", "validation_labels"):
-            labels = inputs.get(key, ())
-            if labels and len(labels) != len(sizes):
-                refuse("head.codebook_sizes", sizes, f"inputs.{key}", f"{len(labels)} label set(s)")
-            for size, reference in zip(sizes, labels, strict=bool(labels)):
-                clusters = _num_clusters(stages[reference.stage])
-                if clusters is not None and size - clusters not in (0, config.specials):
-                    expected = f"num_clusters={clusters}"
-                    refuse("head.codebook_sizes", sizes, reference.stage, expected)
-        audio = [reference.split for reference in inputs.get("validation_audio", ())]
-        for reference in inputs.get("validation_labels", ()):
-            if audio and reference.split not in audio:
-                refuse("inputs.validation_labels", reference, "inputs.validation_audio", audio[0])
-    if architecture:
-        key = "layers" if hasattr(config, "layers") else "layer"
-        layers = getattr(config, "layers", (getattr(config, "layer", 0),))
-        if (highest := max(layers, default=0)) > architecture.num_layers:
-            refuse(key, highest, source, f"{architecture.num_layers} layers")
-    source, architecture = _architecture(stage, "init_from", stages)
-    described: dict[str, Any] = vars(architecture) if architecture else {}
-    for name, value in described.items():
-        # Directories of transformers may ask for another preparation than their weights had.
-        if name != "normalize_waveform" or not source.startswith("hf:"):
-            if (found := getattr(config.architecture, name)) != value:
-                refuse(f"architecture.{name}", found, source, str(value))
-
-
-def _architecture(
-    stage: Stage, key: str, stages: Mapping[str, Stage]
-) -> tuple[str, Architecture | None]:
-    """Which network a stage reads as its `key`, and its architecture, as far as it is known yet."""
-    if key in stage.inputs:
-        (reference,) = stage.inputs[key]
-        return reference.stage, getattr(stages[reference.stage].config, "architecture", None)
-    where = getattr(stage.config, key, "")
-    if not where or not all(path.exists() for path in _outside_paths(stage.config, key)):
-        return where, None  # what is missing is told when all that is outside is read
-    return where, formats.read_architecture(where, f"config.{key}")
-
-
-def _known_codebook(config: label.LabelConfig, architecture: Architecture | None) -> label.Codebook:
-    """The codebook from elsewhere that a label stage takes; InputError if it is of another feature.
-
-    Of the network, another stage's, nothing but its architecture is known, if that.
-    """
-    described: dict[str, Any] = {"kind": config.feature}
-    dim: int | None = 39  # of every kind of MFCC
-    if config.feature == "layer":
-        described |= {"layer": config.layer, "residual": "added"}
-        dim = architecture.dim if architecture else None
-    return label.read_codebook(config.codebook, described, dim)
-
-
-def _num_clusters(stage: Stage) -> int | None:
-    """How many units the labels of a stage have; None where another stage's codebook says it."""
-    if "codebook" in stage.inputs:
-        return None
-    if stage.config.codebook:
-        return len(_known_codebook(stage.config, None).centroids)
-    return stage.config.num_clusters
-
-
-def _shared_folder(one: Reference, other: Reference, stages: Mapping[str, Stage]) -> str:
-    """A folder of the corpus that is in both of two splits; "" if they share none."""
-    if one.stage != other.stage or job_of(one.stage) != "prepare":
-        return ""
-    folders = prepare.split_folders(tuple(stages[one.stage].config.splits))
-    for mine, its in itertools.product(folders[one.split], folders[other.split]):
-        a, b = (pathlib.PurePosixPath(os.path.normpath(folder)) for folder in (mine, its))
-        if a.is_relative_to(b) or b.is_relative_to(a):
-            return f"the same audio, {mine}" if a == b else f"{its}, which shares audio with {mine}"
-    return ""
-
-
-def _key_parts(
-    stage: Stage, results: Mapping[str, dict], outside: Mapping[str, list[str]]
-) -> dict[str, Any]:
-    return {
-        "version": JOBS[job_of(stage.name)][2],
-        "config": config_lib.decisive(stage.config, complete=True),
-        "inputs": {
-            key: [reference.digest(results[reference.stage]) for reference in references]
-            for key, references in stage.inputs.items()
-        },
-        "files": outside,
-    }
-
-
-def _outside(
-    workdir: pathlib.Path, stages: list[Stage], contents: ContentDigests
-) -> dict[str, dict[str, list[str]]]:
-    """Digests of what each stage reads from outside of the pipeline, by stage and key."""
-    found: dict[str, dict[str, list[str]]] = {stage.name: {} for stage in stages}
-    for stage in stages:
-        for field in dataclasses.fields(stage.config):
-            marks = config_lib.field_marks(type(stage.config), field.name)
-            if "reads" in marks and field.name not in stage.inputs:
-                paths = _outside_paths(stage.config, field.name)
-                with _named(stage.name, f"config.{field.name}: "):
-                    for path in paths:
-                        if workdir.absolute().is_relative_to(path.absolute()):
-                            raise InputError(
-                                f"{path}: holds the workdir {workdir}, so that every run would "
-                                "change it; pass another --config.workdir"
-                            )
-                    digests = [contents.of(path) for path in paths]
-                if digests:
-                    found[stage.name][field.name] = digests
-    return found
-
-
-def _read_outside(workdir: pathlib.Path, stages: list[Stage]) -> dict[str, dict[str, list[str]]]:
-    """`_outside`, whose digests are kept for the next time."""
-    contents = ContentDigests(workdir / _CONTENTS)
-    found = _outside(workdir, stages, contents)
-    contents.save()
-    return found
-
-
-def _outside_paths(config: Any, key: str) -> list[pathlib.Path]:
-    """Files and folders that a key of a job's configuration names."""
-    if hasattr(config, "reads"):
-        return config.reads()
-    value = getattr(config, key)
-    found = []
-    for where in filter(None, [value] if isinstance(value, str) else value):
-        scheme, _, rest = where.partition(":")
-        path = pathlib.Path(rest if scheme in ("hf", "fairseq", "torchaudio", "orbax") else where)
-        name, _, which = path.name.rpartition("@")
-        if scheme == "orbax" and name:  # which is the best, or the last few, all of them decide
-            path = path.with_name(name) / (which if which.isdecimal() else "")
-        found.append(path)
-        if scheme == "torchaudio":
-            beside = (path.with_name(path.name + end) for end in (".json", ".rest.safetensors"))
-            found += [companion for companion in beside if companion.exists()]
-    return found
-
-
-def _state(
-    workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]
-) -> tuple[str, dict | None]:
-    """What would be done about a stage, in words, and its result where it is finished."""
-    directory = workdir / stage.name
-    key = config_lib.digest(parts)
-    record = _record(directory)
-    if record.get("key") == key:
-        if result := _result(directory):
-            return "skipped: version, configuration and inputs are unchanged", result
-        return "continues", None
-    aside = _aside(workdir, stage.name, key)
-    if _record(aside).get("key") == key:
-        return f"taken back from {aside}", _result(aside)
-    if record:
-        return f"runs again: {_changes(record['parts'], parts)}", None
-    return "runs", None
-
-
 def _run_stage(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> tuple[dict, bool]:
     """Skips, continues or runs a stage; returns its result and whether it was skipped."""
-    result = distributed.from_first(lambda: _begin(workdir, stage, parts))
+    result = distributed.from_first(lambda: records.begin(workdir, stage, parts))
     if result is not None:
         return result, True
+    found = JOBS[job_of(stage.name)]
     before = time.monotonic()
 
     def work() -> dict:
-        return JOBS[job_of(stage.name)][1](stage.config)
+        return found.run(stage.config)
 
-    result = work() if job_of(stage.name) in _TOGETHER else distributed.from_first(work)
+    result = work() if found.together else distributed.from_first(work)
+    distributed.from_first(lambda: records.keep_result(workdir / stage.name))
     distributed.announce(f"[{stage.name}] done in {time.monotonic() - before:.1f} s")
     return result, False
-
-
-def _begin(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> dict | None:
-    """Makes a stage's folder ready to work in; its result where it is finished."""
-    key = config_lib.digest(parts)
-    state, result = _state(workdir, stage, parts)
-    print(f"[{stage.name}] {state}", flush=True)
-    directory = workdir / stage.name
-    if _record(directory).get("key") != key:
-        _set_aside(workdir, stage.name, directory)
-        aside = _aside(workdir, stage.name, key)
-        if aside.exists():
-            directory.parent.mkdir(parents=True, exist_ok=True)
-            aside.rename(directory)
-    if result is None:
-        files.write_json(directory / _RECORD, {"key": key, "parts": parts})
-    return result
-
-
-def _set_aside(workdir: pathlib.Path, name: str, directory: pathlib.Path) -> None:
-    """Moves away what another key, or a job run by itself, has written there."""
-    if not directory.exists():
-        return
-    first = _aside(workdir, name, _record(directory).get("key", "unknown"))
-    numbered = (first.with_name(f"{first.name}-{n}") for n in itertools.count(2))
-    aside = next(path for path in itertools.chain([first], numbered) if not path.exists())
-    print(f"[{name}] what is there is set aside in {aside}", flush=True)
-    aside.parent.mkdir(exist_ok=True)
-    directory.rename(aside)
-
-
-def _aside(workdir: pathlib.Path, name: str, key: str) -> pathlib.Path:
-    return workdir / "set_aside" / f"{name.replace('/', '-')}-{key[:12]}"
-
-
-def _record(directory: pathlib.Path, name: str = _RECORD) -> dict[str, Any]:
-    path = directory / name
-    return files.read_json(path, "record of a stage") if path.exists() else {}
-
-
-def _result(directory: pathlib.Path) -> dict | None:
-    return _record(directory, "result.json") or None
-
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> str:
-    differing = []
-    for name in {**before, **now}:
-        a, b = before.get(name), now.get(name)
-        if a != b:
-            if isinstance(a, Mapping) and isinstance(b, Mapping):
-                differing.append(_changes(a, b, f"{path}{name}."))
-            else:
-                differing.append(f"{path}{name}")
-    return ", ".join(differing)
-
-
-@contextlib.contextmanager
-def _named(stage: str, key: str = "") -> Iterator[None]:
-    """Errors inside begin with the stage's name, and with a key of its configuration."""
-    try:
-        yield
-    except (InputError, Diverged, Preempted) as error:
-        raise type(error)(f"[{stage}] {key}{error}") from None
 
 
 def _keep_compiled(workdir: pathlib.Path) -> None:

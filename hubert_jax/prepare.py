@@ -2,10 +2,12 @@
 
 `--config.splits=dev,train=a+b` makes the split `dev` of the folder `dev`, and `train` of two. A
 folder may also be a manifest of fairseq's, Parquet files or `tfds:NAME/SPLIT`. An interrupted job
-continues. Files that cannot be used are listed in `rejected.tsv`, as far as they are allowed.
+continues; splits whose files and settings are unchanged are kept. Files that cannot be used are
+listed in `rejected.tsv`, as far as they are allowed.
 """
 
 import collections
+import concurrent.futures
 import dataclasses
 import itertools
 import operator
@@ -22,8 +24,12 @@ from hubert_jax.errors import InputError
 
 if TYPE_CHECKING:
     from hubert_jax.corpus.mixing import Mixture
-    from hubert_jax.corpus.sources import SourceUtterance
+    from hubert_jax.corpus.sources.utterances import SourceUtterance
+    from hubert_jax.data.manifests import AudioManifest
 
+_TABLES = [
+    f"{below}*.{kind}" for below in ("", "*/") for kind in ("tsv", "csv", "jsonl", "parquet")
+]
 VERSION = 2  # raise it when the same configuration and inputs give another output
 
 
@@ -79,7 +85,8 @@ class PrepareConfig:
         found = []
         for path in (pathlib.Path(self.corpus, name) for name in self._folders()):
             # One split of a folder's tables has a name, but no folder.
-            found.append(path if path.exists() else path.parent)
+            tables = itertools.chain.from_iterable(map(path.parent.glob, _TABLES))
+            found.append(path.parent if not path.exists() and any(tables) else path)
             if path.suffix.lower() == ".tsv" and path.is_file():
                 # A manifest of fairseq's names its folder of audio; transcripts lie beside it.
                 with path.open() as file:
@@ -147,7 +154,8 @@ def run(config: PrepareConfig) -> dict:
 
 def _prepare(config: PrepareConfig, output: pathlib.Path) -> dict:
     started = time.monotonic()
-    from hubert_jax.corpus.sources import discover, refuse_duplicates
+    from hubert_jax.corpus.sources import discover
+    from hubert_jax.corpus.sources.utterances import refuse_duplicates
 
     corpus = pathlib.Path(config.corpus)
     if not corpus.is_dir() and config._folders():
@@ -214,15 +222,27 @@ def _warn_of_splits(
 
 
 def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sources: list) -> dict:
-    from hubert_jax.corpus import assembly, preparation
+    from hubert_jax.corpus import assembly, parts, preparation
 
-    started = time.monotonic()
+    started, outcome = time.monotonic(), "done"
     conversion = preparation.Conversion(
         config.convert, config.encoding, config.unchecked, config.cut_seconds
     )
     settings: dict[str, Any] = dict(encoding=config.encoding, mixture=_mixture(config, split))
     print(f"prepare {split}: {len(sources)} files", flush=True)
-    if config.beam_runner:
+    # Before files are read: the next run makes the split again if one changes meanwhile.
+    planned = preparation.divided(sources, conversion)
+    made_of = [VERSION, split, config.shard_megabytes, repr(settings["mixture"]), *planned]
+    key = config_lib.digest(made_of)
+    workers = config.workers or os.cpu_count() or 1
+    # Kept where the job is refused or killed: the next run has only the rest to do.
+    aside, mark = output / f".{split}.parts", output / f".{split}.made"
+    if manifest := _made_before(output / split, mark, key, workers):
+        outcome = "kept from an earlier call with the same files and settings"
+        rows = (output / split / "rejected.tsv").read_text().splitlines()
+        rejected: Any = tuple(row.split("\t") for row in rows)
+        _refuse_too_many(config, split, [parts.Notes(rejected)], len(sources))
+    elif config.beam_runner:
         from hubert_jax.corpus import beam_pipeline
 
         pipeline = beam_pipeline.pipeline_on(config.beam_runner, config.beam_options)
@@ -238,22 +258,21 @@ def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sour
             _refuse_too_many(config, split, notes, len(sources))
             manifest = assembly.write_tables(directory, split, done, indexed, notes, **settings)
     else:
-        workers = config.workers or os.cpu_count() or 1
-        # Kept where the job is refused or killed: the next run has only the rest to do.
-        aside = output / f".{split}.parts"
         progress = job.Progress(f"prepare {split}", len(sources), "{} of {} files")
-        written = preparation.write_parts(aside, sources, conversion, workers, progress)
+        written = preparation.write_parts(aside, planned, conversion, workers, progress)
         _refuse_too_many(config, split, [part.notes for part in written], len(sources))
         with files.writing_directory(output / split) as directory:
             manifest = assembly.assemble(
                 directory, split, written, config.shard_megabytes, workers=workers, **settings
             )
-        shutil.rmtree(aside)
+    if outcome == "done":
+        files.write_text(mark, _mark(output / split, key))
+    shutil.rmtree(aside, ignore_errors=True)
     buckets: collections.Counter[str] = collections.Counter()
     for shard in manifest.shards:
         buckets[str(shard.bucket_frames)] += shard.utterances
     print(
-        f"prepare {split}: done, {manifest.utterances} utterances, "
+        f"prepare {split}: {outcome}, {manifest.utterances} utterances, "
         f"{manifest.seconds / 3600:.2f} h, {manifest.speakers} speakers, "
         f"{manifest.rejected} rejected, {manifest.flagged} flagged, "
         f"{len(manifest.shards)} shards, {time.monotonic() - started:.1f} s",
@@ -272,6 +291,30 @@ def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sour
         "shares": {group.name: group.share for group in manifest.groups},
         "digest": manifest.digest,
     }
+
+
+def _mark(directory: pathlib.Path, key: str) -> str:
+    """A digest of a split's key and files, but its shards, whose digests are in the manifest."""
+    names = ("manifest.json", "index.npz", "rejected.tsv", "flagged.tsv")
+    return config_lib.digest([key, *(files.sha256_file(directory / name) for name in names)])
+
+
+def _made_before(
+    directory: pathlib.Path, mark: pathlib.Path, key: str, workers: int
+) -> "AudioManifest | None":
+    """The manifest of the split that is there, if it is whole and was made with this key."""
+    from hubert_jax.data import manifests
+
+    try:
+        if mark.read_text() != _mark(directory, key):
+            return None
+        manifest = manifests.read_manifest(directory)
+        paths = [directory / shard.file for shard in manifest.shards]
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            digests = list(pool.map(files.sha256_file, paths))
+    except (OSError, ValueError, InputError):
+        return None
+    return manifest if digests == [shard.digest for shard in manifest.shards] else None
 
 
 def _mixture(config: PrepareConfig, split: str) -> "Mixture | None":

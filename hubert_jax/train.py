@@ -29,10 +29,11 @@ def run(config: TrainConfig) -> dict:
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)
     directory = workdir / "train"
+    distributed.join(config.distributed)  # first, so that no process waits for one that fails
     data = pretraining.read(config)
-    distributed.join(config.distributed)
     mesh = sharding.make_mesh(config.mesh)
     task = pretraining.task(config, data, mesh)
+    distributed.require_agreement(config, task.facts["inputs"], directory)
     distributed.announce(pretraining.description(config, data, mesh, task))
 
     def start() -> WarmStart:
@@ -46,7 +47,6 @@ def run(config: TrainConfig) -> dict:
     counts = data.label_sets[0].manifest.class_counts
     result = {
         "checkpoint": str(directory / "checkpoints"),
-        "init_from": config.init_from,
         "architecture": config_lib.to_dict(config.architecture),
         "commonest_unit_share": max(counts) / sum(counts),
         "audio_seconds": data.audio.seconds,

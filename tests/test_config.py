@@ -87,6 +87,27 @@ def test_build_names_what_is_wrong(values, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_group_takes_what_it_lacks_from_the_default_of_its_field():
+    """Fine-tuning's optimiser has other defaults than pre-training's."""
+    values = dict(workdir="w", audio="a", init_from="", loop=dict(steps=5))
+    given = dict(values, optimizer=dict(peak_learning_rate=1e-4))
+    expected = config_lib.build(FinetuneConfig, values)
+    expected = dataclasses.replace(
+        expected, optimizer=dataclasses.replace(expected.optimizer, peak_learning_rate=1e-4)
+    )
+    assert config_lib.build(FinetuneConfig, given) == expected
+    complete = command_line.with_defaults(FinetuneConfig, given)
+    assert config_lib.build(FinetuneConfig, complete) == expected
+
+
+@pytest.mark.parametrize("value", ["gs://bucket/run", "hf:s3://bucket/model", "http://host/a"])
+def test_a_url_is_no_local_folder(value):
+    base = {"workdir": "runs", "audio": "a", "labels": ["b"]}
+    for key, given in (("workdir", value), ("audio", value), ("labels", ["b", value])):
+        with pytest.raises(InputError, match=rf"config.{key}={value}: .* found a URL; mount"):
+            config_lib.build(TrainConfig, {**base, key: given})
+
+
 def test_digest_sees_values_and_not_their_order():
     assert config_lib.digest({"a": 1, "b": 2}) == config_lib.digest({"b": 2, "a": 1})
     assert config_lib.digest(Outer("a")) == config_lib.digest(Outer("a", sizes=(1, 2)))
@@ -167,6 +188,7 @@ def test_a_rehearsal_has_the_stages_of_the_paper_and_shrinks_what_costs(
     plans = {}
     for part in ("pipeline", "rehearsal"):
         arguments = [f"--config=configs/paper/{name}.py:{part}", "--config.corpus=corpus"]
+        arguments += ["--config.alignments=phones.txt"] * (name == "librispeech")
         config = command_line.read(arguments, "pipeline", PipelineConfig)
         plans[part] = {stage.name: stage for stage in pipeline.plan(config)}
     assert list(plans["pipeline"]) == list(plans["rehearsal"])
@@ -176,7 +198,15 @@ def test_a_rehearsal_has_the_stages_of_the_paper_and_shrinks_what_costs(
         assert rehearsed.inputs == stage.inputs
         shrunk |= {*rehearsal.differences(stage.config, rehearsed.config, stage.inputs)}
     assert shrunk <= {
-        *("splits", "cut_seconds", "fit_max_frames", "fit_fraction", "kmeans.n_init", "beam_size"),
+        *(
+            "splits",
+            "cut_seconds",
+            "fit_max_frames",
+            "fit_fraction",
+            "kmeans.n_init",
+            "beam_size",
+            "layers",
+        ),
         *("max_frames", "padded_frames", "frames_per_step", "mesh.fsdp", "mesh.tensor"),
         *("loop.steps", "loop.log_every", "loop.save_every", "ctc.freeze_steps"),
         *("architecture.conv_channels", "architecture.dim", "architecture.ffn_dim"),

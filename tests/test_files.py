@@ -1,5 +1,6 @@
 """Files and directories that are there completely or not at all."""
 
+import json
 import os
 import pathlib
 
@@ -32,6 +33,13 @@ def test_read_json_names_the_file_and_what_to_do(tmp_path):
         files.read_json(tmp_path / "cut.json", "manifest")
     with pytest.raises(InputError, match="not found"):
         files.read_json(tmp_path / "cut.json" / "below", "manifest")
+
+
+def test_numbers_of_a_json_file_are_on_one_line(tmp_path):
+    value = {"pnmi": [0.1, -2e-05, 3], "text": "[1,   2]\n[\n 3,   4]", "of": [["a", 1], []]}
+    files.write_json(tmp_path / "a.json", value)
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == value and "[ 0.1, -2e-05, 3 ]" in text
 
 
 def test_directory_appears_when_it_is_complete(tmp_path):

@@ -12,10 +12,11 @@ import soundfile
 import splits
 
 from benchmarks import fuzz
-from hubert_jax import command_line, content, files, job
+from hubert_jax import command_line, files, job
 from hubert_jax.corpus import audio_files, sources
 from hubert_jax.data import index, manifests, records
 from hubert_jax.errors import InputError, printable
+from hubert_jax.stages import content
 from hubert_jax.tasks.pretraining import TrainConfig
 from hubert_jax.units.kmeans import Codebook
 
@@ -254,5 +255,5 @@ def test_links_in_a_folder_that_others_may_write(tmp_path, monkeypatch):
 )
 def test_fuzzed(name, tmp_path):
     """Of `python -m benchmarks.fuzz`, which reads more for longer."""
-    found = fuzz.fuzz(name, tmp_path / name, seed=1, seconds=1, most=150)
+    found = fuzz.fuzz(name, tmp_path / name, seed=1, seconds=1, numbers=range(150))
     assert not found["kept"] and found["inputs"] > 5 and found["refused"] and found["accepted"]

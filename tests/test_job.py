@@ -1,10 +1,13 @@
 """Jobs as a user calls them: from the repository's root, in a process of their own."""
 
+import os
 import re
 import subprocess
 import sys
 
 import pytest
+
+from hubert_jax import job
 
 
 @pytest.fixture
@@ -48,6 +51,12 @@ def test_a_bad_command_line_is_one_clear_line(call, tmp_path, job, arguments, me
     assert process.stderr.count("\n") == 1
     assert process.stdout == ""
     assert not workdir.exists()
+
+
+def test_a_name_that_is_too_long_is_one_line(capsys):
+    with pytest.raises(SystemExit, match="1"):
+        job.guarded(lambda: os.stat("x" * 5000))
+    assert capsys.readouterr().err == f"error: {'x' * 100}...: too long for a name of a file\n"
 
 
 def test_workdir_that_cannot_be_written(call, tmp_path):

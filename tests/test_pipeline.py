@@ -16,12 +16,13 @@ from splits import TINY_LARGE, random_parameters
 
 from configs import demo
 from hubert_jax import command_line, files, pipeline, prepare
-from hubert_jax.content import ContentDigests
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Architecture
 from hubert_jax.report.assemble import ReportConfig
+from hubert_jax.stages.content import ContentDigests
+from hubert_jax.stages.stage import JOBS, Stage
 from hubert_jax.units.kmeans import Codebook
 
 # Lines after which preparation, pre-training and fine-tuning have begun to work.
@@ -185,8 +186,59 @@ def test_a_group_or_split_that_is_not_there_is_refused_before_anything_runs():
             (500, 100),
             r"head.codebook_sizes: found \(500, 100\), but inputs.labels has 1 label set",
         ),
-        ("it2.label.layer", -1, r"\[it2/label\] config.layer=-1: expected 0, the input of block 1"),
-        ("it1.train.micro_batches", -1, r"\[it1/train\] config.micro_batches=-1: expected 0 or"),
+        ("it2.label.layer", -1, r"\[it2/label\] config.stages.it2.label.layer=-1: expected 0, the"),
+        *(
+            ("pretrained.decode.inputs.checkpoint", f"it2/{job}", f"it2/{job}: has no CTC head")
+            for job in ("train", "export")
+        ),
+        ("it2.label.feature", "mfc", "feature='mfc': expected one of mfcc, mfcc_librosa, layer"),
+        (
+            "it2.label.feature",
+            "mfcc",
+            "feature='mfcc' with config.*checkpoint='orbax:.*: expected",
+        ),
+        ("it1.label.layer", 3, "layer=3: expected 0, .* with feature='layer', and -1 with the oth"),
+        ("it1.label.fit_fraction", 2.0, "fit_fraction=2.0: expected a fraction of the split"),
+        ("it1.label.fit_max_frames", 0, "fit_max_frames=0: expected at least num_clusters="),
+        ("it1.evaluate.frame_rate", 60, "frame_rate=60: expected 50 or 100"),
+        ("it1.evaluate.num_clusters", 0, "num_clusters=0: expected 1 to 65,536"),
+        ("it1.evaluate.inputs.fit_audio", "", "fit_audio: empty, expected the prepared split"),
+        (
+            "it1.train.validation",
+            {"metric": "wer"},
+            "metric=wer: expected one of masked_loss, masked_a",
+        ),
+        (
+            "it1.train.validation",
+            {"patience": 3},
+            "patience=3: found without config.*validation_audio",
+        ),
+        ("it1.train.max_frames", 0, "max_frames=0: expected 1 or more"),
+        ("it1.train.max_frames", 10, "mask_span=10: expected less than config.*max_frames=10"),
+        (
+            "it1.train.inputs.labels",
+            ("it1/label:dev-mini",),
+            "labels: found it1/label:dev-mini, but",
+        ),
+        ("it1.evaluate.layers", (-1,), r"layers=\(-1,\): expected 0 or more"),
+        ("it1.label.layer", -2, "layer=-2: expected 0, .* and -1 with the others"),
+        ("scratch.finetune.frames_per_step", 9, "frames_per_step=9: expected at least"),
+        ("prepare.splits", (), "config.stages.prepare.splits: expected at least one split"),
+        ("prepare.splits", 100, "config.stages.prepare.splits: expected a sequence, found 100"),
+        ("it1.train.row_multiple", 0, "row_multiple=0: expected 1 or more"),
+        ("it1.train.loss.mask_group_rows", 500, "mask_group_rows=500: found batches of .* rows"),
+        ("it1.train.frames_per_step", 8, "mask_group_rows=.: found batches of 0 rows"),
+        (
+            "scratch.finetune.validation",
+            {"metric": "per"},
+            "metric=per: expected one of wer, cer, loss",
+        ),
+        ("scratch.finetune.optimizer.name", "muon", "name='muon': fine-tuning takes 'adam' alone"),
+        *(
+            ("scratch.finetune.padded_frames", lengths, "padded_frames=.*: expected lengths that")
+            for lengths in ((), (0, 9), (128, 100), (100, 100))
+        ),
+        ("it1.train.micro_batches", -1, r"\] config.stages.it1.train.micro_batches=-1: expected 0"),
         (
             "pretrained.finetune.inputs.validation_audio",
             "prepare:both",
@@ -203,12 +255,40 @@ def test_a_group_or_split_that_is_not_there_is_refused_before_anything_runs():
 )
 def test_stages_that_do_not_fit_one_another_are_refused_before_anything_runs(key, value, message):
     config = demo.get_config()
-    with config.unlocked():
+    with config.unlocked(), config.ignore_type():
         splits = (*config.stages.prepare.splits, "both=dev-mini+train-clean-5")
         config.stages.prepare.splits = (*splits, "speaker=train-clean-5/460")
         config.update_from_flattened_dict({f"stages.{key}": value})
     with pytest.raises(InputError, match=message):
         pipeline.plan(pipeline.PipelineConfig("run", config.stages))
+
+
+@pytest.mark.parametrize(
+    ("save_every", "validated", "there", "missing"),
+    [
+        (2, False, ("4", "6", "mean2"), ("0", "1", "2", "5", "8", "mean3")),
+        (4, False, ("4", "6", "mean2"), ("2", "8")),
+        (100, False, ("6", "mean1"), ("100", "mean2")),
+        # A step at which it is validated may be the best.
+        (2, True, ("2", "3", "4", "6", "mean2"), ("0", "1", "5", "8", "9", "mean3")),
+        (100, True, ("3", "mean2"), ("2", "100")),
+    ],
+)
+def test_checkpoints_that_a_finished_run_never_has(save_every, validated, there, missing):
+    config = demo.get_config()
+    with config.unlocked():
+        config.stages.it1.train.loop.update(steps=6, save_every=save_every, keep=2)
+        if validated:
+            held_out = dict(validation_audio="prepare:dev-mini")
+            held_out["validation_labels"] = ("it1/label:dev-mini",)
+            config.stages.it1.train.inputs.update(held_out)
+            config.stages.it1.train.validation = dict(every=3)
+    for which in (*there, *missing):
+        config.stages.it2.label.inputs.checkpoint = f"it1/train@{which}"
+        message = f"checkpoint=it1/train@{which}: the stage has loop.steps=6, .* no such checkpoint"
+        refused = pytest.raises(InputError, match=message)
+        with refused if which in missing else contextlib.nullcontext():
+            pipeline.plan(pipeline.PipelineConfig("run", config.stages))
 
 
 @pytest.mark.parametrize(
@@ -260,7 +340,7 @@ def test_a_layers_codebook_from_elsewhere(tmp_path, feature, message):
 @pytest.mark.parametrize("killed_at", [1, 2])
 def test_what_is_set_aside_survives_a_kill_while_it_is_moved(tmp_path, monkeypatch, killed_at):
     """At the rename that sets a stage aside, or at the one that takes another back."""
-    stage = pipeline.Stage("prepare", prepare.PrepareConfig(str(tmp_path)), {})
+    stage = Stage("prepare", prepare.PrepareConfig(str(tmp_path)), {})
     directory = tmp_path / "prepare"
     wanted = []
 
@@ -272,7 +352,7 @@ def test_what_is_set_aside_survives_a_kill_while_it_is_moved(tmp_path, monkeypat
         files.write_json(directory / "result.json", {"key": wanted[-1]})
         return files.read_json(directory / "result.json", "result")
 
-    monkeypatch.setitem(pipeline.JOBS, "prepare", (prepare.PrepareConfig, work, 1))
+    monkeypatch.setitem(JOBS, "prepare", JOBS["prepare"]._replace(run=work))
     assert [become("a"), become("b")] == ["a", "b"]
     rename, count = pathlib.Path.rename, iter(range(1, 9))
 
@@ -285,7 +365,7 @@ def test_what_is_set_aside_survives_a_kill_while_it_is_moved(tmp_path, monkeypat
         patch.setattr(pathlib.Path, "rename", killed)
         with pytest.raises(KeyboardInterrupt):
             become("a")
-    monkeypatch.setitem(pipeline.JOBS, "prepare", (prepare.PrepareConfig, None, 1))
+    monkeypatch.setitem(JOBS, "prepare", JOBS["prepare"]._replace(run=None))
     assert [become(key) for key in "abab"] == ["a", "b", "a", "b"]
 
 

@@ -38,6 +38,10 @@ def get_config(
     """The whole, for `pipeline`; `dtype` is that of training."""
     if part == "pipeline" and not corpus:
         raise InputError("config.corpus: missing; pass --config.corpus=FOLDER with LibriSpeech/")
+    if part == "rehearsal":
+        alignments = (
+            "examples/minilibri/alignments/train-clean-5.phones.txt"  # of its short/dev.tsv
+        )
     config = pipeline(corpus, alignments, dtype)
     if part != "pipeline":
         rehearsal.rehearse(config, full_width=part == "full")

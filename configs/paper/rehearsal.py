@@ -56,6 +56,9 @@ def _audio(split: str) -> str:
 def _shrink(network: str, job: str, stage: ConfigDict, full_width: bool) -> None:
     if job == "label":
         stage.update(fit_max_frames=20_000, fit_fraction=1.0, kmeans=dict(n_init=1))
+    if job == "evaluate":
+        kmeans = dict(n_init=1, max_no_improvement=20)
+        stage.update(layers=(6,), fit_max_frames=2_000, kmeans=kmeans)
     if job == "decode":
         stage.beam_size = 5
     if job not in ("train", "finetune"):

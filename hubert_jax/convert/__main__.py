@@ -5,6 +5,7 @@ Reading never runs code that a file carries; the target appears complete or not 
 
 import argparse
 import dataclasses
+import pathlib
 import shutil
 import sys
 import time
@@ -45,6 +46,11 @@ class ConvertConfig:
     source: Reads[str]
     target: str
 
+    def __post_init__(self) -> None:
+        from hubert_jax.convert import formats
+
+        formats.parse(self.target + "model" * self.target.endswith(":"), "--to")
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
@@ -65,11 +71,12 @@ def run(config: ConvertConfig) -> dict:
         raise InputError(f"--to={target}: the same place as --from={source}")
     if workdir:
         files.require_writable(workdir)
-        if own and path.is_dir():  # of an earlier call, which may have been interrupted
-            shutil.rmtree(path)
     elif scheme == "orbax" and path.exists():
         raise InputError(f"--to={target}: exists; name a directory that does not")
     network = formats.read(source)
+    if own and path.is_dir():  # of an earlier call, which may have been interrupted
+        pathlib.Path(workdir, "convert", "result.json").unlink(missing_ok=True)
+        shutil.rmtree(path)
     written = formats.write(target, network)
     notes = [*network.notes, *written.notes]
     result = {

@@ -94,7 +94,13 @@ def from_library(
     Raises InputError for tensors that are missing, left over or of another shape.
     """
     kind = kind_of_tensors(tensors, library) if kind is None else kind
-    zero = _zero_biases(tensors, architecture, library, kind)
+    biases = _front_end_biases(tensors, architecture, library, kind)
+    zero = {name for name in biases if not np.any(tensors[name])}
+    if biases - zero:
+        raise InputError(
+            f"{what}: {min(biases - zero)} is not zero; expected convolutions of the front-end "
+            "without biases (conv_bias in the network's configuration)"
+        )
     found = {name: np.asarray(tensors[name]) for name in tensors.keys() - zero}
     chosen = {}
     for entry in table(architecture) + (CTC_HEAD if kind == "ctc" else ()):
@@ -128,21 +134,21 @@ def note_on_biases(
     tensors: Mapping[str, np.ndarray], architecture: Architecture, library: str, kind: str
 ) -> tuple[str, ...]:
     """A note where `from_library` leaves biases of the front-end's convolutions out."""
-    zero = _zero_biases(tensors, architecture, library, kind)
+    zero = _front_end_biases(tensors, architecture, library, kind)
     note = f"left out: {len(zero)} biases of the front-end's convolutions, all zero"
     return (note,) if zero else ()
 
 
-def _zero_biases(
+def _front_end_biases(
     tensors: Mapping[str, np.ndarray], architecture: Architecture, library: str, kind: str
 ) -> set[str]:
-    """Names of biases of the front-end's convolutions that are zero: they change nothing."""
+    """Names of biases of the front-end's convolutions; zero ones change nothing."""
     (weight,) = spellings(table(architecture)[0], library, kind)
     names = {
         weight.replace("layers.0.", f"layers.{i}.").removesuffix("weight") + "bias"
         for i in range(len(architecture.conv_channels))
     }
-    return {name for name in names if name in tensors and not np.any(tensors[name])}
+    return names & tensors.keys()
 
 
 def require_names(what: str, found: Iterable[str], expected: Iterable[str]) -> None:

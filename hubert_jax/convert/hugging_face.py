@@ -108,10 +108,11 @@ def read_directory(directory: str | os.PathLike) -> Network:
         if len(shapes[0]) != 2 or shapes[1] != shapes[0][:1]:
             raise InputError(f"{model}: {' and '.join(_CTC_HEAD)} have shapes {shapes}")
         (classes,) = shapes[1]
-        stated = beside["config.json"].get("vocab_size", 32)  # transformers' default
-        if stated != classes:
+        values = beside["config.json"]
+        if values.get("vocab_size", 32) != classes:
+            stated = f"{values['vocab_size']!r:.100}" if "vocab_size" in values else "missing (32)"
             raise InputError(
-                f"{directory / 'config.json'}: vocab_size is {stated!r:.100}, but lm_head of "
+                f"{directory / 'config.json'}: vocab_size is {stated}, but lm_head of "
                 f"{model.name} has {classes} classes"
             )
         vocabulary, rows, of_tokens = read_vocabulary(directory, beside, classes)
@@ -155,7 +156,10 @@ def _json_files(network: Network) -> dict[str, Any]:
 
 
 def _read_beside(directory: pathlib.Path) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """All JSON files of a directory by name, but the indices of weights; notes on left-out ones."""
+    """All JSON files of a directory by name, but the indices of weights; notes on left-out ones.
+
+    Another network is refused by its field before its weights are read.
+    """
     beside, notes = {}, []
     for path in sorted(directory.glob("*.json")):
         if path.name.endswith(_INDEX):
@@ -166,6 +170,14 @@ def _read_beside(directory: pathlib.Path) -> tuple[dict[str, Any], tuple[str, ..
             if path.name in ("config.json", _EXTRACTOR, _PROCESSOR, *TOKENIZER_FILES):
                 raise
             notes.append(f"left out: {error}")
+    values = beside["config.json"]
+    # Without norms first transformers passes over the adapters.
+    adapters = {"adapter_attn_dim": None} if values.get("do_stable_layer_norm") else {}
+    for key, expected in (_FIXED | adapters).items():
+        if values.get(key, expected) != expected:
+            raise InputError(
+                f"{directory / 'config.json'}: {key} is {values[key]!r:.100}, expected {expected!r}"
+            )
     return beside, tuple(notes)
 
 
@@ -323,9 +335,6 @@ def _described(
     front-end has LayerNorms. Notes say how waveforms are prepared where that is not told alike.
     """
     values, path = beside["config.json"], str(directory / "config.json")
-    for key, expected in _FIXED.items():
-        if values.get(key, expected) != expected:
-            raise InputError(f"{path}: {key} is {values[key]!r:.100}, expected {expected!r}")
 
     def build(schema: Callable[..., Any], fields: Mapping[str, str], **more: Any) -> Any:
         for key in fields:

@@ -191,8 +191,8 @@ def _symbols(
             )
         if len(token) > 1 and token not in special and not re.fullmatch(r"<.*>|\[.*\]", token):
             raise InputError(
-                f"{directory / _TOKENS}: {token!r} is neither one character nor a special token; "
-                "vocabularies of characters are what is supported"
+                f"{directory / _TOKENS}: {token!a}, {len(token)} characters of Unicode, is no "
+                "special token; expected one character each"
             )
         return lower if len(token) == 1 else token
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -43,28 +44,21 @@ def read_waveform(
     name: str = "",
     unchecked: bool = False,
     remarks: list[str] | None = None,
+    expected: int | None = None,
 ) -> np.ndarray:
     """The waveform of an audio file or `Samples`: int16 (samples,), mono at 16 kHz, 400 or more.
 
     Up to 16 bits come back exactly; others are rounded and clipped at full scale. `convert` mixes
     channels to their mean and resamples (soxr, high quality). Messages begin with `name` or path.
     A file's header, its container and what is decoded have to agree to 0.1 s; what is odd is added
-    to `remarks`. `unchecked` takes codings whose container does not tell how long they are.
+    to `remarks`, also where a list of files expects another number of samples, at the file's rate.
+    `unchecked` takes codings whose container does not tell how long they are.
 
     Raises InputError for unsound audio, for more than two hours, which a small file may hold, and
     without `convert` for other rates and channels.
     """
-    blocks, length = [], 0
-    for block in waveform_blocks(audio, convert, name, unchecked, remarks):
-        blocks.append(block)
-        length += len(block)
-        if length > _LONGEST:
-            name = name or (str(audio) if isinstance(audio, (str, os.PathLike)) else "audio")
-            raise InputError(
-                f"{name}: an utterance of more than {_LONGEST / SAMPLE_RATE / 3600:g} hours; cut "
-                "it (cut_seconds does, where there is no transcript)"
-            )
-    return np.concatenate(blocks)
+    blocks = waveform_blocks(audio, convert, name, unchecked, remarks, expected, _LONGEST)
+    return np.concatenate(list(blocks))
 
 
 def waveform_blocks(
@@ -73,22 +67,26 @@ def waveform_blocks(
     name: str = "",
     unchecked: bool = False,
     remarks: list[str] | None = None,
+    expected: int | None = None,
+    longest: float = math.inf,
 ) -> Iterator[np.ndarray]:
     """The waveform of `read_waveform` in blocks: memory does not grow with its length.
 
+    More than `longest` samples are refused, before they are decoded if the container tells.
+
     An error, which may come at a file's end only, makes the blocks before it void.
     """
-    if isinstance(audio, (str, os.PathLike)):
-        name = name or str(audio)
+    name = name or (str(audio) if isinstance(audio, (str, os.PathLike)) else "audio")
     remarks = [] if remarks is None else remarks
     length = 0
     if isinstance(audio, Samples):
         _check_kind(name, len(audio.values), audio.values.shape[1], audio.rate, convert)
         blocks = _converted(name, iter([audio.values]), audio.rate, floating=True)
     else:
-        blocks = _of_file(audio, convert, name, unchecked, remarks)
+        blocks = _of_file(audio, convert, name, unchecked, remarks, expected, longest)
     for block in blocks:
         length += len(block)
+        _check_length(name, length, longest)
         yield block
     if length < WINDOW:
         raise InputError(
@@ -97,7 +95,13 @@ def waveform_blocks(
 
 
 def _of_file(
-    audio: _File, convert: bool, name: str, unchecked: bool, remarks: list[str]
+    audio: _File,
+    convert: bool,
+    name: str,
+    unchecked: bool,
+    remarks: list[str],
+    expected: int | None,
+    longest: float,
 ) -> Iterator[np.ndarray]:
     try:
         size = _size(audio, name)
@@ -107,7 +111,9 @@ def _of_file(
             streams, left, zeros = containers.scan(content, size, name)
             if not streams and not unchecked:
                 raise InputError(f"{name}: corrupt or not audio; expected {containers.FORMATS}")
-            length = 0
+            sure = [(min(s.held, s.claimed or s.held), s.rate) for s in streams if s.rate]
+            _check_length(name, sum(SAMPLE_RATE * n // rate for n, rate in sure), longest)
+            length = native_length = 0
             known: list[containers.Stream | None] = [*streams]
             for stream in known or [None]:
                 if stream is not None and stream.held == 0:
@@ -120,6 +126,7 @@ def _of_file(
                     source = audio  # read without Python
                 with _SoundFile(source) as file:
                     _check_kind(name, file.frames, file.channels, file.samplerate, convert)
+                    native_length += file.frames
                     floating = file.subtype in ("FLOAT", "DOUBLE")
                     native = _native_blocks(name, file, stream, unchecked, remarks)
                     for block in _converted(name, native, file.samplerate, floating):
@@ -132,6 +139,9 @@ def _of_file(
         raise InputError(
             f"{name}: corrupt or not audio ({reason}); expected {containers.FORMATS}"
         ) from None
+    # Without a length in the header whoever wrote the list has guessed.
+    if expected not in (None, native_length) and all(s.claimed is not None for s in streams):
+        remarks.append(f"its list of files counts {expected} samples, {native_length} are there")
     if len(streams) > 1:
         remarks.append(f"{len(streams)} streams, read one after the other")
     if streams and left:
@@ -158,6 +168,14 @@ def _size(audio: _File, name: str) -> int:
     if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
         raise InputError(f"{name}: not a regular file; expected audio")
     return status.st_size
+
+
+def _check_length(name: str, length: int, longest: float) -> None:
+    if length > longest:
+        raise InputError(
+            f"{name}: an utterance of more than {longest / SAMPLE_RATE / 3600:g} hours; cut it "
+            "(cut_seconds does, where there is no transcript)"
+        )
 
 
 def _check_kind(name: str, frames: int, channels: int, rate: int, convert: bool) -> None:

@@ -19,7 +19,7 @@ from hubert_jax.corpus import assembly, parts, preparation
 from hubert_jax.corpus.mixing import Mixture
 from hubert_jax.corpus.parts import Notes
 from hubert_jax.corpus.preparation import Conversion
-from hubert_jax.corpus.sources import SourceUtterance
+from hubert_jax.corpus.sources.utterances import SourceUtterance
 from hubert_jax.data import buckets
 from hubert_jax.data.index import ShardIndex
 from hubert_jax.data.manifests import ShardInfo
@@ -110,7 +110,7 @@ def build(
 ) -> None:
     """Adds the steps to a pipeline; what they write is described in `write_shards`."""
     groups = tuple(mixture.weights) if mixture else ("",)
-    divided = list(enumerate(preparation.divided(sources)))
+    divided = list(enumerate(preparation.divided(sources, conversion).values()))
     records = (
         pipeline
         | "Parts" >> beam.Create(divided)

@@ -251,10 +251,20 @@ def _sphere(data: _Bytes, start: int) -> Stream:
     offset = re.match(rb"NIST_1A\n *(\d{1,9})\n", header)
     if offset is None:
         raise InputError(f"{data.name}: its SPHERE header does not say its size")
-    claimed: int | None = 1
-    for name in (b"sample_count", b"channel_count", b"sample_n_bytes"):
-        line = re.search(rb"^%s -i (\d{1,18})\s*$" % name, header[: int(offset[1])], re.MULTILINE)
-        claimed = None if line is None or claimed is None else claimed * int(line[1])
+    header = header[: int(offset[1])]
+    claimed = None
+    if re.search(rb"^\s*sample_count\b", header, re.MULTILINE):
+        claimed = 1
+        for name in ("sample_count", "channel_count", "sample_n_bytes"):
+            # An integer, but libsndfile writes some as a string.
+            pattern = rf"^\s*{name}[ \t]+-(?:i|r|s\d+)[ \t]+(\d{{1,18}})(?:\.0*)?\s*$"
+            line = re.search(pattern.encode(), header, re.MULTILINE)
+            if line is None:
+                raise InputError(
+                    f"{data.name}: no whole number is {name} in its SPHERE header; expected one, "
+                    "for it states a sample_count"
+                )
+            claimed *= int(line[1])
     return _plain(data, start, int(offset[1]), claimed)
 
 
@@ -448,15 +458,17 @@ def _mp3_frame(head: bytes) -> _Frame | None:
 
 def _mp3(data: _Bytes, start: int) -> Stream:
     """Frames up to the next tag; the encoder's own counts them."""
-    frame = first = _mp3_frame(data.at(start, 4))
+    opening = data.at(start, 4)
+    first = _mp3_frame(opening)
     assert first is not None
-    position, frames, trimmed, claimed = start, 0, 0, None
+    position, frames, trimmed, claimed, size_place = start, 0, 0, None, 0
     tagged = data.at(start, min(first.bytes, 200))
     xing = tagged[first.tag :]
     if xing[:4] in (b"Xing", b"Info"):
         flags, place = int.from_bytes(xing[4:8]), 8
         if flags & 1:
             claimed = int.from_bytes(xing[8:12])
+            size_place = start + first.tag + 12 if flags & 2 else 0
         place += sum(size for bit, size in ((1, 4), (2, 4), (4, 100), (8, 4)) if flags & bit)
         gaps = int.from_bytes(data.at(start + first.tag + place + 21, 3))
         trimmed = (gaps >> 12) + (gaps & 0xFFF) or _DECODER_DELAY
@@ -465,24 +477,36 @@ def _mp3(data: _Bytes, start: int) -> Stream:
     if claimed is not None or xing[:4] in (b"Xing", b"Info"):
         position += first.bytes  # it holds no audio
     while True:
-        frame = _mp3_frame(data.at(position, 4))
-        if frame is None or frame.rate != first.rate or position + frame.bytes > data.size:
+        head = data.at(position, 4)
+        frame = _mp3_frame(head + opening[len(head) :])  # itself it may be cut off
+        if frame is None or frame.rate != first.rate or not head:
             break
+        if (there := data.size - position) < frame.bytes:
+            if claimed is not None:  # the counts tell
+                break
+            raise InputError(
+                f"{data.name}: cut off, its last frame has {there} bytes of {frame.bytes}; copy "
+                "the file again"
+            )
         if data.at(position + frame.tag, 4) in (b"Xing", b"Info"):
             break
         position, frames = position + frame.bytes, frames + 1
     edit = None
     if claimed is None:  # decoders would guess the length by the first frame's size
-        head = data.at(start, 4)
-        head = bytes([head[0], head[1] | 1, head[2] & 0x0D | 0xE0, head[3]])  # room, no checksum
+        sync, kind, rates, mode = opening
+        head = bytes([sync, kind | 1, rates & 0x0D | 0xE0, mode])  # room, no checksum
         tag = b"Info" + (1).to_bytes(4) + frames.to_bytes(4)
         told = _mp3_frame(head)
         assert told is not None
         trimmed = _DECODER_DELAY
         edit = _Edit(start, 0, (head.ljust(told.tag, b"\0") + tag).ljust(told.bytes, b"\0"))
-    held = frames * first.samples
-    said = held if claimed is None else claimed * first.samples
-    return Stream(start, position, max(0, held - trimmed), max(0, said - trimmed), first.rate, edit)
+    else:
+        claimed = max(0, claimed * first.samples - trimmed)
+        size = min(position - start, 2**32 - 1).to_bytes(4)
+        if size_place and data.at(size_place, 4) != size:  # the decoder would print a warning
+            edit = _Edit(size_place, 4, size)
+    held = max(0, frames * first.samples - trimmed)
+    return Stream(start, position, held, claimed, first.rate, edit)
 
 
 def _by_chunks(**layout: Any) -> Callable[[_Bytes, int], Stream]:

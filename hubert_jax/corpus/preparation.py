@@ -7,20 +7,20 @@ import itertools
 import json
 import pathlib
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import soundfile
 import soxr
 
 from hubert_jax.corpus import assembly, cutting, parts
 from hubert_jax.corpus.audio_files import read_waveform, waveform_blocks
-from hubert_jax.corpus.sources import SourceUtterance
+from hubert_jax.corpus.sources.utterances import SourceUtterance
 from hubert_jax.data.records import Utterance
 from hubert_jax.errors import InputError
 
 # Small parts lose little when they are interrupted, and keep all workers busy.
 _PART_FILES, _PART_BYTES, _PART_ROWS = 64, 64 * 10**6, 512
-_VERSION = 2  # of what this package makes of a file; another one makes older parts void
+_VERSION = 3  # of what this package makes of a file; another one makes older parts void
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,19 +35,18 @@ class Conversion:
 
 def write_parts(
     directory: pathlib.Path,
-    sources: Sequence[SourceUtterance],
+    planned: Mapping[str, list[SourceUtterance]],
     conversion: Conversion,
     workers: int,
     progress: Callable[[int], None] = lambda files: None,
 ) -> list[parts.Part]:
-    """Writes the parts that are not there yet; returns all, in the order of the sources.
+    """Writes the parts that are not there yet; returns all, in the order in which they are planned.
 
-    Whatever else is in `directory` is removed. `sources` are sorted by id; `workers` are threads;
-    `progress` is called with the number of files of every part that is complete. Raises InputError
-    if a part cannot be written; those that are complete stay.
+    Whatever else is in `directory` is removed. The parts are those of `divided`; `workers` are
+    threads; `progress` is called with the number of files of every part that is complete. Raises
+    InputError if a part cannot be written; those that are complete stay.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    planned = {_name(part, conversion): part for part in divided(sources)}
     for path in directory.iterdir():
         if path.stem not in planned:
             path.unlink()
@@ -97,7 +96,7 @@ def utterances_of(
     if source.defect:
         raise InputError(f"{source.name}: {source.defect}")
     audio = source.load()
-    how = (conversion.convert, source.name, conversion.unchecked, remarks)
+    how = (conversion.convert, source.name, conversion.unchecked, remarks, source.samples)
     if source.text is not None or not conversion.cut_seconds:
         waveform = read_waveform(audio, *how)
         yield Utterance(source.id, waveform, source.speaker, source.text or "")
@@ -112,8 +111,18 @@ def utterances_of(
         yield Utterance(f"{source.id}:{start}-{end}", waveform, source.speaker)
 
 
-def divided(sources: Sequence[SourceUtterance]) -> Iterator[list[SourceUtterance]]:
-    """Parts: consecutive sources, up to a number of files, of bytes, or of rows of a table."""
+def divided(
+    sources: Sequence[SourceUtterance], conversion: Conversion
+) -> dict[str, list[SourceUtterance]]:
+    """Parts by their names, digests of all that their content depends on, so none is ever stale.
+
+    They are consecutive sources, which are sorted by id.
+    """
+    return {_name(part, conversion): part for part in _divided(sources)}
+
+
+def _divided(sources: Sequence[SourceUtterance]) -> Iterator[list[SourceUtterance]]:
+    """Up to a number of files, of bytes, or of rows of a table."""
     part: list[SourceUtterance] = []
     size = 0
     for source in sources:
@@ -128,13 +137,13 @@ def divided(sources: Sequence[SourceUtterance]) -> Iterator[list[SourceUtterance
 
 
 def _name(part: list[SourceUtterance], conversion: Conversion) -> str:
-    """A digest of all that a part's content depends on: one that is there is never stale."""
     versions = [_VERSION, soundfile.__libsndfile_version__, soxr.__version__]
     rows = [
-        [s.id, str(s.path), s.speaker, s.text, s.defect, repr(s.row), s.corpus, _stamp(s.path)]
+        [s.id, str(s.path), s.speaker, s.text, s.defect, repr(s.row), s.corpus, s.samples]
         for s in part
     ]
-    content = json.dumps([versions, dataclasses.astuple(conversion), rows])
+    stamps = [_stamp(s.path) for s in part]
+    content = json.dumps([versions, dataclasses.astuple(conversion), rows, stamps])
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 

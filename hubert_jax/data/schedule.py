@@ -128,8 +128,6 @@ def crop_buckets(
     is left out. Corpora of a mixture get their shares of the cropped frames. Raises InputError if
     nothing is left of the split or of a corpus, or a step has no room for `row_multiple` rows.
     """
-    if max_frames < 1:
-        raise InputError(f"config.max_frames={max_frames}: expected 1 or more")
     held: _Held = collections.Counter()
     for shard in manifest.shards:
         held[shard.bucket_frames, shard.group] += shard.utterances
@@ -160,11 +158,9 @@ def padded_buckets(
 ) -> list[Bucket]:
     """The buckets of fine-tuning: utterances padded to the shortest of `padded_frames` they fit.
 
-    Rows are as of `_rows`. Raises InputError if nothing fits, of the split or of a corpus, or the
-    lengths do not ascend.
+    The lengths ascend; rows are as of `_rows`. Raises InputError if nothing fits, of the split or
+    of a corpus.
     """
-    if list(padded_frames) != sorted({*padded_frames}) or min(padded_frames, default=0) < 1:
-        raise InputError(f"config.padded_frames={padded_frames}: expected lengths that ascend")
     most = [num_samples(length) for length in padded_frames]
     held: _Held = collections.Counter()
     sizes: collections.Counter[str] = collections.Counter()
@@ -227,8 +223,6 @@ def _rows(frames_per_step: int, frames: int, row_multiple: int, wanted_multiple:
     Of `wanted_multiple` instead, where the devices divide it and there are so many: then the rows
     are the same on any of these devices.
     """
-    if wanted_multiple < 1:
-        raise InputError(f"config.row_multiple={wanted_multiple}: expected 1 or more")
     rows = frames_per_step // frames
     if wanted_multiple % row_multiple == 0 and rows >= wanted_multiple:
         return rows // wanted_multiple * wanted_multiple

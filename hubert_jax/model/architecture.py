@@ -138,3 +138,16 @@ class Execution:
             listed = ", ".join(map(repr, known))
             _require(self, name, getattr(self, name) in known, f"expected one of {listed}")
         _require(self, "scan_unroll", self.scan_unroll >= 1, "expected 1 or more")
+
+    def require_dropout(self, regularization: Regularization) -> None:
+        """Raises InputError where a fused attention kernel is named, but weights are dropped.
+
+        These kernels never hold the weights.
+        """
+        rate = regularization.attention_dropout
+        if rate and self.attention not in ("auto", "xla"):
+            raise InputError(
+                f"config.execution.attention={self.attention!r} has no dropout of attention "
+                f"weights, but config.regularization.attention_dropout={rate:g}; expected 'auto', "
+                "'xla' or a dropout of 0"
+            )

@@ -17,6 +17,7 @@ from hubert_jax.model.architecture import Architecture, Execution, Head
 from hubert_jax.model.hubert import HubertForCTC
 from hubert_jax.model.kernels import choice
 from hubert_jax.model.kernels.choice import Kernels
+from hubert_jax.networks.sharding_rules import SHARDING_RULES
 from hubert_jax.training import sharding
 from hubert_jax.vocabulary import Vocabulary
 
@@ -52,7 +53,7 @@ def load(
     """
     if mesh is None:
         mesh = sharding.make_mesh(sharding.MeshConfig(), jax.local_devices())
-    shardings = functools.partial(sharding.parameter_shardings, mesh)
+    shardings = functools.partial(sharding.parameter_shardings, mesh, rules=SHARDING_RULES)
     network = formats.read(where, key, shardings)
     params = dict(network.params)
     for note in network.notes:

@@ -66,7 +66,8 @@ def _warm_start(where: str, network: Network, *head: str, reason: str) -> WarmSt
     params = {name: leaf for name, leaf in network.params.items() if name.startswith(names)}
     taken = f"with a fresh head: {reason}" if reason else "with its head"
     notes = "".join(f"; {note}" for note in network.notes)
-    return WarmStart(params, network.fingerprint, f"network from {where}, {taken}{notes}")
+    described = f"network from {where}, {taken}{notes}"
+    return WarmStart(params, network.fingerprint, where, described)
 
 
 def _why_fresh(network: Network, head: Head, units: Units, trusted: bool) -> str:

@@ -24,24 +24,25 @@ class ReportConfig:
 def assemble(
     workdir: pathlib.Path,
     config: ReportConfig,
-    seconds: dict[str, float],
+    stages: Mapping[str, dict[str, Any]],
     skipped: list[str],
     rehearsed: Mapping[str, Any] | None = None,
 ) -> dict:
     """Writes WORKDIR/report.json and report.html, prints the table and returns the report.
 
-    What was not run is left out, or null or empty in report.json; `rehearsed` has, by stage of a
-    rehearsal, what is `proven` and `shrunk`. Raises InputError where a file that a result names is
-    missing or damaged.
+    `stages` are the contents of their `result.json` by name. What was not run is left out, or null
+    or empty in report.json; `rehearsed` has, by stage of a rehearsal, what is `proven` and
+    `shrunk`. Raises InputError where the split of the utterance that is drawn is damaged.
     """
     from hubert_jax.report import page, tables  # matplotlib is slow to import
 
     results: Results = {name: {} for name in _JOBS}
     for name in _JOBS:
         for folder in (*config.iterations, *config.recognisers) if name != "prepare" else ("",):
-            path = workdir / folder / name / "result.json"
-            if path.exists():
-                results[name][folder] = files.read_json(path, "result")
+            stage = f"{folder}/{name}" if folder else name
+            if stage in stages:
+                results[name][folder] = stages[stage]
+    seconds = {name: found["seconds"] for name, found in stages.items()}
     report = _report(results, config.iterations) | {"seconds": seconds, "skipped": skipped}
     report["rehearsed"] = dict(rehearsed or {})
     files.write_json(workdir / "report.json", report)

@@ -42,7 +42,7 @@ _PLACE = {phone: place for place, phone in enumerate(_GROUP)}
 
 
 @mpl.rc_context(_STYLE)
-def curves(title: str, lines: Mapping[str, np.ndarray], baseline: float | None = None) -> str:
+def curves(title: str, lines: Mapping[str, Any], baseline: float | None = None) -> str:
     """Lines by name, each (2, n) of steps and values; a dotted one for the majority baseline."""
     figure = Figure(figsize=(6.7, 4.2), layout="constrained")
     axes = figure.subplots(subplot_kw={"title": title, "xlabel": "step"})

@@ -1,6 +1,5 @@
-"""The page: reads what the results name, draws it, and fills in the templates."""
+"""The page: draws what the results have, and one utterance of a split that they name."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +9,6 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hubert_jax.data import manifests, records
-from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE
 from hubert_jax.report import figures
 from hubert_jax.report.assemble import Results, best
@@ -18,7 +16,6 @@ from hubert_jax.report.claims import claims, verdict
 from hubert_jax.report.tables import tables
 from hubert_jax.units import quality
 
-_POINTS = 120  # of a curve, at most
 _SHORTEST, _LONGEST = 4 * SAMPLE_RATE, 8 * SAMPLE_RATE  # samples of the example
 _ENVIRONMENT = Environment(
     loader=PackageLoader("hubert_jax.report"), autoescape=True, undefined=StrictUndefined
@@ -29,14 +26,13 @@ def render(workdir: pathlib.Path, title: str, results: Results, report: Mapping[
     """The page, one self-contained HTML document. Raises as `assemble`."""
     iterations = [each for each in report["iterations"] if each["pnmi_by_layer"]]
     units, source, example = [], "", None
-    scored = {name: found for name, found in results["evaluate"].items() if found.get("labels")}
+    scored = {name: found for name, found in results["evaluate"].items() if "phones" in found}
     if scored:
         name, found = scored.popitem()
         labels = found["labels"][0]
         source = f"targets of {name}, {labels['k']} units"
-        with np.load(workdir / name / "evaluate/joint_counts.npz") as arrays:
-            counts = arrays["phones"].tolist(), arrays[labels["joint_counts"]]
-        phones, columns, conditional = figures.sort_by_phone(*counts)
+        table = figures.sort_by_phone(found["phones"], np.array(labels["counts"]))
+        phones, columns, conditional = table
         units = [figures.heat_map(phones, conditional)]
         likeliest = {u: phones[p] for u, p in zip(columns, conditional.argmax(0), strict=True)}
         paths = found["audio"], labels["directory"], found["alignments"]
@@ -49,12 +45,12 @@ def render(workdir: pathlib.Path, title: str, results: Results, report: Mapping[
         verdict=verdict(report),
         claims=claims(report),
         tables=tables(report),
-        curves=_curves(workdir, results, report["iterations"]),
+        curves=_curves(results, report["iterations"]),
         layers=iterations and [figures.bars(iterations, report["mfcc"]["pnmi"])],
         units=units,
         source=source,
         example=example or {},
-        sentences=_sentences(workdir, results["decode"]),
+        sentences=_sentences(results["decode"]),
     )
 
 
@@ -65,31 +61,17 @@ def _here(workdir: pathlib.Path, written: str) -> str:
     return str(next((p for p in (path, *tails) if p.exists()), path))
 
 
-def _read_lines(path: str | pathlib.Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file, one a line. Raises InputError if it is missing or damaged."""
-    try:
-        return [json.loads(line) for line in pathlib.Path(path).read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {error}; expected JSON lines, run its job again") from None
-
-
-def curve(rows: list[dict[str, Any]], scalar: str) -> np.ndarray:
-    """Float64 (2, n): steps and values of a scalar, means of neighbours where there are many."""
-    points = np.array([(row["step"], row[scalar]) for row in rows if scalar in row])
-    return np.array([p.mean(0) for p in np.array_split(points, min(len(points), _POINTS))]).T
-
-
-def _curves(workdir: pathlib.Path, results: Results, iterations: list[dict]) -> list[str]:
+def _curves(results: Results, iterations: list[dict[str, Any]]) -> list[str]:
     drawn = []
     for job, title in (("train", "Pre-training loss"), ("finetune", "Fine-tuning loss (CTC)")):
-        logs = {name: _read_lines(workdir / name / job / "metrics.jsonl") for name in results[job]}
-        losses = {name: curve(log, "loss") for name, log in logs.items() if log}
+        curves = {name: found.get("curves", {}) for name, found in results[job].items()}
+        losses = {name: found["loss"] for name, found in curves.items() if found}
         drawn += [figures.curves(title, losses)] if losses else []
         for each in iterations:
-            log = logs.get(each["name"]) or [{}]
-            kinds = [kind for kind in ("masked_accuracy", "unmasked_accuracy") if kind in log[-1]]
+            found = curves.get(each["name"], {})
+            kinds = found.keys() & {"masked_accuracy", "unmasked_accuracy"}
             if kinds:
-                lines = {kind.replace("_", " "): curve(log, kind) for kind in kinds}
+                lines = {kind.replace("_", " "): found[kind] for kind in sorted(kinds)}
                 baseline = each["commonest_unit_share"]
                 drawn.append(figures.curves(f"Accuracy, {each['name']}", lines, baseline))
     return drawn
@@ -113,16 +95,11 @@ def _example(
     return None
 
 
-def _sentences(workdir: pathlib.Path, decoded: dict[str, dict]) -> dict[str, dict]:
-    """Reference, and jiwer's alignment of every recogniser's text with it, by utterance.
-
-    Utterances without one are left out: there is nothing to align with.
-    """
+def _sentences(decoded: dict[str, dict]) -> dict[str, dict]:
+    """Reference, and jiwer's alignment of every recogniser's text with it, by utterance."""
     sentences: dict[str, dict] = {}
     for name, found in decoded.items():
-        for row in _read_lines(_here(workdir, found["hypotheses"])):
-            if row["reference"] is None:
-                continue
+        for row in found.get("examples", ()):
             reference, text = (" ".join(text.split()) for text in (row["reference"], best(row)))
             sentence = sentences.setdefault(row["id"], {"reference": row["reference"], "texts": {}})
             sentence["texts"][name] = jiwer.process_characters(reference, text)

@@ -21,12 +21,13 @@ from hubert_jax.data import batches, manifests, schedule
 from hubert_jax.data.index import read_index
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
-from hubert_jax.frames import HOP, num_frames, num_samples
+from hubert_jax.frames import HOP, SAMPLE_RATE, num_frames, num_samples
 from hubert_jax.model.architecture import Architecture, Execution, Regularization
 from hubert_jax.model.ctc import ctc_loss, is_feasible
 from hubert_jax.model.hubert import HubertForCTC
 from hubert_jax.model.kernels import choice
 from hubert_jax.model.masking import span_mask
+from hubert_jax.networks.sharding_rules import SHARDING_RULES
 from hubert_jax.tasks import transcripts
 from hubert_jax.tasks.held_out import HeldOut, ValidationConfig
 from hubert_jax.training import optimizer, sharding
@@ -37,6 +38,8 @@ from hubert_jax.training.task import AdditiveLoss, Batch, Task, Validation
 from hubert_jax.vocabulary import Vocabulary
 
 VERSION = 3  # raise it when the same configuration and inputs give other weights
+# What validation gives, and whether larger is better.
+_FIGURES = {"wer": False, "cer": False, "loss": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +101,19 @@ class FinetuneConfig:
     seed: int = 1337  # of the linear layer, data order, masks and dropout
 
     def __post_init__(self) -> None:
-        require_run(self.seed, self.micro_batches)
+        require_run(self.seed, self.micro_batches, self.row_multiple)
+        self.execution.require_dropout(self.regularization)
+        self.validation.require_meant(self.validation_audio, _FIGURES)
+        if (name := self.optimizer.name) != "adam":
+            raise InputError(f"config.optimizer.name={name!r}: fine-tuning takes 'adam' alone")
+        lengths = self.padded_frames
+        if list(lengths) != sorted({*lengths}) or min(lengths, default=0) < 1:
+            raise InputError(f"config.padded_frames={lengths}: expected lengths that ascend")
+        if self.frames_per_step < lengths[0]:
+            raise InputError(
+                f"config.frames_per_step={self.frames_per_step}: expected at least "
+                f"{lengths[0]}, the shortest of config.padded_frames"
+            )
 
 
 def read(config: FinetuneConfig) -> tuple[manifests.AudioManifest, HeldOut | None]:
@@ -191,6 +206,8 @@ def task(
             _shapes(bucket.rows, num_samples(bucket.batch_frames)) for bucket in padded
         ),
         batches=read_batches,
+        sharding_rules=SHARDING_RULES,
+        audio_seconds=lambda batch: float(batch["num_samples"].sum()) / SAMPLE_RATE,
         validation=_validation(config, held_out, vocabulary, mesh) if held_out else None,
         facts={
             "architecture": config_lib.to_dict(config.architecture),
@@ -357,9 +374,7 @@ def _validation(
         evaluate=_evaluation(network(config, vocabulary.size, mesh)),
         summarise=lambda found: _error_rates(found, vocabulary),
         facts={"audio": held_out.audio.digest, "utterances": config.validation.utterances},
-        **config.validation.chosen(
-            config.loop.save_every, {"wer": False, "cer": False, "loss": False}
-        ),
+        **config.validation.chosen(config.loop.save_every, _FIGURES),
     )
 
 

@@ -37,16 +37,24 @@ class ValidationConfig:
                     f"config.validation.{name}={getattr(self, name)}: expected 0 or more"
                 )
 
+    def require_meant(self, audio: str, metrics: Mapping[str, bool]) -> None:
+        """Raises InputError for a metric not among `metrics`, or patience without a split."""
+        if self.metric and self.metric not in metrics:
+            raise InputError(
+                f"config.validation.metric={self.metric}: expected one of {', '.join(metrics)}"
+            )
+        if self.patience and not audio:
+            raise InputError(
+                f"config.validation.patience={self.patience}: found without "
+                "config.validation_audio, so that nothing would end the run; give both or neither"
+            )
+
     def chosen(self, save_every: int, metrics: Mapping[str, bool]) -> dict[str, Any]:
         """Fields of `training.task.Validation`; `metrics` say whether larger is better.
 
-        Raises InputError for a metric that is not among them, the first of which is the default.
+        The first of them is the default.
         """
         metric = self.metric or next(iter(metrics))
-        if metric not in metrics:
-            raise InputError(
-                f"config.validation.metric={metric}: expected one of {', '.join(metrics)}"
-            )
         return {
             "every": self.every or save_every,
             "metric": metric,

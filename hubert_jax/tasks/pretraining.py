@@ -16,14 +16,16 @@ from hubert_jax import config as config_lib
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.convert.network import FAIRSEQ_SPECIALS, Units
 from hubert_jax.data import batches, label_sets, manifests, schedule
+from hubert_jax.data.buckets import BUCKETS
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
-from hubert_jax.frames import num_samples
+from hubert_jax.frames import SAMPLE_RATE, num_samples
 from hubert_jax.model.architecture import Architecture, Execution, Head, Regularization
 from hubert_jax.model.hubert import HubertForPretraining
 from hubert_jax.model.kernels import choice
 from hubert_jax.model.loss import masked_prediction_loss
 from hubert_jax.model.masking import span_mask
+from hubert_jax.networks.sharding_rules import SHARDING_RULES
 from hubert_jax.tasks.held_out import HeldOut, ValidationConfig
 from hubert_jax.training import optimizer, sharding
 from hubert_jax.training.fit import LoopConfig, require_run
@@ -93,7 +95,22 @@ class TrainConfig:
     seed: int = 1337  # of weights, data order, crops, masks and dropout
 
     def __post_init__(self) -> None:
-        require_run(self.seed, self.micro_batches)
+        require_run(self.seed, self.micro_batches, self.row_multiple)
+        self.execution.require_dropout(self.regularization)
+        codebooks = len(self.head.codebook_sizes)
+        self.validation.require_meant(self.validation_audio, _figures(codebooks))
+        if self.max_frames < 1:
+            raise InputError(f"config.max_frames={self.max_frames}: expected 1 or more")
+        rows = self.frames_per_step // min(self.max_frames, BUCKETS[0])  # at most
+        if self.loss.mask_group_rows > rows:
+            raise _no_whole_group(self.loss, rows)
+        if self.loss.mask_span >= self.max_frames:
+            raise InputError(
+                f"config.loss.mask_span={self.loss.mask_span}: expected less than "
+                f"config.max_frames={self.max_frames}"
+            )
+        if self.validation_labels and not self.validation_audio:
+            raise InputError("config.validation_labels: found without config.validation_audio")
         if self.keep_head and not self.init_from:
             raise InputError(
                 "config.keep_head=True: there is no config.init_from whose head it could keep"
@@ -130,8 +147,6 @@ def read(config: TrainConfig) -> Data:
         codebook_digests=tuple(labels.manifest.codebook_digest for labels in sets),
     )
     if not config.validation_audio:
-        if config.validation_labels:
-            raise InputError("config.validation_labels: found without config.validation_audio")
         return Data(audio, sets, units)
     held_out = HeldOut.read(config.validation_audio, config.audio, audio)
     key = "config.validation_labels"
@@ -157,10 +172,7 @@ def task(config: TrainConfig, data: Data, mesh: Mesh) -> Task:
     )
     fewest = min(bucket.rows for bucket in buckets)
     if config.loss.mask_group_rows > fewest:
-        raise InputError(
-            f"config.loss.mask_group_rows={config.loss.mask_group_rows}: found batches of {fewest} "
-            "rows, expected one whole group; lower it or raise config.frames_per_step"
-        )
+        raise _no_whole_group(config.loss, fewest)
     shortest = min(bucket.batch_frames for bucket in buckets)
     if config.loss.mask_span >= shortest:  # no span would have room
         raise InputError(
@@ -192,6 +204,8 @@ def task(config: TrainConfig, data: Data, mesh: Mesh) -> Task:
         learning_rate=optimizer.learning_rate(config.optimizer, config.loop.steps),
         batch_shapes=tuple(_shapes(bucket, len(data.label_sets)) for bucket in buckets),
         batches=read_batches,
+        sharding_rules=SHARDING_RULES,
+        audio_seconds=lambda batch: batch["waveform"].size / SAMPLE_RATE,
         validation=_validation(config, data, data.held_out, mesh) if data.held_out else None,
         facts={
             "architecture": config_lib.to_dict(config.architecture),
@@ -360,6 +374,13 @@ def _network(config: TrainConfig, mesh: Mesh) -> HubertForPretraining:
     where = sharding.attention_sharding(mesh)
     kernels = choice.choose(config.execution, config.architecture, config.regularization, where)
     return HubertForPretraining(config.architecture, config.head, kernels, config.regularization)
+
+
+def _no_whole_group(loss: LossConfig, rows: int) -> InputError:
+    return InputError(
+        f"config.loss.mask_group_rows={loss.mask_group_rows}: found batches of {rows} rows, "
+        "expected one whole group; lower it or raise config.frames_per_step"
+    )
 
 
 def _without_shards(manifest: manifests.LabelManifest) -> dict[str, Any]:

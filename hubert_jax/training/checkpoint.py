@@ -32,7 +32,7 @@ _REMEDY = "; make room or make it writable, and give the same command again"
 _PARTS = ("state", "metadata")
 _CHECKSUMS = "checksums.json"
 _BLOCK_BYTES = 2**24
-_DECISIVE = ("kind", "inputs", "decisive", "rows", "version", "step")
+_DECISIVE = ("kind", "inputs", "config", "rows", "version", "step")
 
 
 class _StateHandler(ocp.StandardCheckpointHandler):
@@ -133,7 +133,7 @@ class Checkpoints:
             self._directory,
             steps,
             lambda step: (self._checked(step, check), self.restore(step, like)),
-            ", nor any before it; restore it from a copy, or remove "
+            ", nor any after it; restore one from a copy, or remove "
             f"{self._directory.parent} to begin again",
         )
         self._set_aside(steps[: steps.index(step)])
@@ -198,10 +198,12 @@ def restore_parameters(
     steps = _steps(folder)
     there = f"there are steps {', '.join(map(str, steps))}"
     remedy = f"; {there}: name another (orbax:DIR@STEP), or another run"
+    none_left = ", nor any after it; restore one from a copy, or name another run"
 
-    def restored(steps: Sequence[int]) -> tuple[dict, dict]:
+    def restored(tried: Sequence[int]) -> tuple[dict, dict]:
         read = functools.partial(_restore, folder, shardings=shardings)
-        return _first_readable(folder, steps, read, remedy)[1]
+        advice = none_left if len(tried) == len(steps) else remedy
+        return _first_readable(folder, tried, read, advice)[1]
 
     if named is None:
         return restored(steps[::-1])
@@ -209,7 +211,7 @@ def restore_parameters(
         step: int | None = int(named["which"])
     else:
         read = functools.partial(_restore_metadata, folder)
-        _, newest = _first_readable(folder, steps[::-1], read, remedy)
+        _, newest = _first_readable(folder, steps[::-1], read, none_left)
         if named["count"]:
             kept = steps[-newest.get("keep", len(steps)) :]  # without the best of before
             return _mean(directory, kept, int(named["count"]), restored)

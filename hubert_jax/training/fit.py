@@ -1,6 +1,7 @@
 """The training loop: resume, compile, step, validate, log, save."""
 
 import dataclasses
+import faulthandler
 import pathlib
 import time
 from collections.abc import Callable
@@ -33,6 +34,7 @@ class LoopConfig:
     log_every: MayChange[int] = 50
     save_every: MayChange[int] = 1000
     keep: MayChange[int] = 2  # newest checkpoints
+    stall_minutes: MayChange[int] = 30  # without a step, after which all stacks are printed
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
@@ -42,12 +44,14 @@ class LoopConfig:
             raise InputError(f"config.loop.steps={self.steps}: expected at most {_MOST_STEPS:,}")
 
 
-def require_run(seed: int, micro_batches: int) -> None:
-    """Raises InputError for a seed that JAX would cut to 32 bits, or a number below 0."""
+def require_run(seed: int, micro_batches: int, row_multiple: int) -> None:
+    """Raises InputError for a seed that JAX would cut to 32 bits, or numbers out of range."""
     if not 0 <= seed < 2**32:
         raise InputError(f"config.seed={seed}: expected 0 to 4,294,967,295")
     if micro_batches < 0:
         raise InputError(f"config.micro_batches={micro_batches}: expected 0 or more")
+    if row_multiple < 1:
+        raise InputError(f"config.row_multiple={row_multiple}: expected 1 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,9 +60,11 @@ class TrainingResult:
 
     steps: int  # fewer than asked for where validation ended the run
     last: dict[str, float]  # means of the metrics over the last logged interval
+    curves: dict[str, list[list[float]]]  # steps and values of what was logged, thinned out
     parameters: int  # how many numbers were trained
     fingerprint: str  # of the last checkpoint
     inputs: dict[str, Any]  # digests of the data, and of the network that it started from
+    init_from: str  # where that network was; empty: from scratch
     resumed_from: int  # first step of this process
     mesh: dict[str, int]  # devices along each axis
     data_wait_fraction: float  # of this process's time
@@ -94,25 +100,32 @@ def fit(
     if found is not None:
         first_step, state, known = found
         metadata |= known
-        distributed.announce(f"resumed from the checkpoint of step {first_step}")
+        began = f"; the run began with {known['init_from']}" if known["init_from"] else ""
+        distributed.announce(f"resumed from the checkpoint of step {first_step}{began}")
     else:
         first_step, state = 0, create_state(task, mesh, seed)
         if warm_start is not None:
             start = warm_start()
             state = with_parameters(state, start.params)
             metadata["inputs"] = {**metadata["inputs"], "init_from": start.fingerprint}
+            metadata["init_from"] = start.where
+            distributed.require_same({"config.init_from": start.fingerprint})
             distributed.announce(start.description)
 
-    validator = Validator(task.validation, metadata)
-    done, finished = first_step, first_step >= loop.steps or bool(validator.ends_run)
+    distributed.require_same({f"{directory}: newest checkpoint": first_step})
+    done, finished = first_step, first_step >= loop.steps
+    validator = Validator(task.validation, metadata, goes_on=not finished)
+    finished = finished or bool(validator.ends_run)
     steps = {} if finished else compile_steps(task, mesh, abstract, seed, counts)
     if not finished:
         validator.compile(mesh, abstract.params)
     log = ProgressLog(directory, first_step, loop.steps, metadata.get("metrics", {}))
-    prefetch, preemption = Prefetch(mesh, task.batches(first_step)), distributed.Preemption()
+    prefetch = Prefetch(mesh, task.batches(first_step), task.audio_seconds)
+    preemption = distributed.Preemption()
     running, started = None, time.monotonic()
     try:
         while not finished:
+            faulthandler.dump_traceback_later(60 * loop.stall_minutes, file=2)  # stderr
             batch, audio_seconds = prefetch.take(running)
             with jax.transfer_guard("disallow"):
                 state, metrics = steps[shape_of(batch)](state, batch)
@@ -137,6 +150,7 @@ def fit(
             if preempted and not finished:
                 raise Preempted(f"SIGTERM; step {done} is saved, the same command goes on with it")
     finally:
+        faulthandler.cancel_dump_traceback_later()
         preemption.close()
         prefetch.close()
         checkpoints.close()
@@ -146,9 +160,11 @@ def fit(
     return TrainingResult(
         steps=done,
         last=log.means,
+        curves=log.curves(),
         parameters=parameters,
         fingerprint=fingerprint({**metadata, "step": done}),
         inputs=metadata["inputs"],
+        init_from=metadata.get("init_from", ""),
         resumed_from=first_step,
         mesh=dict(mesh.shape),
         data_wait_fraction=prefetch.waited / (time.monotonic() - started),

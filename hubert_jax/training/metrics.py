@@ -12,6 +12,8 @@ from hubert_jax import distributed, files
 from hubert_jax.errors import Diverged
 
 _SHOWN = ("loss", "masked_loss", "masked_accuracy", "unmasked_accuracy", "learning_rate")
+_EARLY_STEPS = 10  # after which the first estimate of a run's time is made
+_POINTS = 120  # of a curve, at most
 
 
 class ProgressLog:
@@ -48,6 +50,13 @@ class ProgressLog:
         """Takes a step's metrics without waiting for them, and the seconds of audio it saw."""
         self._pending.append(metrics)
         self._audio_seconds += audio_seconds
+        if len(self._pending) == _EARLY_STEPS + 1 and not self._interval and self._writes:
+            # Of the first interval alone, which may take hours: afterwards every line tells.
+            if self._started == self._last:
+                left = self._total_steps - self._first_step - _EARLY_STEPS
+                print(
+                    f"{self._to_go(_EARLY_STEPS, left)} to go, by {_EARLY_STEPS} steps", flush=True
+                )
 
     def require_finite(self, step: int) -> None:
         """Waits for all steps so far, `step` of them; raises Diverged at one that is not finite."""
@@ -89,14 +98,17 @@ class ProgressLog:
         shown = "  ".join(
             f"{name.replace('_', ' ')} {scalars[name]:.4g}" for name in _SHOWN if name in scalars
         )
-        per_step = (now - self._started) / max(step - self._first_step, 1)
-        minutes, seconds = divmod(int(per_step * (self._total_steps - step)), 60)
-        to_go = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+        to_go = self._to_go(max(step - self._first_step, 1), self._total_steps - step)
         print(
             f"step {step}/{self._total_steps}  {shown}  {rate:.0f} audio-s/s  "
             f"{fraction:.1%} waiting for data  ETA {to_go}",
             flush=True,
         )
+
+    def _to_go(self, done: int, left: int) -> str:
+        """H:MM:SS that `left` steps take if they take as long as those `done` have."""
+        seconds = int((time.monotonic() - self._started) / done * left)
+        return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
     def write_validation(self, step: int, figures: dict[str, float], seconds: float) -> None:
         """Logs what a validation after `step` found; its seconds count for no interval."""
@@ -112,11 +124,27 @@ class ProgressLog:
         )
         print(f"step {step}/{self._total_steps}  validation: {shown}  {seconds:.1f} s", flush=True)
 
+    def curves(self) -> dict[str, list[list[float]]]:
+        """Steps and values of what progress lines show, means of neighbours where there are many.
+
+        Of all processes the first has them.
+        """
+        if not self._writes:
+            return {}
+        rows = [json.loads(line) for line in pathlib.Path(self._file.name).read_text().splitlines()]
+        found = {name: [[r["step"], r[name]] for r in rows if name in r] for name in _SHOWN}
+        return {name: _thinned(points) for name, points in found.items() if points}
+
     def close(self) -> None:
         """Flushes and closes."""
         if self._writes:
             self._file.close()
             self._board.close()
+
+
+def _thinned(points: list[list[float]]) -> list[list[float]]:
+    parts = np.array_split(np.array(points), min(len(points), _POINTS))
+    return np.array([part.mean(axis=0) for part in parts]).T.tolist()
 
 
 def _entropy(counts: np.ndarray) -> float:

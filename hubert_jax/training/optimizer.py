@@ -56,8 +56,8 @@ class OptimizerConfig:
             )
         if self.decay_fraction is not None and self.decay_fraction <= 0:
             raise InputError(
-                f"config.optimizer.decay_fraction={self.decay_fraction}: expected more than 0, or "
-                "None for the rest of the run"
+                f"config.optimizer.decay_fraction={self.decay_fraction}: expected more than 0; "
+                "without this key it is the rest of the run"
             )
 
 
@@ -122,10 +122,7 @@ def build_finetuning(
     The network's Adam, with its moments and bias correction, begins after `freeze_steps` (as in
     fairseq); the schedule follows the run's step. `head` names its parameters, `head_scale` is its
     learning rate over the network's; a front-end that is not trained must not decay either.
-    InputError for another optimiser than "adam".
     """
-    if config.name != "adam":
-        raise InputError(f"config.optimizer.name={config.name!r}: fine-tuning takes 'adam' alone")
 
     def decays(params: dict) -> dict:
         return jax.tree_util.tree_map_with_path(

@@ -2,14 +2,13 @@
 
 import concurrent.futures
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from hubert_jax.frames import SAMPLE_RATE
 from hubert_jax.training import sharding
 
 _POLL_SECONDS = 0.002
@@ -22,10 +21,14 @@ class Prefetch:
     `waited` are the seconds for which the devices were idle.
     """
 
-    def __init__(self, mesh: Mesh, batches: Generator[dict[str, np.ndarray]]) -> None:
+    def __init__(
+        self,
+        mesh: Mesh,
+        batches: Generator[dict[str, np.ndarray]],
+        audio_seconds: Callable[[dict[str, np.ndarray]], float],
+    ) -> None:
         self.waited = 0.0
-        self._mesh = mesh
-        self._batches = batches
+        self._mesh, self._batches, self._audio_seconds = mesh, batches, audio_seconds
         self._reader = concurrent.futures.ThreadPoolExecutor(1, "prefetch")
         self._ahead: concurrent.futures.Future | None = None
 
@@ -53,10 +56,5 @@ class Prefetch:
 
     def _read(self) -> tuple[dict[str, jax.Array], float]:
         batch = next(self._batches)
-        samples = 0
-        if "num_samples" in batch:
-            samples = batch["num_samples"].sum()  # padding is not audio
-        elif "waveform" in batch:
-            samples = batch["waveform"].size
-        seconds = float(samples) * jax.process_count() / SAMPLE_RATE
+        seconds = self._audio_seconds(batch) * jax.process_count()
         return jax.block_until_ready(sharding.to_global(self._mesh, batch)), seconds

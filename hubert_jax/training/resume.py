@@ -13,10 +13,10 @@ def require_same_run(
 ) -> dict[str, Any]:
     """Refuses a checkpoint of another run; returns what the checkpoint alone knows.
 
-    That is `inputs`, with the network that the run started from, `metrics` and, if the run was
-    validated, `validation`. A configuration field that `found`, its metadata, lacks was added since
-    and must have its default. `expected` is the task's kind and facts. InputError names what
-    differs.
+    That is its `config`, `inputs`, with the network that the run started from, the place of it,
+    `init_from`, `metrics` and, if the run was validated, `validation`. A configuration field that
+    `found`, its metadata, lacks was added since and must have its default. `expected` is the task's
+    kind and facts. InputError names what differs.
     """
     differing = []
     if found.get("kind") != expected["kind"]:
@@ -38,7 +38,10 @@ def require_same_run(
             "use another config.workdir, or remove this directory to begin again"
         )
     validation = {name: found[name] for name in ("validation",) if name in found}
-    return {"inputs": found["inputs"], "metrics": found.get("metrics", {}), **validation}
+    known = {"inputs": found["inputs"], "init_from": found.get("init_from", "")}
+    # As the run began, so that a key which is new gives its weights no other fingerprint.
+    known["config"] = found["config"]
+    return {**known, "metrics": found.get("metrics", {}), **validation}
 
 
 def _differing(before: Any, now: Any, path: str, decisive: Any) -> list[str]:

@@ -13,27 +13,6 @@ from jax.sharding import PartitionSpec as P
 from hubert_jax.config import MayChange
 from hubert_jax.errors import InputError
 
-# Pattern of a parameter's path -> partition. `fsdp` cuts the larger matrices, `tensor` heads and
-# feed-forward units. Transformer parameters carry a leading layer axis.
-HUBERT_RULES: tuple[tuple[str, P], ...] = (
-    (r"hubert/frontend/.*", P()),
-    (r"hubert/(frontend_norm|encoder_norm)/.*", P()),
-    (r"hubert/feature_projection/kernel", P(None, "fsdp")),
-    (r"hubert/feature_projection/bias", P()),
-    (r"hubert/mask_embedding", P()),
-    (r"hubert/positional/direction", P(None, None, "fsdp")),
-    (r"hubert/positional/(magnitude|bias)", P()),
-    (r"hubert/transformer/.*/(query|key|value|ffn_in)/kernel", P(None, "fsdp", "tensor")),
-    (r"hubert/transformer/.*/(query|key|value|ffn_in)/bias", P(None, "tensor")),
-    (r"hubert/transformer/.*/(output|ffn_out)/kernel", P(None, "tensor", "fsdp")),
-    (r"hubert/transformer/.*/(output|ffn_out)/bias", P()),
-    (r"hubert/transformer/.*/(attention_norm|ffn_norm)/.*", P()),
-    (r"final_proj_\d+/kernel", P("fsdp", None)),
-    (r"final_proj_\d+/bias", P()),
-    (r"label_embeddings_\d+", P()),
-    (r"ctc_head/.*", P()),
-)
-
 BATCH = P(("data", "fsdp"))
 
 
@@ -95,9 +74,7 @@ def path_name(path: tuple) -> str:
     return "/".join(str(getattr(key, "key", getattr(key, "name", key))) for key in path)
 
 
-def parameter_shardings(
-    mesh: Mesh, params: Any, rules: Sequence[tuple[str, P]] = HUBERT_RULES
-) -> Any:
+def parameter_shardings(mesh: Mesh, params: Any, rules: Sequence[tuple[str, P]]) -> Any:
     """The sharding of every parameter of a tree of arrays or shapes.
 
     Exactly one of `rules` (pattern of the whole path, partition) must match each, else InputError.

@@ -121,8 +121,9 @@ def compile_steps(
 
 
 def shape_of(batch: Batch) -> tuple[int, ...]:
-    """The shape of a batch's `waveform`, or else of its first array by name."""
-    return tuple(batch[min(batch, key=lambda name: (name != "waveform", name))].shape)
+    """The shape of a batch's largest array: of audio, its waveforms (B, N)."""
+    shapes = (tuple(array.shape) for array in batch.values())
+    return max(shapes, key=lambda shape: (math.prod(shape), shape))
 
 
 def _rms(name: str, tree: dict) -> dict[str, jax.Array]:

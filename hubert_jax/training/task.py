@@ -11,7 +11,6 @@ import optax
 from jax.sharding import PartitionSpec
 
 from hubert_jax.errors import InputError
-from hubert_jax.training.sharding import HUBERT_RULES
 
 Batch = dict[str, Any]
 _Scalars = tuple[jax.Array, dict[str, jax.Array]]
@@ -59,9 +58,9 @@ class Task:
 
     `loss` takes (params, batch, key, step), returns scalars, and is random by the key alone; an
     AdditiveLoss can be computed in micro-batches.
-    `facts` go into checkpoints: `inputs` (digests), `decisive` (see `config.decisive`), `rows` (of
-    a batch, by frames) and `version` make the fingerprint; a run goes on only where these and
-    `config` are the same.
+    `facts` go into checkpoints: `inputs` (digests), `config` (all that `config.decisive` gives),
+    `rows` (of a batch, by frames) and `version` make the fingerprint; a run goes on only where they
+    are the same, but for keys that are new and not in `decisive`: they have their defaults.
     """
 
     kind: str
@@ -72,7 +71,8 @@ class Task:
     batch_shapes: tuple[dict[str, jax.ShapeDtypeStruct], ...]  # each compiled before step 1
     batches: Callable[[int], Generator[dict[str, np.ndarray]]]  # this process's, from a step on
     facts: dict[str, Any]
-    sharding_rules: tuple[tuple[str, PartitionSpec], ...] = HUBERT_RULES
+    sharding_rules: tuple[tuple[str, PartitionSpec], ...]  # pattern of the whole path -> partition
+    audio_seconds: Callable[[dict[str, np.ndarray]], float] = lambda batch: 0.0  # without padding
     validation: Validation | None = None
 
     def micro_batch_counts(self, wanted: int, shards: int) -> tuple[int, ...]:
@@ -109,4 +109,5 @@ class WarmStart:
 
     params: dict[str, Any]  # some top-level entries of the task's; host arrays, float32
     fingerprint: str
+    where: str  # the value of config.init_from
     description: str  # which network, what became of its head and why; one line

@@ -22,17 +22,19 @@ class Validator:
     """Measures a run every so often, and remembers when it was best; of None it never does.
 
     What it remembers is `metadata["validation"]`, which is saved with the run's checkpoints. Where
-    the metric or the split is another than in a resumed run, the best is sought anew.
+    the metric or the split is another than in a run that goes on, the best is sought anew.
     """
 
-    def __init__(self, validation: Validation | None, metadata: dict[str, Any]) -> None:
+    def __init__(
+        self, validation: Validation | None, metadata: dict[str, Any], goes_on: bool = True
+    ) -> None:
         self._validation, self._metadata = validation, metadata
         self._programs: dict = {}
         if validation is None:
             return
         facts = {**validation.facts, "metric": validation.metric}
         known = metadata.get("validation", {})
-        if known and known["of"] != facts:
+        if known and known["of"] != facts and goes_on:
             distributed.announce("validation has changed: the best checkpoint is sought anew")
             known = {}
         metadata["validation"] = known or {"of": facts, "best": None, "worse": 0, "last": {}}
@@ -96,7 +98,7 @@ class Validator:
             step = known["best"]["step"]
             best = known["best"] | {"fingerprint": fingerprint({**self._metadata, "step": step})}
         return {
-            "metric": self._validation.metric,
+            "metric": known["of"]["metric"],
             **best,
             "last": known["last"],
             "ended_run": self.ends_run,

@@ -9,7 +9,6 @@ import numpy as np
 
 from hubert_jax import distributed
 from hubert_jax.data import manifests
-from hubert_jax.errors import InputError
 from hubert_jax.frames import RATES
 from hubert_jax.units import kmeans
 from hubert_jax.units.clustering import KMeansConfig
@@ -20,8 +19,7 @@ from hubert_jax.units.features import Feature
 class Fitting:
     """How codebooks are fitted: on `max_frames` frames at most, of a `fraction` of a split at most.
 
-    `audio` is the split's directory, `seed` that of the sample and of the k-means. Raises
-    InputError for a seed, a number of codewords or a fraction out of range.
+    `audio` is the split's directory, `seed` that of the sample and of the k-means.
     """
 
     audio: str
@@ -30,13 +28,6 @@ class Fitting:
     max_frames: int
     settings: KMeansConfig
     fraction: float = 1.0
-
-    def __post_init__(self) -> None:
-        kmeans.require_fittable(self.num_clusters, self.seed)  # before hours of audio are read
-        if not 0.0 < self.fraction <= 1.0:
-            raise InputError(
-                f"fit_fraction={self.fraction}: expected a fraction of the utterances, in (0, 1]"
-            )
 
     def wanted(self, rate: int) -> Callable[[str], bool]:
         """Tells by its id whether an utterance is read for features of `rate` Hz."""

@@ -30,6 +30,7 @@ _DAMAGED = (
 _CHUNK = 8192  # frames that are looked at together
 _TOGETHER = 32_768  # frames whose codewords are sought together, at least
 _STARTING = 10_000  # frames that starts are made from, or 20 a codeword
+_HEADER_BYTES = 1_000  # of an array; NumPy takes half a minute for ten times as many
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ class Codebook:
         described = files.read_json(directory / "codebook.json", "codebook description")
         path = directory / "codebook.npz"
         try:
-            with np.load(path) as arrays:
+            with np.load(path, max_header_size=_HEADER_BYTES) as arrays:
                 centroids = arrays["centroids"]
             if centroids.ndim != 2 or centroids.dtype != np.float32 or not centroids.size:
                 raise ValueError(f"centroids of shape {centroids.shape}, {centroids.dtype}")
@@ -102,8 +103,6 @@ class FrameSample:
     """
 
     def __init__(self, max_frames: int, seed: int) -> None:
-        if max_frames < 1:
-            raise InputError(f"fit_max_frames={max_frames}: expected a positive number of frames")
         self._max_frames, self._seed = max_frames, seed
         self._frames = np.zeros((0, 0), np.float32)
         self._keys = np.zeros(0, np.uint64)
@@ -181,12 +180,23 @@ def _frame_keys(utterance_id: str, frames: int, seed: int) -> np.ndarray:
     return mixed ^ (mixed >> np.uint64(31))
 
 
-def require_fittable(num_clusters: int, seed: int) -> None:
-    """Raises InputError for a number of clusters or a seed out of range."""
-    if not 1 <= num_clusters <= 65_536:
-        raise InputError(f"num_clusters={num_clusters}: expected 1 to 65,536")
-    if not 0 <= seed < 2**32:
-        raise InputError(f"config.seed={seed}: expected 0 to 4,294,967,295")
+def require_fittable(
+    num_clusters: int, seed: int, fit_max_frames: int = 65_536, fit_fraction: float = 1.0
+) -> None:
+    """Raises InputError for a configuration's number of clusters, seed or sample out of range."""
+    for key, value, holds, expected in (
+        ("num_clusters", num_clusters, 1 <= num_clusters <= 65_536, "1 to 65,536"),
+        ("seed", seed, 0 <= seed < 2**32, "0 to 4,294,967,295"),
+        (
+            "fit_max_frames",
+            fit_max_frames,
+            fit_max_frames >= num_clusters,
+            f"at least num_clusters={num_clusters}",
+        ),
+        ("fit_fraction", fit_fraction, 0 < fit_fraction <= 1, "a fraction of the split, in (0, 1]"),
+    ):
+        if not holds:
+            raise InputError(f"config.{key}={value}: expected {expected}")
 
 
 def fit(

@@ -59,10 +59,11 @@ def test_writes_hypotheses_and_rates(tmp_path, outputs, capsys):
     assert files.read_json(directory / "result.json", "result") == result
     assert result["hypotheses_digest"] == files.sha256_file(directory / "hypotheses.jsonl")
     lines = (directory / "hypotheses.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == [
+    rows = [
         {"id": f"utt-{i}", "reference": text, "greedy": heard, "beam": heard}
         for i, (text, heard) in enumerate(SPOKEN.items())
     ]
+    assert [json.loads(line) for line in lines] == result["examples"] == rows
     shown = capsys.readouterr().out
     assert "THE CAD SAT" in shown
     assert "WER 20.00 %" in shown
@@ -98,6 +99,22 @@ def test_vocabulary_of_another_language(tmp_path, outputs):
     outputs.network.vocabulary = vocabulary
     outputs.rows[:] = [(0, "utt", "dún", _log_probs("dún", vocabulary))]
     assert decode.run(_config(tmp_path))["wer"] == {"greedy": 0.0, "beam": 0.0}
+
+
+def test_special_symbols_are_left_out_and_counted(tmp_path, outputs, capsys):
+    vocabulary = Vocabulary.from_symbols(("<s>", "|", "A", "B", "<unk>"))
+    outputs.network.vocabulary = vocabulary
+    frames = [5, 5, 3, 5, 3, 0, 3, 2, 1, 2, 4, 4]  # <unk> A <unk> A _ A | <s> | B
+    log_probs = np.log(np.eye(vocabulary.size, dtype=np.float32)[frames] + 1e-9)
+    outputs.rows[:] = [(0, "utt", "AAA B", log_probs)]
+    assert decode.run(_config(tmp_path, greedy=True))["wer"] == {"greedy": 0.0}
+    shown = capsys.readouterr().out
+    assert "left out of greedy texts: 3 special symbols (<unk> 2, <s> 1); the" in shown
+    (row,) = map(json.loads, (tmp_path / "decode" / "hypotheses.jsonl").read_text().splitlines())
+    assert row["greedy"] == "AAA  B"  # as transformers' pipeline without the names
+    outputs.rows[:] = [(0, "utt", "AB", _log_probs("AB", vocabulary))]
+    decode.run(_config(tmp_path, greedy=True))
+    assert "left out" not in capsys.readouterr().out
 
 
 def test_pretraining_checkpoint_is_refused(tmp_path, outputs):

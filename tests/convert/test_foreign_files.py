@@ -92,7 +92,8 @@ def test_heads_and_tokens_that_disagree(directory):
         ({"A": [2] * 1000}, r"vocab.json: 'A' has the index \[2, 2"),
         ({"eng": {"a": 1}}, "vocab.json: 'eng' is a vocabulary of its own"),
         ({"C": 5}, "vocab.json: 'C' has the index 5; the CTC head has 5 classes"),
-        ({"A": 3, "sch": 2, "B": 4, "<unk>": "gone"}, "vocab.json: 'sch' is neither one char"),
+        ({"A": 3, "sch": 2, "B": 4, "<unk>": "gone"}, "vocab.json: 'sch', 3 characters of Unicode"),
+        ({"A": 3, "e\u0301": 2, "B": 4, "<unk>": "gone"}, r"'e\\u0301', 2 characters of Unicode"),
     ):
         change(directory, "vocab.json", **{**tokens, **changed})
         refused(directory, message)
@@ -119,6 +120,8 @@ def test_heads_and_tokens_that_disagree(directory):
         (directory / name).write_bytes(before)
     change(directory, "config.json", vocab_size=32)
     refused(directory, "config.json: vocab_size is 32, but lm_head of model.safetensors has 5 cl")
+    change(directory, "config.json", vocab_size="gone")
+    refused(directory, "config.json: vocab_size is missing .32., but lm_head of")
     change(directory, "config.json", vocab_size=5)
     (directory / "vocab.json").rename(directory / "tokenizer.json")
     refused(directory, "vocab.json: not there; expected the tokens of the CTC head's 5 classes")
@@ -278,6 +281,7 @@ def test_json_within_bounds(directory):
         ("[" * 100_000 + "]" * 100_000, "is not valid JSON .maximum recursion"),
         ('{"a": ' * 101 + "{}" + "}" * 101, "is nested more than 100 levels deep"),
         ("[]", "a file of transformers is a list, expected a JSON object"),
+        ('{"b": {"a": 1, "a": 2}}', "'a' is there twice, with different values"),
         ("{", "is not valid JSON"),
         ("\udcff", "is not valid JSON"),
         ('{"a": ' + "1" * 5000 + "}", "is not valid JSON"),
@@ -309,6 +313,9 @@ def test_tensors_of_other_shapes_and_numbers(directory):
     for head in (np.zeros((), np.float32), np.zeros((1, 5), np.float32), np.zeros(6, np.float32)):
         safetensors.numpy.save_file({**tensors, "lm_head.bias": head}, path)
         refused(directory, "lm_head.weight and lm_head.bias have shapes")
+    bias = "hubert.feature_extractor.conv_layers.2.conv.bias"
+    safetensors.numpy.save_file({**tensors, bias: np.ones(32, np.float32)}, path)
+    refused(directory, f"{bias} is not zero; expected .* without biases .conv_bias")
     broken = tensors[name].copy()
     broken[3] = np.nan
     safetensors.numpy.save_file({**tensors, name: broken}, path)

@@ -144,11 +144,18 @@ def test_other_networks_are_refused_by_field(config, make_params, tmp_path):
     directory = tmp_path / "model"
     hugging_face.write_directory(directory, config.network(make_params(config)))
     values = json.loads((directory / "config.json").read_text())
+    weights = (directory / hugging_face.MODEL).read_bytes()
+    (directory / hugging_face.MODEL).write_bytes(b"with tensors that are not read")
     names_of_others = {"hidden_act": "relu", "conv_pos_batch_norm": True, "model_type": "wavlm"}
-    for key, value in names_of_others.items():
-        (directory / "config.json").write_text(json.dumps({**values, key: value}))
+    for key, value in {**names_of_others, "adapter_attn_dim": 16}.items():
+        changed = {**values, "do_stable_layer_norm": True, key: value}
+        (directory / "config.json").write_text(json.dumps(changed))
         with pytest.raises(InputError, match=f"config.json: {key} is {value!r}"):
             hugging_face.read_directory(directory)
+    (directory / hugging_face.MODEL).write_bytes(weights)
+    if not values["do_stable_layer_norm"]:  # transformers has no adapters there
+        (directory / "config.json").write_text(json.dumps({**values, "adapter_attn_dim": 16}))
+        hugging_face.read_directory(directory)
     del values["num_attention_heads"]
     (directory / "config.json").write_text(json.dumps(values))
     with pytest.raises(InputError, match="config.json: num_attention_heads is missing"):

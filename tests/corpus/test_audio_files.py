@@ -172,6 +172,19 @@ def test_coded_formats_go_on_between_blocks(tmp_path, speech, suffix, monkeypatc
     np.testing.assert_array_equal(read_waveform(path), whole)
 
 
+@pytest.mark.parametrize("suffix", ["flac", "ogg", "opus", "mp3"])
+def test_what_is_too_long_is_not_decoded(tmp_path, speech, suffix, monkeypatch):
+    path = tmp_path / f"a.{suffix}"
+    subtype = "OPUS" if suffix == "opus" else None
+    soundfile.write(path, speech, 16_000, subtype=subtype, format="OGG" if subtype else None)
+    monkeypatch.setattr(audio_files, "_LONGEST", len(speech))
+    assert len(read_waveform(path)) == len(speech)
+    monkeypatch.setattr(audio_files, "_LONGEST", len(speech) - 1)
+    monkeypatch.setattr(audio_files, "_SoundFile", None)
+    with pytest.raises(InputError, match=f"a.{suffix}: an utterance of more than"):
+        read_waveform(path)
+
+
 def test_samples_of_a_data_set(speech):
     samples = Samples(speech[:, None].astype(np.float32) / 32768, 16_000)
     np.testing.assert_array_equal(read_waveform(samples, name="row"), speech)

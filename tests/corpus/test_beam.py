@@ -51,6 +51,10 @@ def test_shards_and_manifest_are_the_same_bytes(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(preparation, "_PART_FILES", 7)
     assert _prepare(tmp_path / "beam", corpus, beam_runner="DirectRunner") == expected
     assert len(expected) > 5
+    # Nor does it matter which of them finds a finished split.
+    split = tmp_path / "beam" / "prepare" / "both"
+    before = split.stat().st_ino
+    assert _prepare(tmp_path / "beam", corpus) == expected and split.stat().st_ino == before
 
 
 def test_too_many_refused_leave_nothing(corpus, tmp_path):

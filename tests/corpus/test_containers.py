@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import re
 import struct
 import tracemalloc
 
@@ -25,6 +26,8 @@ KINDS = {
     "au": dict(format="AU"),
     "caf": dict(format="CAF", subtype="PCM_16"),
     "sphere": dict(format="NIST", subtype="PCM_16"),
+    "sphere mu-law": dict(format="NIST", subtype="ULAW"),
+    "sphere A-law": dict(format="NIST", subtype="ALAW"),
     "flac": dict(format="FLAC"),
     "ogg": dict(format="OGG"),
     "opus": dict(format="OGG", subtype="OPUS"),
@@ -149,6 +152,29 @@ def test_lengths_of_flac(coded):
             _read(with_total(wrong))
 
 
+@pytest.mark.parametrize("kind", ["sphere", "sphere mu-law", "sphere A-law"])
+def test_spellings_of_sphere(kind, coded):
+    content = coded[kind]
+    header, audio = content[:1024].rstrip(b"\0"), content[1024:]
+    for spelling in (b"-s5 %d", b"-r %d.0", b" -i  %d"):
+        said = header.replace(b"-i %d" % SAMPLES, spelling % SAMPLES).ljust(1024, b"\0")
+        assert _read(said + audio) == (SAMPLES, [])
+        with pytest.raises(InputError, match=f"samples found, {SAMPLES} expected"):
+            _read(said + audio[: len(audio) // 2])
+    # What cannot be counted is not taken for a header without a length.
+    for field, found in (
+        (rb"sample_n_bytes.*\n", b""),
+        (rb"sample_count.*", b"sample_count -i -7"),
+        (rb"sample_count.*", b"sample_count -s4 many"),
+    ):
+        said = re.sub(field, found, header).ljust(1024, b"\0")
+        with pytest.raises(InputError, match="no whole number is sample_"):
+            _read(said + audio)
+    for found in (b"", b"sample_count -i 0\n"):
+        said = re.sub(rb"sample_count.*\n", found, header).ljust(1024, b"\0")
+        assert _read(said + audio)[1][0].startswith("its header states no length")
+
+
 def test_frames_of_mp3(coded):
     content = coded["mp3"]
     tag = max(content.find(b"Xing"), content.find(b"Info")) + 8
@@ -163,10 +189,38 @@ def test_frames_of_mp3(coded):
             _read(with_frames(wrong))
     # Without the frame of the tag nobody knows how many there have to be: all that are there.
     length = content.index(b"\xff\xf3", 8)  # the second frame
-    found, remarks = _read(content[length:])
-    assert abs(found - frames * 576) <= 576 and not remarks
-    found, remarks = _read(content[length : len(content) // 2])
-    assert SAMPLES * 0.4 < found < SAMPLES * 0.6 and "bytes behind its audio" in remarks[0]
+    bare = content[length:]
+    found, remarks = _read(bare)
+    assert abs(found - frames * 576) <= 576
+    assert remarks == [f"its header states no length: read to its end, {found} samples"]
+    middle = bare.index(b"\xff\xf3", len(bare) // 2)
+    found, remarks = _read(bare[:middle])  # between two frames
+    assert SAMPLES * 0.4 < found < SAMPLES * 0.6
+    assert remarks == [f"its header states no length: read to its end, {found} samples"]
+    for more in (1, 2, 3, 4, 41, length - 1):  # within a frame, and within its header
+        for tag in (b"", b"TAG" + bytes(125)):
+            with pytest.raises(InputError, match=f"cut off, .* last frame has {more} bytes of"):
+                _read(bare[: middle + more] + tag)
+
+
+def test_decoders_of_mp3_print_nothing(coded, capfd):
+    tag = max(coded["mp3"].find(b"Xing"), coded["mp3"].find(b"Info")) + 12  # a count of bytes
+    for said in (0, 1, 2**32 - 1):
+        content = coded["mp3"][:tag] + said.to_bytes(4) + coded["mp3"][tag + 4 :]
+        assert _read(content) == (SAMPLES, [])
+        with pytest.raises(InputError, match="cut off"):
+            _read(content[: len(content) // 2])
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("head", ["fff75080", "fff55080", "fff30880", "fff15080"])
+def test_other_frames_of_mpeg_are_refused(head, coded):
+    """Of layers I and II, of layer III without a bitrate, and ADTS."""
+    frames = (bytes.fromhex(head) + bytes(140)) * 300
+    with pytest.raises(InputError, match="corrupt or not audio"):
+        _read(frames)
+    with pytest.raises(InputError, match="43200 bytes behind its audio are neither"):
+        _read(coded["mp3"] + frames)
 
 
 def test_chunks_in_front_and_behind(coded, speech):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from hubert_jax.corpus import preparation
 from hubert_jax.corpus.audio_files import read_waveform
 from hubert_jax.corpus.sources import discover
 from hubert_jax.errors import InputError
@@ -117,6 +118,20 @@ def test_fairseq_manifest(tmp_path, speech):
     assert [row[2] for row in _rows(manifest)] == ["ONE", "TWO", "THREE"]
 
 
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_samples_that_a_fairseq_manifest_counts_are_compared(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, np.zeros((30_000, 2), np.int16), 22_050)
+    there = soundfile.info(path).frames  # as fairseq counts them
+    remark = "its list of files counts {} samples, {} are there"
+    for listed, remarks in ((there, []), (there + 1, None), (9999, None), (0, None)):
+        (tmp_path / "train.tsv").write_text(f".\n{path.name}\t{listed}\n")
+        (source,) = discover(tmp_path / "train.tsv")
+        found: list[str] = []
+        list(preparation.utterances_of(source, preparation.Conversion(convert=True), found))
+        assert found == ([remark.format(listed, there)] if remarks is None else remarks)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -124,6 +139,8 @@ def test_fairseq_manifest(tmp_path, speech):
         ("nowhere\na.wav\t1\n", "train.tsv, line 1: expected the folder .* found 'nowhere'"),
         (".\n", "train.tsv: expected lines PATH<TAB>SAMPLES, found none"),
         (".\na.wav 400\n", "train.tsv, line 2: expected PATH<TAB>SAMPLES, found 'a.wav 400'"),
+        (".\na.wav\t\x1e400\n", "train.tsv, line 2: expected PATH<TAB>SAMPLES, found 'a.wav"),
+        (".\na.wav\t" + "9" * 5000, "train.tsv, line 2: expected PATH<TAB>SAMPLES, found 'a.wav"),
         (".\na.wav\t1\na.wav\t1\n", "the utterance id 'a' is also that of"),
     ],
 )
@@ -242,7 +259,16 @@ def test_tensorflow_datasets_that_are_not_there(tfds_data_dir, location, message
 SPLITS = ("train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001")
 
 
-@pytest.mark.parametrize("names", [SPLITS, ("train/0", "dev/0"), ("train.clean.100", "test.other")])
+@pytest.mark.parametrize(
+    "names",
+    [
+        SPLITS,
+        ("train/0", "dev/0"),
+        ("train.clean.100", "test.other"),
+        ("train-0", "holdout-0"),
+        ("train/0", "unsplit"),
+    ],
+)
 def test_parquet_of_several_splits_is_not_mixed(tmp_path, speech, names):
     for name in names:
         _parquet(tmp_path / "hub" / "data" / f"{name}.parquet", speech)
@@ -253,33 +279,52 @@ def test_parquet_of_several_splits_is_not_mixed(tmp_path, speech, names):
     assert len(chosen) == 3 * len(train)
     assert {u.file for u in chosen} <= {f"{name.split('/')[-1]}.parquet" for name in train}
     # Rows without ids are not called alike in two splits.
-    other = {u.id for u in discover(tmp_path / "hub" / ("test" if "test" in names[-1] else "dev"))}
+    rest = {"test.other": "test", "holdout-0": "", "unsplit": ""}.get(names[-1], "dev")
+    other = {u.id for u in discover(tmp_path / "hub" / (rest or f"data/{names[-1]}.parquet"))}
     assert len(other) == 3 and not other & {u.id for u in chosen}
     with pytest.raises(InputError, match="hub/nothing: expected a folder"):
         discover(tmp_path / "hub" / "nothing")
 
 
-def test_rows_of_several_splits_are_not_mixed(tmp_path, speech):
-    _parquet(tmp_path / "hub" / "a.parquet", speech, split=["train", "test", "train"])
+@pytest.mark.parametrize(("other", "said"), [("test", "test"), ("holdout", "none"), (None, "none")])
+def test_rows_of_several_splits_are_not_mixed(tmp_path, speech, other, said):
+    _parquet(tmp_path / "hub" / "a.parquet", speech, split=["train", other, "train"])
     for location in ("hub", "hub/a.parquet"):
-        with pytest.raises(InputError, match=r"a.parquet: .* test \(1\), train \(2\); .*/train"):
+        with pytest.raises(InputError, match=rf"a.parquet: .* {said} \(1\), train \(2\); .*/train"):
             discover(tmp_path / location)
     assert [u.id for u in discover(tmp_path / "hub" / "train")] == ["a:0", "a:2"]
     with pytest.raises(InputError, match="hub/validation: no tables or rows of this split"):
         discover(tmp_path / "hub" / "validation")
 
 
-def test_metadata_of_several_splits_is_not_mixed(tmp_path):
+@pytest.mark.parametrize("table", ["metadata.csv", "transcripts.tsv"])
+def test_metadata_of_several_splits_is_not_mixed(tmp_path, table):
     folder = _folder(tmp_path / "audio")
     names = sorted(path.name for path in folder.iterdir())
     rows = [f"{name},A B,{split}\n" for name, split in zip(names, ("train", "test"), strict=True)]
-    (folder / "metadata.csv").write_text("file_name,text,split\n" + "".join(rows))
-    with pytest.raises(InputError, match=r"metadata.csv: .* splits: test \(1\), train \(1\)"):
+    text = "file_name,text,split\n" + "".join(rows)
+    if table == "transcripts.tsv":
+        text = text.replace("file_name", "file").replace(",", "\t")
+    (folder / table).write_text(text)
+    with pytest.raises(InputError, match=rf"{table}: .* splits: test \(1\), train \(1\)"):
         discover(folder)
     (found,) = discover(folder / "test")
     assert found.file == names[1] and not found.defect
     with pytest.raises(InputError, match="expected a folder of audio files, or a table in"):
         discover(folder / "dev")
+
+
+@pytest.mark.parametrize(
+    "second", ["file_name,text,split\nb.wav,B,test\n", "file_name,text\nb.wav,B\n"]
+)
+def test_tables_of_several_splits_are_not_mixed(tmp_path, second):
+    for name in ("x/a.wav", "y/b.wav"):
+        _audio(tmp_path / name)
+    (tmp_path / "x" / "metadata.csv").write_text("file_name,text,split\na.wav,A,train\n")
+    (tmp_path / "y" / "metadata.csv").write_text(second)
+    with pytest.raises(InputError, match=rf"{tmp_path}: .* splits: .* \(1\), train \(1\)"):
+        discover(tmp_path)
+    assert [(u.id, u.defect) for u in discover(tmp_path / "train")] == [("x/a", "")]
 
 
 def test_joined_tables_are_read(tmp_path):

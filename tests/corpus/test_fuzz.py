@@ -84,9 +84,9 @@ def test_every_file_is_decoded_or_named(corpus, convert):
 
 def test_a_corpus_of_them_is_prepared(corpus, tmp_path):
     """The same from within the preparation, by two workers: nothing is lost and no file twice."""
-    sources = discover(corpus)
     conversion = preparation.Conversion(convert=True)
-    written = preparation.write_parts(tmp_path / "parts", sources, conversion, workers=2)
+    planned = preparation.divided(discover(corpus), conversion)
+    written = preparation.write_parts(tmp_path / "parts", planned, conversion, workers=2)
     rejected = [os.path.basename(file) for part in written for file, _ in part.notes.rejected]
     assert len(rejected) == len(set(rejected))
     assert sum(len(part.read_index()) for part in written) + len(rejected) == FILES + len(FORMATS)

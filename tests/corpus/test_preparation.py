@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import unittest.mock
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def prepared(tmp_path_factory) -> pathlib.Path:
 def test_parts_and_workers_do_not_show(prepared, tmp_path):
     _prepare(tmp_path, workers=3, shard_megabytes=2)
     assert _bytes(tmp_path / "prepare" / "dev-mini") == _bytes(prepared)
-    assert _everything(tmp_path) == {"dev-mini", "result.json"}
+    assert _everything(tmp_path) == {".dev-mini.made", "dev-mini", "result.json"}
 
 
 def test_flac_holds_the_same_in_fewer_bytes(prepared, tmp_path):
@@ -105,6 +106,117 @@ def test_a_refused_preparation_goes_on_where_it_was(tmp_path, monkeypatch):
     assert flagged == "zzz\tsilent: no sample beyond 0 of 32768\n"
 
 
+@pytest.fixture
+def two(tmp_path, monkeypatch):
+    """Arguments for the splits `a` and `b`, of three files each, and the names of files read."""
+    paths = sorted((CORPUS / "dev-mini" / "3664").rglob("*.opus"))[:6]
+    for folder, chosen in (("a", paths[:3]), ("b", paths[3:])):
+        (tmp_path / "corpus" / folder).mkdir(parents=True)
+        for path in chosen:
+            shutil.copy(path, tmp_path / "corpus" / folder)
+    read, utterances_of = [], preparation.utterances_of
+
+    def recorded(source, *rest):
+        read.append(f"{source.folder.name}/{source.file}")
+        return utterances_of(source, *rest)
+
+    monkeypatch.setattr(preparation, "utterances_of", recorded)
+    corpus, workdir = str(tmp_path / "corpus"), str(tmp_path / "work")
+    return {"corpus": corpus, "splits": ("a", "b"), "workdir": workdir}, read
+
+
+def test_a_finished_split_is_kept_when_a_later_one_is_refused(two, tmp_path, capsys):
+    arguments, read = two
+    (tmp_path / "corpus" / "b" / "bad.wav").touch()
+    with pytest.raises(InputError, match="split b: 1 of 4 files"):
+        _prepare(**arguments)
+    split = tmp_path / "work" / "prepare" / "a"
+    before = split.stat().st_ino
+    soundfile.write(tmp_path / "corpus" / "b" / "bad.wav", np.zeros(16_000), 16_000)
+    read.clear()
+    capsys.readouterr()
+    result = _prepare(**arguments)
+    assert {path[0] for path in read} == {"b"} and split.stat().st_ino == before
+    said = [line for line in capsys.readouterr().out.splitlines() if "kept" in line]
+    assert len(said) == 1 and said[0].startswith("prepare a: kept from an earlier call")
+    anew = _prepare(**arguments | {"workdir": str(tmp_path / "anew")})
+    assert result["splits"] == anew["splits"]
+    assert _everything(tmp_path / "work") == _everything(tmp_path / "anew")
+
+
+def test_a_kept_split_has_to_be_allowed(two, tmp_path):
+    arguments, read = two
+    (tmp_path / "corpus" / "a" / "bad.wav").touch()
+    _prepare(**arguments, max_rejected_fraction=0.25)
+    read.clear()
+    with pytest.raises(InputError, match="split a: 1 of 4 files .* is .*/bad.wav: empty"):
+        _prepare(**arguments)
+    assert not read
+
+
+def _flip(path: pathlib.Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+
+
+def _of(split: pathlib.Path, pattern: str) -> pathlib.Path:
+    return next(split.glob(pattern))
+
+
+_OTHERWISE = {
+    "a file is touched": lambda corpus, split: _of(corpus, "*.opus").touch(),
+    "a file is gone": lambda corpus, split: _of(corpus, "*.opus").unlink(),
+    "there are transcripts": lambda corpus, split: (corpus / "transcripts.tsv").write_text(
+        "".join(f"{path.name}\tWORDS\n" for path in corpus.glob("*.opus"))
+    ),
+    "a shard is damaged": lambda corpus, split: _flip(_of(split, "*.tfrecord")),
+    "a shard is gone": lambda corpus, split: _of(split, "*.tfrecord").unlink(),
+    "the manifest is damaged": lambda corpus, split: _flip(split / "manifest.json"),
+    "the index is damaged": lambda corpus, split: _flip(split / "index.npz"),
+    "a table is gone": lambda corpus, split: (split / "flagged.tsv").unlink(),
+    "the mark is damaged": lambda corpus, split: _flip(split.with_name(".a.made")),
+    "the mark is no text": lambda corpus, split: split.with_name(".a.made").write_bytes(b"\xff"),
+    "the split is gone": lambda corpus, split: shutil.rmtree(split),
+    "it is another's split": lambda corpus, split: (
+        shutil.rmtree(split),
+        shutil.copytree(split.with_name("b"), split),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", [*_OTHERWISE, "shards are larger", "it mixes", "it is flac"])
+def test_a_split_is_made_again_unless_it_is_the_same_and_whole(two, tmp_path, change):
+    arguments, read = two
+    _prepare(**arguments)
+    if act := _OTHERWISE.get(change):
+        act(tmp_path / "corpus" / "a", tmp_path / "work" / "prepare" / "a")
+    values = {
+        "shards are larger": {"shard_megabytes": 65},
+        "it mixes": {"splits": ("a=a*2", "b")},
+        "it is flac": {"encoding": "flac"},
+    }.get(change, {})
+    read.clear()
+    _prepare(**arguments | values)
+    paths = [f"a/{path.name}" for path in (tmp_path / "corpus" / "a").glob("*.opus")]
+    assert sorted(path for path in read if path[0] == "a") == sorted(paths)
+    _prepare(**arguments | values | {"workdir": str(tmp_path / "anew")})
+    for split in "ab":
+        found, expected = (tmp_path / where / "prepare" / split for where in ("work", "anew"))
+        assert _bytes(found) == _bytes(expected)
+
+
+def test_a_split_without_its_mark_is_made_of_its_parts(two, tmp_path, monkeypatch):
+    arguments, read = two
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "_mark", unittest.mock.Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            _prepare(**arguments)
+    assert (tmp_path / "work" / "prepare" / "a").exists()
+    read.clear()
+    _prepare(**arguments)
+    assert {path[0] for path in read} == {"b"}
+
+
 def _command(tmp_path: pathlib.Path, **values) -> list[str]:
     values = {"corpus": str(CORPUS), "splits": ("dev-mini",), "workers": 1} | values
     config = tmp_path / "config.py"
@@ -135,7 +247,7 @@ def test_killed_and_run_again_gives_the_same(prepared, repository, tmp_path):
     assert _finished_parts(workdir) >= 3
     result = _prepare(workdir, shard_megabytes=2)
     assert result["splits"]["dev-mini"]["digest"] == expected
-    assert _everything(workdir) == {"dev-mini", "result.json"}
+    assert _everything(workdir) == {".dev-mini.made", "dev-mini", "result.json"}
 
 
 def test_a_full_disk_leaves_nothing_that_looks_finished(repository, tmp_path):

@@ -263,4 +263,6 @@ def test_a_split_of_tables_reads_their_folder(tmp_path):
     (tmp_path / "hub").mkdir()
     values = dict(workdir="w", corpus=str(tmp_path), splits=("a=hub/train", "b=hub"))
     config = config_lib.build(prepare.PrepareConfig, values)
+    assert config.reads() == [tmp_path / "hub/train", tmp_path / "hub"]  # the first is missing
+    (tmp_path / "hub/train.tsv").touch()
     assert config.reads() == [tmp_path / "hub"]

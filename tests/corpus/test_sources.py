@@ -169,6 +169,25 @@ def test_chapter_transcripts_that_do_not_fit_the_audio(tmp_path):
     assert "empty transcript" in defects[third.stem]
 
 
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("\u200bone two.wav", r"'\u200bone two.wav'"),
+        ("one\u00a0two.wav", r"'one\xa0two.wav'"),
+        ("ONE\u00adTWO.flac", r"'ONE\xadTWO.flac'"),
+        ("\uff4fne two", "'\uff4fne two'"),
+        ("two.wav", ""),
+    ],
+)
+def test_a_name_that_looks_like_the_missing_one_is_shown(tmp_path, name, shown):
+    _audio(tmp_path / "x" / "one two.wav")
+    table = tmp_path / "transcripts.tsv"
+    table.write_text(f"x/{name}\tbee\n", encoding="utf-8")
+    (defect,) = (u.defect for u in discover(tmp_path) if u.id == "x/one two")
+    more = shown.replace("'", ", which has 'x/", 1)
+    assert defect == f"no transcript; expected a line for it in {table}{more}"
+
+
 def test_table_entries_that_do_not_fit_the_audio(tmp_path):
     _audio(tmp_path / "a.wav")
     (tmp_path / "transcripts.tsv").write_text("b.wav\tbee\n")

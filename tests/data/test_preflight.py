@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import splits
 
-from hubert_jax import check, files
+from hubert_jax import check, command_line, files
 from hubert_jax import config as config_lib
 from hubert_jax.data import manifests, preflight, records
 from hubert_jax.errors import InputError
-from hubert_jax.frames import num_frames
+from hubert_jax.frames import num_frames, num_samples
+from hubert_jax.tasks.ctc import FinetuneConfig
 from hubert_jax.train import TrainConfig
 from hubert_jax.units.kmeans import Codebook
 
@@ -155,6 +156,7 @@ LABEL_CHANGES = {
 def test_labels_that_do_not_fit_are_named(prepared, tmp_path, name):
     change, message = LABEL_CHANGES[name]
     path = _rewritten(prepared, tmp_path, change)
+    files.write_json(tmp_path / "work/check/result.json", {})  # of the labels as they were
     with pytest.raises(InputError, match=f"^{path}, {message}; run the label job") as refused:
         check.run(_config(tmp_path))
     assert "\n" not in str(refused.value)
@@ -198,6 +200,35 @@ def test_a_split_that_is_not_held_out_is_refused(prepared):
     audio = str(prepared / "audio")
     with pytest.raises(InputError, match="config.validation_audio=.* are in config.audio=.* too"):
         check.run(dataclasses.replace(_config(prepared), validation_audio=audio))
+
+
+def test_the_configuration_of_fine_tuning_is_checked(speech_split, tmp_path, capsys):
+    arguments = [
+        "--config=configs/small.py:finetune",
+        *(f"--config.workdir={tmp_path}", f"--config.audio={speech_split}"),
+        "--config.padded_frames=200,256,300",
+    ]
+
+    def read(*more):
+        return command_line.read([*arguments, *more], "train", TrainConfig, FinetuneConfig)
+
+    result = check.run(read())
+    samples = np.array([len(each.audio) for each in records.read_audio(speech_split)])
+    assert result["left_out"] == (samples > num_samples(300)).sum()
+    for fewest, length in ((0, 200), (200, 256), (256, 300)):
+        held = samples[
+            (samples > (fewest and num_samples(fewest))) & (samples <= num_samples(length))
+        ]
+        found = result["buckets"].get(length)
+        assert (found is None) == (len(held) == 0)
+        if found:
+            assert (found["utterances"], found["seconds"]) == (len(held), held.sum() / 16_000)
+            assert found["padding"] == pytest.approx(1 - held.mean() / num_samples(length))
+    assert len(result["buckets"]) >= 2 and "everything fits" in capsys.readouterr().out
+    with pytest.raises(InputError, match="config.padded_frame: no such key; .*padded_frames"):
+        read("--config.padded_frame=200")
+    with pytest.raises(InputError, match="are in config.audio=.* too"):
+        check.run(read(f"--config.validation_audio={speech_split}"))
 
 
 def test_the_command_refuses_in_one_line(prepared, tmp_path, repository):

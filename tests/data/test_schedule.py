@@ -131,7 +131,6 @@ def test_crops_are_the_floors_and_rows_fill_the_step():
             "config.frames_per_step=6143: no room for 8 rows of 768.*"
             "one for each of the devices.*6144",
         ),
-        ({768: 1}, 6144, 0, "config.max_frames=0"),
     ],
 )
 def test_steps_without_rows_are_refused(counts, frames_per_step, max_frames, message):
@@ -173,8 +172,6 @@ def test_configured_steps_have_the_released_rows(name, released, group_rows, row
 def test_a_step_without_room_for_the_wanted_multiple_has_what_the_devices_divide():
     buckets = crop_buckets(_manifest({96: 9, 256: 9}), 96 * 40, 768, 4, wanted_multiple=32)
     assert [bucket.rows for bucket in buckets] == [32, 12]
-    with pytest.raises(InputError, match="config.row_multiple=0: expected 1 or more"):
-        crop_buckets(_manifest({96: 9}), 4096, 768, 1, wanted_multiple=0)
 
 
 class _Samples:
@@ -216,9 +213,6 @@ def test_what_no_padding_holds_is_left_out_and_so_are_lengths_of_no_utterance():
     ]
     with pytest.raises(InputError, match="config.padded_frames=.64,.*at least 100 frames"):
         padded_buckets(manifest, _Samples(*samples), 4096, (64,), 1)
-    for lengths in ((), (0, 9), (128, 100), (100, 100)):
-        with pytest.raises(InputError, match="expected lengths that ascend"):
-            padded_buckets(manifest, _Samples(*samples), 4096, lengths, 1)
 
 
 def test_no_fine_tuning_step_is_more_than_15_percent_padding(speech_lengths):

@@ -13,6 +13,7 @@ from hubert_jax.convert.network import Network
 from hubert_jax.data import manifests, records
 from hubert_jax.data.waveform import normalize, to_float
 from hubert_jax.errors import InputError
+from hubert_jax.frames import num_frames
 from hubert_jax.model.architecture import Architecture, Execution
 from hubert_jax.model.hubert import Hubert
 from hubert_jax.model.kernels import choice
@@ -72,6 +73,35 @@ def test_nothing_but_batches_goes_to_the_devices(network, speech_split):
     assert sorted(names) == sorted(utterance.id for utterance in records.read_audio(speech_split))
     shards = [batch.shard for batch in outputs]
     assert shards == sorted(shards) and set(shards) == set(range(len(manifest.shards)))
+
+
+def test_an_utterance_that_no_device_holds_is_named(network, speech_split, monkeypatch):
+    loaded, manifest = trained.load(network[2]), manifests.read_manifest(speech_split)
+    utterances = list(records.read_audio(speech_split))
+    longest = max(utterances, key=lambda utterance: len(utterance.audio))
+    seconds = len(longest.audio) / 16_000
+
+    def exhausted(*arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
+
+    def run(memory, **chosen):
+        monkeypatch.setattr(forward, "_memory", lambda device: memory)
+        return list(forward.over_split(exhausted, loaded, speech_split, manifest, **chosen))
+
+    named = "utterance {} of .* s: the device's memory does not suffice .*config.cut_seconds"
+    with pytest.raises(InputError, match=named.format(longest.id)) as late:
+        run(2**40, wanted=lambda name: name == longest.id)
+    assert f" of {seconds:.1f} s:" in str(late.value) and "\n" not in str(late.value)
+    # As many bytes as the attention weights of the longest one have.
+    weights = 4 * loaded.architecture.num_heads * num_frames(len(longest.audio)) ** 2
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "read_shard", lambda *arguments: pytest.fail("audio was read"))
+        with pytest.raises(InputError, match=named.format(longest.id)):
+            run(weights - 1)
+    others = {utterance.id for utterance in utterances} - {longest.id}
+    with pytest.raises(InputError, match=named.format(f"({'|'.join(others)})")):
+        run(weights - 1, wanted=lambda name: name in others)
+    run(weights - 1, shards=lambda number: False)
 
 
 def test_execution_and_mesh_may_differ_from_those_of_training(network, speech_split):

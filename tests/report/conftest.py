@@ -1,24 +1,13 @@
 """A finished run of two iterations and two recognisers, as its jobs leave it."""
 
-import json
 import pathlib
 
 import numpy as np
 import pytest
 import splits
+from results import finish
 
 ALIGNMENTS = "<u1> 0.0 2.5 SIL\n<u1> 2.5 4.5 AA1\n<u1> 4.5 5.0 S\n"
-VERSIONS = {"jax": "0.0.7"}
-
-
-def write(path: pathlib.Path, *rows: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def finish(workdir: pathlib.Path, job: str, **result) -> None:
-    """Writes the result.json of a job, such as "it1/train"."""
-    write(workdir / job / "result.json", {"versions": VERSIONS, **result})
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +36,7 @@ def speech(tmp_path_factory) -> dict[str, str]:
 def workdir(tmp_path, speech) -> pathlib.Path:
     """The run's directory."""
     split = {"utterances": 1234, "seconds": 7200.0, "speakers": 18}
-    finish(tmp_path, "prepare", splits={"train & more": split})
+    finish(tmp_path, "prepare", splits={"train & more": split}, seconds=1400.0)
     for name, best, accuracy, weights in (("it1", 2, 0.2124, ""), ("it2", 0, 0.03, "orbax:it1")):
         directories = {"audio": speech["audio"], "directory": speech["labels"]}
         finish(tmp_path, f"{name}/label", splits={"dev": directories})
@@ -62,12 +51,13 @@ def workdir(tmp_path, speech) -> pathlib.Path:
             architecture={"num_layers": 10},
             last={"masked_accuracy": accuracy},
             commonest_unit_share=0.0411,
+            curves={
+                "loss": [[10, 20, 30], [4.0, 3.0, 2.0]],
+                "masked_accuracy": [[10, 20, 30], [0.1, 0.2, 0.3]],
+                "unmasked_accuracy": [[10, 20, 30], [0.12, 0.25, 0.37]],
+                "learning_rate": [[10, 20, 30], [1e-4, 2e-4, 3e-4]],
+            },
         )
-        log = [
-            {"step": 10 * i, "loss": 5.0 - i, "masked_accuracy": i / 9, "unmasked_accuracy": i / 8}
-            for i in range(1, 4)
-        ]
-        write(tmp_path / name / "train/metrics.jsonl", *log)
         kind = {"kind": "mfcc"} if name == "it1" else {"kind": "layer", "layer": 2}
         finish(
             tmp_path,
@@ -76,10 +66,11 @@ def workdir(tmp_path, speech) -> pathlib.Path:
             alignments=speech["alignments"],
             frame_rate=50,
             k=100,
+            phones=["<AA>", "S", "SIL"],
             labels=[
                 {
                     "directory": speech["labels"],
-                    "joint_counts": "labels_0",
+                    "counts": [[9, 1, 0, 0], [0, 5, 0, 0], [2, 0, 7, 0]],
                     "feature": kind,
                     "k": 4,
                     "pnmi": 0.336 if name == "it1" else 0.34,
@@ -90,27 +81,20 @@ def workdir(tmp_path, speech) -> pathlib.Path:
             mfcc={"k": 100, "pnmi": 0.3301, "phone_purity": 0.4, "cluster_purity": 0.2},
             **({"untrained_pnmi_by_layer": {"0": 0.22, "2": 0.238}} if name == "it1" else {}),
         )
-        np.savez(
-            tmp_path / name / "evaluate/joint_counts.npz",
-            phones=np.array(["<AA>", "S", "SIL"]),
-            labels_0=np.array([[9, 1, 0, 0], [0, 5, 0, 0], [2, 0, 7, 0]]),
-        )
     for name, weights, wer, cer, text in (
         ("pretrained", "orbax:it2", 0.812, 0.38, "THE  CUTS"),
         ("scratch", "", 0.971, 0.38, ""),
     ):
         inputs = {"init_from": "weights it2"} if weights else {}
-        finish(tmp_path, f"{name}/finetune", steps=80, init_from=weights, inputs=inputs)
-        write(tmp_path / name / "finetune/metrics.jsonl", {"step": 5, "loss": 3.0})
+        curves = {"loss": [[5], [3.0]]}
+        facts = {"init_from": weights, "inputs": inputs, "curves": curves}
+        finish(tmp_path, f"{name}/finetune", steps=80, **facts)
         rates = {"wer": {"greedy": 1.0, "beam": wer}, "cer": {"greedy": 1.0, "beam": cer}}
-        path = tmp_path / name / "decode/hypotheses.jsonl"
-        finish(tmp_path, f"{name}/decode", hypotheses=str(path), **rates)
-        rows = (
+        examples = [
             {"id": "<u1>", "reference": "THE CAT", "greedy": "X", "beam": text},
             {"id": "u2", "reference": "<SCRIPT>", "greedy": "<SCRIPT>"},
-            {"id": "u3", "reference": None, "greedy": "NOBODY KNOWS"},
-        )
-        write(path, *rows)
+        ]
+        finish(tmp_path, f"{name}/decode", examples=examples, **rates)
     for name, difference in (("it2", 2.4e-6), ("pretrained", 1.1e-6)):
         finish(tmp_path, f"{name}/export", max_abs_difference=difference)
     return tmp_path

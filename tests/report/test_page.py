@@ -3,13 +3,13 @@
 import html.parser
 import re
 
-import numpy as np
 import pytest
+from results import stages
 
 from hubert_jax.report.assemble import ReportConfig, assemble
-from hubert_jax.report.page import curve
 
 CONFIG = ReportConfig("<Run>", iterations=("it1", "it2"), recognisers=("pretrained", "scratch"))
+MORE = {"<stage>": {"seconds": 1.0, "versions": {}}}
 VOID = {"meta", "image", "use", "path"}
 
 
@@ -42,7 +42,7 @@ class Reader(html.parser.HTMLParser):
 
 @pytest.fixture
 def text(workdir):
-    assemble(workdir, CONFIG, {"<stage>": 1.0}, [])
+    assemble(workdir, CONFIG, stages(workdir) | MORE, [])
     return (workdir / "report.html").read_text()
 
 
@@ -63,7 +63,7 @@ def test_page(text, workdir):
     assert "majority baseline" in text and "commonest unit's share" not in text
     assert "MFCC clusters" in page.words  # the line over the bars
     _marks_errors(page, text)
-    assemble(workdir, CONFIG, {"<stage>": 1.0}, [])
+    assemble(workdir, CONFIG, stages(workdir) | MORE, [])
     assert (workdir / "report.html").read_text() == text
 
 
@@ -95,14 +95,6 @@ def _marks_errors(page, text):
 def test_without_alignments_an_utterance_is_drawn_with_its_units_alone(workdir):
     for name in CONFIG.iterations:
         (workdir / name / "evaluate/result.json").unlink()
-    assemble(workdir, CONFIG, {}, [])
+    assemble(workdir, CONFIG, stages(workdir), [])
     page = Reader((workdir / "report.html").read_text())
     assert "units" in page.words and "SIL" not in page.words
-
-
-def test_curves_keep_the_mean_and_drop_what_was_not_logged():
-    rows = [{"step": i, "loss": float(i)} if i % 2 else {"step": i} for i in range(2400)]
-    steps, losses = curve(rows, "loss")
-    np.testing.assert_allclose(losses, np.arange(1.0, 2400, 2).reshape(120, 10).mean(axis=1))
-    np.testing.assert_array_equal(steps, losses)
-    np.testing.assert_array_equal(curve(rows[:4], "loss"), [[1, 3], [1, 3]])

@@ -14,6 +14,7 @@ from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Architecture, Execution, Head, Regularization
 from hubert_jax.model.hubert import HubertForPretraining
 from hubert_jax.model.kernels import choice
+from hubert_jax.networks.sharding_rules import SHARDING_RULES
 from hubert_jax.tasks import pretraining
 from hubert_jax.tasks.pretraining import LossConfig
 from hubert_jax.training import optimizer as optimizer_lib
@@ -153,8 +154,8 @@ def test_matrices_are_cut_over_the_mesh():
 
 def test_every_parameter_has_exactly_one_rule():
     params = jax.eval_shape(_task(TINY_BASE, 1).init, jax.random.key(0))
-    rules = sharding.HUBERT_RULES
-    sharding.parameter_shardings(_mesh(), params)
+    rules = SHARDING_RULES
+    sharding.parameter_shardings(_mesh(), params, rules)
     message = "ctc_head/bias: matched by 0 sharding rules"
     with pytest.raises(InputError, match=message):
         sharding.parameter_shardings(

@@ -18,6 +18,7 @@ from hubert_jax.frames import num_samples
 from hubert_jax.model.architecture import Architecture, Execution, Head, Regularization
 from hubert_jax.model.hubert import HubertForCTC, HubertForPretraining
 from hubert_jax.model.kernels import choice
+from hubert_jax.networks.sharding_rules import SHARDING_RULES
 from hubert_jax.tasks import ctc, pretraining
 from hubert_jax.training import sharding, step
 from hubert_jax.training.fit import LoopConfig, fit
@@ -68,6 +69,7 @@ def _task(kind: str, model: dict) -> Task:
         batch_shapes=(_batch(kind),),
         batches=lambda first_step: iter(()),
         facts={"rows": {str(FRAMES): ROWS}},
+        sharding_rules=SHARDING_RULES,
     )
 
 

@@ -151,7 +151,8 @@ def test_one_of_a_version_without_checksums_is_read_and_that_is_said(folder, cap
 def test_without_a_good_one_it_is_said_what_to_remove(folder):
     for step in STEPS:
         shutil.rmtree(folder / str(step) / "state")
-    with pytest.raises(InputError, match="checkpoint 2 cannot be read .*name another"):
+    message = "checkpoint 2 cannot be read .*, nor any after it; restore one from a copy"
+    with pytest.raises(InputError, match=message):
         checkpoint.restore_parameters(folder)
     checkpoints = checkpoint.Checkpoints(folder)
     with pytest.raises(InputError, match=f"or remove {folder.parent} to begin again"):

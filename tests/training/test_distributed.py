@@ -56,9 +56,9 @@ def _free_port() -> int:
 
 
 def _together(
-    repository, directory, values, count=2, meanwhile=lambda started: None
+    repository, directory, values, count=2, meanwhile=lambda started: None, of_last=()
 ) -> list[subprocess.CompletedProcess]:
-    """The same command in `count` processes of one device each; only `index` differs."""
+    """The same command in `count` processes of one device each, but for arguments `of_last`."""
     file = directory / "together.py"
     file.write_text(f"def get_config(part):\n    return {values!r}\n")
     command = [
@@ -70,7 +70,11 @@ def _together(
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
     started = [
         subprocess.Popen(
-            [*command, f"--config.distributed.index={index}"],
+            [
+                *command,
+                f"--config.distributed.index={index}",
+                *(of_last if index == count - 1 else ()),
+            ],
             cwd=repository,
             env=environment,
             stdout=subprocess.PIPE,
@@ -187,6 +191,35 @@ def test_two_processes_train_as_one(repository, values, tmp_path, monkeypatch, c
     assert f"checkpoint {STEPS} cannot be read (state/{of_second[0]} is not what was" in printed
     assert "resumed from the checkpoint of step 2\n" in printed
     assert resumed["last"]["loss"] == pytest.approx(result["last"]["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "line"),
+    [
+        ("optimizer.peak_learning_rate", "found 0.5 on this host, 0.001 on the first"),
+        ("labels", "labels: found ["),
+        ("workdir", "/elsewhere/train: this host does not see there what the first one writes"),
+    ],
+)
+def test_processes_that_differ_end_before_the_first_step(
+    repository, values, speech_labels, tmp_path, key, line
+):
+    (tmp_path / "first").mkdir()
+    given = {
+        "optimizer.peak_learning_rate": "0.5",
+        "workdir": str(tmp_path / "elsewhere"),
+    }
+    if key == "labels":  # of the same split, by another codebook
+        codebook = Codebook.load(speech_labels.parent)
+        units = ((name, labels % 2) for name, labels in records.read_labels(values["labels"][0]))
+        splits.write_labels(values["audio"], tmp_path / "others", units, codebook, 100)
+        given[key] = str(tmp_path / "others")
+    ours = dict(values, optimizer=dict(peak_learning_rate=1e-3))
+    of_last = [f"--config.{key}={given[key]}"]
+    for process in _together(repository, tmp_path / "first", ours, of_last=of_last):
+        assert process.returncode == 1 and process.stderr.count("\n") == 1, process.stderr
+        assert line in process.stderr
+    assert not list(tmp_path.rglob("metrics.jsonl"))
 
 
 @pytest.mark.parametrize(

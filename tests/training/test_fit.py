@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -21,6 +22,7 @@ from hubert_jax.tasks import pretraining
 from hubert_jax.training import sharding, step
 from hubert_jax.training.checkpoint import Checkpoints, fingerprint, restore_parameters
 from hubert_jax.training.fit import LoopConfig, fit
+from hubert_jax.training.metrics import ProgressLog
 from hubert_jax.training.sharding import MeshConfig
 from hubert_jax.training.state import abstract_state, create_state, with_parameters
 from hubert_jax.training.task import Task, WarmStart
@@ -86,6 +88,7 @@ def test_a_toy_language_model_trains_resumes_and_logs(tmp_path, capsys):
     lines = _lines(tmp_path / "whole")
     assert [line["step"] for line in lines] == [3, 6, 9, 12]
     assert whole.last["loss"] < lines[0]["loss"] - 0.2 and whole.parameters == 2 * CLASSES * WIDTH
+    assert whole.curves["loss"] == [[3, 6, 9, 12], [line["loss"] for line in lines]]
     output = capsys.readouterr().out
     assert f"{whole.parameters} parameters" in output and "ETA 0:00:0" in output
 
@@ -98,8 +101,28 @@ def test_a_toy_language_model_trains_resumes_and_logs(tmp_path, capsys):
     # An interval that a restart cuts in two has the mean of its second part.
     assert _lines(tmp_path / "cut")[-1] == lines[-1]
     assert resumed.fingerprint == whole.fingerprint and resumed.last == whole.last
+    assert resumed.curves["loss"][1] == [line["loss"] for line in _lines(tmp_path / "cut")]
     trees = [restore_parameters(tmp_path / name / "checkpoints")[0] for name in ("whole", "cut")]
     jax.tree.map(np.testing.assert_array_equal, *trees)
+
+
+def test_a_long_curve_is_thinned_out_to_means_of_neighbours(tmp_path):
+    log = ProgressLog(tmp_path, 0, 2400, {})
+    for number in range(1, 2401):
+        log.add({"loss": np.float32(number), "gradient_norm": np.float32(1)}, 0.0)
+        log.write(number, 0.0)
+    log.close()
+    steps, losses = log.curves()["loss"]
+    np.testing.assert_allclose(losses, np.arange(1.0, 2401).reshape(120, 20).mean(axis=1))
+    assert steps == losses
+
+
+def test_the_hours_to_go_are_told_long_before_the_first_interval_ends(tmp_path, capsys):
+    log = ProgressLog(tmp_path, 0, 400_000, {})
+    for _ in range(60):
+        log.add({"loss": np.float32(1), "gradient_norm": np.float32(1)}, 0.0)
+    log.close()
+    assert re.fullmatch(r"\d+:\d\d:\d\d to go, by 10 steps\n", capsys.readouterr().out)
 
 
 def test_a_terminated_run_is_saved_and_goes_on(tmp_path):
@@ -187,7 +210,7 @@ def test_a_warm_start_is_read_once(tmp_path):
     def start():
         reads.append(True)
         params = {"embedding": np.full((CLASSES, WIDTH), 0.5, np.float32)}
-        return WarmStart(params, "a fingerprint", "from elsewhere")
+        return WarmStart(params, "a fingerprint", "hf:elsewhere", "from elsewhere")
 
     task = language_model(4, optimizer=optax.sgd(0.0))
     first = _fit(task, tmp_path, steps=4, warm_start=start)
@@ -217,6 +240,16 @@ def test_what_decides_the_weights_may_not_change(tmp_path, change, message):
     other = _fit(dataclasses.replace(task, facts=facts), tmp_path / "other", steps=4)
     if "config" not in change or "decisive" in change:
         assert other.fingerprint != first.fingerprint
+
+
+def test_another_default_gives_weights_another_fingerprint(tmp_path):
+    """They are other weights, though nobody has set a value: what reads them has to run again."""
+    task, fingerprints = language_model(4), []
+    for default in (1.0, 2.0):
+        facts = {**task.facts, "config": {"loss": {"alpha": default}}, "decisive": {}}
+        changed = dataclasses.replace(task, facts=facts)
+        fingerprints.append(_fit(changed, tmp_path / str(default), steps=4).fingerprint)
+    assert len({*fingerprints}) == 2
 
 
 def test_a_new_field_with_a_default_voids_no_checkpoint(tmp_path):
@@ -307,7 +340,10 @@ def test_impossible_loops_are_refused(values):
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (dict(mask_group_rows=4, mask_span=64), "mask_span=64: expected less than 64"),
+        (
+            dict(mask_group_rows=4, mask_span=64),
+            "mask_span=64: expected less than config.max_frames=64",
+        ),
         (dict(mask_group_rows=17), "mask_group_rows=17: found batches of 16 rows"),
     ],
 )

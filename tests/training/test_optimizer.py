@@ -262,8 +262,3 @@ def test_finetuning_clips_the_global_norm(ctc_params):
         if ".mu" in jax.tree_util.keystr(path)
     ]
     assert float(optax.tree.norm(moments)) / 0.1 == pytest.approx(0.1, rel=1e-4)
-
-
-def test_finetuning_takes_adam_alone():
-    with pytest.raises(InputError, match="config.optimizer.name='muon'"):
-        _build(OptimizerConfig(name="muon"))

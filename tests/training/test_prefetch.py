@@ -41,12 +41,16 @@ def _batches(seconds, closed, fail_at=None):
         closed.append(True)
 
 
+def _seconds(batch):
+    return batch["waveform"].size / 16_000
+
+
 @pytest.mark.parametrize(
     ("reading", "step", "waiting"), [(0.0, 0.1, 0.0), (0.05, 0.1, 0.0), (0.15, 0.1, 0.05)]
 )
 def test_only_time_without_a_step_counts_as_waiting(mesh, reading, step, waiting):
     closed, steps = [], 6
-    prefetch = Prefetch(mesh, _batches(reading, closed))
+    prefetch = Prefetch(mesh, _batches(reading, closed), _seconds)
     running = None
     for number in range(steps):
         batch, seconds = prefetch.take(running)
@@ -68,7 +72,7 @@ def test_one_batch_is_read_ahead(mesh):
             read.append(number)
             yield {"waveform": np.zeros((8, 1), np.float32)}
 
-    prefetch = Prefetch(mesh, batches())
+    prefetch = Prefetch(mesh, batches(), _seconds)
     assert not read
     prefetch.take(None)
     time.sleep(0.1)
@@ -79,7 +83,7 @@ def test_one_batch_is_read_ahead(mesh):
 @pytest.mark.parametrize("reading", [0.0, 0.05])
 def test_what_reading_raises_comes_with_its_step(mesh, reading):
     closed = []
-    prefetch = Prefetch(mesh, _batches(reading, closed, fail_at=2))
+    prefetch = Prefetch(mesh, _batches(reading, closed, fail_at=2), _seconds)
     for _ in range(2):
         prefetch.take(None)
     with pytest.raises(InputError, match="^shard 7, record 3: damaged$"):
@@ -91,7 +95,7 @@ def test_what_reading_raises_comes_with_its_step(mesh, reading):
 def test_closing_waits_for_the_batch_that_is_read(mesh):
     """A generator cannot be closed while another thread runs it."""
     closed = []
-    prefetch = Prefetch(mesh, _batches(0.1, closed))
+    prefetch = Prefetch(mesh, _batches(0.1, closed), _seconds)
     prefetch.take(None)
     prefetch.close()
     assert closed

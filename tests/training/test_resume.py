@@ -196,6 +196,9 @@ def test_init_from_keeps_the_head_of_the_same_codebook_only(run, speech_labels, 
     result = run(tmp_path / "second", steps=1, init_from=first)
     assert "init_from" in result["inputs"]
     assert f"network from {first}, with its head\n" in capsys.readouterr().out
+    again = run(tmp_path / "second", steps=1, init_from="orbax:elsewhere")  # not looked at
+    assert {again["init_from"], result["init_from"]} == {first}
+    assert f"step 1; the run began with {first}\n" in capsys.readouterr().out
     # The first update's learning rate is 0: all of it is still the first run's.
     ours, theirs = (_restored(tmp_path / name)[0] for name in ("second", "first"))
     _assert_same(ours, theirs)

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 import types
+import unittest.mock
 
 import joblib
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 from sklearn.cluster import MiniBatchKMeans
 from splits import TINY_LARGE, random_parameters
 
-from hubert_jax import evaluate, export, files, label
+from hubert_jax import decode, evaluate, export, files, label
+from hubert_jax.convert import __main__ as convert
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
 from hubert_jax.data import manifests, records
@@ -21,6 +24,8 @@ from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Architecture
 from hubert_jax.units import kmeans
 from hubert_jax.units.clustering import KMeansConfig
+from hubert_jax.units.features import Feature
+from hubert_jax.units.fitting import Fitting
 from hubert_jax.units.mfcc import mfcc as mfcc_of
 
 QUICK = KMeansConfig(n_init=1, max_iter=5)
@@ -226,11 +231,88 @@ def test_an_interrupted_labelling_keeps_its_shards(tmp_path, splits, monkeypatch
     assert not list((tmp_path / "label").glob(".*parts*"))
 
 
+@pytest.fixture
+def interrupted(labelled, splits, tmp_path, monkeypatch):
+    """A call that was interrupted when it had fitted, and the numbers of frames fitted on since."""
+    config = dataclasses.replace(labelled[0], workdir=str(tmp_path), audio=splits[:1])
+    fitted, fit = [], kmeans.fit
+
+    def recorded(frames, *rest):
+        fitted.append(len(frames))
+        return fit(frames, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kmeans, "assign", unittest.mock.Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            label.run(config)
+    monkeypatch.setattr(kmeans, "fit", recorded)
+    return config, fitted
+
+
+def test_the_codebook_of_an_interrupted_call_is_used(
+    interrupted, labelled, splits, monkeypatch, capsys
+):
+    config, fitted = interrupted
+    sampled = Fitting.sample
+    monkeypatch.setattr(Fitting, "sample", None)
+    again = label.run(dataclasses.replace(config, audio=splits))
+    monkeypatch.setattr(Fitting, "sample", sampled)
+    assert not fitted and capsys.readouterr().out.count("kept from an earlier call with the") == 1
+    for key in ("codebook_digest", "inertia", "dead_codewords", "fitted_frames", "fitted_fraction"):
+        assert again[key] == labelled[1][key]
+    for split, found in again["splits"].items():
+        assert found["digest"] == labelled[1]["splits"][split]["digest"]
+
+
+def _edited(directory, change) -> None:
+    path = directory / "codebook.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"num_clusters": 11},
+        {"fit_max_frames": 899},
+        {"fit_fraction": 0.9},
+        {"kmeans": dataclasses.replace(QUICK, max_iter=6)},
+        "audio",
+        "version",
+        "network",
+        lambda directory: (directory / "codebook.npz").unlink(),
+        lambda directory: (directory / "codebook.npz").write_bytes(b"PK"),
+        lambda directory: (directory / "codebook.json").write_text("[]"),
+        lambda directory: _edited(directory, lambda said: said | {"inertia": 0.0}),
+        lambda directory: _edited(directory, lambda said: said | {"fit": ""}),
+    ],
+)
+def test_another_or_a_damaged_codebook_is_fitted_anew(interrupted, splits, monkeypatch, change):
+    config, fitted = interrupted
+    if callable(change):
+        change(pathlib.Path(config.workdir, "label"))
+    elif change == "version":
+        monkeypatch.setattr(label, "VERSION", label.VERSION + 1)
+    elif change == "network":
+        other = {"kind": "mfcc", "checkpoint": "c" * 64}
+        monkeypatch.setattr(Feature, "describe", lambda self: other)
+    else:
+        changes = {"audio": splits[1:]} if change == "audio" else change
+        config = dataclasses.replace(config, **changes)
+    result = label.run(config)
+    assert fitted == [result["fitted_frames"]]
+    described = json.loads(pathlib.Path(config.workdir, "label", "codebook.json").read_text())
+    assert described["digest"] == result["codebook_digest"]
+    assert described["inertia"] == result["inertia"] > 0
+    # A finished label set stays, and so does its codebook.
+    assert label.run(config)["splits"] == result["splits"] and len(fitted) == 1
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"audio": ()}, "config.audio: found no split"),
-        ({"feature": "mel"}, "feature='mel': no such feature"),
+        ({"feature": "mel"}, "feature='mel': expected one of"),
         ({"feature": "layer", "layer": 1}, "expected a network for"),
         ({"feature": "layer", "layer": 1, "checkpoint": "none/here"}, "none/here: expected hf:DIR"),
         (
@@ -239,16 +321,15 @@ def test_an_interrupted_labelling_keeps_its_shards(tmp_path, splits, monkeypatch
         ),
         ({"fit_fraction": 0.0}, "fit_fraction=0.0"),
         ({"fit_max_frames": 0}, "fit_max_frames=0"),
-        ({"num_clusters": 1_000}, "found 900 frames to fit on"),
+        ({"num_clusters": 1_000}, "fit_max_frames=900: expected at least num_clusters=1000"),
         ({"num_clusters": 0}, "num_clusters=0: expected 1"),
         ({"seed": -1}, "config.seed=-1: expected 0"),
         ({"seed": 2**32}, "config.seed=4294967296: expected 0"),
     ],
 )
 def test_label_job_refuses(labelled, tmp_path, change, message):
-    config = dataclasses.replace(labelled[0], workdir=str(tmp_path), **change)
     with pytest.raises(InputError, match=message):
-        label.run(config)
+        label.run(dataclasses.replace(labelled[0], workdir=str(tmp_path), **change))
     assert not (tmp_path / "label" / "result.json").exists()
 
 
@@ -259,12 +340,46 @@ def test_a_second_label_job_in_one_directory_is_refused(labelled, tmp_path):
     assert not (tmp_path / "label").exists()
 
 
-def test_an_export_that_fails_leaves_no_result_of_an_earlier_one(tmp_path):
-    result = tmp_path / "export" / "result.json"
+@pytest.mark.parametrize("job", [decode, evaluate, export, label], ids=lambda job: job.__name__)
+def test_a_misspelt_path_leaves_the_result_of_an_earlier_job(tmp_path, splits, evaluation, job):
+    none = f"orbax:{tmp_path}/none"
+    config = {
+        decode: decode.DecodeConfig(str(tmp_path), none, splits[1]),
+        evaluate: dataclasses.replace(evaluation, workdir=str(tmp_path), checkpoint=none),
+        export: export.ExportConfig(str(tmp_path), none),
+        label: label.LabelConfig(str(tmp_path), splits, codebook=f"{tmp_path}/none"),
+    }[job]
+    result = tmp_path / job.__name__.rpartition(".")[2] / "result.json"
     files.write_json(result, {})
     with pytest.raises(InputError, match="none"):
-        export.run(export.ExportConfig(str(tmp_path), f"orbax:{tmp_path}/none"))
-    assert not result.exists()
+        job.run(config)
+    assert result.exists()
+
+
+def test_an_export_that_is_refused_keeps_the_result_of_an_earlier_one(tmp_path, network):
+    result = tmp_path / "export" / "result.json"
+    files.write_json(result, {})
+    with pytest.raises(InputError, match="exists and holds no"):
+        export.run(export.ExportConfig(str(tmp_path), network[2], out=str(tmp_path)))
+    assert result.exists()  # with its model
+
+
+def test_a_conversion_that_is_refused_keeps_the_model_of_an_earlier_one(tmp_path, network):
+    convert.run(convert.ConvertConfig(str(tmp_path), network[2], "orbax:"))
+    with pytest.raises(InputError, match="nowhere"):
+        convert.run(convert.ConvertConfig(str(tmp_path), "orbax:/nowhere", "orbax:"))
+    assert (tmp_path / "convert/model").is_dir() and (tmp_path / "convert/result.json").exists()
+
+
+@pytest.mark.parametrize("change", [{"labels": ("none/here",)}, {"fit_audio": "none/here"}])
+def test_an_evaluation_that_is_refused_keeps_the_result_of_an_earlier_one(
+    evaluation, tmp_path, change
+):
+    result = tmp_path / "evaluate" / "result.json"
+    files.write_json(result, {})
+    with pytest.raises(InputError, match="none/here"):
+        evaluate.run(dataclasses.replace(evaluation, workdir=str(tmp_path), **change))
+    assert result.exists()
 
 
 def test_two_splits_of_one_name_are_refused(labelled, splits, tmp_path):
@@ -299,7 +414,8 @@ def test_evaluate_job_scores_labels_beside_mfcc(evaluation):
     manifest = manifests.read_label_manifest(evaluation.labels[0])
     table = counts[scored["joint_counts"]]
     np.testing.assert_array_equal(table.sum(axis=0), manifest.class_counts)
-    assert len(counts["phones"]) == len(table)
+    assert scored["counts"] == table.tolist() and result["phones"] == counts["phones"].tolist()
+    assert len(result["phones"]) == len(table)
     halved = evaluate.run(dataclasses.replace(evaluation, frame_rate=50))
     half = halved["labels"][0]
     # Either run gives PNMI at both rates, beside the scores at its own.
@@ -398,6 +514,6 @@ def test_a_layer_that_is_not_there_is_refused_before_audio_is_read(
     layered = dataclasses.replace(labelled[0], feature="layer", layer=3, **changes)
     with pytest.raises(InputError, match=r"layer \[3\]: .* has layers 0 .* to 2"):
         label.run(layered)
-    with pytest.raises(InputError, match=r"layer \[3, -1\]: .* has layers 0 .* to 2"):
-        evaluate.run(dataclasses.replace(evaluation, layers=(1, 3, -1), **changes))
+    with pytest.raises(InputError, match=r"layer \[3\]: .* has layers 0 .* to 2"):
+        evaluate.run(dataclasses.replace(evaluation, layers=(1, 3), **changes))
     assert not list(tmp_path.rglob("*.json"))

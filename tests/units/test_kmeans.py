@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+import zipfile
 
 import jax
 import numpy as np
@@ -246,6 +247,16 @@ def test_damaged_codebooks_are_refused(tmp_path):
         Codebook.load(tmp_path)
     (tmp_path / "codebook.npz").unlink()
     with pytest.raises(InputError, match="codebook.npz: codebook not found"):
+        Codebook.load(tmp_path)
+
+
+def test_a_header_that_numpy_would_parse_for_half_a_minute_is_refused(tmp_path):
+    codebook_of([[0.0], [1.0]]).save(tmp_path)
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (2, 1), }" + b" " * 5_000 + b"\n"
+    array = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(8)
+    with zipfile.ZipFile(tmp_path / "codebook.npz", "w") as file:
+        file.writestr("centroids.npy", array)
+    with pytest.raises(InputError, match=r"codebook.npz: .*[Hh]eader"):
         Codebook.load(tmp_path)
 
 

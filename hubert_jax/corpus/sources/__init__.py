@@ -8,8 +8,6 @@ from hubert_jax.corpus.sources import fairseq, folders, parquet, splits, tfds
 from hubert_jax.corpus.sources.utterances import SourceUtterance, refuse_duplicates
 from hubert_jax.errors import InputError
 
-__all__ = ["SourceUtterance", "discover", "refuse_duplicates"]
-
 
 def discover(location: str | os.PathLike, data_dir: str = "") -> list[SourceUtterance]:
     """A corpus's utterances, sorted by id.

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import sys
 
 from hubert_jax.corpus.sources.utterances import (
@@ -33,7 +34,7 @@ def discover(manifest: pathlib.Path) -> list[SourceUtterance]:
     folders: dict[pathlib.PurePosixPath, pathlib.Path] = {}
     for (number, line), text in zip(lines, texts, strict=True):
         name, tab, samples = line.partition("\t")
-        if not tab or not samples.strip().isdecimal():
+        if not tab or not re.fullmatch(r"[ \t]*[0-9]{1,18}[ \t\r]*", samples):
             raise InputError(
                 f"{manifest}, line {number}: expected PATH<TAB>SAMPLES, found {line[:80]!r}"
             )
@@ -48,7 +49,9 @@ def discover(manifest: pathlib.Path) -> list[SourceUtterance]:
             defect = defect or f"empty transcript beside {manifest}, line {number}"
         folder = folders.setdefault(relative.parent, root / relative.parent)
         utterances.append(
-            SourceUtterance(name, folder, relative.name, sys.intern(speaker), text, defect)
+            SourceUtterance(
+                name, folder, relative.name, sys.intern(speaker), text, defect, samples=int(samples)
+            )
         )
     return utterances
 

@@ -87,6 +87,9 @@ def discover(folder: pathlib.Path, found: list[Listed], chosen: str = "") -> lis
         for listed in found
         if listed.tables
     }
+    if not chosen:
+        tables = itertools.chain.from_iterable(deep.values())
+        splits.refuse_several(folder, (s.split for t in tables for s in t.entries.values()))
     used: set[Transcript] = set()
     utterances: list[SourceUtterance] = []
     # Folder by folder: a corpus's chapters are too many to have all of their tables at once.
@@ -109,7 +112,8 @@ def discover(folder: pathlib.Path, found: list[Listed], chosen: str = "") -> lis
             "this split; found neither"
         )
     for table in itertools.chain.from_iterable(deep.values()):
-        utterances += _without_audio(table, folder, used)
+        if not chosen or table.chosen:
+            utterances += _without_audio(table, folder, used)
     return utterances
 
 
@@ -153,6 +157,8 @@ def _utterances(
             pass
         elif transcript is None and table.transcribes:
             defect = f"no transcript; expected a line for it in {table.path}"
+            if alike := table.alike(path):
+                defect += f", which has {alike!r}"
         elif text == "":
             defect = f"empty transcript in {table.path}; expected words"
         yield SourceUtterance(name, listed.path, file, sys.intern(speaker), text, defect)

@@ -67,13 +67,18 @@ def discover(
         top = pathlib.Path(os.path.commonpath([path.parent for path in paths]))
         if splits.split_of(top.name):  # else rows of train/0.parquet and test/0.parquet share ids
             top = top.parent
-        found = [row for path in paths for row in _rows(path, top)]
+        for path in paths:
+            rows = _rows(path, top)
+            if not any(split for split, _ in rows):
+                split = splits.split_of(str(path.relative_to(folder)))
+                rows = [(split, utterance) for _, utterance in rows]
+            found += rows
     if not chosen:
         splits.refuse_several(
             paths[0] if len(paths) == 1 else folder, (split for split, _ in found)
         )
     kind = splits.split_of(chosen)
-    utterances = [utterance for split, utterance in found if not chosen or split in ("", kind)]
+    utterances = [utterance for split, utterance in found if not chosen or split == kind]
     if chosen and not utterances:
         raise InputError(f"{folder / chosen}: no tables or rows of this split in {folder}")
     return utterances

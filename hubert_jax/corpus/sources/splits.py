@@ -24,10 +24,11 @@ def split_of(name: str) -> str:
 
 
 def refuse_several(where: pathlib.Path, splits: Iterable[str]) -> None:
-    """Raises InputError if more than one of the splits has a name; `where` are the tables."""
-    counts = collections.Counter(split for split in splits if split)
+    """Raises InputError for more than one, "" included; `where` are the tables."""
+    counts = collections.Counter(splits)
     if len(counts) > 1:
-        listed = ", ".join(f"{split} ({count})" for split, count in sorted(counts.items()))
+        listed = ", ".join(f"{split or 'none'} ({n})" for split, n in sorted(counts.items()))
+        del counts[""]
         folder = where if where.is_dir() else where.parent
         raise InputError(
             f"{where}: tables or rows of several splits: {listed}; take one with its name behind "

@@ -3,9 +3,12 @@
 import collections
 import csv
 import dataclasses
+import functools
 import io
 import json
 import pathlib
+import re
+import unicodedata
 from collections.abc import Iterator
 
 from hubert_jax.corpus.sources import splits
@@ -60,6 +63,20 @@ class Table:
                 return entry
         return None
 
+    def alike(self, audio: pathlib.Path) -> str:
+        """A name that looks like that of an audio file, "" where none does."""
+        return self._by_look.get(_look(audio.relative_to(self.path.parent).as_posix()), "")
+
+    @functools.cached_property
+    def _by_look(self) -> dict[str, str]:
+        return {_look(name): name for name in self.entries}
+
+
+def _look(name: str) -> str:
+    """A name without suffix, case, spaces and what is invisible."""
+    name = re.sub(r"\.[a-z]\w+$", "", unicodedata.normalize("NFKC", name).casefold())
+    return "".join(c for c in name if unicodedata.category(c)[0] not in "CZ")
+
 
 def read_table(path: pathlib.Path, split: str = "") -> Table:
     """Reads a table of any form, or a split's rows of one that has several.
@@ -106,20 +123,20 @@ def _chapter(path: pathlib.Path) -> _Rows:
 
 def _table(path: pathlib.Path) -> _Rows:
     """transcripts.tsv: lines `FILE<TAB>TEXT`, or columns named in the first line."""
-    columns = {"text": 1}
+    columns = ["file", "text"]
     for number, line in read_lines(path):
         cells = line.split("\t")
         if number == 1 and "text" in cells and cells[0] in _FILE_COLUMNS:
-            columns = {name: i for i, name in enumerate(cells)}
+            columns = cells
             continue
-        if len(cells) <= columns["text"]:
+        row = dict(zip(columns, cells, strict=False))
+        if "text" not in row:
             raise InputError(
                 f"{path}, line {number}: expected FILE<TAB>TEXT, found {len(cells)} columns"
             )
-        has_speaker = columns.get("speaker", len(cells)) < len(cells)
-        speaker = cells[columns["speaker"]].strip() if has_speaker else ""
-        name = pathlib.PurePosixPath(cells[0].strip()).as_posix()
-        yield number, name, Transcript(normalised(cells[columns["text"]]), speaker)
+        split = splits.split_of(row.get(SPLIT_COLUMN, ""))
+        said = Transcript(normalised(row["text"]), row.get("speaker", "").strip(), split)
+        yield number, pathlib.PurePosixPath(cells[0].strip()).as_posix(), said
 
 
 def _ljspeech(path: pathlib.Path, lines: list[tuple[int, str]]) -> _Rows:

@@ -36,6 +36,7 @@ class SourceUtterance:
     defect: str = ""  # why it cannot be used
     row: Row | None = None  # where in the file the audio is; None: the file is the audio
     corpus: int = 0  # its number where a split mixes several
+    samples: int | None = None  # as the corpus counts them, at the file's rate
 
     @property
     def path(self) -> pathlib.Path:

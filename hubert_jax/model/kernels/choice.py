@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import NO_REGULARIZATION, Architecture, Execution, Regularization
 from hubert_jax.model.kernels import attention, dense, dropout, grouped_convolution, norm
 
@@ -39,9 +38,8 @@ def choose(
 ) -> Kernels:
     """The fastest kernels that compute the same.
 
-    `activations` says where (B, T, heads, head_dim) lies on the mesh, None: on one device. The
-    fused attention kernels never hold the weights that attention dropout would zero: raises
-    InputError where `execution.attention` names one for a network with such dropout.
+    `activations` says where (B, T, heads, head_dim) lies on the mesh, None: on one device. Raises
+    as `Execution.require_dropout`.
     """
     platform = execution.platform or jax.default_backend()
     backend, reason = _attention_backend(execution, architecture, regularization, platform)
@@ -70,13 +68,8 @@ def _attention_backend(
 ) -> tuple[str, str]:
     """Name of the attention kernel, and why it is the one."""
     rate, head_dim = regularization.attention_dropout, architecture.head_dim
+    execution.require_dropout(regularization)
     if execution.attention != "auto":
-        if rate and execution.attention != "xla":
-            raise InputError(
-                f"config.execution.attention={execution.attention!r} has no dropout of attention "
-                f"weights, but config.regularization.attention_dropout={rate:g}; expected 'auto', "
-                "'xla' or a dropout of 0"
-            )
         return execution.attention, "config.execution.attention"
     if platform == "cpu":
         return "xla", "the fused kernels need an accelerator"

@@ -3,20 +3,24 @@
 import concurrent.futures
 import os
 import pathlib
+import time
 
 from hubert_jax import config as config_lib
 from hubert_jax import files
 from hubert_jax.errors import InputError
 
+_FILES = 10_000  # at once
+_SAVE_SECONDS = 60
+
 
 class ContentDigests:
     """Remembers the digest of every file beside its path, size and time of change."""
 
-    def __init__(self, cache: pathlib.Path) -> None:
-        """Begins with what `save` wrote to `cache`."""
-        self._cache = cache
+    def __init__(self, cache: pathlib.Path, keeps: bool = True) -> None:
+        """Begins with what was written to `cache`; `keeps` what it reads there, now and then."""
+        self._cache, self._keeps = cache, keeps
         self._known = files.read_json(cache, "digests of files") if cache.exists() else {}
-        self._changed = False
+        self._changed, self._saved = False, time.monotonic()
 
     def of(self, path: str | os.PathLike) -> str:
         """SHA-256 (hex) of a file's content, or of a folder's contents and names.
@@ -31,8 +35,12 @@ class ContentDigests:
             if root.is_dir():
                 entries = (entry for _, found in files.folders_below(root) for entry in found)
                 listed = sorted(pathlib.Path(entry.path) for entry in entries if entry.is_file())
+            digests: list[str] = []
             with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing releases the lock
-                digests = list(pool.map(self._of_file, listed))
+                for first in range(0, len(listed), _FILES):
+                    digests += pool.map(self._of_file, listed[first : first + _FILES])
+                    if time.monotonic() - self._saved > _SAVE_SECONDS:
+                        self.save()
         except OSError as error:
             raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from None
         names = [os.path.relpath(file, root) for file in listed]
@@ -40,9 +48,9 @@ class ContentDigests:
 
     def save(self) -> None:
         """Writes what was read since the last call, if anything was."""
-        if self._changed:
+        if self._changed and self._keeps:
             files.write_json(self._cache, self._known)
-            self._changed = False
+            self._changed, self._saved = False, time.monotonic()
 
     def _of_file(self, path: pathlib.Path) -> str:
         status = path.stat()

@@ -1,0 +1,149 @@
+"""Refuses stages that could never take what another one gives; their jobs would, but after days."""
+
+import itertools
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from hubert_jax import decode, label, prepare
+from hubert_jax.convert import formats
+from hubert_jax.errors import InputError
+from hubert_jax.layout import Reference, job_of
+from hubert_jax.model.architecture import Architecture
+from hubert_jax.stages.stage import Stage, outside_paths
+
+
+def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
+    """Refuses what a stage could never take of another: its jobs would, but after days."""
+
+    def refuse(key: str, found: Any, source: str, expected: str) -> NoReturn:
+        path = f"config.stages.{stage.name.replace('/', '.')}.{key}"
+        raise InputError(f"{path}: found {found}, but {source} has {expected}; change one of them")
+
+    config, inputs = stage.config, stage.inputs
+    for key, references in inputs.items():
+        for reference in references:
+            if lacking := _lacking(reference, stages, key, config):
+                raise InputError(f"inputs.{key}={reference}: {lacking}")
+    source, architecture = _architecture(stage, "checkpoint", stages)
+    if isinstance(config, label.LabelConfig) and config.codebook and "codebook" not in inputs:
+        _known_codebook(config, architecture)
+    for reference in inputs.get("validation_audio", ()):
+        for other in inputs.get("audio", ()):
+            if reference == other:
+                refuse("inputs.validation_audio", reference, "inputs.audio", "the same split")
+            if shared := _shared_folder(reference, other, stages):
+                refuse("inputs.validation_audio", reference, f"inputs.audio={other}", shared)
+    if hasattr(config, "head"):
+        sizes = config.head.codebook_sizes
+        if job_of(stage.name) == "train" and config.validation_audio:
+            if not config.validation_labels:
+                refuse("validation_labels", "none", "validation_audio", config.validation_audio)
+        for key in ("labels", "validation_labels"):
+            labels = inputs.get(key, ())
+            if labels and len(labels) != len(sizes):
+                refuse("head.codebook_sizes", sizes, f"inputs.{key}", f"{len(labels)} label set(s)")
+            for size, reference in zip(sizes, labels, strict=bool(labels)):
+                clusters = _num_clusters(stages[reference.stage])
+                if clusters is not None and size - clusters not in (0, config.specials):
+                    expected = f"num_clusters={clusters}"
+                    refuse("head.codebook_sizes", sizes, reference.stage, expected)
+    for part in ("", "validation_"):
+        audio = [reference.split for reference in inputs.get(f"{part}audio", ())]
+        for reference in inputs.get(f"{part}labels", ()):
+            if audio and reference.split not in audio:
+                refuse(f"inputs.{part}labels", reference, f"inputs.{part}audio", audio[0])
+    if architecture:
+        key = "layers" if hasattr(config, "layers") else "layer"
+        layers = getattr(config, "layers", (getattr(config, "layer", 0),))
+        if (highest := max(layers, default=0)) > architecture.num_layers:
+            refuse(key, highest, source, f"{architecture.num_layers} layers")
+    source, architecture = _architecture(stage, "init_from", stages)
+    described: dict[str, Any] = vars(architecture) if architecture else {}
+    for name, value in described.items():
+        # Directories of transformers may ask for another preparation than their weights had.
+        if name != "normalize_waveform" or not source.startswith("hf:"):
+            if (found := getattr(config.architecture, name)) != value:
+                refuse(f"architecture.{name}", found, source, str(value))
+
+
+def _lacking(reference: Reference, stages: Mapping[str, Stage], key: str, config: Any) -> str:
+    """Why a stage that is finished never has what another one reads of it; "" if it may."""
+    source, which = stages[reference.stage], reference.which
+    if isinstance(config, decode.DecodeConfig) and key == "checkpoint":
+        network, seen = source, {source.name}
+        while network.inputs and job_of(network.name) in ("export", "convert"):
+            (before,) = network.inputs.get("checkpoint") or network.inputs["source"]
+            if before.stage in seen:
+                break
+            network = stages[before.stage]
+            seen.add(network.name)
+        if job_of(network.name) == "train":
+            return "has no CTC head; expected a network of fine-tuning, such as GROUP/finetune"
+    if which in ("", "best"):
+        return ""
+    loop, number = source.config.loop, int(which.removeprefix("mean"))
+    saves = -(-loop.steps // loop.save_every)
+    newer = saves - -(-number // loop.save_every)
+    # One that is validated saves its best steps, too, keeps the best, and may end early.
+    validated = bool(source.config.validation_audio)
+    every = validated and source.config.validation.every or loop.save_every
+    if which.startswith("mean"):
+        there = number <= loop.keep and (validated or number <= saves)
+    else:
+        saved = number % loop.save_every == 0 or number % every == 0 or number == loop.steps
+        there = 0 < number <= loop.steps and saved and (validated or newer < loop.keep)
+    if there:
+        return ""
+    return (
+        f"the stage has loop.steps={loop.steps}, save_every={loop.save_every} and "
+        f"keep={loop.keep}: there is no such checkpoint at its end"
+    )
+
+
+def _architecture(
+    stage: Stage, key: str, stages: Mapping[str, Stage]
+) -> tuple[str, Architecture | None]:
+    """Which network a stage reads as its `key`, and its architecture, as far as it is known yet."""
+    if key in stage.inputs:
+        (reference,) = stage.inputs[key]
+        return reference.stage, getattr(stages[reference.stage].config, "architecture", None)
+    where = getattr(stage.config, key, "")
+    if not where or not all(path.exists() for path in outside_paths(stage.config, key)):
+        return where, None  # what is missing is told when all that is outside is read
+    return where, formats.read_architecture(where, f"config.{key}")
+
+
+def _known_codebook(config: label.LabelConfig, architecture: Architecture | None) -> label.Codebook:
+    """The codebook from elsewhere that a label stage takes; InputError if it is of another feature.
+
+    Of the network, another stage's, nothing but its architecture is known, if that.
+    """
+    described: dict[str, Any] = {"kind": config.feature}
+    dim: int | None = 39  # of every kind of MFCC
+    if config.feature == "layer":
+        described |= {"layer": config.layer, "residual": "added"}
+        dim = architecture.dim if architecture else None
+    return label.read_codebook(config.codebook, described, dim)
+
+
+def _num_clusters(stage: Stage) -> int | None:
+    """How many units the labels of a stage have; None where another stage's codebook says it."""
+    if "codebook" in stage.inputs:
+        return None
+    if stage.config.codebook:
+        return len(_known_codebook(stage.config, None).centroids)
+    return stage.config.num_clusters
+
+
+def _shared_folder(one: Reference, other: Reference, stages: Mapping[str, Stage]) -> str:
+    """A folder of the corpus that is in both of two splits; "" if they share none."""
+    if one.stage != other.stage or job_of(one.stage) != "prepare":
+        return ""
+    folders = prepare.split_folders(tuple(stages[one.stage].config.splits))
+    for mine, its in itertools.product(folders[one.split], folders[other.split]):
+        a, b = (pathlib.PurePosixPath(os.path.normpath(folder)) for folder in (mine, its))
+        if a.is_relative_to(b) or b.is_relative_to(a):
+            return f"the same audio, {mine}" if a == b else f"{its}, which shares audio with {mine}"
+    return ""

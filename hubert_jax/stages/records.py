@@ -1,0 +1,255 @@
+"""What a stage's folder was made from, and whether it is made again.
+
+The record lies in that folder, so that one rename moves both.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hubert_jax import config as config_lib
+from hubert_jax import files
+from hubert_jax.errors import InputError
+from hubert_jax.layout import Reference, job_of, outputs
+from hubert_jax.stages.content import ContentDigests
+from hubert_jax.stages.stage import JOBS, Stage, named, outside_paths
+
+_METRICS = {"train": "masked_loss", "finetune": "wer"}  # by which the best is chosen by default
+_RECORD = "stage.json"
+_CONTENTS = "stages/contents.json"
+_MISSING = object()
+
+
+def key_parts(
+    stage: Stage,
+    stages: list[Stage],
+    results: Mapping[str, dict],
+    outside: Mapping[str, list[str]],
+) -> dict[str, Any]:
+    """What decides whether a stage runs again: job's version, configuration, inputs, files.
+
+    `results` are of the stages before it, `outside` digests of what it reads of nobody's. Raises
+    InputError where it takes the best checkpoint and another measure is asked for now.
+    """
+    metrics = {
+        other.name: other.config.validation.metric or _METRICS[job_of(other.name)]
+        for other in stages
+        if hasattr(other.config, "validation")
+    }
+    for key, references in stage.inputs.items():
+        for reference in references:
+            found = results[reference.stage].get("validation") or {}
+            if reference.which == "best" and found["metric"] != metrics[reference.stage]:
+                raise InputError(
+                    f"inputs.{key}={reference}: is the best by {found['metric']}, but "
+                    f"{reference.stage} now has validation.metric={metrics[reference.stage]}; "
+                    "change it back, or move the folder of that stage away to train again"
+                )
+    return {
+        "version": JOBS[job_of(stage.name)].version,
+        "config": config_lib.decisive(stage.config, complete=True),
+        "inputs": {
+            key: [reference.digest(results[reference.stage]) for reference in references]
+            for key, references in stage.inputs.items()
+        },
+        "files": outside,
+    }
+
+
+def _outside(
+    workdir: pathlib.Path, stages: list[Stage], contents: ContentDigests
+) -> dict[str, dict[str, list[str]]]:
+    """Digests of what each stage reads from outside of the pipeline, by stage and key."""
+    found: dict[str, dict[str, list[str]]] = {stage.name: {} for stage in stages}
+    for stage in stages:
+        for field in dataclasses.fields(stage.config):
+            marks = config_lib.field_marks(type(stage.config), field.name)
+            if "reads" in marks and field.name not in stage.inputs:
+                paths = outside_paths(stage.config, field.name)
+                with named(stage.name, f"config.{field.name}: "):
+                    for path in paths:
+                        if workdir.absolute().is_relative_to(path.absolute()):
+                            raise InputError(
+                                f"{path}: holds the workdir {workdir}, so that every run would "
+                                "change it; pass another --config.workdir"
+                            )
+                    digests = [contents.of(path) for path in paths]
+                if digests:
+                    found[stage.name][field.name] = digests
+    return found
+
+
+def read_outside(
+    workdir: pathlib.Path, stages: list[Stage], keeps: bool = True
+) -> dict[str, dict[str, list[str]]]:
+    """Digests of what each stage reads from outside of the pipeline, by stage and key.
+
+    They are kept for the next time, unless nothing may be touched.
+    """
+    contents = ContentDigests(workdir / _CONTENTS, keeps=keeps)
+    found = _outside(workdir, stages, contents)
+    if keeps:
+        contents.save()
+    return found
+
+
+def state_of(
+    workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]
+) -> tuple[str, bool, dict | None]:
+    """What would be done about a stage, in words; whether its folder stays; a finished result."""
+    directory = workdir / stage.name
+    record, result = _record(directory), _result(directory)
+    changes = _changes(record, parts, stage.config) if record else []
+    if record and not changes:
+        if result is None:
+            return "continues", True, None
+        if not _is_own(record, result):
+            return "runs again: a job that was run by itself has written there", False, None
+        written = _written(stage, directory, result)
+        if gone := next((path for path in written if not path.exists()), None):
+            return f"continues: {gone} is gone", True, None
+        return "skipped: version, configuration and inputs are unchanged", True, result
+    if aside := _aside_of(workdir, stage, parts):
+        if _writes_elsewhere(stage.config):
+            return "runs again: others may have written where it does", False, None
+        return f"taken back from {aside}", False, _result(aside)
+    if record:
+        # Splits and parts that prepare has finished have keys of their own: none is ever stale.
+        stays = job_of(stage.name) == "prepare" and result is None
+        return f"runs again: {', '.join(changes)}", stays, None
+    return "runs", False, None
+
+
+def _written(
+    stage: Stage, directory: pathlib.Path, result: Mapping[str, Any]
+) -> Iterator[pathlib.Path]:
+    """What a finished stage has written, as far as others may read it."""
+    for name in outputs(stage.name, result):
+        path = directory / name
+        yield path
+        if path.name == "manifest.json" and path.exists():
+            shards = files.read_json(path, "manifest").get("shards", ())
+            yield from (path.with_name(shard["file"]) for shard in shards)
+            yield path.with_name("index.npz")
+    if job_of(stage.name) in ("export", "convert"):
+        scheme, _, model = Reference(stage.name).path("", vars(stage.config)).partition(":")
+        own = scheme and model == f"/{stage.name}/model"
+        yield directory / "model" if own else pathlib.Path(model)
+
+
+def _writes_elsewhere(config: Any) -> bool:
+    """Whether a stage's model lies outside of its folder."""
+    target = getattr(config, "out", "") or getattr(config, "target", "")
+    return bool(target) and not target.endswith(":")
+
+
+def begin(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> dict | None:
+    """Makes a stage's folder ready to work in; its result where it is finished."""
+    state, stays, result = state_of(workdir, stage, parts)
+    print(f"[{stage.name}] {state}", flush=True)
+    directory = workdir / stage.name
+    if not stays:
+        aside = _aside_of(workdir, stage, parts)
+        _set_aside(workdir, stage.name, directory)
+        if aside:
+            directory.parent.mkdir(parents=True, exist_ok=True)
+            aside.rename(directory)
+    record = _record(directory)
+    if result is None or record["parts"] != parts:  # or a key is new, whose default may change
+        kept = {} if result is None else {"result": record.get("result")}
+        record = {"key": config_lib.digest(parts), "parts": parts, **kept}
+        files.write_json(directory / _RECORD, record)
+    return result
+
+
+def keep_result(directory: pathlib.Path) -> None:
+    """Notes in a stage's folder which result is the pipeline's own."""
+    record = {**_record(directory), "result": config_lib.digest(_result(directory))}
+    files.write_json(directory / _RECORD, record)
+
+
+def _set_aside(workdir: pathlib.Path, name: str, directory: pathlib.Path) -> None:
+    """Moves away what another key, or a job run by itself, has written there."""
+    if not directory.exists():
+        return
+    first = _aside(workdir, name, _record(directory).get("key", "unknown"))
+    numbered = (first.with_name(f"{first.name}-{n}") for n in itertools.count(2))
+    aside = next(path for path in itertools.chain([first], numbered) if not path.exists())
+    print(f"[{name}] what is there is set aside in {aside}", flush=True)
+    aside.parent.mkdir(exist_ok=True)
+    directory.rename(aside)
+
+
+def _aside(workdir: pathlib.Path, name: str, key: str) -> pathlib.Path:
+    return workdir / "set_aside" / f"{_flat(name)}-{key[:12]}"
+
+
+def _flat(stage: str) -> str:
+    return stage.replace("/", "-")
+
+
+def _aside_of(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> pathlib.Path | None:
+    """What was set aside of a stage with these parts."""
+    for path in sorted(_aside(workdir, stage.name, "").parent.glob(f"{_flat(stage.name)}-*")):
+        record = _record(path)
+        if record and _is_own(record, _result(path)):
+            if not _changes(record, parts, stage.config):
+                return path
+    return None
+
+
+def _is_own(record: Mapping[str, Any], result: dict | None) -> bool:
+    """Whether a result is the pipeline's, not of a job that was run by itself."""
+    return result is None or record.get("result") in (None, config_lib.digest(result))
+
+
+def _record(directory: pathlib.Path) -> dict[str, Any]:
+    path = directory / _RECORD
+    if not path.exists():
+        return {}
+    record = files.read_json(path, "record of a stage")
+    if not (isinstance(record, dict) and isinstance(record.get("parts"), dict)):
+        raise InputError(
+            f"{path}: damaged; remove it, and what is there is set aside and made again"
+        )
+    return record
+
+
+def _result(directory: pathlib.Path) -> dict | None:
+    path = directory / "result.json"
+    return files.read_json(path, "result") if path.exists() else None
+
+
+def _changes(record: Mapping[str, Any], parts: Mapping[str, Any], config: Any) -> list[str]:
+    """What has changed; of a key that is new in the configuration its default has not."""
+    before: dict[str, Any] = record["parts"]
+    given = {"config": config_lib.decisive(config)}
+    return [
+        line
+        for part in list({**before, **parts})
+        for line in _differing(
+            {str(part): before.get(part, {})},
+            {str(part): parts.get(part, {})},
+            given if part == "config" else None,
+        )
+    ]
+
+
+def _differing(
+    before: Mapping[str, Any], now: Mapping[str, Any], given: Any, path: str = ""
+) -> list[str]:
+    """Keys that differ; one that is new where `given`, if any, has it."""
+    found = []
+    for name in {**before, **now}:
+        a: Any = before.get(name, _MISSING)
+        b: Any = now.get(name, _MISSING)
+        if isinstance(b, Mapping) and (a is _MISSING or isinstance(a, Mapping)):
+            below = None if given is None else given.get(name, {})
+            if a is _MISSING:
+                a = {}
+            found += _differing(a, b, below, f"{path}{name}.")
+        elif a != b and not (a is _MISSING and given is not None and name not in given):
+            found.append(f"{path}{name}")
+    return found
