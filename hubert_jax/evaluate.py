@@ -1,8 +1,9 @@
-"""Scores units against phone alignments: PNMI, phone purity and cluster purity.
+"""Scores units against phone alignments: PNMI, purities, entropy, bitrate; ABX and a frozen probe.
 
 Scores label sets (label), or layers of a network (train), clustered on one split and scored on
-another, beside MFCC with as many clusters. Writes WORKDIR/evaluate/joint_counts.npz (how often each
-phone meets each unit) and result.json, which has the counts of the label sets, too.
+another, beside MFCC with as many clusters. Alignments are lines `UTT-ID START END PHONE`, a .ctm,
+or a folder of TextGrids with a tier "phones". Writes WORKDIR/evaluate/joint_counts.npz (how often
+each phone meets each unit) and result.json, which has the counts of the label sets, too.
 """
 
 import dataclasses
@@ -15,13 +16,15 @@ from hubert_jax import files, job
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
+from hubert_jax.units.abx import AbxConfig
 from hubert_jax.units.clustering import KMeansConfig
 from hubert_jax.units.kmeans import require_fittable
+from hubert_jax.units.probe import ProbeConfig
 
 if TYPE_CHECKING:
     from hubert_jax.units.evaluation import SplitScorer
 
-VERSION = 4  # raise it when the same configuration and inputs give another output
+VERSION = 5  # raise it when the same configuration and inputs give another output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +33,8 @@ class EvaluateConfig:
 
     workdir: MayChange[str]
     audio: Reads[str]  # the prepared split that is scored
-    alignments: Reads[str]  # its phones, lines UTT-ID START END PHONE
+    alignments: Reads[str]  # its phones: lines UTT-ID START END PHONE, .ctm, folder of TextGrids
+    missing_alignments: float = 0.0  # fraction of utterances that may have none and are left out
     labels: Reads[tuple[str, ...]] = ()  # label directories of `audio`
     checkpoint: Reads[str] = ""  # orbax:DIR[@STEP], hf:DIR, fairseq:FILE or torchaudio:FILE
     layers: tuple[int, ...] = ()  # of it; 0 is the input of block 1; empty: every block's output
@@ -40,6 +44,9 @@ class EvaluateConfig:
     seed: int = 0  # of the sample and the k-means
     fit_max_frames: int = 100_000  # at most; those of all layers are in memory at once
     frame_rate: int = 50  # or 100, as published, of scores and counts; PNMI is given at both
+    draws: int = 1_000  # of utterances and of speakers, for intervals of PNMI over MFCC; 0: none
+    abx: AbxConfig = AbxConfig()
+    probe: ProbeConfig = ProbeConfig()
     kmeans: KMeansConfig = KMeansConfig(n_init=3)  # a dozen are fitted
     execution: MayChange[Execution] = Execution()
 
@@ -62,6 +69,14 @@ class EvaluateConfig:
                     f"config.{key}={getattr(self, key)}: found without config.checkpoint, whose "
                     "layers it is about; give one or leave it out"
                 )
+        if not 0 <= self.missing_alignments <= 1:
+            raise InputError(
+                f"config.missing_alignments={self.missing_alignments}: expected a fraction, 0 to 1"
+            )
+        if self.draws < 0:
+            raise InputError(f"config.draws={self.draws}: expected 0 or more")
+        if self.probe.weighted_sum and not self.checkpoint:
+            raise InputError("config.probe.weighted_sum=True: expected config.checkpoint, too")
         if min(self.layers, default=0) < 0:
             raise InputError(f"config.layers={self.layers}: expected 0 or more")
         require_fittable(self.num_clusters, self.seed, self.fit_max_frames)
@@ -74,9 +89,8 @@ def run(config: EvaluateConfig) -> dict:
     """
     started = time.monotonic()
     directory = pathlib.Path(files.require_writable(config.workdir), "evaluate")
-    from hubert_jax.data import manifests
     from hubert_jax.networks import trained as trained_lib
-    from hubert_jax.units import evaluation, quality
+    from hubert_jax.units import alignments, evaluation
     from hubert_jax.units.features import require_layers
     from hubert_jax.units.fitting import Fitting
 
@@ -86,20 +100,29 @@ def run(config: EvaluateConfig) -> dict:
         trained = trained_lib.load(config.checkpoint, execution=config.execution)
         layers = layers or tuple(range(1, trained.architecture.num_layers + 1))
         require_layers(trained, layers)
-    alignments = quality.read_alignments(config.alignments)
-    scorer = evaluation.SplitScorer(config.audio, alignments, config.frame_rate)
-    manifest = manifests.read_manifest(config.audio)
+    allowed = config.missing_alignments
+    split = evaluation.AlignedSplit(config.audio, config.alignments, allowed)
+    probing = None
+    if config.probe.audio:
+        probing = evaluation.Probing(config.probe, split, allowed, config.seed)
+    rate, draws, seed = config.frame_rate, config.draws, config.seed
+    scorer = evaluation.SplitScorer(split, rate, draws, seed, config.abx, probing)
     fitting = Fitting(
         config.fit_audio, config.num_clusters, config.seed, config.fit_max_frames, config.kmeans
     )
-    result = {
-        "split": manifest.split,
+    result: dict[str, Any] = {
+        "split": split.manifest.split,
         "audio": config.audio,
         "alignments": config.alignments,
-        "audio_digest": manifest.digest,
-        "alignments_digest": files.sha256_file(config.alignments),
+        "audio_digest": split.manifest.digest,
+        "alignments_digest": alignments.digest(config.alignments),
+        "missing_alignments": split.missing,
         "frame_rate": config.frame_rate,
     }
+    if probing:
+        result["probe_minutes"] = probing.minutes
+    if config.fit_audio:  # first: the others are compared with it
+        result["mfcc"] = {"k": config.num_clusters, **scorer.score_mfcc(fitting)}
     if config.labels:
         scored = scorer.score_label_sets(config.labels)
         result["phones"] = scorer.phones.tolist()
@@ -118,6 +141,8 @@ def run(config: EvaluateConfig) -> dict:
             "best_layer": best,
             "pnmi_by_layer": pnmi,
         }
+        if probing and config.probe.weighted_sum:
+            result["weighted_sum"] = probing.score_weighted_sum(trained, layers)
         if config.untrained:
             fresh = trained_lib.as_initialised(trained)
             by_layer = scorer.score_layers(fresh, layers, fitting, "untrained")
@@ -125,8 +150,8 @@ def run(config: EvaluateConfig) -> dict:
                 "untrained": _listed(by_layer),
                 "untrained_pnmi_by_layer": _pnmi(by_layer),
             }
-    if config.fit_audio:
-        result["mfcc"] = {"k": config.num_clusters, **scorer.score_mfcc(fitting)}
+            if probing and config.probe.weighted_sum:
+                result["untrained_weighted_sum"] = probing.score_weighted_sum(fresh, layers)
     (directory / "result.json").unlink(missing_ok=True)  # which names the counts of before
     _write_counts(directory / "joint_counts.npz", scorer)
     return job.finish(config.workdir, "evaluate", result, started)

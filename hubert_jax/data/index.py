@@ -89,6 +89,12 @@ class Index:
         return _Strings(self._joined_ids())
 
     @property
+    def speakers(self) -> list[str]:
+        """Of each utterance, "" where it is unknown; read when it is asked for."""
+        names = _Strings(_column(self.path, "speakers", np.uint8))
+        return [names[number] for number in _column(self.path, "speaker", np.int32).tolist()]
+
+    @property
     def transcribed(self) -> np.ndarray:
         """Whether each has a transcript, (n,) bool; read when it is asked for."""
         with np.load(self.path) as stored:

@@ -12,7 +12,7 @@ from matplotlib.colors import LinearSegmentedColormap, PowerNorm, hsv_to_rgb
 from matplotlib.figure import Figure
 
 from hubert_jax.frames import SAMPLE_RATE
-from hubert_jax.units.quality import Alignment
+from hubert_jax.units.alignments import Alignment
 
 # Stand-ins, for which `_svg` puts the style sheet's variables.
 _INK, _MUTED, _RULE, *_SERIES = (f"#01020{i}" for i in range(3, 10))

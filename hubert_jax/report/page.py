@@ -14,7 +14,7 @@ from hubert_jax.report import figures
 from hubert_jax.report.assemble import Results, best
 from hubert_jax.report.claims import claims, verdict
 from hubert_jax.report.tables import tables
-from hubert_jax.units import quality
+from hubert_jax.units.alignments import read_alignments
 
 _SHORTEST, _LONGEST = 4 * SAMPLE_RATE, 8 * SAMPLE_RATE  # samples of the example
 _ENVIRONMENT = Environment(
@@ -82,7 +82,7 @@ def _example(
 ) -> dict | None:
     """The first utterance of a length that is good to look at."""
     audio, labels = _here(workdir, audio), _here(workdir, labels)
-    aligned = quality.read_alignments(alignments) if alignments else {}
+    aligned = read_alignments(alignments) if alignments else {}
     rate = manifests.read_label_manifest(labels).rate_hz
     pairs = zip(records.read_audio(audio), records.read_labels(labels), strict=True)
     for each, (_, units) in pairs:

@@ -1,8 +1,9 @@
 """Scoring label sets, layers of a checkpoint and MFCC on one split."""
 
 import dataclasses
-import os
-from collections.abc import Iterable, Mapping
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,48 +12,91 @@ from hubert_jax.data import manifests, records
 from hubert_jax.data.index import read_index
 from hubert_jax.data.label_sets import check_labels
 from hubert_jax.errors import InputError
-from hubert_jax.frames import RATES
+from hubert_jax.frames import RATES, SAMPLE_RATE, num_frames
 from hubert_jax.networks.trained import Trained
-from hubert_jax.units import kmeans
+from hubert_jax.units import abx, kmeans
+from hubert_jax.units.alignments import fitted, phones_at_frames, read_alignments
 from hubert_jax.units.features import Feature, hidden_states
 from hubert_jax.units.fitting import Fitting
-from hubert_jax.units.quality import Alignment, JointCounts, alignment_of, score
+from hubert_jax.units.probe import Probe, ProbeConfig, scores
+from hubert_jax.units.quality import JointCounts, PairedBootstrap, score
+
+_Wanted = Callable[[str], bool]
+# Of a split's wanted utterances: (audio shard, id, {layer: float32 (T, D)}).
+_Extract = Callable[[str, _Wanted], Iterator[tuple[int, str, Mapping[int, np.ndarray]]]]
+
+
+class AlignedSplit:
+    """A prepared split and its phones: of `alignments` by utterance, which `missing` ones lack.
+
+    Raises InputError where these are a larger fraction than `allowed`, and as `fitted`.
+    """
+
+    def __init__(self, audio_dir: str, alignments: str, allowed: float = 0.0) -> None:
+        self.audio_dir = audio_dir
+        self.manifest = manifests.read_manifest(audio_dir)
+        index = read_index(audio_dir, self.manifest)
+        self.samples = dict(zip(index.ids, index.samples.tolist(), strict=True))
+        self.speakers = dict(zip(index.ids, index.speakers, strict=True))
+        self.alignments, self.missing = fitted(
+            read_alignments(alignments), self.samples, allowed, alignments
+        )
+
+    def aligned(self, utterance_id: str) -> bool:
+        """Whether the utterance has an alignment, and so takes part."""
+        return utterance_id in self.alignments
+
+    def phones(self, utterance_id: str) -> np.ndarray:
+        """The phone of every frame of 50 Hz, str (T,)."""
+        frames = num_frames(self.samples[utterance_id], 50)
+        return phones_at_frames(self.alignments[utterance_id], frames, 50)
 
 
 class SplitScorer:
     """Scores units on one split.
 
-    Scores are of frames of `frame_rate` Hz; PNMI is given at 50 and 100 Hz. `counts` has the joint
-    counts of every set scored, int64 (phones, units), by the name in its scores; `phones` are their
-    rows. Raises InputError for an utterance without an alignment.
+    Scores are of frames of `frame_rate` Hz; PNMI is given at 50 and 100 Hz. What is scored after
+    MFCC gets intervals of its PNMI less theirs, of so many `draws`. `counts` has the joint counts
+    of every set scored, int64 (phones, units), by the name in its scores; `phones` are their rows.
     """
 
     def __init__(
-        self, audio_dir: str | os.PathLike, alignments: Mapping[str, Alignment], frame_rate: int
-    ):
-        self._audio_dir, self._frame_rate = audio_dir, frame_rate
-        self._manifest = manifests.read_manifest(audio_dir)
-        index = read_index(audio_dir, self._manifest)
-        self._samples = dict(zip(index.ids, index.samples.tolist(), strict=True))
-        self._alignments = {name: alignment_of(alignments, name) for name in self._samples}
-        self.phones = np.unique(np.concatenate([a.phones for a in self._alignments.values()]))
+        self,
+        split: AlignedSplit,
+        frame_rate: int,
+        draws: int = 0,
+        seed: int = 0,
+        abx_config: abx.AbxConfig = abx.AbxConfig(),
+        probing: "Probing | None" = None,
+    ) -> None:
+        self._split, self._frame_rate, self._seed = split, frame_rate, seed
+        self._abx, self._probing = abx_config, probing
+        self.phones = np.unique(np.concatenate([a.phones for a in split.alignments.values()]))
         self.counts: dict[str, np.ndarray] = {}
+        self._bootstraps = _bootstraps(split, draws, seed) if draws else {}
+        self._baseline: _Units | None = None
+        self._items: list[abx.Item] = []
+        if abx_config.items:
+            self._items = abx.read_items(abx_config.items)
+        elif abx_config.units or abx_config.features:
+            self._items = abx.triphones(split.alignments, split.speakers)
 
     def score_label_sets(self, label_dirs: Iterable[str]) -> list[dict[str, Any]]:
         """Scores of label directories; raises InputError for damaged or another split's labels."""
+        split = self._split
         sets = [(path, manifests.read_label_manifest(path)) for path in label_dirs]
         for path, manifest in sets:
-            check_labels(self._manifest, manifest, where=path)
-        scores = []
+            check_labels(split.manifest, manifest, where=path)
+        found = []
         for i, (path, manifest) in enumerate(sets):
-            joint = self._joint(manifest.num_classes)
+            units = self._units(manifest.num_classes, manifest.rate_hz)
             for name, labels in records.read_labels(path):
-                if name not in self._samples:
+                if name not in split.samples:
                     raise InputError(
-                        f"{path}: labels of {name!r}, which {self._audio_dir} does not have; a "
+                        f"{path}: labels of {name!r}, which {split.audio_dir} does not have; a "
                         "label shard was exchanged: run the label job on this audio again"
                     )
-                joint.add(name, self._samples[name], labels, manifest.rate_hz)
+                units.add(name, labels)
             described = {
                 "feature": manifest.feature,
                 "rate_hz": manifest.rate_hz,
@@ -60,8 +104,8 @@ class SplitScorer:
                 "digest": manifest.digest,
                 "codebook_digest": manifest.codebook_digest,
             }
-            scores.append(described | self._scores(f"labels_{i}", joint))
-        return scores
+            found.append(described | self._scores(f"labels_{i}", units))
+        return found
 
     def score_layers(
         self, trained: Trained, layers: tuple[int, ...], fitting: Fitting, name: str = "layer"
@@ -74,50 +118,153 @@ class SplitScorer:
             hidden_states(trained, fitting.audio, layers, fitting.wanted(50)),
             {layer: {"kind": "layer", "layer": layer} for layer in layers},
         )
-        joints = {layer: self._joint(fitting.num_clusters) for layer in layers}
-        for _, utterance_id, features in hidden_states(trained, self._audio_dir, layers):
-            for layer, joint in joints.items():
-                labels = kmeans.assign(codebooks[layer], features[layer])
-                joint.add(utterance_id, self._samples[utterance_id], labels, 50)
+        units = {layer: self._units(fitting.num_clusters, 50) for layer in layers}
+        states = hidden_states(trained, self._split.audio_dir, layers, self._split.aligned)
+        for _, utterance_id, features in states:
+            for layer, of_layer in units.items():
+                of_layer.add(utterance_id, kmeans.assign(codebooks[layer], features[layer]))
         return {
-            layer: self._scores(f"{name}_{layer}", joint, codebooks[layer])
-            for layer, joint in joints.items()
+            layer: self._scores(f"{name}_{layer}", of_layer, codebooks[layer])
+            | self._feature_scores(_states(trained, (layer,)), 50)
+            for layer, of_layer in units.items()
         }
 
     def score_mfcc(self, fitting: Fitting) -> dict[str, Any]:
         """Scores of Kaldi's MFCC: what units have to beat."""
         feature = Feature("mfcc")
         codebook = fitting.fit_sample(fitting.sample(feature), feature.describe())
-        joint = self._joint(fitting.num_clusters)
-        features = feature.extract(self._audio_dir)
+        units = self._units(fitting.num_clusters, feature.rate)
+        features = feature.extract(self._split.audio_dir, self._split.aligned)
         for _, utterance_id, labels in kmeans.assign_each(codebook, features):
-            joint.add(utterance_id, self._samples[utterance_id], labels, feature.rate)
-        return self._scores("mfcc", joint, codebook)
+            units.add(utterance_id, labels)
 
-    def _joint(self, num_units: int) -> "_AtBothRates":
-        return _AtBothRates(
-            {rate: JointCounts(self._alignments, num_units, rate) for rate in RATES}
-        )
+        def extract(split_dir: str, wanted: _Wanted) -> Iterator:
+            for number, name, values in feature.extract(split_dir, wanted):
+                yield number, name, {0: values}
+
+        found = self._scores("mfcc", units, codebook)
+        self._baseline = units
+        return found | self._feature_scores(extract, feature.rate)
+
+    def _units(self, num_units: int, rate: int) -> "_Units":
+        return _Units(self._split, num_units, rate, self._frame_rate, self._abx.units)
 
     def _scores(
-        self, name: str, joint: "_AtBothRates", codebook: kmeans.Codebook | None = None
+        self, name: str, units: "_Units", codebook: kmeans.Codebook | None = None
     ) -> dict[str, Any]:
-        qualities = {rate: score(counts.counts) for rate, counts in joint.by_rate.items()}
-        self.counts[name] = joint.by_rate[self._frame_rate].counts
-        scores = dataclasses.asdict(qualities[self._frame_rate]) | {"joint_counts": name}
-        scores["pnmi_by_rate"] = {str(rate): each.pnmi for rate, each in qualities.items()}
+        found = {rate: score(joint) for rate, joint in units.joint.items()}
+        self.counts[name] = units.scored.counts
+        scored = dataclasses.asdict(found[self._frame_rate]) | {"joint_counts": name}
+        scored["pnmi_by_rate"] = {str(rate): each.pnmi for rate, each in found.items()}
         if codebook is not None:
             of_fit = ("inertia", "dead_codewords", "fitted_frames")
-            scores |= {key: getattr(codebook, key) for key in of_fit}
-        return scores
+            scored |= {key: getattr(codebook, key) for key in of_fit}
+        if self._baseline:
+            more = scored["pnmi"] - score(self._baseline.scored).pnmi
+            scored["over_mfcc"] = {"pnmi": more}
+            for key, bootstrap in self._bootstraps.items():
+                draws = units.draws(bootstrap) - self._baseline.draws(bootstrap)
+                scored["over_mfcc"][key] = bootstrap.interval(more, draws)
+        if self._abx.units:
+            scored["abx_units"] = abx.abx(
+                *(self._items, units.labels, units.rate, self._abx, self._seed),
+                len(units.scored.runs),
+            )
+        return scored
+
+    def _feature_scores(self, extract: _Extract, rate: int) -> dict[str, Any]:
+        """ABX and the probe's scores of one feature of `rate` Hz, where they are asked for."""
+        found: dict[str, Any] = {}
+        if self._abx.features:
+            states = extract(self._split.audio_dir, self._split.aligned)
+            utterances = ((name, next(iter(of.values()))) for _, name, of in states)
+            found["abx"] = abx.abx(self._items, utterances, rate, self._abx, self._seed)
+        if self._probing:
+            found["probe"] = self._probing.score(extract, rate)
+        return found
 
 
-@dataclasses.dataclass(frozen=True)
-class _AtBothRates:
-    """The joint counts of one set of units at every frame rate."""
+class Probing:
+    """A probe's speech: some of one split to train on, all of `scored` to be scored on.
 
-    by_rate: dict[int, JointCounts]
+    Raises InputError where they share utterances, and as `AlignedSplit`.
+    """
 
-    def add(self, *utterance: Any) -> None:
-        for counts in self.by_rate.values():
-            counts.add(*utterance)
+    def __init__(
+        self, config: ProbeConfig, scored: AlignedSplit, allowed: float, seed: int
+    ) -> None:
+        self._config, self._scored = config, scored
+        self._train = AlignedSplit(config.audio, config.alignments, allowed)
+        shared = self._train.alignments.keys() & scored.alignments.keys()
+        if shared:
+            raise InputError(
+                f"config.probe.audio={config.audio}: has {len(shared)} utterances of config.audio "
+                f"({min(shared)}, ...), expected other speech than the probe is scored on"
+            )
+        order = sorted(
+            self._train.alignments, key=lambda n: hashlib.sha256(f"{seed}:{n}".encode()).digest()
+        )
+        ends = np.cumsum([self._train.samples[name] for name in order]) / (60 * SAMPLE_RATE)
+        enough = int(np.searchsorted(ends, config.minutes)) + 1 if config.minutes else len(order)
+        self._chosen = frozenset(order[:enough])
+        self.minutes = float(ends[: len(self._chosen)][-1])
+
+    def score(self, extract: _Extract, rate: int) -> dict[str, Any]:
+        """Scores of the features' weighted sum, or of the only one, and the `layer_weights`."""
+
+        def utterances(split: AlignedSplit, wanted: _Wanted) -> Iterator[tuple[str, np.ndarray]]:
+            for _, name, features in extract(split.audio_dir, wanted):
+                yield name, np.stack([each[:: rate // 50] for each in features.values()])
+
+        names, features = zip(*utterances(self._train, self._chosen.__contains__), strict=True)
+        phones = np.concatenate([self._train.phones(name) for name in names])
+        probe = Probe.fit(np.concatenate(features, axis=1), phones, self._config)
+        found = {
+            name: probe.classify(each)
+            for name, each in utterances(self._scored, self._scored.aligned)
+        }
+        spoken = {name: self._scored.phones(name) for name in found}
+        weights = {"layer_weights": probe.layer_weights.tolist()}
+        return scores(spoken, found) | (weights if len(probe.layer_weights) > 1 else {})
+
+    def score_weighted_sum(self, trained: Trained, layers: tuple[int, ...]) -> dict[str, Any]:
+        """As `score`, of a network's layers."""
+        return self.score(_states(trained, layers), 50)
+
+
+class _Units:
+    """One set of units: joint counts at every frame rate, and labels where they are kept."""
+
+    def __init__(
+        self, split: AlignedSplit, num_units: int, rate: int, frame_rate: int, keeps: bool
+    ) -> None:
+        self.joint = {each: JointCounts(split.alignments, num_units, each) for each in RATES}
+        self.scored = self.joint[frame_rate]
+        self.rate = rate
+        self.labels: list[tuple[str, np.ndarray]] = []
+        self.draws = functools.cache(lambda bootstrap: bootstrap.pnmi(self.scored))
+        self._split, self._keeps = split, keeps
+
+    def add(self, utterance_id: str, labels: np.ndarray) -> None:
+        """Counts an utterance, if it is aligned."""
+        if not self._split.aligned(utterance_id):
+            return
+        for counts in self.joint.values():
+            counts.add(utterance_id, self._split.samples[utterance_id], labels, self.rate)
+        if self._keeps:
+            self.labels.append((utterance_id, labels))
+
+
+def _states(trained: Trained, layers: tuple[int, ...]) -> _Extract:
+    return lambda split_dir, wanted: hidden_states(trained, split_dir, layers, wanted)
+
+
+def _bootstraps(split: AlignedSplit, draws: int, seed: int) -> dict[str, PairedBootstrap]:
+    """Over utterances, and over speakers where they are known."""
+    names = [split.speakers[name] for name in split.alignments]
+    groups = {"utterances": np.arange(len(names))}
+    if "" not in names:
+        groups["speakers"] = np.unique(names, return_inverse=True)[1]
+    return {
+        key: PairedBootstrap(of, draws, seed) for key, of in groups.items() if of.max(initial=0) > 0
+    }

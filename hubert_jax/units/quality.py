@@ -1,30 +1,20 @@
-"""Phonetic quality of units: phone purity, cluster purity, PNMI (HuBERT, eqs 5-12).
+"""Quality of units: phone purity, cluster purity, PNMI (HuBERT, eqs 5-12), entropy and bitrate.
 
 Smaller sets and more units raise PNMI: compare at the same set, rate and number of units.
 """
 
 import dataclasses
-import os
-import pathlib
 from collections.abc import Mapping
 
 import numpy as np
+import scipy.sparse
+import scipy.special
 
 from hubert_jax.errors import InputError
-from hubert_jax.frames import centres, num_frames
+from hubert_jax.frames import num_frames
+from hubert_jax.units.alignments import Alignment, phones_at_frames
 
-_TOLERANCE = 0.02  # seconds by which times may miss one another: one frame of 50 Hz
-_LONGEST_PHONE = 64  # characters
-_LINES = "expected lines 'UTT-ID START END PHONE'"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Alignment:
-    """Phones of an utterance, str (P,), from `starts` to `ends`, float64 seconds, without gaps."""
-
-    starts: np.ndarray
-    ends: np.ndarray
-    phones: np.ndarray
+_TOGETHER = 2**22  # counts of draws that are looked at together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,80 +26,11 @@ class Quality:
     cluster_purity: float  # fraction of frames whose unit is their phone's commonest
     commonest_unit_share: float
     used_units: int
+    entropy: float  # of the frames' units, bits
+    perplexity: float  # 2 to the entropy: as many units, equally frequent, have it
+    mean_run: float  # frames for which a unit lasts
+    bitrate: float  # bits a second: runs a second times the entropy of the runs' units
     frames: int
-
-
-def read_alignments(path: str | os.PathLike) -> dict[str, Alignment]:
-    """Reads lines `UTT-ID START END PHONE` (seconds), each utterance's in time order.
-
-    Stress digits are stripped (AH0 is AH). Raises InputError, naming the line, for a missing,
-    empty or malformed file.
-    """
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"{path}: alignments cannot be read ({error.strerror}); {_LINES}"
-        ) from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not a text file; {_LINES}") from None
-    segments: dict[str, list[tuple[float, float, str]]] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        line = line.strip()
-        if not line:
-            continue
-        try:
-            utterance_id, *times, phone = line.rsplit(maxsplit=3)  # names may have spaces
-            start, end = map(float, times)
-        except ValueError:
-            raise InputError(
-                f"{path}, line {number}: found {line[:80]!r}, expected 'UTT-ID START END PHONE' "
-                "with times in seconds"
-            ) from None
-        if len(phone) > _LONGEST_PHONE:  # arrays are as wide as the longest
-            raise InputError(f"{path}, line {number}: found a phone of {len(phone)} characters")
-        before = segments.setdefault(utterance_id, [])
-        expected = before[-1][1] if before else 0.0
-        if not abs(start - expected) <= _TOLERANCE or not end > start:
-            raise InputError(
-                f"{path}, line {number}: found {utterance_id} from {start} to {end} s, "
-                f"expected a segment that starts at {expected} s; sort the segments and "
-                "fill gaps with SIL"
-            )
-        before.append((start, end, phone.rstrip("012") or phone))
-    if not segments:
-        raise InputError(f"{path}: no alignments in it; {_LINES}")
-    return {
-        utterance_id: Alignment(*map(np.array, zip(*rows, strict=True)))
-        for utterance_id, rows in segments.items()
-    }
-
-
-def alignment_of(alignments: Mapping[str, Alignment], utterance_id: str) -> Alignment:
-    """The alignment of one utterance; raises InputError, naming it, where there is none."""
-    try:
-        return alignments[utterance_id]
-    except KeyError:
-        raise InputError(
-            f"utterance {utterance_id}: no alignment; give the alignments of this split, or leave "
-            "the utterance out of it"
-        ) from None
-
-
-def phones_at_frames(alignment: Alignment, frames: int, rate: int) -> np.ndarray:
-    """The phone at the centre of each frame, str (T,); the first where the alignment starts later.
-
-    Raises InputError where the alignment ends before the last frame's centre.
-    """
-    times = centres(frames, rate)
-    if frames and times[-1] > alignment.ends[-1] + _TOLERANCE:
-        raise InputError(
-            f"found an alignment of {alignment.ends[-1]:.3f} s, expected at least "
-            f"{times[-1]:.3f} s for {frames} frames at {rate} Hz; is it the alignment of "
-            "this audio?"
-        )
-    index = np.searchsorted(alignment.starts, times, side="right") - 1
-    return alignment.phones[np.maximum(index, 0)]
 
 
 def units_at_frames(labels: np.ndarray, label_rate: int, frames: int, rate: int) -> np.ndarray:
@@ -127,55 +48,129 @@ def units_at_frames(labels: np.ndarray, label_rate: int, frames: int, rate: int)
 
 
 class JointCounts:
-    """Int64 `counts` of frames of `rate` Hz: rows are all `phones`, sorted, columns the units."""
+    """How often phones meet units in frames of `rate` Hz; `phones` are sorted.
+
+    `runs`, int64 (K,), counts the stretches of frames with one unit.
+    """
 
     def __init__(self, alignments: Mapping[str, Alignment], num_units: int, rate: int) -> None:
         self.phones = np.unique(np.concatenate([a.phones for a in alignments.values()]))
-        self.counts = np.zeros((len(self.phones), num_units), np.int64)
-        self._alignments, self._rate = alignments, rate
+        self.runs = np.zeros(num_units, np.int64)
+        self.rate = rate
+        self._alignments = alignments
+        self._pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Of all utterances, int64 (phones, units)."""
+        total = np.asarray(self.by_utterance().sum(axis=0))
+        return total.reshape(len(self.phones), len(self.runs))
+
+    def by_utterance(self) -> scipy.sparse.csr_array:
+        """Int64 (utterances, phones * units), in the order of the alignments."""
+        nothing = np.zeros(0, np.int64), np.zeros(0, np.int64)
+        found = [self._pairs.get(name, nothing) for name in self._alignments]
+        pairs, counts = map(np.concatenate, zip(*found, strict=True))
+        ends = np.cumsum([0, *(len(pairs) for pairs, _ in found)])
+        shape = len(found), len(self.phones) * len(self.runs)
+        return scipy.sparse.csr_array((counts, pairs, ends), shape=shape)
 
     def add(self, utterance_id: str, num_samples: int, labels: np.ndarray, label_rate: int) -> None:
         """Counts one utterance of `num_samples` samples (16 kHz) with its labels.
 
-        Raises InputError for no alignment or another's, too few labels or one out of range.
+        Raises InputError for another's alignment, too few labels or one out of range.
         """
-        alignment = alignment_of(self._alignments, utterance_id)
-        frames = num_frames(num_samples, self._rate)
+        frames = num_frames(num_samples, self.rate)
         try:
-            phones = phones_at_frames(alignment, frames, self._rate)
-            units = units_at_frames(labels, label_rate, frames, self._rate)
+            phones = phones_at_frames(self._alignments[utterance_id], frames, self.rate)
+            units = units_at_frames(labels, label_rate, frames, self.rate).astype(np.int64)
         except InputError as error:
             raise InputError(f"utterance {utterance_id}: {error}") from None
-        num_units = self.counts.shape[1]
+        num_units = len(self.runs)
         if frames and units.max() >= num_units:
             raise InputError(
                 f"utterance {utterance_id}: found label {units.max()}, expected labels below "
                 f"{num_units}; use the labels and the codebook of one labelling"
             )
         rows = np.searchsorted(self.phones, phones)
-        pairs = np.bincount(rows * num_units + units, minlength=self.counts.size)
-        self.counts += pairs.reshape(self.counts.shape)
+        self._pairs[utterance_id] = np.unique(rows * num_units + units, return_counts=True)
+        begins = np.diff(units, prepend=-1) != 0
+        self.runs += np.bincount(units[begins], minlength=num_units)
 
 
-def score(counts: np.ndarray) -> Quality:
-    """Purities and PNMI of (phones, units) counts; InputError for no frame or a single phone."""
+def score(joint: JointCounts) -> Quality:
+    """The figures of all utterances; InputError for no frame or a single phone.
+
+    The bitrate is that of ZeroSpeech (Dunbar et al. 2019): a run is sent as one symbol, without its
+    length, in as many bits as the entropy of the runs' units.
+    """
+    counts = joint.counts
     frames = int(counts.sum())
     if not frames:
         raise InputError("quality: no frame to score; is the split empty?")
-    joint = counts / frames
-    phone, unit = joint.sum(axis=1), joint.sum(axis=0)
-    entropy = -float(np.sum(phone[phone > 0] * np.log(phone[phone > 0])))
-    if entropy == 0.0:
+    if np.count_nonzero(counts.sum(axis=1)) == 1:
         raise InputError(
             "quality: all frames have one phone, so PNMI is not defined; score more speech"
         )
-    seen = joint > 0
-    information = float(np.sum(joint[seen] * np.log(joint[seen] / np.outer(phone, unit)[seen])))
+    unit = counts.sum(axis=0)
+    entropy, runs = float(_entropy(unit)), int(joint.runs.sum())
     return Quality(
-        pnmi=information / entropy,
-        phone_purity=float(joint.max(axis=0).sum()),
-        cluster_purity=float(joint.max(axis=1).sum()),
-        commonest_unit_share=float(unit.max()),
+        pnmi=float(_pnmi(counts)),
+        phone_purity=float(counts.max(axis=0).sum() / frames),
+        cluster_purity=float(counts.max(axis=1).sum() / frames),
+        commonest_unit_share=float(unit.max() / frames),
         used_units=int(np.count_nonzero(unit)),
+        entropy=entropy,
+        perplexity=2.0**entropy,
+        mean_run=frames / runs,
+        bitrate=float(_entropy(joint.runs)) * runs * joint.rate / frames,
         frames=frames,
     )
+
+
+def _entropy(counts: np.ndarray) -> np.ndarray:
+    """Bits, of the distribution in the last axis of counts (..., n)."""
+    total = counts.sum(axis=-1)
+    weighted = scipy.special.xlogy(counts, counts).sum(axis=-1)
+    return (np.log(total) - weighted / total) / np.log(2)
+
+
+def _pnmi(counts: np.ndarray) -> np.ndarray:
+    """Of counts (..., phones, units)."""
+    phone = _entropy(counts.sum(axis=-1))
+    both = _entropy(counts.reshape(*counts.shape[:-2], -1))
+    return (phone + _entropy(counts.sum(axis=-2)) - both) / phone
+
+
+class PairedBootstrap:
+    """Intervals of the difference of two sets' PNMI, over `draws` of `groups` with replacement.
+
+    `groups` has the number, from 0, of every utterance's group: itself, or its speaker. Both sets
+    are drawn alike, from `seed` alone. Intervals are of differences, as plug-in mutual information
+    is biased upwards, more so in draws, which repeat utterances: the percentiles of one set's draws
+    lie above its own PNMI. Of a difference most of that bias cancels; what is left, the mean of the
+    draws less the difference, is taken off their percentiles.
+    """
+
+    def __init__(self, groups: np.ndarray, draws: int, seed: int) -> None:
+        self.groups = int(groups.max()) + 1
+        drawn = np.random.default_rng(seed).multinomial(
+            self.groups, np.full(self.groups, 1 / self.groups), draws
+        )
+        self._weights = drawn[:, groups].astype(np.float64)
+
+    def pnmi(self, joint: JointCounts) -> np.ndarray:
+        """Of every draw, float64 (draws,); NaN where all its frames have one phone."""
+        of_utterances = joint.by_utterance().astype(np.float64)
+        shape = len(joint.phones), len(joint.runs)
+        step = max(1, _TOGETHER // of_utterances.shape[1])
+        found = []
+        for first in range(0, len(self._weights), step):
+            drawn = self._weights[first : first + step] @ of_utterances
+            with np.errstate(divide="ignore", invalid="ignore"):
+                found.append(_pnmi(drawn.reshape(-1, *shape)))
+        return np.concatenate(found)
+
+    def interval(self, difference: float, draws: np.ndarray) -> list[float]:
+        """The 95 % interval of a `difference` of PNMI whose draws are float64 (draws,)."""
+        return (difference + np.nanpercentile(draws - np.nanmean(draws), [2.5, 97.5])).tolist()
