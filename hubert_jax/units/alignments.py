@@ -81,8 +81,8 @@ def fitted(
         listed = ", ".join(absent[:5]) + ", ..." * (len(absent) > 5)
         raise InputError(
             f"{where}: {len(absent)} of {len(samples)} utterances have no alignment ({listed}), "
-            f"config.missing_alignments={missing} allows {int(missing * len(samples))}; align them, "
-            "or raise it and they are left out"
+            f"config.missing_alignments={missing} allows {int(missing * len(samples))}; align "
+            "them, or raise it and they are left out"
         )
     found = {}
     for name in samples.keys() - set(absent):
@@ -155,10 +155,8 @@ def _append(
 def _text(path: pathlib.Path) -> str:
     try:
         content = path.read_bytes()
-        # Praat's own files are of either kind.
-        return content.decode(
-            "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-        )
+        wide = content[:2] in (b"\xff\xfe", b"\xfe\xff")  # as Praat writes what is not ASCII
+        return content.decode("utf-16" if wide else "utf-8-sig")
     except OSError as error:
         raise InputError(
             f"{path}: alignments cannot be read ({error.strerror}); {_LINES}"

@@ -64,10 +64,10 @@ class SplitScorer:
         self,
         split: AlignedSplit,
         frame_rate: int,
-        draws: int = 0,
-        seed: int = 0,
-        abx_config: abx.AbxConfig = abx.AbxConfig(),
-        probing: "Probing | None" = None,
+        draws: int,
+        seed: int,
+        abx_config: abx.AbxConfig,
+        probing: "Probing | None",
     ) -> None:
         self._split, self._frame_rate, self._seed = split, frame_rate, seed
         self._abx, self._probing = abx_config, probing

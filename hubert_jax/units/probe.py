@@ -71,11 +71,9 @@ class Probe:
         }
         standard = (features - mean) / scale
         found = _minimised(params, standard, targets, config.l2, config.iterations)
-        weights, matrix, bias = map(
-            np.asarray, (found[key] for key in ("layers", "matrix", "bias"))
-        )
-        weights = np.exp(weights - weights.max())
-        return cls(classes, weights / weights.sum(), matrix, bias, mean, scale)
+        matrix, bias = np.asarray(found["matrix"]), np.asarray(found["bias"])
+        weights = np.asarray(jax.nn.softmax(found["layers"]))
+        return cls(classes, weights, matrix, bias, mean, scale)
 
     def classify(self, features: np.ndarray) -> np.ndarray:
         """The likeliest phone of every frame of float32 (L, T, D): str (T,)."""
