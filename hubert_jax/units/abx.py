@@ -249,6 +249,9 @@ class _Distances:
         return found[back]
 
 
+_Paths = tuple[jax.Array, jax.Array]  # costs and steps
+
+
 @functools.partial(jax.jit, static_argnames="width")
 def _path_means(
     table: jax.Array, index: jax.Array, begins: jax.Array, lengths: jax.Array, width: int
@@ -265,32 +268,29 @@ def _path_means(
     distances = jnp.arccos(jnp.clip(cosines, -1.0, 1.0)) / jnp.float32(np.pi)
     rows, columns = lengths.T
 
-    def cell(left: tuple, given: tuple) -> tuple:
-        """Costs and steps of a cell, from its three neighbours': the diagonal's first, if equal."""
-        distance, up, diagonal = given
-        aside = [jnp.where(left[0] <= up[0], *pair) for pair in zip(left, up, strict=True)]
-        straight = (diagonal[0] <= left[0]) & (diagonal[0] <= up[0])
+    # Costs and steps of cells are taken row by row, from the left: of the neighbours that come
+    # before a cell the cheapest, the diagonal's first where costs are equal, then the left one's.
+    def cell(left: _Paths, given: tuple[jax.Array, _Paths, _Paths]) -> tuple[_Paths, _Paths]:
+        distance, above, diagonal = given
+        straight = (diagonal[0] <= left[0]) & (diagonal[0] <= above[0])
+        aside = (jnp.where(left[0] <= above[0], *each) for each in zip(left, above, strict=True))
         cost, steps = (jnp.where(straight, *p) for p in zip(diagonal, aside, strict=True))
-        return (found := (cost + distance, steps + 1)), found
+        found = cost + distance, steps + 1
+        return found, found
 
-    def row(above: tuple, given: tuple) -> tuple:
+    def row(above: _Paths, given: tuple[jax.Array, ...]) -> tuple[_Paths, jax.Array]:
         number, distance, corner = given
-        nothing = jnp.full_like(corner, jnp.inf), jnp.zeros_like(corner)
-        first = corner, jnp.zeros_like(corner)
-        diagonal = [
-            jnp.concatenate([one[None], many[:-1]]) for one, many in zip(first, above, strict=True)
-        ]
-        _, (costs, steps) = lax.scan(cell, nothing, (distance, above, tuple(diagonal)))
-        last = columns[None] - 1
-        ends = (jnp.take_along_axis(found, last, axis=0)[0] for found in (costs, steps))
-        return (costs, steps), jnp.where(number == rows - 1, *_ratio(*ends))
+        none = jnp.full_like(corner, jnp.inf), jnp.zeros_like(corner)
+        diagonal = (
+            jnp.concatenate([corner[None], above[0][:-1]]),
+            jnp.concatenate([none[1][None], above[1][:-1]]),
+        )
+        _, paths = lax.scan(cell, none, (distance, above, diagonal))
+        cost, steps = (jnp.take_along_axis(each, columns[None] - 1, axis=0)[0] for each in paths)
+        return paths, jnp.where(number == rows - 1, cost / steps, 0.0)
 
     size = distances.shape[1:]
-    corners = jnp.full((width, size[1]), jnp.inf).at[0].set(0.0)  # left of and above the first cell
+    corners = jnp.full((width, size[1]), jnp.inf).at[0].set(0.0)  # before the first cell of a row
     above = jnp.full(size, jnp.inf), jnp.zeros(size)
     _, means = lax.scan(row, above, (jnp.arange(width), distances, corners))
-    return means.sum(axis=0)
-
-
-def _ratio(cost: jax.Array, steps: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return cost / steps, jnp.zeros_like(cost)
+    return jnp.asarray(means).sum(axis=0)

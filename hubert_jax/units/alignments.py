@@ -123,7 +123,8 @@ def phones_at_frames(alignment: Alignment, frames: int, rate: int) -> np.ndarray
 
 
 def _alignment(rows: list[tuple[float, float, str]], whole: bool) -> Alignment:
-    return Alignment(*map(np.array, zip(*rows, strict=True)), whole)
+    starts, ends, phones = map(np.array, zip(*rows, strict=True))
+    return Alignment(starts, ends, phones, whole)
 
 
 def _append(

@@ -147,9 +147,9 @@ class PairedBootstrap:
 
     `groups` has the number, from 0, of every utterance's group: itself, or its speaker. Both sets
     are drawn alike, from `seed` alone. Intervals are of differences, as plug-in mutual information
-    is biased upwards, more so in draws, which repeat utterances: the percentiles of one set's draws
-    lie above its own PNMI. Of a difference most of that bias cancels; what is left, the mean of the
-    draws less the difference, is taken off their percentiles.
+    is biased upwards, and more so in draws, which repeat utterances: one set's draws may all lie
+    above its own PNMI. In a difference much of that cancels; what is left, the mean of the draws
+    less the difference, is taken off their percentiles.
     """
 
     def __init__(self, groups: np.ndarray, draws: int, seed: int) -> None:
