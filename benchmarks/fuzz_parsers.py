@@ -189,21 +189,24 @@ def _read_corpus(folder: pathlib.Path) -> None:
 
 def _alignment_seeds(folder: pathlib.Path) -> list[Files]:
     text = "1-2-3 0.00 0.25 SIL\n1-2-3 0.25 0.40 AH0\n1-2-3 0.40 1.00 T\na b 0 2 SIL\n"
-    return [{"a.txt": text.encode()}]
+    ctm = ";; phones\n1-2-3 A 0.25 0.15 AH0 0.9\n1-2-3 A 0.40 0.60 T\n"
+    intervals = '"IntervalTier"\n"phones"\n0\n1\n2\n0\n0.4\n"AH0"\n0.4\n1\n""\n'
+    grid = f'File type = "ooTextFile"\nObject class = "TextGrid"\n\n0\n1\n<exists>\n1\n{intervals}'
+    return [
+        {"a.txt": text.encode(), "a.ctm": ctm.encode(), "a/1-2-3.TextGrid": grid.encode(encoding)}
+        for encoding in ("utf-8", "utf-16")
+    ]
 
 
 def _read_alignments(folder: pathlib.Path) -> None:
-    from hubert_jax.errors import InputError
-    from hubert_jax.units import quality
+    from hubert_jax.units import alignments, quality
 
-    alignments = quality.read_alignments(folder / "a.txt")
-    counts = quality.JointCounts(alignments, 2, 50)
-    for name in alignments:
-        try:
-            counts.add(name, 16_000, np.zeros(100, np.uint16), 100)
-        except InputError:
-            pass
-    quality.score(counts.counts)
+    for name in ("a.txt", "a.ctm", "a"):
+        read = alignments.read_alignments(folder / name)
+        found, _ = alignments.fitted(read, {"1-2-3": 16_000}, 0.0, name)
+        counts = quality.JointCounts(found, 2, 50)
+        counts.add("1-2-3", 16_000, np.zeros(100, np.uint16), 100)
+        quality.score(counts)
 
 
 def _codebook_seeds(folder: pathlib.Path) -> list[Files]:

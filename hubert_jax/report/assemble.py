@@ -69,6 +69,7 @@ def _report(results: Results, names: tuple[str, ...]) -> dict[str, Any]:
         | {"pnmi_as_layers": mfcc.get("pnmi"), "pnmi_as_targets": next(targets, None)}
         | {"frame_rate": next((found["frame_rate"] for found in scored), None)},
         "iterations": _iterations(results, names),
+        "features": _features(results["evaluate"], names, mfcc),
         "wer": {name: best(found["wer"]) for name, found in decoded.items()},
         "cer": {name: best(found["cer"]) for name, found in decoded.items()},
         "started_from": {name: _start(found, trained) for name, found in tuned.items()},
@@ -105,10 +106,29 @@ def _iterations(results: Results, names: tuple[str, ...]) -> list[dict[str, Any]
                 "targets_pnmi": targets.get("pnmi"),
                 "targets_pnmi_by_rate": targets.get("pnmi_by_rate", {}),
                 "best_pnmi_by_rate": best_layer.get("pnmi_by_rate", {}),
+                "best_over_mfcc": best_layer.get("over_mfcc", {}),
                 "started_from": _start(train, results["train"]) if train else None,
             }
         )
     return iterations
+
+
+def _features(
+    evaluated: dict[str, dict[str, Any]], names: tuple[str, ...], mfcc: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """What a probe and ABX found of features, where they were asked for: MFCC's, best layers'."""
+    entries: dict[str, dict[str, Any]] = {"MFCC": mfcc}
+    for name in names:
+        scored = evaluated.get(name, {})
+        best_layer = scored.get("best_layer")
+        for key, of in (("untrained", ", untrained"), ("layers", "")):
+            found = (each for each in scored.get(key, ()) if each["layer"] == best_layer)
+            entries[f"{name}, layer {best_layer}{of}"] = next(found, {})
+            weighted = scored.get(f"{key}_weighted_sum".removeprefix("layers_"))
+            entries[f"{name}, weighted sum{of}"] = {"probe": weighted} if weighted else {}
+    kinds = ("probe", "abx", "abx_units")
+    told = {name: {k: each[k] for k in kinds if k in each} for name, each in entries.items()}
+    return {name: each for name, each in told.items() if each}
 
 
 def _start(found: dict[str, Any], trained: dict[str, dict[str, Any]]) -> str:

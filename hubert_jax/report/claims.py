@@ -62,7 +62,10 @@ def _against_mfcc(report: Mapping[str, Any]) -> Claim | None:
         return None
     best = max(evaluated, key=_peak)
     subject = f"best layer {best['best_layer']} of {best['name']}: PNMI"
-    return _higher(subject, _peak(best), "MFCC", mfcc["pnmi"], _unequal(best["k"], mfcc["k"]))
+    notes = [_unequal(best["k"], mfcc["k"])]
+    if interval := best.get("best_over_mfcc", {}).get("utterances"):
+        notes.append("difference {:+.3f} to {:+.3f} (95 %, utterances drawn)".format(*interval))
+    return _higher(subject, _peak(best), "MFCC", mfcc["pnmi"], ", ".join(filter(None, notes)))
 
 
 def _peak(iteration: Mapping[str, Any]) -> float:

@@ -30,6 +30,7 @@ def tables(report: Mapping[str, Any]) -> dict[str, Table]:
     start, corpus, seconds = report["started_from"], report["corpus"].items(), report["seconds"]
     found = {
         "quality": _quality(report),
+        "features": _features(report["features"]),
         "prediction": Table("Prediction of masked units", ["", "accuracy", "majority baseline"], [
             [i["name"], _figure(i["masked_accuracy"]), _figure(i["commonest_unit_share"])]
             for i in report["iterations"] if i["masked_accuracy"] is not None]),
@@ -71,7 +72,7 @@ def _figure(value: float | None, digits: int = 3) -> str:
 
 
 def _percent(rate: float | None) -> str:
-    """A rate, or "-" for a split without transcripts."""
+    """A rate, or "-" where there is none, as of a split without transcripts."""
     return "-" if rate is None else f"{100 * rate:.1f} %"
 
 
@@ -94,6 +95,24 @@ def _quality(report: Mapping[str, Any]) -> Table:
             rows.append([f"{what} at {rate} Hz", *figures])
     return Table("Target quality (phone-normalised mutual information, PNMI)", header,
                  [row for row in rows if not set(row[1:]) <= _EMPTY])  # fmt: skip
+
+
+def _features(found: Mapping[str, Any]) -> Table:
+    """One row a feature; a column for each figure that any has."""
+    figures = {
+        "frame accuracy": ("probe", "frame_accuracy"),
+        "phone error rate": ("probe", "phone_error_rate"),
+        "ABX within speakers": ("abx", "within"),
+        "across": ("abx", "across"),
+        "of units, within": ("abx_units", "within"),
+        "of units, across": ("abx_units", "across"),
+    }
+    shown = {
+        what: at for what, at in figures.items() if any(at[0] in each for each in found.values())
+    }
+    return Table("Phones by a linear probe, and ABX error", ["", *shown], [
+        [name, *(_percent(each.get(kind, {}).get(key)) for kind, key in shown.values())]
+        for name, each in found.items()])  # fmt: skip
 
 
 def _aligned(table: Table) -> list[str]:

@@ -118,6 +118,32 @@ def test_an_untrained_network_stands_for_those_that_are_scored_alike_only(workdi
     assert second["untrained_pnmi_by_layer"] == {}
 
 
+def test_what_a_probe_and_abx_found_has_a_table(workdir, capsys):
+    probe = {"frame_accuracy": 0.6123, "phone_error_rate": 0.451}
+    mfcc = {"k": 100, "pnmi": 0.3301, "phone_purity": 0.4, "cluster_purity": 0.2, "probe": probe}
+    mfcc |= {"abx": {"within": 0.1, "across": None}}
+    layers = [{"layer": 2, "over_mfcc": {"pnmi": 0.011, "utterances": [0.0071, 0.0149]}}]
+    layers[0] |= {"probe": probe, "abx": {"within": 0.08, "across": 0.125}}
+    weighted = probe | {"layer_weights": [0.2, 0.8], "frame_accuracy": 0.7}
+    change(workdir, "it1/evaluate", mfcc=mfcc, layers=layers, untrained_weighted_sum=weighted)
+    change(workdir, "it2/evaluate", pnmi_by_layer={"0": 0.2}, best_layer=0)
+    report = assemble(workdir, CONFIG, stages(workdir), [])
+    expected = """\
+Phones by a linear probe, and ABX error
+                                frame accuracy  phone error rate  ABX within speakers  across
+  MFCC                                  61.2 %            45.1 %               10.0 %       -
+  it1, weighted sum, untrained          70.0 %            45.1 %                    -       -
+  it1, layer 2                          61.2 %            45.1 %                8.0 %  12.5 %
+
+"""
+    out = capsys.readouterr().out
+    assert expected in out
+    note = "(difference +0.007 to +0.015 (95 %, utterances drawn))"
+    assert f"best layer 2 of it1: PNMI 0.341 > MFCC 0.330 {note}" in out
+    assert report["features"]["it1, weighted sum, untrained"] == {"probe": weighted}
+    assert "A linear classifier" in (workdir / "report.html").read_text()
+
+
 def test_pnmi_at_both_rates_where_it_was_scored_so(workdir, capsys):
     path = workdir / "it1/evaluate/result.json"
     labels = json.loads(path.read_text())["labels"]

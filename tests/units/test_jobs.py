@@ -23,10 +23,13 @@ from hubert_jax.data.waveform import to_float
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Architecture
 from hubert_jax.units import kmeans
+from hubert_jax.units.abx import AbxConfig
+from hubert_jax.units.alignments import read_alignments
 from hubert_jax.units.clustering import KMeansConfig
 from hubert_jax.units.features import Feature
 from hubert_jax.units.fitting import Fitting
 from hubert_jax.units.mfcc import mfcc as mfcc_of
+from hubert_jax.units.probe import ProbeConfig
 
 QUICK = KMeansConfig(n_init=1, max_iter=5)
 
@@ -389,11 +392,23 @@ def test_two_splits_of_one_name_are_refused(labelled, splits, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def evaluation(labelled, splits, alignments_path):
+def items(cut_alignments, tmp_path_factory):
+    """Every phone but silence as an item, all of one context: there is little speech."""
+    path = tmp_path_factory.mktemp("abx") / "dev.item"
+    lines = ["#file onset offset #phone prev-phone next-phone speaker"]
+    for name, start, end, phone in map(str.split, cut_alignments.read_text().splitlines()):
+        if phone != "SIL":
+            lines.append(f"{name} {start} {end} {phone} x x {name.split('-')[0]}")
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def evaluation(labelled, splits, cut_alignments):
     return evaluate.EvaluateConfig(
         labelled[0].workdir,
         splits[1],
-        str(alignments_path),
+        str(cut_alignments),
         labels=(f"{labelled[0].workdir}/label/dev",),
         fit_audio=splits[0],
         num_clusters=12,
@@ -426,7 +441,7 @@ def test_evaluate_job_scores_labels_beside_mfcc(evaluation):
     assert half["pnmi"] == pytest.approx(scored["pnmi"], abs=0.05)
 
 
-def test_evaluate_job_scores_layers(evaluation, monkeypatch):
+def test_evaluate_job_scores_layers(evaluation, items, monkeypatch):
     """Layer 1 tells phones apart as MFCC do, layer 2 is noise."""
     from hubert_jax.networks import trained as trained_lib
     from hubert_jax.units import evaluation as evaluation_lib
@@ -445,9 +460,31 @@ def test_evaluate_job_scores_layers(evaluation, monkeypatch):
     monkeypatch.setattr(evaluation_lib, "hidden_states", layers_of)
     monkeypatch.setattr(trained_lib, "load", lambda where, execution: network)
     monkeypatch.setattr(trained_lib, "as_initialised", lambda trained: "untrained")
-    config = dataclasses.replace(evaluation, checkpoint="c", untrained=True, frame_rate=50)
+    probe = ProbeConfig(evaluation.fit_audio, evaluation.alignments, weighted_sum=True)
+    config = dataclasses.replace(
+        *(evaluation,),
+        checkpoint="c",
+        untrained=True,
+        frame_rate=50,
+        abx=AbxConfig(units=True, features=True, items=items),
+        probe=dataclasses.replace(probe, iterations=30),
+    )
     result = evaluate.run(config)
     assert result["best_layer"] == 1
+    of_layers = result["layers"]
+    for scores in (
+        [entry["probe"]["frame_accuracy"] for entry in of_layers],
+        [1 - entry["probe"]["phone_error_rate"] for entry in of_layers],
+        [entry["over_mfcc"]["utterances"][0] for entry in of_layers],
+        [0.5 - entry["abx"]["within"] for entry in of_layers],
+        [0.5 - entry["abx_units"]["within"] for entry in of_layers],
+        result["weighted_sum"]["layer_weights"],
+    ):
+        assert scores[0] > scores[1] + 0.02
+    assert result["weighted_sum"]["frame_accuracy"] > of_layers[1]["probe"]["frame_accuracy"] + 0.1
+    assert of_layers[0]["probe"] == result["mfcc"]["probe"]  # every second frame of MFCC
+    weights = result["untrained_weighted_sum"]["layer_weights"]
+    assert weights == pytest.approx([0.5, 0.5], abs=0.1)
     trained, untrained = result["pnmi_by_layer"], result["untrained_pnmi_by_layer"]
     assert trained["1"] > max(trained["2"], untrained["1"]) + 0.05
     assert trained["2"] == untrained["2"]
@@ -467,6 +504,8 @@ def test_evaluate_job_scores_layers(evaluation, monkeypatch):
         ({"layers": (1,)}, "config.layers.*without config.checkpoint"),
         ({"untrained": True}, "config.untrained.*without config.checkpoint"),
         ({"alignments": "none.txt"}, "none.txt: alignments cannot be read"),
+        ({"missing_alignments": 1.5}, "config.missing_alignments=1.5: expected a fraction"),
+        ({"draws": -1}, "config.draws=-1: expected 0 or more"),
     ],
 )
 def test_evaluate_job_refuses(evaluation, tmp_path, change, message):
@@ -480,8 +519,58 @@ def test_evaluate_job_names_the_utterance_without_alignment(evaluation, tmp_path
     path = tmp_path / "phones.txt"
     lines = open(evaluation.alignments).read().splitlines()
     path.write_text("\n".join(line for line in lines if not line.startswith(first)))
-    with pytest.raises(InputError, match=f"utterance {first}: no alignment"):
-        evaluate.run(dataclasses.replace(evaluation, alignments=str(path)))
+    config = dataclasses.replace(evaluation, alignments=str(path), draws=0)
+    with pytest.raises(InputError, match=rf"1 of \d+ utterances have no alignment \({first}\)"):
+        evaluate.run(config)
+    result = evaluate.run(dataclasses.replace(config, missing_alignments=0.5))
+    assert result["missing_alignments"] == [first]
+    frames = {scored["frames"] for scored in (result["mfcc"], *result["labels"])}
+    assert (
+        len(frames) == 1 and frames.pop() < manifests.read_label_manifest(config.labels[0]).frames
+    )
+
+
+def test_textgrids_and_ctm_give_the_figures_of_lines(evaluation, tmp_path):
+    """But for silence, which they leave out."""
+    ctm = []
+    for name, alignment in read_alignments(evaluation.alignments).items():
+        columns = (alignment.starts, alignment.ends, alignment.phones)
+        rows = list(zip(*(column.tolist() for column in columns), strict=True))
+        ctm += [f"{name} A {s} {e - s:.3f} {p}\n" for s, e, p in rows if p != "SIL"]
+        intervals = "".join(f'{s}\n{e}\n"{"" if p == "SIL" else p}"\n' for s, e, p in rows)
+        head = f'"ooTextFile"\n"TextGrid"\n0\n{rows[-1][1]}\n<exists>\n1\n"IntervalTier"\n"phones"'
+        path = tmp_path / "aligned" / name.split("-")[0] / f"{name}.TextGrid"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{head}\n0\n{rows[-1][1]}\n{len(rows)}\n{intervals}")
+    (tmp_path / "phones.ctm").write_text("".join(ctm))
+    configs = [
+        dataclasses.replace(evaluation, alignments=str(alignments), fit_audio="")
+        for alignments in (evaluation.alignments, tmp_path / "aligned", tmp_path / "phones.ctm")
+    ]
+    results = [evaluate.run(config) for config in configs]
+    assert results[0]["labels"] == results[1]["labels"]
+    assert results[2]["labels"][0]["pnmi"] == pytest.approx(
+        results[0]["labels"][0]["pnmi"], abs=0.01
+    )
+    assert len({result["alignments_digest"] for result in results}) == 3
+
+
+def test_labels_beside_themselves_have_no_difference(evaluation, items):
+    """The reference is the label set itself, and so are its units."""
+    config = dataclasses.replace(evaluation, abx=AbxConfig(units=True, items=items), draws=20)
+    result = evaluate.run(config)
+    (labels,) = result["labels"]
+    assert labels["over_mfcc"] == {"pnmi": 0, "utterances": [0, 0]}
+    assert labels["abx_units"] == result["mfcc"]["abx_units"] and "abx" not in result["mfcc"]
+    assert 0 < labels["abx_units"]["within"] < 0.5
+    for figure in ("entropy", "bitrate", "mean_run"):
+        assert labels[figure] == result["mfcc"][figure] > 1
+
+
+def test_a_probe_that_was_trained_on_what_it_is_scored_on_is_refused(evaluation):
+    probe = ProbeConfig(evaluation.audio, evaluation.alignments)
+    with pytest.raises(InputError, match="config.probe.audio=.*: has . utterances of config.audio"):
+        evaluate.run(dataclasses.replace(evaluation, probe=probe))
 
 
 def test_evaluate_job_refuses_labels_of_other_audio(evaluation, labelled):
