@@ -103,17 +103,22 @@ def abx(
     for item in items:
         of_utterance.setdefault(item.utterance, []).append(item)
     kept: list[Item] = []
-    pieces: list[np.ndarray] = []
+    read: list[np.ndarray] = []
+    places: list[tuple[int, int]] = []  # of items: first frame and length
+    total = 0
     for name, frames in utterances:
         for item in of_utterance.get(name, ()):
             begin = max(0, math.ceil(rate * item.onset - 0.5))
-            piece = frames[begin : max(0, math.floor(rate * item.offset - 0.5))]
-            if len(piece):
+            length = min(len(frames), math.floor(rate * item.offset - 0.5)) - begin
+            if length > 0:
                 kept.append(item)
-                pieces.append(piece)
-    if not pieces:
+                places.append((total + begin, length))
+        if name in of_utterance:
+            read.append(frames)
+            total += len(frames)
+    if not kept:
         return {"within": None, "across": None}
-    distances = _Distances(pieces, num_units)
+    distances = _Distances(np.concatenate(read), np.array(places), num_units)
     groups = _groups(kept, config.max_items, seed)
     return {
         "within": _error(_within(groups), distances),
@@ -215,12 +220,10 @@ def _pairs(x: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 class _Distances:
-    """Distances of pieces of utterances, whose frames are on the device."""
+    """Distances of items, whose frames are on the device; `places`, (n, 2), are as in `abx`."""
 
-    def __init__(self, pieces: Sequence[np.ndarray], num_units: int) -> None:
-        self._lengths = np.array([len(piece) for piece in pieces])
-        self._begins = np.cumsum(self._lengths) - self._lengths
-        frames = np.concatenate(pieces)
+    def __init__(self, frames: np.ndarray, places: np.ndarray, num_units: int) -> None:
+        self._begins, self._lengths = places.T
         if num_units:
             self._table, self._index = jnp.eye(num_units), jnp.asarray(frames, jnp.int32)
         else:
@@ -229,7 +232,7 @@ class _Distances:
             self._index = jnp.arange(len(frames))
 
     def of(self, pairs: np.ndarray) -> np.ndarray:
-        """Of pairs of pieces, int64 (n, 2): float32 (n,)."""
+        """Of pairs of items, int64 (n, 2): float32 (n,)."""
         keys, back = np.unique(pairs @ [len(self._lengths), 1], return_inverse=True)
         pairs = np.stack(np.divmod(keys, len(self._lengths)), axis=1)
         longest = self._lengths[pairs].max(axis=1)
@@ -239,7 +242,8 @@ class _Distances:
             (chosen,) = np.nonzero((below < longest) & (longest <= width))
             below = max(below, width)
             rows = max(1, _NUMBERS // (width * max(width, self._table.shape[1])))
-            rows = min(rows, 1 << max(0, len(chosen) - 1).bit_length())
+            while rows // 8 >= len(chosen) > 0:  # few shapes, each of which is compiled
+                rows //= 8
             for first in range(0, len(chosen), rows):
                 part = chosen[first : first + rows]
                 filled = np.resize(pairs[part], (rows, 2))  # one shape for all
@@ -256,13 +260,13 @@ _Paths = tuple[jax.Array, jax.Array]  # costs and steps
 def _path_means(
     table: jax.Array, index: jax.Array, begins: jax.Array, lengths: jax.Array, width: int
 ) -> jax.Array:
-    """Mean angle over pi along the cheapest path of pieces, from `begins` (B, 2): float32 (B,)."""
+    """Mean angle over pi along the cheapest path of items from `begins`, (B, 2): float32 (B,)."""
     places = jnp.minimum(begins[..., None] + jnp.arange(width), len(index) - 1)
-    pieces = table[index[places]]  # (B, 2, width, D)
-    x, y = pieces[:, 0], pieces[:, 1]
+    frames = table[index[places]]  # (B, 2, width, D)
+    x, y = frames[:, 0], frames[:, 1]
     cosines = jnp.einsum("bid,bjd->ijb", x, y, precision=lax.Precision.HIGHEST)
     # A frame of zeros has no direction: it is as far as can be from all but its like.
-    no_x, no_y = (~piece.any(axis=-1).T for piece in (x, y))
+    no_x, no_y = (~each.any(axis=-1).T for each in (x, y))
     cosines = jnp.where(no_x[:, None] | no_y[None], -1.0, cosines)
     cosines = jnp.where(no_x[:, None] & no_y[None], 1.0, cosines)
     distances = jnp.arccos(jnp.clip(cosines, -1.0, 1.0)) / jnp.float32(np.pi)

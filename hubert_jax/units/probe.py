@@ -61,19 +61,14 @@ class Probe:
         classes, targets = np.unique(phones, return_inverse=True)
         if len(classes) < 2:
             raise InputError("probe: found fewer than two phones to tell apart; give more speech")
-        mean = features.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
-        scale = features.std(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
-        scale = np.where(scale > 0, scale, 1).astype(np.float32)
         params = {
             "layers": jnp.zeros(len(features)),
             "matrix": jnp.zeros((features.shape[2], len(classes))),
             "bias": jnp.zeros(len(classes)),
         }
-        standard = (features - mean) / scale
-        found = _minimised(params, standard, targets, config.l2, config.iterations)
-        matrix, bias = np.asarray(found["matrix"]), np.asarray(found["bias"])
-        weights = np.asarray(jax.nn.softmax(found["layers"]))
-        return cls(classes, weights, matrix, bias, mean, scale)
+        found = _minimised(params, features, targets, config.l2, config.iterations)
+        keys = ("weights", "matrix", "bias", "mean", "scale")
+        return cls(classes, *(np.asarray(found[key]) for key in keys))
 
     def classify(self, features: np.ndarray) -> np.ndarray:
         """The likeliest phone of every frame of float32 (L, T, D): str (T,)."""
@@ -117,8 +112,14 @@ def _minimised(
     l2: float,
     iterations: int,
 ) -> dict[str, jax.Array]:
+    """The parameters with the least loss, the layers' `weights`, `mean` and `scale`."""
+    mean = features.mean(axis=1, keepdims=True)
+    scale = jnp.sqrt(((features - mean) ** 2).mean(axis=1, keepdims=True))
+    scale = jnp.where(scale > 0, scale, 1.0)
+    standard = (features - mean) / scale
+
     def loss(params: dict[str, jax.Array]) -> jax.Array:
-        losses = optax.softmax_cross_entropy_with_integer_labels(_logits(params, features), targets)
+        losses = optax.softmax_cross_entropy_with_integer_labels(_logits(params, standard), targets)
         return losses.mean() + l2 / (2 * len(targets)) * (params["matrix"] ** 2).sum()
 
     solver = optax.lbfgs()
@@ -131,4 +132,4 @@ def _minimised(
         return (optax.apply_updates(params, updates), state), None
 
     (params, _), _ = jax.lax.scan(step, (params, solver.init(params)), length=iterations)
-    return params
+    return params | {"weights": jax.nn.softmax(params["layers"]), "mean": mean, "scale": scale}
