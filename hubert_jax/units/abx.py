@@ -22,7 +22,7 @@ from hubert_jax.units.alignments import SILENCE, Alignment
 _SILENCES = {SILENCE, "sil", "sp", "spn", "SPN"}
 _PAIRS = 2**18  # whose distances are held together, about
 _NUMBERS = 2**24  # of frames, or distances, on the device together
-_WIDTHS = (8, 16, 32, 64, 128)  # frames, beyond which the longest decides: one program each
+_WIDTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128)  # frames; one program each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,12 +92,11 @@ def abx(
     rate: int,
     config: AbxConfig,
     seed: int = 0,
-    num_units: int = 0,
 ) -> dict[str, float | None]:
     """ABX error `within` and `across` speakers; chance is 0.5, None where there is no triple.
 
-    `utterances` are (id, float (T, D)), of `rate` Hz, or units (T,) below `num_units`. Distances
-    are angles over pi, averaged over the cheapest path (DTW); units are at right angles.
+    `utterances` are (id, float (T, D)) of `rate` Hz, or units, int (T,). Distances of frames are
+    angles over pi, averaged along the cheapest path (DTW); units are at right angles.
     """
     of_utterance: dict[str, list[Item]] = {}
     for item in items:
@@ -118,7 +117,7 @@ def abx(
             total += len(frames)
     if not kept:
         return {"within": None, "across": None}
-    distances = _Distances(np.concatenate(read), np.array(places), num_units)
+    distances = _Distances(np.concatenate(read), np.array(places))
     groups = _groups(kept, config.max_items, seed)
     return {
         "within": _error(_within(groups), distances),
@@ -219,17 +218,19 @@ def _pairs(x: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.sort(pairs, axis=1) if x is others else pairs
 
 
+_Paths = tuple[jax.Array, jax.Array]  # costs and steps
+
+
 class _Distances:
     """Distances of items, whose frames are on the device; `places`, (n, 2), are as in `abx`."""
 
-    def __init__(self, frames: np.ndarray, places: np.ndarray, num_units: int) -> None:
+    def __init__(self, frames: np.ndarray, places: np.ndarray) -> None:
         self._begins, self._lengths = places.T
-        if num_units:
-            self._table, self._index = jnp.eye(num_units), jnp.asarray(frames, jnp.int32)
+        if frames.ndim == 1:
+            self._frames = jnp.asarray(frames, jnp.int32)
         else:
-            lengths = np.linalg.norm(frames, axis=1, keepdims=True)
-            self._table = jnp.asarray(frames / np.maximum(lengths, 1e-30), jnp.float32)
-            self._index = jnp.arange(len(frames))
+            norms = np.linalg.norm(frames, axis=1, keepdims=True)
+            self._frames = jnp.asarray(frames / np.maximum(norms, 1e-30), jnp.float32)
 
     def of(self, pairs: np.ndarray) -> np.ndarray:
         """Of pairs of items, int64 (n, 2): float32 (n,)."""
@@ -241,60 +242,63 @@ class _Distances:
         for width in (*_WIDTHS, int(longest.max())):
             (chosen,) = np.nonzero((below < longest) & (longest <= width))
             below = max(below, width)
-            rows = max(1, _NUMBERS // (width * max(width, self._table.shape[1])))
+            rows = max(1, _NUMBERS // (width * max(width, self._frames[0].size)))
             while rows // 8 >= len(chosen) > 0:  # few shapes, each of which is compiled
                 rows //= 8
             for first in range(0, len(chosen), rows):
                 part = chosen[first : first + rows]
                 filled = np.resize(pairs[part], (rows, 2))  # one shape for all
-                begins, lengths = self._begins[filled], self._lengths[filled]
-                paths = _path_means(self._table, self._index, begins, lengths, width)
-                found[part] = np.asarray(paths)[: len(part)]
+                places = self._begins[filled], self._lengths[filled]
+                found[part] = np.asarray(_path_means(self._frames, *places, width))[: len(part)]
         return found[back]
 
 
-_Paths = tuple[jax.Array, jax.Array]  # costs and steps
-
-
 @functools.partial(jax.jit, static_argnames="width")
-def _path_means(
-    table: jax.Array, index: jax.Array, begins: jax.Array, lengths: jax.Array, width: int
-) -> jax.Array:
-    """Mean angle over pi along the cheapest path of items from `begins`, (B, 2): float32 (B,)."""
-    places = jnp.minimum(begins[..., None] + jnp.arange(width), len(index) - 1)
-    frames = table[index[places]]  # (B, 2, width, D)
-    x, y = frames[:, 0], frames[:, 1]
-    cosines = jnp.einsum("bid,bjd->ijb", x, y, precision=lax.Precision.HIGHEST)
-    # A frame of zeros has no direction: it is as far as can be from all but its like.
-    no_x, no_y = (~each.any(axis=-1).T for each in (x, y))
-    cosines = jnp.where(no_x[:, None] | no_y[None], -1.0, cosines)
-    cosines = jnp.where(no_x[:, None] & no_y[None], 1.0, cosines)
-    distances = jnp.arccos(jnp.clip(cosines, -1.0, 1.0)) / jnp.float32(np.pi)
-    rows, columns = lengths.T
+def _path_means(frames: jax.Array, begins: jax.Array, lengths: jax.Array, width: int) -> jax.Array:
+    """Mean distance along the cheapest path of items of (B, 2) `begins` and `lengths`: (B,).
 
-    # Costs and steps of cells are taken row by row, from the left: of the neighbours that come
-    # before a cell the cheapest, the diagonal's first where costs are equal, then the left one's.
-    def cell(left: _Paths, given: tuple[jax.Array, _Paths, _Paths]) -> tuple[_Paths, _Paths]:
-        distance, above, diagonal = given
+    `frames` are float32 (F, D), of length 1 or 0, or units, int32 (F,). Cells of an antidiagonal are
+    computed together.
+    """
+    places = jnp.minimum(begins[..., None] + jnp.arange(width), len(frames) - 1)
+    x, y = frames[places].swapaxes(0, 1)  # (B, width, D) or (B, width)
+    distances = _angles(x, y) if frames.ndim == 2 else 0.5 * (x[:, :, None] != y[:, None])
+    # Row i of (width, width, B) moves i to the right, so that antidiagonals become columns.
+    padded = ((0, 0), (0, width), (0, 0))
+    cells = jnp.pad(distances.transpose(1, 2, 0), padded, constant_values=jnp.inf)
+    count = cells.shape[2]
+    cells = cells.reshape(-1, count)[:-width].reshape(width, -1, count).swapaxes(0, 1)
+    last_row, last_column = lengths.T - 1
+
+    def step(
+        before: tuple[_Paths, _Paths], given: tuple[jax.Array, jax.Array]
+    ) -> tuple[tuple[_Paths, _Paths], jax.Array]:
+        """From the two antidiagonals before: the diagonal's path if none is cheaper, then left."""
+        (left, corner), (number, distance) = before, given
+        above = _moved(left, jnp.inf)
+        diagonal = _moved(corner, jnp.where(number == 0, 0.0, jnp.inf))
         straight = (diagonal[0] <= left[0]) & (diagonal[0] <= above[0])
         aside = (jnp.where(left[0] <= above[0], *each) for each in zip(left, above, strict=True))
-        cost, steps = (jnp.where(straight, *p) for p in zip(diagonal, aside, strict=True))
-        found = cost + distance, steps + 1
-        return found, found
+        cost, steps = (jnp.where(straight, *each) for each in zip(diagonal, aside, strict=True))
+        cost, steps = cost + distance, steps + 1
+        means = jnp.take_along_axis(cost / steps, last_row[None], axis=0)[0]
+        return ((cost, steps), left), jnp.where(number == last_row + last_column, means, 0.0)
 
-    def row(above: _Paths, given: tuple[jax.Array, ...]) -> tuple[_Paths, jax.Array]:
-        number, distance, corner = given
-        none = jnp.full_like(corner, jnp.inf), jnp.zeros_like(corner)
-        diagonal = (
-            jnp.concatenate([corner[None], above[0][:-1]]),
-            jnp.concatenate([none[1][None], above[1][:-1]]),
-        )
-        _, paths = lax.scan(cell, none, (distance, above, diagonal))
-        cost, steps = (jnp.take_along_axis(each, columns[None] - 1, axis=0)[0] for each in paths)
-        return paths, jnp.where(number == rows - 1, cost / steps, 0.0)
+    nothing = jnp.full((width, count), jnp.inf), jnp.zeros((width, count))
+    numbers = jnp.arange(2 * width - 1)
+    return lax.scan(step, (nothing, nothing), (numbers, cells))[1].sum(axis=0)
 
-    size = distances.shape[1:]
-    corners = jnp.full((width, size[1]), jnp.inf).at[0].set(0.0)  # before the first cell of a row
-    above = jnp.full(size, jnp.inf), jnp.zeros(size)
-    _, means = lax.scan(row, above, (jnp.arange(width), distances, corners))
-    return jnp.asarray(means).sum(axis=0)
+
+def _moved(paths: _Paths, first: jax.Array | float) -> _Paths:
+    """Paths that end a row further up, of which the first row has none, or one at cost 0."""
+    cost, steps = (jnp.roll(each, 1, axis=0) for each in paths)
+    return cost.at[0].set(first), steps.at[0].set(0.0)
+
+
+def _angles(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Angles over pi of frames (B, T, D): float32 (B, T, T)."""
+    cosines = jnp.einsum("bid,bjd->bij", x, y, precision=lax.Precision.HIGHEST)
+    # A frame of zeros has no direction: it is as far as can be from all but its like.
+    no_x, no_y = ~x.any(axis=-1)[:, :, None], ~y.any(axis=-1)[:, None]
+    cosines = jnp.where(no_x | no_y, jnp.where(no_x & no_y, 1.0, -1.0), cosines)
+    return jnp.arccos(jnp.clip(cosines, -1.0, 1.0)) / jnp.float32(np.pi)

@@ -167,8 +167,7 @@ class SplitScorer:
                 scored["over_mfcc"][key] = bootstrap.interval(more, draws)
         if self._abx.units:
             scored["abx_units"] = abx.abx(
-                *(self._items, units.labels, units.rate, self._abx, self._seed),
-                len(units.scored.runs),
+                self._items, units.labels, units.rate, self._abx, self._seed
             )
         return scored
 

@@ -48,6 +48,7 @@ def test_it_says_what_the_records_say(split):
     names = speakers.tobytes().decode().split("\0")
     assert names == ["", "speaker 0", "speaker 1", ""]
     assert [names[number] for number in speaker] == [u.speaker for u in utterances]
+    assert found.speakers == [u.speaker for u in utterances]
     shards = [list(found.shard(number)) for number in range(len(manifest.shards))]
     assert [len(shard) for shard in shards] == [shard.utterances for shard in manifest.shards]
     assert sum(shards, []) == list(range(9)) and len(shards) > 3

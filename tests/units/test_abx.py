@@ -120,7 +120,7 @@ def test_units(drawn):
     items, lengths = drawn
     rng = np.random.default_rng(2)
     utterances = {n: rng.integers(0, 3, t).astype(np.uint16) for n, t in lengths.items()}
-    found = abx(items, utterances.items(), 50, ALL, num_units=3)
+    found = abx(items, utterances.items(), 50, ALL)
     kept, units = pieces(items, utterances)
     for key, across in (("within", False), ("across", True)):
         expected = brute_force(kept, units, lambda u, v: 0.5 * (u != v), across)
