@@ -257,8 +257,8 @@ class _Distances:
 def _path_means(frames: jax.Array, begins: jax.Array, lengths: jax.Array, width: int) -> jax.Array:
     """Mean distance along the cheapest path of items of (B, 2) `begins` and `lengths`: (B,).
 
-    `frames` are float32 (F, D), of length 1 or 0, or units, int32 (F,). Cells of an antidiagonal are
-    computed together.
+    `frames` are float32 (F, D), of length 1 or 0, or units, int32 (F,). All cells of an
+    antidiagonal are computed together.
     """
     places = jnp.minimum(begins[..., None] + jnp.arange(width), len(frames) - 1)
     x, y = frames[places].swapaxes(0, 1)  # (B, width, D) or (B, width)
