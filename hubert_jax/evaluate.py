@@ -131,7 +131,7 @@ def run(config: EvaluateConfig) -> dict:
             for path, entry in zip(config.labels, scored, strict=True)
         ]
     if trained is not None:
-        by_layer = scorer.score_layers(trained, layers, fitting)
+        by_layer, weighted = scorer.score_layers(trained, layers, fitting)
         pnmi = _pnmi(by_layer)
         best = max(layers, key=lambda layer: pnmi[str(layer)])
         result |= {
@@ -141,17 +141,17 @@ def run(config: EvaluateConfig) -> dict:
             "best_layer": best,
             "pnmi_by_layer": pnmi,
         }
-        if probing and config.probe.weighted_sum:
-            result["weighted_sum"] = probing.score_weighted_sum(trained, layers)
+        if weighted:
+            result["weighted_sum"] = weighted
         if config.untrained:
             fresh = trained_lib.as_initialised(trained)
-            by_layer = scorer.score_layers(fresh, layers, fitting, "untrained")
+            by_layer, fresh_weighted = scorer.score_layers(fresh, layers, fitting, "untrained")
             result |= {
                 "untrained": _listed(by_layer),
                 "untrained_pnmi_by_layer": _pnmi(by_layer),
             }
-            if probing and config.probe.weighted_sum:
-                result["untrained_weighted_sum"] = probing.score_weighted_sum(fresh, layers)
+            if fresh_weighted:
+                result["untrained_weighted_sum"] = fresh_weighted
     (directory / "result.json").unlink(missing_ok=True)  # which names the counts of before
     _write_counts(directory / "joint_counts.npz", scorer)
     return job.finish(config.workdir, "evaluate", result, started)

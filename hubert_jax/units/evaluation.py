@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,8 @@ from hubert_jax.units.fitting import Fitting
 from hubert_jax.units.probe import Probe, ProbeConfig, scores
 from hubert_jax.units.quality import JointCounts, PairedBootstrap, score
 
-_Wanted = Callable[[str], bool]
-# Of a split's wanted utterances: (audio shard, id, {layer: float32 (T, D)}).
-_Extract = Callable[[str, _Wanted], Iterator[tuple[int, str, Mapping[int, np.ndarray]]]]
+_Features = dict[str, np.ndarray]  # float32 (layers, T, D) by utterance
+_MOST_BYTES = 2**32  # of layers that are held together, of which one is held anyway
 
 
 class AlignedSplit:
@@ -75,11 +74,7 @@ class SplitScorer:
         self.counts: dict[str, np.ndarray] = {}
         self._bootstraps = _bootstraps(split, draws, seed) if draws else {}
         self._baseline: _Units | None = None
-        self._items: list[abx.Item] = []
-        if abx_config.items:
-            self._items = abx.read_items(abx_config.items)
-        elif abx_config.units or abx_config.features:
-            self._items = abx.triphones(split.alignments, split.speakers)
+        self._items = _items(split, abx_config)
 
     def score_label_sets(self, label_dirs: Iterable[str]) -> list[dict[str, Any]]:
         """Scores of label directories; raises InputError for damaged or another split's labels."""
@@ -109,42 +104,69 @@ class SplitScorer:
 
     def score_layers(
         self, trained: Trained, layers: tuple[int, ...], fitting: Fitting, name: str = "layer"
-    ) -> dict[int, dict[str, Any]]:
+    ) -> tuple[dict[int, dict[str, Any]], dict[str, Any] | None]:
         """Scores of a network's layers, each with a codebook of its own; counts are NAME_LAYER.
 
-        Raises InputError for a layer that the network does not have.
+        The second are the probe's of their weighted sum, if it is asked for. Raises InputError for
+        a layer that the network does not have.
         """
         codebooks = fitting.fit(
             hidden_states(trained, fitting.audio, layers, fitting.wanted(50)),
             {layer: {"kind": "layer", "layer": layer} for layer in layers},
         )
-        units = {layer: self._units(fitting.num_clusters, 50) for layer in layers}
-        states = hidden_states(trained, self._split.audio_dir, layers, self._split.aligned)
-        for _, utterance_id, features in states:
-            for layer, of_layer in units.items():
-                of_layer.add(utterance_id, kmeans.assign(codebooks[layer], features[layer]))
-        return {
-            layer: self._scores(f"{name}_{layer}", of_layer, codebooks[layer])
-            | self._feature_scores(_states(trained, (layer,)), 50)
-            for layer, of_layer in units.items()
-        }
+        probing, together = self._probing, len(layers)
+        keeps = probing is not None or self._abx.features
+        if keeps and not (probing and probing.weighted_sum):
+            seconds = self._split.manifest.seconds + (60 * probing.minutes if probing else 0)
+            of_layer = 4 * trained.architecture.dim * 50 * seconds
+            together = max(1, int(_MOST_BYTES / of_layer))
+        found: dict[int, dict[str, Any]] = {}
+        for first in range(0, len(layers), together):
+            chosen = layers[first : first + together]
+            units = {layer: self._units(fitting.num_clusters, 50) for layer in chosen}
+            held: _Features = {}
+            states = hidden_states(trained, self._split.audio_dir, chosen, self._split.aligned)
+            for _, utterance_id, features in states:
+                for layer in chosen:
+                    labels = kmeans.assign(codebooks[layer], features[layer])
+                    units[layer].add(utterance_id, labels)
+                if keeps:
+                    held[utterance_id] = np.stack([features[layer] for layer in chosen])
+            train: _Features = {}
+            if probing:
+                states = hidden_states(trained, probing.audio_dir, chosen, probing.takes)
+                train = {n: np.stack([of[layer] for layer in chosen]) for _, n, of in states}
+            for i, layer in enumerate(chosen):
+                one_held, one_train = (
+                    {n: of[i : i + 1] for n, of in each.items()} for each in (held, train)
+                )
+                found[layer] = self._scores(f"{name}_{layer}", units[layer], codebooks[layer])
+                found[layer] |= self._feature_scores(one_held, one_train, 50)
+        weighted = probing.score(train, held) if probing and probing.weighted_sum else None
+        return found, weighted
 
     def score_mfcc(self, fitting: Fitting) -> dict[str, Any]:
         """Scores of Kaldi's MFCC: what units have to beat."""
         feature = Feature("mfcc")
         codebook = fitting.fit_sample(fitting.sample(feature), feature.describe())
         units = self._units(fitting.num_clusters, feature.rate)
-        features = feature.extract(self._split.audio_dir, self._split.aligned)
-        for _, utterance_id, labels in kmeans.assign_each(codebook, features):
+        held: _Features = {}
+        train: _Features = {}
+
+        def features() -> Iterator[tuple[int, str, np.ndarray]]:
+            extracted = feature.extract(self._split.audio_dir, self._split.aligned)
+            for number, name, values in extracted:
+                held[name] = values[None]
+                yield number, name, values
+
+        for _, utterance_id, labels in kmeans.assign_each(codebook, features()):
             units.add(utterance_id, labels)
-
-        def extract(split_dir: str, wanted: _Wanted) -> Iterator:
-            for number, name, values in feature.extract(split_dir, wanted):
-                yield number, name, {0: values}
-
+        if self._probing:
+            extracted = feature.extract(self._probing.audio_dir, self._probing.takes)
+            train = {name: values[None] for _, name, values in extracted}
         found = self._scores("mfcc", units, codebook)
         self._baseline = units
-        return found | self._feature_scores(extract, feature.rate)
+        return found | self._feature_scores(held, train, feature.rate)
 
     def _units(self, num_units: int, rate: int) -> "_Units":
         return _Units(self._split, num_units, rate, self._frame_rate, self._abx.units)
@@ -171,15 +193,14 @@ class SplitScorer:
             )
         return scored
 
-    def _feature_scores(self, extract: _Extract, rate: int) -> dict[str, Any]:
-        """ABX and the probe's scores of one feature of `rate` Hz, where they are asked for."""
+    def _feature_scores(self, held: _Features, train: _Features, rate: int) -> dict[str, Any]:
+        """ABX and the probe's scores of a feature of `rate` Hz, where they are asked for."""
         found: dict[str, Any] = {}
         if self._abx.features:
-            states = extract(self._split.audio_dir, self._split.aligned)
-            utterances = ((name, next(iter(of.values()))) for _, name, of in states)
+            utterances = ((name, features[0]) for name, features in held.items())
             found["abx"] = abx.abx(self._items, utterances, rate, self._abx, self._seed)
         if self._probing:
-            found["probe"] = self._probing.score(extract, rate)
+            found["probe"] = self._probing.score(train, held, rate)
         return found
 
 
@@ -205,30 +226,20 @@ class Probing:
         )
         ends = np.cumsum([self._train.samples[name] for name in order]) / (60 * SAMPLE_RATE)
         enough = int(np.searchsorted(ends, config.minutes)) + 1 if config.minutes else len(order)
-        self._chosen = frozenset(order[:enough])
-        self.minutes = float(ends[: len(self._chosen)][-1])
+        self.takes = frozenset(order[:enough]).__contains__
+        self.audio_dir, self.weighted_sum = config.audio, config.weighted_sum
+        self.minutes = float(ends[:enough][-1])
 
-    def score(self, extract: _Extract, rate: int) -> dict[str, Any]:
-        """Scores of the features' weighted sum, or of the only one, and the `layer_weights`."""
-
-        def utterances(split: AlignedSplit, wanted: _Wanted) -> Iterator[tuple[str, np.ndarray]]:
-            for _, name, features in extract(split.audio_dir, wanted):
-                yield name, np.stack([each[:: rate // 50] for each in features.values()])
-
-        names, features = zip(*utterances(self._train, self._chosen.__contains__), strict=True)
-        phones = np.concatenate([self._train.phones(name) for name in names])
-        probe = Probe.fit(np.concatenate(features, axis=1), phones, self._config)
-        found = {
-            name: probe.classify(each)
-            for name, each in utterances(self._scored, self._scored.aligned)
-        }
+    def score(self, train: _Features, scored: _Features, rate: int = 50) -> dict[str, Any]:
+        """Scores of features of `rate` Hz, and the `layer_weights` where layers are summed."""
+        step = rate // 50
+        phones = np.concatenate([self._train.phones(name) for name in train])
+        features = np.concatenate([each[:, ::step] for each in train.values()], axis=1)
+        probe = Probe.fit(features, phones, self._config)
+        found = {name: probe.classify(each[:, ::step]) for name, each in scored.items()}
         spoken = {name: self._scored.phones(name) for name in found}
         weights = {"layer_weights": probe.layer_weights.tolist()}
         return scores(spoken, found) | (weights if len(probe.layer_weights) > 1 else {})
-
-    def score_weighted_sum(self, trained: Trained, layers: tuple[int, ...]) -> dict[str, Any]:
-        """As `score`, of a network's layers."""
-        return self.score(_states(trained, layers), 50)
 
 
 class _Units:
@@ -254,8 +265,25 @@ class _Units:
             self.labels.append((utterance_id, labels))
 
 
-def _states(trained: Trained, layers: tuple[int, ...]) -> _Extract:
-    return lambda split_dir, wanted: hidden_states(trained, split_dir, layers, wanted)
+def _items(split: AlignedSplit, config: abx.AbxConfig) -> list[abx.Item]:
+    """What ABX compares, where it is asked for."""
+    if not (config.units or config.features):
+        return []
+    if config.items:
+        found = abx.read_items(config.items)
+        if not any(split.aligned(item.utterance) for item in found):
+            raise InputError(
+                f"{config.items}: has no item of an utterance of {split.audio_dir}; expected items "
+                "of this split"
+            )
+        return found
+    unknown = [name for name in split.alignments if not split.speakers[name]]
+    if unknown:
+        raise InputError(
+            f"{split.audio_dir}: utterance {unknown[0]} has no speaker, whom ABX needs to know; "
+            "prepare the split with speakers, or give config.abx.items"
+        )
+    return abx.triphones(split.alignments, split.speakers)
 
 
 def _bootstraps(split: AlignedSplit, draws: int, seed: int) -> dict[str, PairedBootstrap]:

@@ -567,6 +567,14 @@ def test_labels_beside_themselves_have_no_difference(evaluation, items):
         assert labels[figure] == result["mfcc"][figure] > 1
 
 
+def test_items_of_other_utterances_are_refused(evaluation, tmp_path):
+    path = tmp_path / "other.item"
+    path.write_text("#file\nother 0 1 A B C D\n")
+    config = dataclasses.replace(evaluation, abx=AbxConfig(units=True, items=str(path)))
+    with pytest.raises(InputError, match="other.item: has no item of an utterance of"):
+        evaluate.run(config)
+
+
 def test_a_probe_that_was_trained_on_what_it_is_scored_on_is_refused(evaluation):
     probe = ProbeConfig(evaluation.audio, evaluation.alignments)
     with pytest.raises(InputError, match="config.probe.audio=.*: has . utterances of config.audio"):
