@@ -137,14 +137,15 @@ def _append(
 ) -> None:
     """Adds a segment behind the others, and silence before it where there may be `gaps`."""
     before = rows[-1][1] if rows else 0.0
+    earliest = max(before - _TOLERANCE, rows[-1][0] if rows else -_TOLERANCE)
     if len(phone) > _LONGEST_PHONE:  # arrays are as wide as the longest
         raise InputError(f"{found} with a phone of {len(phone)} characters")
     late = start - before
-    if not (gaps or late <= _TOLERANCE) or not late >= -_TOLERANCE or not end > start:
+    if not earliest <= start < end or not (gaps or late <= _TOLERANCE):
+        remedy = "sort the segments" if gaps else f"sort the segments and fill gaps with {SILENCE}"
         raise InputError(
             f"{found} from {start} to {end} s, expected a segment that starts at {before} s"
-            + (" or later; sort the segments" if gaps else "; sort the segments and fill gaps with")
-            + f" {SILENCE}" * (not gaps)
+            f"{' or later' * gaps}; {remedy}"
         )
     if late > _TOLERANCE:
         rows.append((before, start, SILENCE))
