@@ -14,7 +14,7 @@ from hubert_jax.errors import InputError
 from hubert_jax.frames import RATES
 from hubert_jax.networks.trained import Trained
 from hubert_jax.units import kmeans
-from hubert_jax.units.features import Feature, hidden_states
+from hubert_jax.units.features import Feature, extract, hidden_states
 from hubert_jax.units.fitting import Fitting
 from hubert_jax.units.quality import Alignment, JointCounts, alignment_of, score
 
@@ -87,10 +87,10 @@ class SplitScorer:
     def score_mfcc(self, fitting: Fitting) -> dict[str, Any]:
         """Scores of Kaldi's MFCC: what units have to beat."""
         feature = Feature("mfcc")
-        codebook = fitting.fit_sample(fitting.sample(feature), feature.describe())
+        ((_, codebook),) = fitting.fit_features({"": feature}, {"": fitting.num_clusters})
         joint = self._joint(fitting.num_clusters)
-        features = feature.extract(self._audio_dir)
-        for _, utterance_id, labels in kmeans.assign_each(codebook, features):
+        features = extract([feature], self._audio_dir)
+        for _, utterance_id, (labels,) in kmeans.assign_each([codebook], features):
             joint.add(utterance_id, self._samples[utterance_id], labels, feature.rate)
         return self._scores("mfcc", joint, codebook)
 

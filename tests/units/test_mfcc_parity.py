@@ -8,7 +8,7 @@ import torchaudio
 import torchaudio.compliance.kaldi
 
 from hubert_jax.corpus.audio_files import read_waveform
-from hubert_jax.units.mfcc import KINDS, mfcc
+from hubert_jax.units.mfcc import DIMS, mfcc
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_mfcc_of_all_development_speech_are_torchaudios(waveforms, precision):
         np.testing.assert_allclose(found, torch.cat(expected).T.numpy(), atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", DIMS)
 def test_mfcc_of_all_development_speech_are_the_definitions(waveforms, kind):
     """In float64; librosa's own float32 is 1e-4 away from it."""
     for index, found in mfcc(enumerate(waveforms), kind):
