@@ -79,7 +79,7 @@ def write_labels(audio_dir, label_dir, pairs, codebook, rate):
                     if utterance.id in by_id:
                         yield number, utterance.id, [by_id[utterance.id]]
 
-    inventories = {label_dir: inventory_of(codebook)}
+    inventories = {pathlib.Path(label_dir): inventory_of(codebook)}
     return labels.write_labels(audio_dir, inventories, assigned, rate, version=0)[0]
 
 

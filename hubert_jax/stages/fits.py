@@ -93,8 +93,8 @@ def _lacking(reference: Reference, stages: Mapping[str, Stage], key: str, config
         if key == "codebook" and not {*config.listed()} <= {*named}:
             return f"has the codebooks {named}, expected {list(config.listed())}"
         if key != "codebook" and reference.codebook not in named:
-            there = [f"{name}/{reference.audio_split}".lstrip("/") for name in named]
-            return f"no such labels; there are {', '.join(there)}"
+            known = [f"{name}/{reference.audio_split}".lstrip("/") for name in named]
+            return f"no such labels; there are {', '.join(known)}"
     if which in ("", "best"):
         return ""
     loop, number = source.config.loop, int(which.removeprefix("mean"))

@@ -84,7 +84,7 @@ class Fitting:
                     self.seed,
                     feature.describe(),
                     self.settings,
-                    directories and directories[name],
+                    directories[name] if directories else None,
                     after,
                 ),
             )

@@ -30,7 +30,7 @@ class Inventory:
 
 def write_labels(
     audio_dir: str | os.PathLike,
-    inventories: Mapping[str | os.PathLike, Inventory],
+    inventories: Mapping[pathlib.Path, Inventory],
     labels: _Labels,
     rate: int,
     version: int,
@@ -46,7 +46,7 @@ def write_labels(
     audio = manifests.read_manifest(audio_dir)
     index = read_index(audio_dir, audio)
     sets = [
-        _LabelSet(audio, index, pathlib.Path(label_dir), inventory, rate, version)
+        _LabelSet(audio, index, label_dir, inventory, rate, version)
         for label_dir, inventory in inventories.items()
     ]
     # Of each process the shards that it has to make, by set.

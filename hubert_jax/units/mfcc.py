@@ -38,9 +38,10 @@ def mfcc(
 
     Waveforms are floats (n,) in [-1, 1] at 16 kHz; no value depends on another one of them. The
     kind `mfcc`, 13 and their differences, equals `torchaudio.compliance.kaldi.mfcc` with
-    `use_energy=False` and two of `compute_deltas`, `mfcc_librosa` librosa's defaults on the same frames. Mel scale, window, floor
-    and dynamic range differ, so that k-means gives other units. `cepstra` are the 13 of `mfcc`,
-    `log_mel` the 23 of Kaldi's `fbank` that they are made from, which a `random_projection` takes.
+    `use_energy=False` and two of `compute_deltas`, `mfcc_librosa` librosa's defaults on the same
+    frames. Mel scale, window, floor and dynamic range differ, so that k-means gives other units.
+    `cepstra` are the 13 of `mfcc`, `log_mel` the 23 of Kaldi's `fbank` that they are made from,
+    which a `random_projection` takes.
     Raises InputError for another shape or type, or fewer than 400 samples.
     """
     compiled = _compiled(_FUNCTIONS[kind])
