@@ -15,7 +15,8 @@ import numpy as np
 from hubert_jax.errors import InputError
 
 _FORM = re.compile(
-    r"mean|variance|(?:splice|smooth|whiten) ([1-9]\d{0,4})|take (\d{1,6}):([1-9]\d{0,5})"
+    r"mean|variance|(?:splice|smooth|whiten) ([1-9]\d{0,4})|take (0|[1-9]\d{0,5}):([1-9]\d{0,5})",
+    re.ASCII,
 )
 _FORMS = "mean, variance, splice N, smooth N, take A:B or whiten D"
 _LONGEST = 99  # frames around a frame
