@@ -131,10 +131,8 @@ class LabelConfig:
                 f"{key}.steps={every}: expected no whiten, which is fitted, for a "
                 "random_projection, which is drawn"
             )
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", each.name):
-            raise InputError(
-                f"{key}.name={each.name!r}: expected letters, digits, '_', '-' and '.'"
-            )
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", each.name):
+            raise InputError(f"{key}.name={each.name!r}: expected letters, digits, '_' and '-'")
         if not 1 <= each.num_clusters <= 65_536:
             raise InputError(f"{key}.num_clusters={each.num_clusters}: expected 1 to 65,536")
 

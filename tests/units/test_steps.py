@@ -145,7 +145,7 @@ def test_a_whitened_codebook_labels_raw_frames(frames, tmp_path):
             r"config.codebooks\[0\].steps: found the step 'take 9:14', expected .* 13 dimensions",
         ),
         (dict(codebooks=(label.CodebookConfig(".."),)), r"codebooks\[0\].name='..': expected let"),
-        (dict(codebooks=(label.CodebookConfig("a/b"),)), r"codebooks\[0\].name='a/b': expected"),
+        (dict(codebooks=(label.CodebookConfig("a.b"),)), r"codebooks\[0\].name='a.b': expected"),
         (dict(codebooks=(label.CodebookConfig("a"),) * 2), r"names \['a', 'a'\], expected differ"),
         (
             dict(codebooks=(label.CodebookConfig("a"), label.CodebookConfig("b", 0))),
