@@ -286,7 +286,7 @@ def _codebooks(
             codebooks[name] = kmeans.draw(clusters, config.seed, name, described, feature.dim)
     begin()
     for name, codebook in codebooks.items():
-        if codebook.origin:
+        if config.codebook:
             k, dim = codebook.centroids.shape
             distributed.announce(f"codebook of {k} x {dim} from {codebook.origin}")
         distributed.from_first(functools.partial(codebook.save, directory / name))
