@@ -27,7 +27,7 @@ from hubert_jax import distributed, files
 from hubert_jax.errors import InputError
 
 _Shardings = Callable[[Any], Any]
-_NAMED = re.compile(r"(?P<folder>.+)@(?P<which>\d+|best|mean(?P<count>[1-9]\d*))")
+_NAMED = re.compile(r"(?P<folder>.+)@(?P<which>[1-9][0-9]*|best|mean(?P<count>[1-9][0-9]*))")
 _REMEDY = "; make room or make it writable, and give the same command again"
 _PARTS = ("state", "metadata")
 _CHECKSUMS = "checksums.json"
