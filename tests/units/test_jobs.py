@@ -237,12 +237,13 @@ def interrupted(labelled, splits, tmp_path, monkeypatch):
     config = dataclasses.replace(labelled[0], workdir=str(tmp_path), audio=splits[:1])
     fitted, fit = [], kmeans.fit
 
-    def recorded(frames, *rest):
-        fitted.append(len(frames))
-        return fit(frames, *rest)
+    def recorded(*arguments):
+        codebook = fit(*arguments)
+        fitted.append(codebook.fitted_frames)
+        return codebook
 
     with monkeypatch.context() as patch:
-        patch.setattr(kmeans, "assign", unittest.mock.Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(kmeans, "assign_each", unittest.mock.Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             label.run(config)
     monkeypatch.setattr(kmeans, "fit", recorded)
