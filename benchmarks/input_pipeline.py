@@ -53,8 +53,7 @@ def prepare(directory: pathlib.Path) -> None:
     from hubert_jax.data import manifests, records
     from hubert_jax.data.index import read_index
     from hubert_jax.frames import num_frames
-    from hubert_jax.units import kmeans
-    from hubert_jax.units.labels import write_labels
+    from hubert_jax.units.labels import Inventory, write_labels
 
     prepare_job.run(
         prepare_job.PrepareConfig(
@@ -76,16 +75,16 @@ def prepare(directory: pathlib.Path) -> None:
             soundfile.write(path, utterance.audio, SAMPLE_RATE, subtype="PCM_16")
         if SHORTEST <= samples <= LONGEST:
             listed[utterance.id] = units[utterance.id]
-    codebook = kmeans.Codebook(np.zeros((500, 1), np.float32), {}, 0.0, 0, 0, 0)
+    inventory = Inventory(500, {}, "")
     manifest = manifests.read_manifest(split)
     index = read_index(split, manifest)
 
-    def labels(wanted: Callable[[int], bool]) -> Iterator[tuple[int, str, np.ndarray]]:
+    def labels(wanted: Callable[[int], bool]) -> Iterator[tuple[int, str, list]]:
         for number in filter(wanted, range(len(manifest.shards))):
             for record in index.shard(number):
-                yield number, index.ids[record], units[index.ids[record]]
+                yield number, index.ids[record], [units[index.ids[record]]]
 
-    write_labels(split, directory / "labels", labels, codebook, 100, version=0)
+    write_labels(split, {directory / "labels": inventory}, labels, 100, version=0)
     np.savez(directory / "labels.npz", **listed)
 
 

@@ -69,6 +69,7 @@ def ours() -> Callable[[], float]:
     from hubert_jax.model.architecture import Architecture, Execution, Head, Regularization
     from hubert_jax.model.hubert import HubertForPretraining
     from hubert_jax.model.kernels import choice
+    from hubert_jax.networks.sharding_rules import SHARDING_RULES
     from hubert_jax.tasks import pretraining
     from hubert_jax.training import optimizer, sharding, state
     from hubert_jax.training.step import compile_steps, shape_of
@@ -95,6 +96,7 @@ def ours() -> Callable[[], float]:
         batch_shapes=(batch,),
         batches=lambda first_step: iter(()),
         facts={},
+        sharding_rules=SHARDING_RULES,
     )
     current = state.create_state(task, mesh, 0)
     update = compile_steps(task, mesh, state.abstract_state(task, mesh), 0)[shape_of(batch)]

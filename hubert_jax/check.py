@@ -9,6 +9,7 @@ silent and clipped utterances. Writes WORKDIR/check/result.json.
 import dataclasses
 import pathlib
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,13 +48,12 @@ def _pretraining(config: TrainConfig) -> dict[str, Any]:
     if config.validation_audio:
         HeldOut.read(config.validation_audio, config.audio, audio)
     with_labels = list(zip(map(pathlib.Path, config.labels), labels, strict=True))
-    findings = _inspect(directory, audio, with_labels)
+    flagged, class_counts = _inspect(directory, audio, with_labels)
     left_out = preflight.crop_loss(uses)
     _print_buckets(uses)
     print(f"a pass leaves out {left_out:.1%} of the audio")
-    flagged = _flagged(findings)
     sets = []
-    for (path, manifest), counts in zip(with_labels, findings.class_counts, strict=True):
+    for (path, manifest), counts in zip(with_labels, class_counts, strict=True):
         dead = [index for index, count in enumerate(counts) if not count]
         sets.append(
             {
@@ -92,7 +92,7 @@ def _finetuning(config: FinetuneConfig) -> dict[str, Any]:
     if held_out:
         key, other = "config.validation_audio", config.validation_audio
         transcripts.check(key, other, held_out.audio, LIBRISPEECH, lengths)
-    findings = _inspect(directory, audio)
+    flagged, _ = _inspect(directory, audio)
     print("padded to  utterances      hours  padding  rows x frames")
     padded = {}
     for bucket in buckets:
@@ -116,7 +116,7 @@ def _finetuning(config: FinetuneConfig) -> dict[str, Any]:
         **_described(directory, audio),
         "buckets": padded,
         "left_out": left_out,
-        **_flagged(findings),
+        **flagged,
     }
 
 
@@ -128,26 +128,23 @@ def _row_shards(config: TrainConfig | FinetuneConfig) -> int:
 def _inspect(
     directory: pathlib.Path,
     audio: manifests.AudioManifest,
-    with_labels: list[tuple[pathlib.Path, manifests.LabelManifest]] | None = None,
-) -> preflight.Findings:
+    with_labels: Sequence[tuple[pathlib.Path, manifests.LabelManifest]] = (),
+) -> tuple[dict[str, Any], tuple[np.ndarray, ...]]:
+    """What somebody should listen to, printed too, and counts (classes,) of each label set."""
     print(
         f"check {directory}: {audio.utterances} utterances, {audio.seconds / 3600:.2f} h, "
         f"{len(audio.shards)} shards, {audio.encoding} at {audio.sample_rate} Hz",
         flush=True,
     )
     progress = job.Progress("check", audio.seconds / 3600, "{:.2f} of {:.2f} h")
-    return preflight.inspect(directory, audio, with_labels or [], lambda s: progress(s / 3600))
-
-
-def _flagged(findings: preflight.Findings) -> dict[str, Any]:
-    """Prints what somebody should listen to."""
-    both = {"silent": findings.silent, "clipped": findings.clipped}
+    found = preflight.inspect(directory, audio, with_labels, lambda s: progress(s / 3600))
+    both = {"silent": found.silent, "clipped": found.clipped}
     for name, flagged in both.items():
         ids = f": {', '.join(flagged.examples)}" if flagged.utterances else ""
         more = ", ..." if flagged.utterances > len(flagged.examples) else ""
         seconds = f"{flagged.seconds / 3600:.2f} h"
         print(printable(f"{flagged.utterances} {name} utterances, {seconds}{ids}{more}"))
-    return {name: dataclasses.asdict(flagged) for name, flagged in both.items()}
+    return {name: dataclasses.asdict(each) for name, each in both.items()}, found.class_counts
 
 
 def _described(directory: pathlib.Path, audio: manifests.AudioManifest) -> dict[str, Any]:

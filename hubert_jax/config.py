@@ -144,7 +144,7 @@ def decisive(config: Any, complete: bool = False) -> dict[str, Any]:
             if values:
                 found[field.name] = values
         elif complete or value != field.default:
-            found[field.name] = json.loads(json.dumps(value))
+            found[field.name] = json.loads(json.dumps(value, default=dataclasses.asdict))
     return found
 
 

@@ -165,7 +165,7 @@ def require_agreement(
     values |= config_lib.values_by_key(config)
     mine = {
         key: value
-        for key, value in json.loads(json.dumps(values)).items()
+        for key, value in json.loads(json.dumps(values, default=dataclasses.asdict)).items()
         if key != "config.workdir" and not key.startswith("config.distributed.")
     }
     first = from_first(lambda: mine)

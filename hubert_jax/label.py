@@ -1,18 +1,28 @@
-"""Turns audio into units: fits a codebook by k-means and labels every frame with it.
+"""Turns audio into units: fits codebooks by k-means and labels every frame with them.
 
 Reads prepared splits (prepare) and, for units of a layer, a network (train). Fits the codebook on
 the first split, or takes an existing one: a label job's directory, or a file of scikit-learn (as
-fairseq's .bin), NumPy, safetensors or faiss, without running what it names. Writes
-WORKDIR/label/codebook.npz and codebook.json, one directory of label shards a split, and at the end
-result.json.
+fairseq's .bin), NumPy, safetensors or faiss, without running what it names. Several codebooks are
+fitted in one pass over the audio, and label in another. Or labels with what was made elsewhere:
+phones of alignments, units of fairseq's .km files. Writes WORKDIR/label/codebook.npz and
+codebook.json, one directory of label shards a split, and at the end result.json; what belongs to
+one of several codebooks lies in WORKDIR/label/NAME.
+
+Features: mfcc (Kaldi's, 39 numbers), mfcc_librosa, cepstra (the 13 of mfcc), log_mel (Kaldi's 23),
+random_projection (of log_mel, as in BEST-RQ), layer; phones and units, made elsewhere. Steps: mean
+(taken off, an utterance at a time), variance (likewise, to 1), splice N, smooth N (frames), take
+A:B (dimensions), whiten D (by PCA). One of several codebooks:
+{'name': 'static', 'num_clusters': 100, 'steps': ('take 0:13', 'splice 3')}.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hubert_jax import config as config_lib
@@ -20,16 +30,28 @@ from hubert_jax import distributed, files, job
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
+from hubert_jax.frames import RATES
 from hubert_jax.model.architecture import Execution
-from hubert_jax.units import mfcc
+from hubert_jax.units import kmeans, mfcc, steps
 from hubert_jax.units.clustering import KMeansConfig
 from hubert_jax.units.kmeans import Codebook, require_fittable
 
 if TYPE_CHECKING:
     from hubert_jax.units.features import Feature
-    from hubert_jax.units.fitting import Fitting
+    from hubert_jax.units.labels import Inventory
 
 VERSION = 4  # raise it when the same configuration and inputs give another output
+IMPORTED = ("phones", "units")  # features whose labels are given
+_KINDS = (*mfcc.DIMS, "layer", *IMPORTED)
+
+
+@dataclasses.dataclass(frozen=True)
+class CodebookConfig:
+    """One of several codebooks over a feature."""
+
+    name: str  # of its directory, WORKDIR/label/NAME
+    num_clusters: int = 100
+    steps: tuple[str, ...] = ()  # after those of the feature
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,20 +60,26 @@ class LabelConfig:
 
     workdir: MayChange[str]
     audio: Reads[tuple[str, ...]]  # prepared splits; the codebook is fitted on the first
-    feature: str = "mfcc"  # Kaldi's; or mfcc_librosa, or layer
+    feature: str = "mfcc"  # or another of those above
     checkpoint: Reads[str] = ""  # of layer: orbax:DIR[@STEP], hf:DIR, fairseq:FILE, torchaudio:FILE
     layer: int = -1  # of layer: 0 is the input of block 1, l what block l gives, residual added
-    num_clusters: int = 100  # codewords; ignored with `codebook`
-    seed: int = 0  # of the sample and the k-means
+    steps: tuple[str, ...] = ()  # from the feature to what is clustered, in order
+    num_clusters: int = 100  # codewords, or of units how many there are; ignored with `codebook`
+    codebooks: tuple[CodebookConfig, ...] = ()  # several, instead of one of `num_clusters`
+    seed: int = 0  # of the sample and the k-means, or of what is drawn
     fit_fraction: float = 1.0  # of the first split's utterances to fit on, at most
     fit_max_frames: int = 10_000_000  # to fit on, at most
     codebook: Reads[str] = ""  # of an earlier label job, or a file of another library; or fit one
+    alignments: Reads[str] = ""  # of phones: lines UTT-ID START END PHONE
+    units: Reads[tuple[str, ...]] = ()  # of units: fairseq's .km files
+    utterances: Reads[tuple[str, ...]] = ()  # of units: the manifest .tsv of each .km file
+    frame_rate: int = 50  # of phones and units; or 100
     kmeans: KMeansConfig = KMeansConfig()
     execution: MayChange[Execution] = Execution()
     distributed: MayChange[DistributedConfig] = DistributedConfig()
 
     def __post_init__(self) -> None:
-        known, of_network = (*mfcc.KINDS, "layer"), self.feature == "layer"
+        known, of_network = _KINDS, self.feature == "layer"
         if self.feature not in known:
             raise InputError(f"config.feature={self.feature!r}: expected one of {', '.join(known)}")
         if of_network != bool(self.checkpoint):
@@ -64,8 +92,54 @@ class LabelConfig:
                 f"config.layer={self.layer}: expected 0, the input of block 1, or more with "
                 "feature='layer', and -1 with the others"
             )
-        clusters = 1 if self.codebook else self.num_clusters
+        self._require_imported()
+        for number, each in enumerate((CodebookConfig("one"), *self.codebooks)):
+            self._require_codebook(f"config.codebooks[{number - 1}]" if number else "config", each)
+        if len(self.listed()) < len(self.codebooks):
+            names = [each.name for each in self.codebooks]
+            raise InputError(f"config.codebooks: found the names {names}, expected different ones")
+        clusters = max(each.num_clusters for each in self.listed().values())
+        clusters = 1 if self.codebook else clusters
         require_fittable(clusters, self.seed, self.fit_max_frames, self.fit_fraction)
+
+    def _require_imported(self) -> None:
+        for key, kind in (("alignments", "phones"), ("units", "units"), ("utterances", "units")):
+            if bool(getattr(self, key)) != (self.feature == kind):
+                raise InputError(
+                    f"config.feature={self.feature!r} with config.{key}={getattr(self, key)!r}: "
+                    f"expected files for {kind!r} and none for the others"
+                )
+        for key in ("steps", "codebooks", "codebook"):
+            if self.feature in IMPORTED and getattr(self, key):
+                raise InputError(
+                    f"config.{key}={getattr(self, key)!r}: expected none with feature="
+                    f"{self.feature!r}, whose labels are given"
+                )
+        if len(self.units) != len(self.utterances):
+            raise InputError(
+                f"config.utterances={self.utterances}: expected the .tsv of each file of "
+                f"config.units={self.units}"
+            )
+        if self.frame_rate not in RATES:
+            raise InputError(f"config.frame_rate={self.frame_rate}: expected 50 or 100")
+
+    def _require_codebook(self, key: str, each: CodebookConfig) -> None:
+        every = (*self.steps, *each.steps)
+        steps.dimensions(every, mfcc.DIMS.get(self.feature), f"{key}.steps")
+        if self.feature == "random_projection" and steps.before_whitening(every) != every:
+            raise InputError(
+                f"{key}.steps={every}: expected no whiten, which is fitted, for a "
+                "random_projection, which is drawn"
+            )
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", each.name):
+            raise InputError(f"{key}.name={each.name!r}: expected letters, digits, '_' and '-'")
+        if not 1 <= each.num_clusters <= 65_536:
+            raise InputError(f"{key}.num_clusters={each.num_clusters}: expected 1 to 65,536")
+
+    def listed(self) -> dict[str, CodebookConfig]:
+        """The codebooks by their names; "" is the name of one that is alone."""
+        one = CodebookConfig("", self.num_clusters)
+        return {each.name: each for each in self.codebooks or (one,)}
 
 
 def run(config: LabelConfig) -> dict:
@@ -85,10 +159,10 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
     if not config.audio:
         raise InputError("config.audio: found no split, expected directories written by prepare")
     from hubert_jax.data import manifests
-    from hubert_jax.units import kmeans, labels
-    from hubert_jax.units.fitting import Fitting
+    from hubert_jax.units import imported, labels
+    from hubert_jax.units.features import extract
 
-    feature = _feature(config)
+    features = _features(config)
     audio: dict[str, str] = {}
     digests = []
     for path in config.audio:
@@ -101,132 +175,215 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
                 "expected different names; label them in two working directories"
             )
         audio[split] = path
-    found = {"config.checkpoint": feature.describe(), "config.audio": digests}
+    described = [feature.describe() for feature in features.values()]
+    found = {"config.checkpoint": described, "config.audio": digests}
     distributed.require_agreement(config, found, directory)
-    if config.codebook:
-        codebook = read_codebook(config.codebook, feature.describe(), feature.dim)
 
     def begin() -> None:
         (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
 
-    if config.codebook:
-        if codebook.origin:
-            k, dim = codebook.centroids.shape
-            distributed.announce(f"codebook of {k} x {dim} from {codebook.origin}")
-        begin()
-        distributed.from_first(lambda: codebook.save(directory))
+    codebooks: dict[str, Codebook] = {}
+    rate = config.frame_rate
+    if config.feature == "phones":
+        given = imported.phones(config.alignments, rate)
+    elif config.feature == "units":
+        given = imported.units(config.units, config.utterances, config.num_clusters)
     else:
-        fitting = Fitting(
-            config.audio[0],
-            config.num_clusters,
-            config.seed,
-            config.fit_max_frames,
-            config.kmeans,
-            config.fit_fraction,
-        )
-        # All that decides what is fitted; of the audio, the first split.
-        decisive = config_lib.decisive(config, complete=True)
-        key = [VERSION, decisive, feature.describe(), digests[0]]
-        codebook = _fitted(fitting, feature, directory, key, begin)
-        begin()
-    splits: dict[str, dict[str, Any]] = {}
+        codebooks = _codebooks(config, features, directory, digests[0], begin)
+        rate = next(iter(features.values())).rate
+    begin()
+    inventories = {
+        name: labels.Inventory(len(each.centroids), each.feature, each.digest)
+        for name, each in codebooks.items()
+    } or {"": given.inventory}
+    splits: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in inventories}
     for split, path in audio.items():
 
-        def assigned(shards: Callable[[int], bool], path: str = path) -> Iterator:
-            return kmeans.assign_each(codebook, feature.extract(path, shards=shards))
+        def assigned(shards: Callable[[int], bool], path: str = path) -> Iterable:
+            if not codebooks:
+                return given.labels(path, shards)
+            frames = extract(list(features.values()), path, shards=shards)
+            return kmeans.assign_each(list(codebooks.values()), frames)
 
-        written = labels.write_labels(
-            path, directory / split, assigned, codebook, feature.rate, VERSION
-        )
-        splits[split] = {
-            "directory": str(directory / split),
-            "audio": path,
-            "audio_digest": written.audio_digest,
-            "digest": written.digest,
-            "utterances": written.utterances,
-            "frames": written.frames,
-            "used_codewords": sum(count > 0 for count in written.class_counts),
-            "commonest_unit_share": labels.commonest_share(written),
+        wanted = {directory / name / split: each for name, each in inventories.items()}
+        written = labels.write_labels(path, wanted, assigned, rate, VERSION)
+        for name, of_set in zip(inventories, written, strict=True):
+            splits[name][split] = {
+                "directory": str(directory / name / split),
+                "audio": path,
+                "audio_digest": of_set.audio_digest,
+                "digest": of_set.digest,
+                "utterances": of_set.utterances,
+                "frames": of_set.frames,
+                "used_codewords": sum(count > 0 for count in of_set.class_counts),
+                "commonest_unit_share": labels.commonest_share(of_set),
+            }
+    of_each = {
+        name: _result(inventory, codebooks.get(name), splits[name], config)
+        for name, inventory in inventories.items()
+    }
+    result: dict[str, Any] = {"rate_hz": rate}
+    if "" in of_each:
+        result |= of_each[""] | {"splits": splits[""]}
+    else:
+        result |= {
+            "k": [each.size for each in inventories.values()],
+            "codebook_digest": config_lib.digest([each.digest for each in inventories.values()]),
+            "frames": next(iter(of_each.values()))["frames"],
+            "splits": {f"{name}/{s}": of for name in splits for s, of in splits[name].items()},
         }
+    if list(codebooks) != [""]:
+        result["codebooks"] = {name: of_each[name] for name in codebooks}
+    return distributed.from_first(lambda: job.finish(config.workdir, "label", result, started))
+
+
+def _result(
+    inventory: Inventory,
+    codebook: Codebook | None,
+    splits: dict[str, dict[str, Any]],
+    config: LabelConfig,
+) -> dict[str, Any]:
+    """What the job's result says of one label set of each split."""
     first = next(iter(splits.values()))
-    result = {
-        "feature": codebook.feature,
-        "rate_hz": feature.rate,
-        "k": len(codebook.centroids),
-        "codebook_digest": codebook.digest,
-        "codebook_fitted_here": not config.codebook,
+    found: dict[str, Any] = {
+        "feature": inventory.feature,
+        "k": inventory.size,
+        "codebook_digest": inventory.digest,
+        "frames": sum(split["frames"] for split in splits.values()),
+        "commonest_unit_share": first["commonest_unit_share"],
+    }
+    if codebook is None:
+        return found
+    fitted = codebook.fitted_frames if not config.codebook else None
+    return found | {
+        "codebook_fitted_here": fitted is not None,
         "codebook_origin": codebook.origin,
         "inertia": codebook.inertia,
         "dead_codewords": codebook.dead_codewords,
         "fitted_frames": codebook.fitted_frames,
-        "fitted_fraction": None if config.codebook else codebook.fitted_frames / first["frames"],
-        "frames": sum(split["frames"] for split in splits.values()),
-        "commonest_unit_share": first["commonest_unit_share"],
-        "splits": splits,
+        "fitted_fraction": None if fitted is None else fitted / first["frames"],
     }
-    return distributed.from_first(lambda: job.finish(config.workdir, "label", result, started))
+
+
+def _codebooks(
+    config: LabelConfig,
+    features: Mapping[str, Feature],
+    directory: pathlib.Path,
+    audio_digest: str,
+    begin: Callable[[], None],
+) -> dict[str, Codebook]:
+    """The codebooks, which are in their directories then; `begin` is called before that changes."""
+    if not config.codebook and config.feature != "random_projection":
+        return _fitted(config, features, directory, audio_digest, begin)
+    codebooks = {}
+    for name, feature in features.items():
+        described = feature.describe()
+        if config.codebook:
+            path = str(pathlib.Path(config.codebook, name))
+            codebooks[name] = read_codebook(path, described, feature.dim)
+        else:
+            clusters = config.listed()[name].num_clusters
+            codebooks[name] = kmeans.draw(clusters, config.seed, name, described, feature.dim)
+    begin()
+    for name, codebook in codebooks.items():
+        if config.codebook:
+            k, dim = codebook.centroids.shape
+            distributed.announce(f"codebook of {k} x {dim} from {codebook.origin}")
+        distributed.from_first(functools.partial(codebook.save, directory / name))
+    return codebooks
 
 
 def _fitted(
-    fitting: Fitting,
-    feature: Feature,
+    config: LabelConfig,
+    features: Mapping[str, Feature],
     directory: pathlib.Path,
-    key: list[Any],
+    audio_digest: str,
     begin: Callable[[], None],
-) -> Codebook:
-    """An earlier call's of the same key, or fitted on what all processes have sampled.
+) -> dict[str, Codebook]:
+    """Those of an earlier call that would be the same, or fitted on what all processes sample.
 
-    The codebook's description names its fit by a digest of the key and all else that it says.
+    A codebook's description names its fit by a digest of all that decides it, and of what it says.
     """
-    path = directory / "codebook.json"
+    from hubert_jax.units.fitting import Fitting
 
-    def is_there() -> bool:
+    clusters = {name: each.num_clusters for name, each in config.listed().items()}
+    decisive = config_lib.decisive(config, complete=True) | {"codebooks": []}
+
+    def fit_digest(name: str, described: dict[str, Any]) -> str:
+        decides = decisive | {"num_clusters": clusters[name]}  # of the audio, the first split
+        key = [VERSION, decides, features[name].describe(), audio_digest]
+        return config_lib.digest([key, described])
+
+    def is_there(name: str) -> bool:
         try:
-            Codebook.load(directory)
-            described = files.read_json(path, "codebook description")
+            Codebook.load(directory / name)
+            described = files.read_json(directory / name / "codebook.json", "codebook description")
         except InputError:
             return False
-        return described.pop("fit", None) == config_lib.digest([key, described])
+        return described.pop("fit", None) == fit_digest(name, described)
 
-    if distributed.from_first(is_there):
-        distributed.announce(
-            f"codebook in {directory} kept from an earlier call with the same audio, feature, "
-            "seed and settings"
-        )
-        return Codebook.load(directory)
-    sample = fitting.sample(feature, distributed.takes)
-    codebook = fitting.fit_sample(sample, feature.describe(), directory)
-
-    def save() -> None:
+    def save(name: str, codebook: Codebook) -> None:
         begin()
-        codebook.save(directory)
+        codebook.save(directory / name)
+        path = directory / name / "codebook.json"
         described = files.read_json(path, "codebook description")
-        files.write_json(path, described | {"fit": config_lib.digest([key, described])})
-        for kept in directory.glob(".kmeans-*"):
+        files.write_json(path, described | {"fit": fit_digest(name, described)})
+        for kept in path.parent.glob(".kmeans-*"):
             kept.unlink()
 
-    distributed.from_first(save)
-    return Codebook.load(directory)
+    there = distributed.from_first(lambda: [name for name in features if is_there(name)])
+    for name in there:
+        distributed.announce(
+            f"codebook in {directory / name} kept from an earlier call with the same audio, "
+            "feature, seed and settings"
+        )
+    fitting = Fitting(
+        config.audio[0],
+        config.num_clusters,
+        config.seed,
+        config.fit_max_frames,
+        config.kmeans,
+        config.fit_fraction,
+    )
+    missing = {name: feature for name, feature in features.items() if name not in there}
+    directories = {name: directory / name for name in missing}
+    if missing:
+        fits = fitting.fit_features(missing, clusters, distributed.takes, directories)
+        for name, codebook in fits:
+            distributed.from_first(functools.partial(save, name, codebook))
+    return {name: Codebook.load(directory / name) for name in features}
 
 
-def _feature(config: LabelConfig) -> Feature:
+def _features(config: LabelConfig) -> dict[str, Feature]:
+    """What each codebook is of, by its name."""
     from hubert_jax.units.features import Feature
 
+    if config.feature in IMPORTED:
+        return {}
     trained = None
     if config.checkpoint:
         from hubert_jax.networks import trained as trained_lib
 
         trained = trained_lib.load(config.checkpoint, execution=config.execution)
-    return Feature(config.feature, trained, config.layer)
+    return {
+        name: Feature(config.feature, trained, config.layer, (*config.steps, *each.steps))
+        for name, each in config.listed().items()
+    }
 
 
 def read_codebook(path: str, expected: dict[str, Any], dim: int | None) -> Codebook:
     """An earlier codebook, or that of a file, which does not say of which feature it is.
 
     `expected` describes the feature, or as much of it as is known, `dim` is how many numbers it
-    has, if that is known. Raises InputError for a codebook of another one.
+    has before `whiten`, if that is known. Raises InputError for a codebook of another one.
     """
     if pathlib.Path(path).is_file():
+        whitened = any(step.startswith("whiten") for step in expected.get("steps", ()))
+        if whitened or expected["kind"] == "random_projection":
+            raise InputError(
+                f"config.codebook={path}: a file of another library has no matrix for whiten or "
+                "random_projection; expected a label job's directory"
+            )
         from hubert_jax.convert.centroids import read_centroids
 
         centroids, kind = read_centroids(path)
@@ -237,9 +394,9 @@ def read_codebook(path: str, expected: dict[str, Any], dim: int | None) -> Codeb
         codebook = Codebook(centroids, expected, None, None, None, None, origin)
     else:
         codebook = Codebook.load(path)
-    if dim is not None and codebook.centroids.shape[1] != dim:
+    if dim is not None and codebook.dim != dim:
         raise InputError(
-            f"config.codebook={path}: centroids of {codebook.centroids.shape[1]} dimensions, "
+            f"config.codebook={path}: centroids of {codebook.dim} dimensions, "
             f"{expected['kind']} has {dim}; label with the feature, layer and checkpoint "
             "that it was fitted on"
         )

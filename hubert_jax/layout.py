@@ -1,7 +1,8 @@
 """Where the stages of a pipeline write, and how one refers to what another has written.
 
 The stage JOB or GROUP/JOB writes WORKDIR/JOB or WORKDIR/GROUP/JOB. `prepare:train` is a prepared
-split, `it1/label:train` the labels of one, `it1/label` a codebook; `it1/train`,
+split, `it1/label:train` the labels of one, `it1/label:NAME/train` those by one of several
+codebooks, `it1/label` the codebook or codebooks; `it1/train`,
 `pretrained/finetune`, `pretrained/export` and `public/convert` are networks; `it1/train@best`,
 `@mean3` and `@500` are others of a training's checkpoints than the newest.
 """
@@ -38,7 +39,7 @@ _GIVEN = {("prepare", True): "a prepared split", ("label", True): "labels"} | {
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """One output of a stage: of `split`, where the job has one for each split.
+    """One output of a stage: of `split`, where the job has one for each, or NAME/SPLIT.
 
     Of a training's checkpoints `which` is "" for the newest.
     """
@@ -54,6 +55,16 @@ class Reference:
         stage, _, which = stage.partition("@")
         return cls(stage, split, which)
 
+    @property
+    def codebook(self) -> str:
+        """Which of several codebooks the labels are by; "" is the only one."""
+        return self.split.rpartition("/")[0]
+
+    @property
+    def audio_split(self) -> str:
+        """The split of the audio, without the codebook's name."""
+        return self.split.rpartition("/")[2]
+
     def __str__(self) -> str:
         which, split = self.which and f"@{self.which}", self.split and f":{self.split}"
         return f"{self.stage}{which}{split}"
@@ -66,7 +77,7 @@ class Reference:
         trained = job in ("train", "finetune")
         if _GIVEN.get((job, bool(self.split))) != taken or (self.which and not trained):
             raise InputError(f"inputs.{key}={self}: expected {taken}, {_EXAMPLES[taken]}")
-        if self.which and not re.fullmatch(r"\d+|best|mean[1-9]\d*", self.which):
+        if self.which and not re.fullmatch(r"[1-9][0-9]*|best|mean[1-9][0-9]*", self.which):
             raise InputError(f"inputs.{key}={self}: expected @STEP, @best or @meanN")
 
     def path(self, workdir: str, values: Mapping[str, Any] | None = None) -> str:
@@ -109,7 +120,8 @@ def outputs(stage: str, result: Mapping[str, Any]) -> list[str]:
     job = job_of(stage)
     found = [f"{split}/manifest.json" for split in result.get("splits", ())]
     if job == "label":
-        found += ["codebook.npz", "codebook.json"]
+        for name in result.get("codebooks", ("",)):
+            found += [f"{name}/codebook.{end}".lstrip("/") for end in ("npz", "json")]
     if job in ("train", "finetune"):
         best = (result.get("validation") or {}).get("step")
         found += [f"checkpoints/{step}" for step in (result["steps"], best) if step is not None]

@@ -9,6 +9,18 @@ WINDOW, HOP, FFT, BINS = 400, 160, 512, 23
 
 def mfcc(waveform):
     """Kaldi's 13 MFCC, their first and their second differences, in float64: (T, 39)."""
+    lifter = 1 + 11 * np.sin(np.pi * np.arange(13) / 22)
+    cepstra = scipy.fft.dct(log_mel(waveform), norm="ortho")[:, :13] * lifter
+    first = differences(cepstra)
+    return np.concatenate([cepstra, first, differences(first)], axis=1)
+
+
+def cepstra(waveform):
+    return mfcc(waveform)[:, :13]
+
+
+def log_mel(waveform):
+    """Kaldi's `fbank` of 23 bins, in float64: (T, 23)."""
     frames = np.lib.stride_tricks.sliding_window_view(waveform.astype(np.float64), WINDOW)[::HOP]
     frames = frames - frames.mean(axis=1, keepdims=True)
     frames[:, 1:] -= 0.97 * frames[:, :-1]
@@ -18,11 +30,10 @@ def mfcc(waveform):
     edges = np.linspace(*mel(np.array([20.0, 8000.0])), BINS + 2)
     rising = (mel(np.arange(FFT // 2) * 16_000 / FFT)[:, None] - edges[:-2]) / (edges[1] - edges[0])
     energies = power @ np.maximum(0.0, np.minimum(rising, 2.0 - rising))
-    logs = np.log(np.maximum(energies, 2.0**-23))
-    lifter = 1 + 11 * np.sin(np.pi * np.arange(13) / 22)
-    cepstra = scipy.fft.dct(logs, norm="ortho")[:, :13] * lifter
-    first = differences(cepstra)
-    return np.concatenate([cepstra, first, differences(first)], axis=1)
+    return np.log(np.maximum(energies, 2.0**-23))
+
+
+random_projection = log_mel  # what is projected
 
 
 def mel(hertz):

@@ -77,9 +77,16 @@ def write_labels(audio_dir, label_dir, pairs, codebook, rate):
             if shards(number):
                 for utterance in records.read_shard(pathlib.Path(audio_dir, shard.file)):
                     if utterance.id in by_id:
-                        yield number, utterance.id, by_id[utterance.id]
+                        yield number, utterance.id, [by_id[utterance.id]]
 
-    return labels.write_labels(audio_dir, label_dir, assigned, codebook, rate, version=0)
+    inventories = {pathlib.Path(label_dir): inventory_of(codebook)}
+    return labels.write_labels(audio_dir, inventories, assigned, rate, version=0)[0]
+
+
+def inventory_of(codebook):
+    from hubert_jax.units.labels import Inventory
+
+    return Inventory(len(codebook.centroids), codebook.feature, codebook.digest)
 
 
 def random_parameters(

@@ -39,6 +39,8 @@ job.guarded(work)
 """
 FIT = dict(num_clusters=12, fit_max_frames=1_000, kmeans=dict(n_init=1))
 LAYER = dict(feature="layer", layer=1, **FIT)
+WHITE = dict(name="white", num_clusters=9, steps=("splice 3", "whiten 20"))
+SEVERAL = dict(FIT, feature="cepstra", codebooks=(dict(name="plain", num_clusters=12), WHITE))
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,7 @@ def stages(corpus, tmp_path_factory) -> dict:
     return dict(
         prepare=dict(corpus=str(corpus), splits=("train",), shard_megabytes=1),
         label=dict(inputs=dict(audio=(audio,)), **FIT),
+        several=dict(label=dict(SEVERAL, inputs=dict(audio=(audio,)))),
         it2=dict(label=dict(LAYER, inputs=dict(audio=(audio,)), checkpoint=network)),
         decode=dict(inputs=dict(audio=audio), checkpoint=network, beam_size=2),
         convert=dict(source=network, target="orbax:"),
@@ -116,7 +119,7 @@ def _content(directory) -> dict[str, bytes]:
 
 def test_the_first_process_decides_and_a_second_run_skips(together, stages, capsys):
     run, _, (first, second) = together
-    names = {"prepare", "label", "it2/label", "decode", "convert", "export"}
+    names = {"prepare", "label", "several/label", "it2/label", "decode", "convert", "export"}
     for stage in names:
         assert f"[{stage}] runs\n" in first and f"[{stage}] skipped" in first, first + second
     # The collectives' library greets; nothing of ours is said twice.
@@ -145,6 +148,17 @@ def test_labels_are_those_of_one_process(together, stages, tmp_path, where, valu
     assert {path.name for path in (run / where).iterdir()} == {
         *("codebook.npz", "codebook.json", "result.json", "stage.json", "train")
     }
+
+
+def test_several_codebooks_are_those_of_one_process(together, tmp_path):
+    run, _, _ = together
+    values = dict(SEVERAL, audio=(f"{run}/prepare/train",), workdir=str(tmp_path))
+    label.run(config_lib.build(label.LabelConfig, values))
+    for each in SEVERAL["codebooks"]:
+        ours, alone = (root / "label" / each["name"] for root in (run / "several", tmp_path))
+        assert _content(ours) == _content(alone) and len(_content(ours)) == 2
+        assert _content(ours / "train") == _content(alone / "train")
+        assert {path.name for path in ours.iterdir()} - {"train"} == set(_content(ours))
 
 
 def test_decoding_is_that_of_one_process(together, stages, tmp_path):

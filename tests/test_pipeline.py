@@ -24,6 +24,7 @@ from hubert_jax.report.assemble import ReportConfig
 from hubert_jax.stages.content import ContentDigests
 from hubert_jax.stages.stage import JOBS, Stage
 from hubert_jax.units.kmeans import Codebook
+from tests.configs import tiny
 
 # Lines after which preparation, pre-training and fine-tuning have begun to work.
 KILLED_AFTER = ("[prepare] runs", "step 2/6", "step 2/4")
@@ -119,6 +120,79 @@ def test_killed_anywhere_it_ends_the_same_and_then_is_skipped(tmp_path, reposito
     # Generous, for a busy machine: it keeps a stage from running unnoticed.
     assert time.monotonic() - before < 30
     assert _findings(moved) == _findings(killed)
+
+
+CODEBOOKS = (
+    dict(name="whole", num_clusters=12),
+    dict(name="static", num_clusters=8, steps=("take 0:13", "splice 3")),
+)
+
+
+def _two_codebooks(workdir, corpus, labels, sizes=(12, 8), **label) -> pipeline.PipelineConfig:
+    train = tiny.get_config().stages.it1.train.to_dict()
+    train["inputs"] = dict(audio="prepare:train", labels=labels)
+    train["head"]["codebook_sizes"] = sizes
+    values = dict(codebooks=CODEBOOKS, fit_max_frames=900, kmeans=dict(n_init=1, max_iter=3))
+    stages = dict(
+        prepare=dict(corpus=str(corpus), splits=("train",)),
+        label=dict(inputs=dict(audio=("prepare:train",)), **values | label),
+        train=train,
+        again=dict(label=dict(inputs=dict(audio=("prepare:train",), codebook="label"), **values)),
+    )
+    return pipeline.PipelineConfig(str(workdir), stages)
+
+
+def test_two_codebooks_from_label_to_train(tmp_path, corpus, monkeypatch):
+    monkeypatch.setattr(pipeline, "_keep_compiled", lambda workdir: None)
+    labels = ("label:whole/train", "label:static/train")
+    config = _two_codebooks(tmp_path / "run", corpus, labels)
+    pipeline.run(config)
+    written = {
+        job: json.loads((tmp_path / "run" / job / "result.json").read_text())
+        for job in ("label", "train", "again/label")
+    }
+    codebooks = [Codebook.load(tmp_path / "run/label" / each["name"]) for each in CODEBOOKS]
+    last = written["train"]["last"]
+    assert {"masked_accuracy_0", "masked_accuracy_1"} <= set(last), last
+    assert written["again/label"]["codebook_digest"] == written["label"]["codebook_digest"]
+    network = formats.read(f"orbax:{tmp_path}/run/train/checkpoints")
+    assert network.units.codebook_digests == tuple(each.digest for each in codebooks)
+    assert pipeline.run(config)["skipped"] == ["prepare", "label", "train", "again/label"]
+    (tmp_path / "run/label/static/codebook.npz").unlink()
+    assert pipeline.dry_run(config)["runs"][:1] == ["label"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "changes", "message"),
+    [
+        (("label:train",) * 2, {}, "label:train: no such labels; there are whole/train, static/tr"),
+        (("label:whole/dev",) * 2, {}, "label:whole/dev: no such split; labelled are train"),
+        (("label:whole/train",), {}, "codebook_sizes: found .12, 8., but .* has 1 label set"),
+        (
+            ("label:static/train", "label:whole/train"),
+            {},
+            "codebook_sizes: found .12, 8., but label has num_clusters=8",
+        ),
+        (
+            ("label:whole/train", "label:static/train"),
+            dict(codebooks=CODEBOOKS[:1]),
+            "label:static/train: no such labels; there are whole/train",
+        ),
+        (
+            ("label:train",),
+            dict(codebooks=(), sizes=(100,)),
+            r"inputs.codebook=label: has the codebooks \[''\], expected \['whole', 'static'\]",
+        ),
+        (
+            ("label:train",),
+            dict(codebooks=(), sizes=(9,), feature="phones", alignments="phones.txt"),
+            "inputs.codebook=label: has no codebook, as its labels are given",
+        ),
+    ],
+)
+def test_codebooks_that_are_not_there_are_refused(tmp_path, corpus, labels, changes, message):
+    with pytest.raises(InputError, match=message):
+        pipeline.plan(_two_codebooks(tmp_path, corpus, labels, **changes))
 
 
 @pytest.mark.parametrize(

@@ -515,6 +515,10 @@ def test_dry_run_says_what_and_why_and_touches_nothing(jobs, tmp_path, corpus, c
             "inputs.checkpoint=it1/train@mean0: expected @STEP, @best or @meanN",
         ),
         (
+            {"it2": {"label": {"inputs": {"checkpoint": "it1/train@02"}}}},
+            "inputs.checkpoint=it1/train@02: expected @STEP, @best or @meanN",
+        ),
+        (
             {"it2": {"label": {"inputs": {"audio": ("prepare@best:train",)}}}},
             r"\[it2/label\] inputs.audio=prepare@best:train: expected a prepared split",
         ),

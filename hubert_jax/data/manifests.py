@@ -78,7 +78,7 @@ class LabelManifest:
     audio_digest: str  # of the audio manifest
     rate_hz: int  # labels per second, 50 or 100
     num_classes: int  # labels are in [0, num_classes)
-    feature: dict  # {"kind": "mfcc"} or {"kind": "layer", "layer": l, "checkpoint": identity}
+    feature: dict  # {"kind": "mfcc", "steps": [...]}, {"kind": "layer", "layer": l, ...}, ...
     codebook_digest: str
     utterances: int
     frames: int  # labels in all

@@ -28,7 +28,7 @@ class _Flagged:
 
 
 @dataclasses.dataclass(frozen=True)
-class Findings:
+class _Findings:
     """What was found in a split; utterances are flagged as by the preparation."""
 
     silent: _Flagged
@@ -41,7 +41,7 @@ def inspect(
     audio: AudioManifest,
     label_sets: Sequence[tuple[pathlib.Path, LabelManifest]] = (),
     progress: Callable[[float], None] = lambda seconds: None,
-) -> Findings:
+) -> _Findings:
     """Reads every record of a split and of its label sets, which `check_labels` must have passed.
 
     `progress` is called with the seconds of audio of each shard that is done. Raises InputError,
@@ -91,7 +91,7 @@ def inspect(
         for label in np.flatnonzero(count != manifest.class_counts)[:1]:
             what = f"class_counts[{label}]"
             _require(folder / MANIFEST, what, int(count[label]), manifest.class_counts[label])
-    return Findings(**flagged, class_counts=counts)
+    return _Findings(**flagged, class_counts=counts)
 
 
 class _LabelShard:

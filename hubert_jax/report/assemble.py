@@ -56,7 +56,7 @@ def _report(results: Results, names: tuple[str, ...]) -> dict[str, Any]:
     scored = list(results["evaluate"].values())
     mfcc: dict[str, Any] = next((found["mfcc"] for found in scored if "mfcc" in found), {})
     labels = [entry for found in scored for entry in found.get("labels", ())]
-    targets = (entry["pnmi"] for entry in labels if entry["feature"]["kind"] == "mfcc")
+    targets = (entry["pnmi"] for entry in labels if entry["feature"] == {"kind": "mfcc"})
     exports = {name: found["max_abs_difference"] for name, found in results["export"].items()}
     worst = max(exports.values()) if exports and None not in exports.values() else None
     model = [("parameters", found["parameters"]) for found in trained.values()][:1]

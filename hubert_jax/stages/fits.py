@@ -12,6 +12,7 @@ from hubert_jax.errors import InputError
 from hubert_jax.layout import Reference, job_of
 from hubert_jax.model.architecture import Architecture
 from hubert_jax.stages.stage import Stage, outside_paths
+from hubert_jax.units import mfcc, steps
 
 
 def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
@@ -28,7 +29,8 @@ def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
                 raise InputError(f"inputs.{key}={reference}: {lacking}")
     source, architecture = _architecture(stage, "checkpoint", stages)
     if isinstance(config, label.LabelConfig) and config.codebook and "codebook" not in inputs:
-        _known_codebook(config, architecture)
+        for name in config.listed():
+            _known_codebook(config, name, architecture)
     for reference in inputs.get("validation_audio", ()):
         for other in inputs.get("audio", ()):
             if reference == other:
@@ -45,20 +47,23 @@ def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
             if labels and len(labels) != len(sizes):
                 refuse("head.codebook_sizes", sizes, f"inputs.{key}", f"{len(labels)} label set(s)")
             for size, reference in zip(sizes, labels, strict=bool(labels)):
-                clusters = _num_clusters(stages[reference.stage])
+                clusters = _num_clusters(stages[reference.stage], reference.codebook)
                 if clusters is not None and size - clusters not in (0, config.specials):
                     expected = f"num_clusters={clusters}"
                     refuse("head.codebook_sizes", sizes, reference.stage, expected)
     for part in ("", "validation_"):
         audio = [reference.split for reference in inputs.get(f"{part}audio", ())]
         for reference in inputs.get(f"{part}labels", ()):
-            if audio and reference.split not in audio:
+            if audio and reference.audio_split not in audio:
                 refuse(f"inputs.{part}labels", reference, f"inputs.{part}audio", audio[0])
     if architecture:
         key = "layers" if hasattr(config, "layers") else "layer"
         layers = getattr(config, "layers", (getattr(config, "layer", 0),))
         if (highest := max(layers, default=0)) > architecture.num_layers:
             refuse(key, highest, source, f"{architecture.num_layers} layers")
+        if isinstance(config, label.LabelConfig):
+            for each in config.listed().values():
+                steps.dimensions((*config.steps, *each.steps), architecture.dim)
     source, architecture = _architecture(stage, "init_from", stages)
     described: dict[str, Any] = vars(architecture) if architecture else {}
     for name, value in described.items():
@@ -81,6 +86,15 @@ def _lacking(reference: Reference, stages: Mapping[str, Stage], key: str, config
             seen.add(network.name)
         if job_of(network.name) == "train":
             return "has no CTC head; expected a network of fine-tuning, such as GROUP/finetune"
+    if isinstance(source.config, label.LabelConfig):
+        named = list(source.config.listed())
+        if key == "codebook" and source.config.feature in label.IMPORTED:
+            return "has no codebook, as its labels are given"
+        if key == "codebook" and not {*config.listed()} <= {*named}:
+            return f"has the codebooks {named}, expected {list(config.listed())}"
+        if key != "codebook" and reference.codebook not in named:
+            known = [f"{name}/{reference.audio_split}".lstrip("/") for name in named]
+            return f"no such labels; there are {', '.join(known)}"
     if which in ("", "best"):
         return ""
     loop, number = source.config.loop, int(which.removeprefix("mean"))
@@ -115,26 +129,31 @@ def _architecture(
     return where, formats.read_architecture(where, f"config.{key}")
 
 
-def _known_codebook(config: label.LabelConfig, architecture: Architecture | None) -> label.Codebook:
+def _known_codebook(
+    config: label.LabelConfig, name: str, architecture: Architecture | None
+) -> label.Codebook:
     """The codebook from elsewhere that a label stage takes; InputError if it is of another feature.
 
     Of the network, another stage's, nothing but its architecture is known, if that.
     """
     described: dict[str, Any] = {"kind": config.feature}
-    dim: int | None = 39  # of every kind of MFCC
+    dim = mfcc.DIMS.get(config.feature)
     if config.feature == "layer":
         described |= {"layer": config.layer, "residual": "added"}
         dim = architecture.dim if architecture else None
-    return label.read_codebook(config.codebook, described, dim)
+    if every := (*config.steps, *config.listed()[name].steps):
+        described["steps"] = list(every)
+    dim = steps.dimensions(steps.before_whitening(every), dim)
+    return label.read_codebook(str(pathlib.Path(config.codebook, name)), described, dim)
 
 
-def _num_clusters(stage: Stage) -> int | None:
-    """How many units the labels of a stage have; None where another stage's codebook says it."""
-    if "codebook" in stage.inputs:
+def _num_clusters(stage: Stage, name: str) -> int | None:
+    """How many units the labels by a codebook of a stage have; None where another input says it."""
+    if "codebook" in stage.inputs or stage.config.feature == "phones":
         return None
     if stage.config.codebook:
-        return len(_known_codebook(stage.config, None).centroids)
-    return stage.config.num_clusters
+        return len(_known_codebook(stage.config, name, None).centroids)
+    return stage.config.listed()[name].num_clusters
 
 
 def _shared_folder(one: Reference, other: Reference, stages: Mapping[str, Stage]) -> str:

@@ -134,7 +134,7 @@ def _require(reference: Reference, key: str, listed: Mapping[str, Any]) -> None:
         audio = (listed[reference.stage].get("inputs") or {}).get("audio", ())
         if isinstance(audio, (tuple, list)):
             splits = [Reference.parse(text).split for text in audio if isinstance(text, str)]
-    if reference.split and splits and reference.split not in splits:
+    if reference.split and splits and reference.audio_split not in splits:
         raise InputError(
             f"inputs.{key}={reference.stage}:{reference.split}: no such split; "
             f"{'prepared' if job_name == 'prepare' else 'labelled'} are {', '.join(splits)}"

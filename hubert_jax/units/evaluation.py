@@ -16,7 +16,7 @@ from hubert_jax.frames import RATES, SAMPLE_RATE, num_frames
 from hubert_jax.networks.trained import Trained
 from hubert_jax.units import abx, kmeans
 from hubert_jax.units.alignments import fitted, phones_at_frames, read_alignments
-from hubert_jax.units.features import Feature, hidden_states
+from hubert_jax.units.features import Feature, extract, hidden_states
 from hubert_jax.units.fitting import Fitting
 from hubert_jax.units.probe import Probe, ProbeConfig, scores
 from hubert_jax.units.quality import JointCounts, PairedBootstrap, score
@@ -148,22 +148,22 @@ class SplitScorer:
     def score_mfcc(self, fitting: Fitting) -> dict[str, Any]:
         """Scores of Kaldi's MFCC: what units have to beat."""
         feature = Feature("mfcc")
-        codebook = fitting.fit_sample(fitting.sample(feature), feature.describe())
+        ((_, codebook),) = fitting.fit_features({"": feature}, {"": fitting.num_clusters})
         units = self._units(fitting.num_clusters, feature.rate)
         held: _Features = {}
         train: _Features = {}
 
-        def features() -> Iterator[tuple[int, str, np.ndarray]]:
-            extracted = feature.extract(self._split.audio_dir, self._split.aligned)
+        def features() -> Iterator[tuple[int, str, list[np.ndarray]]]:
+            extracted = extract([feature], self._split.audio_dir, self._split.aligned)
             for number, name, values in extracted:
-                held[name] = values[None]
+                held[name] = np.stack(values)
                 yield number, name, values
 
-        for _, utterance_id, labels in kmeans.assign_each(codebook, features()):
+        for _, utterance_id, (labels,) in kmeans.assign_each([codebook], features()):
             units.add(utterance_id, labels)
         if self._probing:
-            extracted = feature.extract(self._probing.audio_dir, self._probing.takes)
-            train = {name: values[None] for _, name, values in extracted}
+            extracted = extract([feature], self._probing.audio_dir, self._probing.takes)
+            train = {name: np.stack(values) for _, name, values in extracted}
         found = self._scores("mfcc", units, codebook)
         self._baseline = units
         return found | self._feature_scores(held, train, feature.rate)

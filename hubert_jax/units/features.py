@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -17,23 +17,26 @@ from hubert_jax.model.hubert import Hubert
 from hubert_jax.model.transformer import first_layers
 from hubert_jax.networks import forward
 from hubert_jax.networks.trained import Trained
-from hubert_jax.units import mfcc
+from hubert_jax.units import mfcc, steps
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Feature:
-    """MFCC of a `kind` at 100 Hz, or at 50 Hz a "layer" of a network: 0 is the input of block 1.
+    """A kind of `mfcc` at 100 Hz, or a "layer" of a network at 50 Hz, and steps from there.
 
-    Raises InputError for a layer that the network does not have.
+    Layer 0 is the input of block 1.
+    Raises InputError for a layer that the network does not have, and as `steps.dimensions`.
     """
 
     kind: str
     trained: Trained | None = None
     layer: int = 0
+    steps: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.trained is not None:
             require_layers(self.trained, (self.layer,))
+        steps.dimensions(self.steps, self._raw_dim)
 
     @property
     def rate(self) -> int:
@@ -41,50 +44,71 @@ class Feature:
         return 50 if self.kind == "layer" else mfcc.RATE
 
     @property
+    def own_steps(self) -> tuple[str, ...]:
+        """Those that are taken utterance by utterance: all before `whiten`, which is fitted."""
+        return steps.before_whitening(self.steps)
+
+    @property
     def dim(self) -> int:
-        """Numbers a frame."""
-        return mfcc.DIM if self.trained is None else self.trained.architecture.dim
+        """Numbers a frame after `own_steps`."""
+        return steps.dimensions(self.own_steps, self._raw_dim) or 0
+
+    @property
+    def _raw_dim(self) -> int:
+        return self.trained.architecture.dim if self.trained else mfcc.DIMS[self.kind]
 
     def describe(self) -> dict[str, Any]:
         """What codebooks and labels of this feature are bound to.
 
         A layer is what its block gives after the residual is added, and before a final LayerNorm.
         """
-        if self.trained is None:
-            return {"kind": self.kind}
-        return {
-            "kind": "layer",
-            "layer": self.layer,
-            "residual": "added",
-            "checkpoint": self.trained.fingerprint,
-        }
-
-    def extract(
-        self,
-        split_dir: str | os.PathLike,
-        wanted: Callable[[str], bool] = lambda utterance_id: True,
-        shards: Callable[[int], bool] = lambda number: True,
-    ) -> Iterator[tuple[int, str, np.ndarray]]:
-        """Yields (number of the audio shard, utterance id, float32 (T, D)), shard by shard.
-
-        `wanted` chooses utterances by id, `shards` audio shards; within one the order is free.
-        """
+        described: dict[str, Any] = {"kind": self.kind}
         if self.trained is not None:
-            states = hidden_states(self.trained, split_dir, (self.layer,), wanted, shards)
-            yield from ((number, name, of[self.layer]) for number, name, of in states)
-            return
+            described |= {"layer": self.layer, "residual": "added"}
+            described |= {"checkpoint": self.trained.fingerprint}
+        return described | ({"steps": list(self.steps)} if self.steps else {})
 
-        def waveforms() -> Iterator[tuple[tuple[int, str], np.ndarray]]:
-            for number, shard in enumerate(manifests.read_manifest(split_dir).shards):
-                if not shards(number):
-                    continue
-                path = os.path.join(split_dir, shard.file)
-                for utterance in records.read_shard(path, shard.utterances):
-                    if wanted(utterance.id):
-                        yield (number, utterance.id), to_float(utterance.audio)
 
-        for (number, name), features in mfcc.mfcc(waveforms(), self.kind):
-            yield number, name, features
+def extract(
+    features: Sequence[Feature],
+    split_dir: str | os.PathLike,
+    wanted: Callable[[str], bool] = lambda utterance_id: True,
+    shards: Callable[[int], bool] = lambda number: True,
+) -> Iterator[tuple[int, str, list[np.ndarray]]]:
+    """Yields (number of the audio shard, utterance id, float32 (T, D) of each), shard by shard.
+
+    The features differ in their steps alone, so that the audio is read once; `whiten` is not taken
+    here. `wanted` chooses utterances by id, `shards` audio shards; within one the order is free.
+    """
+    wanted_steps = {feature.own_steps for feature in features}
+    for number, name, frames in _raw(features[0], split_dir, wanted, shards):
+        found = {own: steps.apply(own, frames) for own in wanted_steps}
+        yield number, name, [found[feature.own_steps] for feature in features]
+
+
+def _raw(
+    feature: Feature,
+    split_dir: str | os.PathLike,
+    wanted: Callable[[str], bool],
+    shards: Callable[[int], bool],
+) -> Iterator[tuple[int, str, np.ndarray]]:
+    """As `extract`, of one feature before its steps."""
+    if feature.trained is not None:
+        states = hidden_states(feature.trained, split_dir, (feature.layer,), wanted, shards)
+        yield from ((number, name, of[feature.layer]) for number, name, of in states)
+        return
+
+    def waveforms() -> Iterator[tuple[tuple[int, str], np.ndarray]]:
+        for number, shard in enumerate(manifests.read_manifest(split_dir).shards):
+            if not shards(number):
+                continue
+            path = os.path.join(split_dir, shard.file)
+            for utterance in records.read_shard(path, shard.utterances):
+                if wanted(utterance.id):
+                    yield (number, utterance.id), to_float(utterance.audio)
+
+    for (number, name), frames in mfcc.mfcc(waveforms(), feature.kind):
+        yield number, name, frames
 
 
 def require_layers(trained: Trained, layers: tuple[int, ...]) -> None:
@@ -104,7 +128,7 @@ def hidden_states(
     wanted: Callable[[str], bool] = lambda utterance_id: True,
     shards: Callable[[int], bool] = lambda number: True,
 ) -> Iterator[tuple[int, str, dict[int, np.ndarray]]]:
-    """Yields {layer: float32 (T, dim)} of 50 Hz as `Feature.extract`, all layers in one pass.
+    """Yields {layer: float32 (T, dim)} of 50 Hz as `extract`, all layers in one pass.
 
     Neither dropout nor masks are applied; nothing above the topmost layer is computed. Raises
     InputError for a layer that the network does not have, or a damaged shard.

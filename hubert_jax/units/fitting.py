@@ -1,8 +1,9 @@
 """Fitting codebooks on a sample of a split's frames."""
 
+import copy
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hubert_jax.data import manifests
 from hubert_jax.frames import RATES
 from hubert_jax.units import kmeans
 from hubert_jax.units.clustering import KMeansConfig
-from hubert_jax.units.features import Feature
+from hubert_jax.units.features import Feature, extract
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,34 +50,66 @@ class Fitting:
                 sample.add(utterance_id, values[name])
         # Popped: a feature's frames are freed as soon as they are clustered.
         return {
-            name: self.fit_sample(samples.pop(name), feature) for name, feature in described.items()
+            name: kmeans.fit(
+                samples.pop(name), self.num_clusters, self.seed, feature, self.settings
+            )
+            for name, feature in described.items()
         }
 
-    def sample(
-        self, feature: Feature, shards: Callable[[int], bool] = lambda number: True
-    ) -> kmeans.FrameSample:
-        """Frames of one feature, from some audio shards; says first how many they will be."""
-        of_split = manifests.read_manifest(self.audio).seconds * feature.rate
+    def fit_features(
+        self,
+        features: Mapping[str, Feature],
+        num_clusters: Mapping[str, int],
+        shards: Callable[[int], bool] = lambda number: True,
+        directories: Mapping[str, pathlib.Path] | None = None,
+    ) -> Iterator[tuple[str, kmeans.Codebook]]:
+        """Yields the name and codebook of each feature, sampled in one pass over some audio shards.
+
+        They differ in their steps alone; those that differ in `whiten` or in nothing have a sample
+        together. Says first how many frames it will be; `directories` as `kmeans.fit`.
+        """
+        samples = self._samples(list(features.values()), shards)
+        last = {feature.own_steps: name for name, feature in features.items()}
+        for name, feature in features.items():
+            own = feature.own_steps
+            sample = samples.pop(own) if last[own] == name else samples[own]
+            after = feature.steps[len(own) :]
+            if own in samples and (after or self.settings.metric == "cosine"):
+                sample = copy.deepcopy(sample)  # as fitting changes its frames
+            yield (
+                name,
+                kmeans.fit(
+                    sample,
+                    num_clusters[name],
+                    self.seed,
+                    feature.describe(),
+                    self.settings,
+                    directories[name] if directories else None,
+                    after,
+                ),
+            )
+
+    def _samples(
+        self, features: list[Feature], shards: Callable[[int], bool]
+    ) -> dict[tuple[str, ...], kmeans.FrameSample]:
+        """Frames of the features, from some audio shards, by the steps that made them."""
+        different = {feature.own_steps: feature for feature in features}
+        rate = features[0].rate
+        of_split = manifests.read_manifest(self.audio).seconds * rate
         frames = int(min(self.max_frames, self.fraction * of_split))
+        dim = sum(feature.dim for feature in different.values())
         distributed.announce(
             f"k-means on about {frames:,} frames, {frames / max(of_split, 1):.2%} of {self.audio}: "
-            f"{4 * feature.dim * frames / 1e9:.2f} GB of memory"
+            f"{4 * dim * frames / 1e9:.2f} GB of memory"
         )
-        sample = self._room()
-        for _, name, values in feature.extract(self.audio, self.wanted(feature.rate), shards):
-            sample.add(name, values)
-        return sample
+        samples = {own: self._room() for own in different}
+        taken = extract(list(different.values()), self.audio, self.wanted(rate), shards)
+        for _, name, values in taken:
+            for sample, frames_of in zip(samples.values(), values, strict=True):
+                sample.add(name, frames_of)
+        return samples
 
     def _room(self) -> kmeans.FrameSample:
         """For `max_frames`, but for no more than there are."""
         most = int(manifests.read_manifest(self.audio).seconds * max(RATES)) + 1
         return kmeans.FrameSample(min(self.max_frames, most), self.seed)
-
-    def fit_sample(
-        self,
-        sample: kmeans.FrameSample,
-        feature: dict[str, Any],
-        directory: pathlib.Path | None = None,
-    ) -> kmeans.Codebook:
-        """The codebook of a sample of the `feature` described, as `kmeans.fit` gives it."""
-        return kmeans.fit(sample, self.num_clusters, self.seed, feature, self.settings, directory)

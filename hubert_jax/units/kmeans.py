@@ -9,14 +9,14 @@ import pathlib
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from hubert_jax import config, distributed, files
 from hubert_jax.errors import InputError
-from hubert_jax.units import clustering
+from hubert_jax.units import clustering, steps
 from hubert_jax.units.clustering import KMeansConfig
 from hubert_jax.units.nearest import Nearest
 
@@ -30,6 +30,9 @@ _DAMAGED = (
 _CHUNK = 8192  # frames that are looked at together
 _TOGETHER = 32_768  # frames whose codewords are sought together, at least
 _STARTING = 10_000  # frames that starts are made from, or 20 a codeword
+_WHITENING = 2**18  # frames of a sample, at most, that whitening is fitted on
+_DRAWN_DIM = 16  # of BEST-RQ's codewords
+_ARRAYS = ("centroids", "projection")
 _HEADER_BYTES = 1_000  # of an array; NumPy takes half a minute for ten times as many
 
 
@@ -44,23 +47,37 @@ class Codebook:
     dead_codewords: int | None  # that no frame it was fitted on is nearest to
     seed: int | None
     fitted_frames: int | None
-    origin: str = "fitted here"  # or the file that it was read from
+    origin: str = "fitted here"  # or drawn here, or the file that it was read from
+    # float32 (D' + 1, D), as `steps.project` takes it: whitening, or BEST-RQ's random projection.
+    projection: np.ndarray | None = None
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of feature and centroids."""
+        """SHA-256 (hex) of feature, centroids and projection."""
         described = json.dumps([self.feature, self.centroids.shape], sort_keys=True).encode()
-        content = np.ascontiguousarray(self.centroids, "<f4").tobytes()
-        return hashlib.sha256(described + content).hexdigest()
+        arrays = (np.ascontiguousarray(array, "<f4").tobytes() for array in self._arrays().values())
+        return hashlib.sha256(described + b"".join(arrays)).hexdigest()
+
+    @property
+    def dim(self) -> int:
+        """Numbers a frame of the features that it labels."""
+        if self.projection is not None:
+            return len(self.projection) - 1
+        return self.centroids.shape[1]
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        found = {name: getattr(self, name) for name in _ARRAYS}
+        return {name: array for name, array in found.items() if array is not None}
 
     def save(self, directory: str | os.PathLike) -> None:
         """Writes `codebook.npz`, then `codebook.json`, each atomically."""
         directory = pathlib.Path(directory)
         buffer = io.BytesIO()
-        np.savez(buffer, centroids=self.centroids)
+        arrays: dict[str, Any] = self._arrays()
+        np.savez(buffer, **arrays)
         files.write_bytes(directory / "codebook.npz", buffer.getvalue())
         described = {"format": 1, "num_classes": len(self.centroids), "digest": self.digest}
-        described |= {name: value for name, value in vars(self).items() if name != "centroids"}
+        described |= {name: value for name, value in vars(self).items() if name not in _ARRAYS}
         files.write_json(directory / "codebook.json", described)
 
     @classmethod
@@ -70,13 +87,18 @@ class Codebook:
         described = files.read_json(directory / "codebook.json", "codebook description")
         path = directory / "codebook.npz"
         try:
-            with np.load(path, max_header_size=_HEADER_BYTES) as arrays:
-                centroids = arrays["centroids"]
-            if centroids.ndim != 2 or centroids.dtype != np.float32 or not centroids.size:
-                raise ValueError(f"centroids of shape {centroids.shape}, {centroids.dtype}")
-            if not np.isfinite(centroids).all():
-                raise ValueError("centroids that are NaN or infinite")
-            codebook = cls(centroids, *(described[f.name] for f in dataclasses.fields(cls)[1:]))
+            with np.load(path, max_header_size=_HEADER_BYTES) as stored:
+                arrays = {name: stored[name] for name in _ARRAYS if name in stored}
+            for name, array in arrays.items():
+                if array.ndim != 2 or array.dtype != np.float32 or not array.size:
+                    raise ValueError(f"{name} of shape {array.shape}, {array.dtype}")
+                if not np.isfinite(array).all():
+                    raise ValueError(f"{name} that are NaN or infinite")
+            fields = [field.name for field in dataclasses.fields(cls)[1:-1]]
+            codebook = cls(**arrays, **{name: described[name] for name in fields})
+            if codebook.projection is not None:
+                if codebook.projection.shape[1] != codebook.centroids.shape[1]:
+                    raise ValueError("centroids of other dimensions than projection")
             digest = described["digest"]
         except FileNotFoundError:
             raise InputError(f"{path}: codebook not found; run the label job again") from None
@@ -206,11 +228,14 @@ def fit(
     feature: dict[str, Any],
     settings: KMeansConfig,
     directory: pathlib.Path | None = None,
+    after: Sequence[str] = (),
 ) -> Codebook:
     """A codebook of `num_clusters` codewords, fitted on the sample of all processes.
 
-    In `directory`, which they share, an interrupted fit of the same frames goes on. Raises
-    InputError for NaN or infinite features, fewer frames than clusters, and as `require_fittable`.
+    Steps that come `after` the sampled ones begin with `whiten`, which is fitted, too. In
+    `directory`, which processes share, an interrupted fit of the same frames goes on. What the
+    sample holds is overwritten. Raises InputError for NaN or infinite features, fewer frames than
+    clusters, and as `require_fittable` and `steps.whitening`.
     """
     require_fittable(num_clusters, seed)
     frames, keys = sample.frames()
@@ -221,6 +246,15 @@ def fit(
             f"num_clusters={num_clusters}: found {count} frames to fit on, expected at "
             "least as many as clusters; give more speech, a larger share, or fewer clusters"
         )
+    projection = None
+    if after:
+        size = steps.dimensions(after, frames.shape[1]) or 0
+        projection = np.zeros((frames.shape[1] + 1, size))
+        several = _first(frames, keys, _WHITENING, directory)
+        if distributed.is_first():
+            projection = steps.whitening(several, after).astype(np.float64)
+        projection = distributed.everywhere(projection)[0].astype(np.float32)
+        frames = steps.project_in_place(frames, projection)
     if settings.metric == "cosine":
         for start in range(0, len(frames), _CHUNK):
             frames[start : start + _CHUNK] = clustering.unit(frames[start : start + _CHUNK])
@@ -241,7 +275,21 @@ def fit(
     passes = settings.max_iter if own else 0
     refined = clustering.refine(frames, keys, centroids, settings, passes, kept)
     centroids, inertia, dead = refined
-    return Codebook(centroids, feature, inertia, dead, seed, count)
+    return Codebook(centroids, feature, inertia, dead, seed, count, "fitted here", projection)
+
+
+def draw(num_clusters: int, seed: int, name: str, feature: dict[str, Any], dim: int) -> Codebook:
+    """BEST-RQ's codebook (Chiu et al. 2022, section 3.1), drawn for features of `dim` numbers.
+
+    A projection to 16 dimensions, uniform as Xavier's, and normal codewords, scaled to length 1.
+    Those of another seed or name are others.
+    """
+    random = np.random.default_rng([seed, *name.encode()])
+    bound = np.sqrt(6.0 / (dim + _DRAWN_DIM))
+    projection = random.uniform(-bound, bound, (dim, _DRAWN_DIM))
+    projection = np.concatenate([projection, np.zeros((1, _DRAWN_DIM))]).astype(np.float32)
+    codewords = clustering.unit(random.normal(size=(num_clusters, _DRAWN_DIM)))
+    return Codebook(codewords, feature, None, None, seed, None, "drawn here", projection)
 
 
 def _scikit_learns(
@@ -314,27 +362,34 @@ def assign(codebook: Codebook, features: np.ndarray) -> np.ndarray:
 
 
 def assign_each(
-    codebook: Codebook, features: Iterable[tuple[int, str, np.ndarray]]
-) -> Iterator[tuple[int, str, np.ndarray]]:
-    """(shard, utterance id, what `assign` gives) of (shard, utterance id, features), in order.
+    codebooks: Sequence[Codebook], features: Iterable[tuple[int, str, Sequence[np.ndarray]]]
+) -> Iterator[tuple[int, str, list[np.ndarray]]]:
+    """(shard, utterance id, labels) of (shard, utterance id, features), in order.
 
-    Many utterances are looked at together, on all devices.
+    There are features and labels, as `assign` gives them, for each codebook. Many utterances are
+    looked at together, on all devices.
     """
-    nearest = Nearest(codebook.centroids)
-    waiting: list[tuple[int, str, np.ndarray]] = []
+    nearest = [Nearest(codebook.centroids) for codebook in codebooks]
+    waiting: list[tuple[int, str, list[np.ndarray]]] = []
 
-    def labelled() -> Iterator[tuple[int, str, np.ndarray]]:
-        labels = nearest.labels(np.concatenate([values for _, _, values in waiting]))
+    def labelled() -> Iterator[tuple[int, str, list[np.ndarray]]]:
+        of_codebook = zip(*(values for _, _, values in waiting), strict=True)
+        labels = [
+            each.labels(np.concatenate(frames))
+            for each, frames in zip(nearest, of_codebook, strict=True)
+        ]
         start = 0
         for number, name, values in waiting:
-            yield number, name, labels[start : start + len(values)]
-            start += len(values)
+            stop = start + len(values[0])
+            yield number, name, [each[start:stop] for each in labels]
+            start = stop
         waiting.clear()
 
     frames = 0
     for number, name, values in features:
-        waiting.append((number, name, _fitting(codebook, values)))
-        frames += len(values)
+        fitting = map(_fitting, codebooks, values)
+        waiting.append((number, name, list(fitting)))
+        frames += len(values[0])
         if frames >= _TOGETHER:
             yield from labelled()
             frames = 0
@@ -343,14 +398,15 @@ def assign_each(
 
 
 def _fitting(codebook: Codebook, features: np.ndarray) -> np.ndarray:
-    """Features that the codebook can be of, or InputError."""
+    """Features that the codebook can be of, as its centroids are, or InputError."""
     features = _checked(features)
-    expected = codebook.centroids.shape[1]
-    if features.shape[1] != expected:
+    if features.shape[1] != codebook.dim:
         raise InputError(
             f"k-means: found features of {features.shape[1]} dimensions, the codebook has "
-            f"{expected}; use the codebook of this feature ({codebook.feature})"
+            f"{codebook.dim}; use the codebook of this feature ({codebook.feature})"
         )
+    if codebook.projection is not None:
+        features = steps.project(features, codebook.projection)
     return features
 
 

@@ -1,9 +1,11 @@
 """Label directories: the units of an audio split, record for record, bound to it by digest."""
 
+import dataclasses
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,135 +15,182 @@ from hubert_jax.data import manifests, records
 from hubert_jax.data.index import Index, read_index, read_label_index, write_label_index
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_frames
-from hubert_jax.units.kmeans import Codebook
 
-_Labels = Callable[[Callable[[int], bool]], Iterable[tuple[int, str, np.ndarray]]]
+_Labels = Callable[[Callable[[int], bool]], Iterable[tuple[int, str, Sequence[np.ndarray]]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inventory:
+    """What the units of a label set are."""
+
+    size: int
+    feature: dict[str, Any]  # what they were made from; labels are of no other one
+    digest: str  # of the codebook, or of what their numbers mean where there is none
 
 
 def write_labels(
     audio_dir: str | os.PathLike,
-    label_dir: str | os.PathLike,
+    inventories: Mapping[pathlib.Path, Inventory],
     labels: _Labels,
-    codebook: Codebook,
     rate: int,
     version: int,
-) -> manifests.LabelManifest:
-    """Writes the label set of an audio split; returns its manifest.
+) -> list[manifests.LabelManifest]:
+    """Writes label sets of an audio split, one a directory; returns their manifests.
 
-    The directory appears, in place of an older one, when it is complete; what an interrupted call
-    finished for the same audio, codebook and `version` of the job is kept. `labels` takes a
-    predicate on numbers of audio shards and yields (number, utterance id, uint16 (T,) at `rate` Hz)
-    of their utterances. Several processes write shards in turn. Raises InputError where an
-    utterance lacks labels or has another number of them than frames.
+    A directory appears, in place of an older one, when it is complete; what an interrupted call
+    finished for the same audio, inventory and `version` of the job is kept. `labels` takes a
+    predicate on numbers of audio shards and yields (number, utterance id, for each directory uint16
+    (T,) at `rate` Hz) of their utterances. Several processes write shards in turn. Raises
+    InputError where an utterance lacks labels or has another number of them than frames.
     """
-    audio_dir, label_dir = pathlib.Path(audio_dir), pathlib.Path(label_dir)
     audio = manifests.read_manifest(audio_dir)
-    key = config_lib.digest([audio.digest, codebook.digest, rate, version])[:16]
-    parts = label_dir.with_name(f".{label_dir.name}.parts-{key}")
-    paths = [parts / manifests.label_file(shard.file) for shard in audio.shards]
+    index = read_index(audio_dir, audio)
+    sets = [
+        _LabelSet(audio, index, label_dir, inventory, rate, version)
+        for label_dir, inventory in inventories.items()
+    ]
+    # Of each process the shards that it has to make, by set.
+    missing = [each.begin() for each in sets]
+    waiting: dict[int, dict[str, Sequence[np.ndarray]]] = {}
 
-    def begin() -> bool:
-        wanted = (audio.split, audio.digest, codebook.digest, rate, version)
-        if _is_finished(label_dir, wanted):
+    def write(number: int) -> None:
+        found = waiting.pop(number, {})
+        for place, each in enumerate(sets):
+            if number in missing[place]:
+                each.write(number, {name: values[place] for name, values in found.items()})
+
+    wanted = set().union(*missing)
+    if distributed.everywhere(np.array(len(wanted))).sum():
+        for number, name, values in labels(lambda number: number in wanted):
+            waiting.setdefault(number, {})[name] = values
+            if len(waiting[number]) == audio.shards[number].utterances:
+                write(number)
+                wanted.remove(number)
+        for number in sorted(wanted):
+            write(number)
+    distributed.gather(None)
+    return [each.finish() for each in sets]
+
+
+class _LabelSet:
+    """A label set that is written shard by shard."""
+
+    def __init__(
+        self,
+        audio: manifests.AudioManifest,
+        index: Index,
+        label_dir: pathlib.Path,
+        inventory: Inventory,
+        rate: int,
+        version: int,
+    ) -> None:
+        self._audio, self._index, self._label_dir = audio, index, label_dir
+        self._inventory, self._rate, self._version = inventory, rate, version
+        key = config_lib.digest([audio.digest, inventory.digest, inventory.feature, rate, version])
+        self._parts = label_dir.with_name(f".{label_dir.name}.parts-{key[:16]}")
+        self._paths = [self._parts / manifests.label_file(shard.file) for shard in audio.shards]
+        self._counted: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._is_open = True
+
+    def begin(self) -> set[int]:
+        """The shards that this process has to write."""
+        self._is_open = distributed.from_first(self._begin)
+        if not self._is_open:
+            return set()
+        mine = {number for number in range(len(self._paths)) if distributed.takes(number)}
+        for number in mine:
+            try:
+                self._count(number)
+            except InputError:  # not written yet, or damaged since
+                self._paths[number].unlink(missing_ok=True)
+        return mine - set(self._counted)
+
+    def write(self, number: int, labels: Mapping[str, np.ndarray]) -> None:
+        """Writes the labels of an audio shard's utterances."""
+        rows = _in_order(self._index, number, labels, self._rate)
+        with files.writing_file(self._paths[number]) as aside:
+            records.write_label_shard(aside, rows)
+        self._count(number)
+
+    def finish(self) -> manifests.LabelManifest:
+        """The manifest, when all processes have written all shards."""
+        if self._is_open:
+            distributed.from_first(self._finish)
+        return manifests.read_label_manifest(self._label_dir)
+
+    def _begin(self) -> bool:
+        if self._is_finished():
             return False
-        for leftover in label_dir.parent.glob(f".{label_dir.name}.parts-*"):
-            if leftover != parts:
+        for leftover in self._label_dir.parent.glob(f".{self._label_dir.name}.parts-*"):
+            if leftover != self._parts:
                 shutil.rmtree(leftover)
-        parts.mkdir(parents=True, exist_ok=True)
-        for leftover in set(parts.iterdir()) - set(paths):
+        self._parts.mkdir(parents=True, exist_ok=True)
+        for leftover in set(self._parts.iterdir()) - set(self._paths):
             leftover.unlink()  # begun by a process that was killed
         return True
 
-    if not distributed.from_first(begin):
-        return manifests.read_label_manifest(label_dir)
-    index, classes = read_index(audio_dir, audio), len(codebook.centroids)
-    counted: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-
-    def count(number: int) -> None:
-        counted[number] = _counted(paths[number], audio.shards[number].utterances, classes)
-
-    mine = {number for number in range(len(paths)) if distributed.takes(number)}
-    for number in mine:
+    def _is_finished(self) -> bool:
+        """Whether the label set that is there already is the wanted one and whole."""
         try:
-            count(number)
-        except InputError:  # not written yet, or damaged since
-            paths[number].unlink(missing_ok=True)
-    waiting: dict[int, dict[str, np.ndarray]] = {}
+            found = manifests.read_label_manifest(self._label_dir)
+            read_label_index(self._label_dir, found)
+        except InputError:
+            return False
+        of_set = (found.split, found.audio_digest, found.codebook_digest, found.feature)
+        wanted = (self._audio.split, self._audio.digest, self._inventory.digest)
+        if (*of_set, found.rate_hz, found.version) != (
+            *wanted,
+            self._inventory.feature,
+            self._rate,
+            self._version,
+        ):
+            return False
+        there = self._label_dir
+        return all(files.sha256_file(there / s.file) == s.digest for s in found.shards)
 
-    def write(number: int) -> None:
-        rows = _in_order(index, number, waiting.pop(number, {}), rate)
-        with files.writing_file(paths[number]) as aside:
-            records.write_label_shard(aside, rows)
-        count(number)
+    def _count(self, number: int) -> None:
+        """Labels of each class in a label shard, int64 (K,); its records' lengths, uint32 (n,)."""
+        counts = np.zeros(self._inventory.size, np.int64)
+        lengths = []
+        utterances = self._audio.shards[number].utterances
+        for name, values in records.read_label_shard(self._paths[number], utterances):
+            counts += np.bincount(values, minlength=len(counts))
+            lengths.append(records.FRAMING_BYTES + len(records.label_record(name, values)))
+        self._counted[number] = counts, np.array(lengths, np.uint32)
 
-    for number, name, values in labels(lambda number: number in mine and number not in counted):
-        waiting.setdefault(number, {})[name] = values
-        if len(waiting[number]) == audio.shards[number].utterances:
-            write(number)
-    for number in sorted(mine - set(counted)):
-        write(number)
-    distributed.gather(None)
-
-    def finish() -> None:
-        for number in set(range(len(paths))) - mine:
-            count(number)
-        counts, lengths = zip(*(counted[number] for number in range(len(paths))), strict=True)
-        class_counts = np.sum(counts, axis=0)
+    def _finish(self) -> None:
+        for number in set(range(len(self._paths))) - set(self._counted):
+            self._count(number)
+        counts, lengths = zip(*(self._counted[i] for i in range(len(self._paths))), strict=True)
         shards = tuple(
             manifests.LabelShardInfo(
                 path.name, len(rows), int(count.sum()), files.sha256_file(path)
             )
-            for path, count, rows in zip(paths, counts, lengths, strict=True)
+            for path, count, rows in zip(self._paths, counts, lengths, strict=True)
         )
         manifest = manifests.LabelManifest(
-            split=audio.split,
-            audio_digest=audio.digest,
-            rate_hz=rate,
-            num_classes=classes,
-            feature=codebook.feature,
-            codebook_digest=codebook.digest,
+            split=self._audio.split,
+            audio_digest=self._audio.digest,
+            rate_hz=self._rate,
+            num_classes=self._inventory.size,
+            feature=self._inventory.feature,
+            codebook_digest=self._inventory.digest,
             utterances=sum(shard.utterances for shard in shards),
             frames=sum(shard.frames for shard in shards),
-            class_counts=tuple(class_counts.tolist()),
+            class_counts=tuple(np.sum(counts, axis=0).tolist()),
             digest=manifests.shards_digest(shards),
             shards=shards,
-            index=write_label_index(parts, lengths),
-            version=version,
+            index=write_label_index(self._parts, lengths),
+            version=self._version,
         )
-        manifests.write_manifest(parts, manifest)
-        if label_dir.exists():
-            shutil.rmtree(label_dir)
-        parts.rename(label_dir)
-
-    distributed.from_first(finish)
-    return manifests.read_label_manifest(label_dir)
-
-
-def _is_finished(label_dir: pathlib.Path, wanted: tuple[str, str, str, int, int]) -> bool:
-    """Whether the label set that is there already is the wanted one and whole."""
-    try:
-        found = manifests.read_label_manifest(label_dir)
-        read_label_index(label_dir, found)
-    except InputError:
-        return False
-    of_set = (found.split, found.audio_digest, found.codebook_digest, found.rate_hz, found.version)
-    if of_set != wanted:
-        return False
-    return all(files.sha256_file(label_dir / s.file) == s.digest for s in found.shards)
-
-
-def _counted(path: pathlib.Path, utterances: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of each class in a label shard, int64 (K,), and its records' lengths, uint32 (n,)."""
-    counts = np.zeros(classes, np.int64)
-    lengths = []
-    for name, values in records.read_label_shard(path, utterances):
-        counts += np.bincount(values, minlength=classes)
-        lengths.append(records.FRAMING_BYTES + len(records.label_record(name, values)))
-    return counts, np.array(lengths, np.uint32)
+        manifests.write_manifest(self._parts, manifest)
+        if self._label_dir.exists():
+            shutil.rmtree(self._label_dir)
+        self._parts.rename(self._label_dir)
 
 
 def _in_order(
-    index: Index, number: int, labels: dict[str, np.ndarray], rate: int
+    index: Index, number: int, labels: Mapping[str, np.ndarray], rate: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     """(id, labels) of an audio shard's utterances in its order."""
     for record in index.shard(number):

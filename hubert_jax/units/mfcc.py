@@ -1,4 +1,4 @@
-"""Mel-frequency cepstra at 100 Hz; row t is of samples 160 t to 160 t + 400."""
+"""Mel-frequency cepstra and log-mels at 100 Hz; row t is of samples 160 t to 160 t + 400."""
 
 import collections
 import contextlib
@@ -19,9 +19,11 @@ from hubert_jax.frames import SAMPLE_RATE, WINDOW, num_frames
 
 Key = TypeVar("Key")
 RATE = 100  # frames per second
-DIM = 39  # numbers a frame, of all kinds
+# Numbers a frame, of all kinds.
+DIMS = {"mfcc": 39, "mfcc_librosa": 39, "cepstra": 13, "log_mel": 23, "random_projection": 23}
 _HOP = SAMPLE_RATE // RATE  # samples
 _CEPSTRA = 13
+_BINS = 23  # of Kaldi's mel scale
 _PRE_EMPHASIS = 0.97
 _EDGE = 4  # frames on either side that differences reach
 _BLOCK = 512  # frames whose spectra are in memory at once; about what a core's cache holds
@@ -32,20 +34,22 @@ _CORES = min(8, os.cpu_count() or 1)
 def mfcc(
     waveforms: Iterable[tuple[Key, np.ndarray]], kind: str = "mfcc"
 ) -> Iterator[tuple[Key, np.ndarray]]:
-    """Yields (key, float32 (T, 39)) of every (key, waveform), in order: 13 MFCC and differences.
+    """Yields (key, float32 (T, D)) of every (key, waveform), in order, as `DIMS` has it of `kind`.
 
     Waveforms are floats (n,) in [-1, 1] at 16 kHz; no value depends on another one of them. The
-    kind `mfcc` equals `torchaudio.compliance.kaldi.mfcc` with `use_energy=False` and two of
-    `compute_deltas`, `mfcc_librosa` librosa's defaults on the same frames. Mel scale, window, floor
-    and dynamic range differ, so that k-means gives other units. Raises InputError for another shape
-    or type, or fewer than 400 samples.
+    kind `mfcc`, 13 and their differences, equals `torchaudio.compliance.kaldi.mfcc` with
+    `use_energy=False` and two of `compute_deltas`, `mfcc_librosa` librosa's defaults on the same
+    frames. Mel scale, window, floor and dynamic range differ, so that k-means gives other units.
+    `cepstra` are the 13 of `mfcc`, `log_mel` the 23 of Kaldi's `fbank` that they are made from,
+    which a `random_projection` takes.
+    Raises InputError for another shape or type, or fewer than 400 samples.
     """
-    compiled = _compiled(kind)
+    compiled = _compiled(_FUNCTIONS[kind])
 
     def computed(utterances: list[tuple[Key, np.ndarray]]) -> list[tuple[Key, np.ndarray]]:
         strip = _Strip([waveform for _, waveform in utterances])
         with _wide():
-            rows = np.asarray(compiled(strip.waveform, strip.source, strip.first))
+            rows = np.asarray(compiled(strip.waveform, strip.source, strip.first))[:, : DIMS[kind]]
         return [
             (key, rows[start : start + count])
             for (key, _), (start, count) in zip(utterances, strip.places, strict=True)
@@ -123,15 +127,14 @@ def _checked(waveform: np.ndarray) -> np.ndarray:
     return waveform
 
 
-def _kaldi(waveform: jax.Array, source: jax.Array, first: jax.Array) -> jax.Array:
-    bins, fft, low = 23, 512, 20.0
-    edges = np.linspace(_mel(low), _mel(SAMPLE_RATE / 2), bins + 2)
+def _log_mel(waveform: jax.Array, source: jax.Array, first: jax.Array) -> jax.Array:
+    fft, low = 512, 20.0
+    edges = np.linspace(_mel(low), _mel(SAMPLE_RATE / 2), _BINS + 2)
     rising = (_mel(np.arange(fft // 2) * SAMPLE_RATE / fft)[:, None] - edges[:-2]) / (
         edges[1] - edges[0]
     )
-    mel = np.zeros((fft // 2 + 1, bins))
+    mel = np.zeros((fft // 2 + 1, _BINS))
     mel[:-1] = np.maximum(0.0, np.minimum(rising, 2.0 - rising))
-    lifter = 1.0 + 11.0 * np.sin(np.pi * np.arange(_CEPSTRA) / 22.0)
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / (WINDOW - 1))) ** 0.85
 
     def logarithms(samples: jax.Array, before: jax.Array) -> jax.Array:
@@ -144,10 +147,15 @@ def _kaldi(waveform: jax.Array, source: jax.Array, first: jax.Array) -> jax.Arra
         power = _power(samples - _PRE_EMPHASIS * before, mean, window, fft)
         return jnp.log(jnp.maximum(_filtered(power, mel), np.finfo(np.float32).eps))
 
+    return _by_block(logarithms, waveform)
+
+
+def _kaldi(waveform: jax.Array, source: jax.Array, first: jax.Array) -> jax.Array:
     def differences(features: jax.Array) -> jax.Array:
         return _slopes(features[source], 0.1 * np.arange(-2, 3))
 
-    cepstra = _transformed(_by_block(logarithms, waveform), _cosines(bins) * lifter)
+    lifter = 1.0 + 11.0 * np.sin(np.pi * np.arange(_CEPSTRA) / 22.0)
+    cepstra = _transformed(_log_mel(waveform, source, first), _cosines(_BINS) * lifter)
     slopes = differences(cepstra)
     return jnp.concatenate([cepstra, slopes, differences(slopes)], axis=1)
 
@@ -177,14 +185,15 @@ def _librosa(waveform: jax.Array, source: jax.Array, first: jax.Array) -> jax.Ar
     return jnp.concatenate([cepstra, *slopes], axis=1)
 
 
-_FUNCTIONS = {"mfcc": _kaldi, "mfcc_librosa": _librosa}
-KINDS = tuple(_FUNCTIONS)
+_FUNCTIONS = {"mfcc": _kaldi, "mfcc_librosa": _librosa, "cepstra": _kaldi, "log_mel": _log_mel} | {
+    "random_projection": _log_mel
+}
 
 
 @functools.cache
-def _compiled(kind: str) -> Callable[[np.ndarray, np.ndarray, np.ndarray], jax.Array]:
-    """(waveform, source, first) of a strip -> (T, 39)."""
-    return jax.jit(_FUNCTIONS[kind], **distributed.compiled_here())
+def _compiled(function: Callable) -> Callable[[np.ndarray, np.ndarray, np.ndarray], jax.Array]:
+    """(waveform, source, first) of a strip -> (T, D)."""
+    return jax.jit(function, **distributed.compiled_here())
 
 
 def _wide() -> contextlib.AbstractContextManager[None]:

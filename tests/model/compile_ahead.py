@@ -30,6 +30,7 @@ from hubert_jax.model.architecture import (
 )
 from hubert_jax.model.hubert import HubertForPretraining
 from hubert_jax.model.kernels import choice
+from hubert_jax.networks.sharding_rules import SHARDING_RULES
 from hubert_jax.tasks import pretraining
 from hubert_jax.training import optimizer, sharding, step
 from hubert_jax.training.state import abstract_state
@@ -66,6 +67,7 @@ def compile_program(network: HubertForPretraining, training: bool, mesh: Mesh, f
         batch_shapes=({"waveform": waveform, "labels_0": labels},),
         batches=lambda first_step: iter(()),
         facts={},
+        sharding_rules=SHARDING_RULES,
     )
     state = abstract_state(task, mesh)
     with jax.set_mesh(mesh):

@@ -78,6 +78,7 @@ def _task(model, steps, optimizer=ADAM, loss=LOSS, batch=None) -> Task:
         batch_shapes=(batch,),
         batches=lambda first_step: iter(()),
         facts={},
+        sharding_rules=SHARDING_RULES,
     )
 
 

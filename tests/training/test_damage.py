@@ -82,9 +82,9 @@ DAMAGES = {
     "state missing": lambda folder: shutil.rmtree(folder / "6" / "state"),
     "metadata missing": lambda folder: shutil.rmtree(folder / "6" / "metadata"),
     "another number in the metadata": _another_number,
-    "no checksums": lambda folder: (folder / "6/state/checksums.json").unlink(),
-    "broken checksums": lambda folder: (folder / "6/state/checksums.json").write_text("{]"),
-    "other JSON for checksums": lambda folder: (folder / "6/state/checksums.json").write_text("7"),
+    "no checksums": lambda folder: (folder / "6/state/sha256.json").unlink(),
+    "broken checksums": lambda folder: (folder / "6/state/sha256.json").write_text("{]"),
+    "other JSON for checksums": lambda folder: (folder / "6/state/sha256.json").write_text("7"),
     "an empty folder": _empty,
     "a file instead of a folder": _file,
 }
@@ -138,7 +138,7 @@ def test_a_file_too_many_changes_nothing(folder, capsys):
 
 
 def test_one_of_a_version_without_checksums_is_read_and_that_is_said(folder, capsys):
-    for path in folder.rglob("checksums.json"):
+    for path in folder.rglob("sha256.json"):
         path.unlink()
     params, metadata = checkpoint.restore_parameters(folder)
     assert "6: written without checksums" in capsys.readouterr().out and metadata["step"] == 6

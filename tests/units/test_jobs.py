@@ -211,8 +211,8 @@ def test_an_interrupted_labelling_keeps_its_shards(tmp_path, splits, monkeypatch
     config = label.LabelConfig(str(tmp_path), splits, num_clusters=12, kmeans=QUICK)
     computed, assign_each = [], kmeans.assign_each
 
-    def counted(codebook, features):
-        for utterance in assign_each(codebook, features):
+    def counted(codebooks, features):
+        for utterance in assign_each(codebooks, features):
             if len(computed) == 5:
                 raise KeyboardInterrupt
             computed.append(utterance)
@@ -240,12 +240,13 @@ def interrupted(labelled, splits, tmp_path, monkeypatch):
     config = dataclasses.replace(labelled[0], workdir=str(tmp_path), audio=splits[:1])
     fitted, fit = [], kmeans.fit
 
-    def recorded(frames, *rest):
-        fitted.append(len(frames))
-        return fit(frames, *rest)
+    def recorded(*arguments):
+        codebook = fit(*arguments)
+        fitted.append(codebook.fitted_frames)
+        return codebook
 
     with monkeypatch.context() as patch:
-        patch.setattr(kmeans, "assign", unittest.mock.Mock(side_effect=KeyboardInterrupt))
+        patch.setattr(kmeans, "assign_each", unittest.mock.Mock(side_effect=KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             label.run(config)
     monkeypatch.setattr(kmeans, "fit", recorded)
@@ -256,10 +257,10 @@ def test_the_codebook_of_an_interrupted_call_is_used(
     interrupted, labelled, splits, monkeypatch, capsys
 ):
     config, fitted = interrupted
-    sampled = Fitting.sample
-    monkeypatch.setattr(Fitting, "sample", None)
+    fits = Fitting.fit_features
+    monkeypatch.setattr(Fitting, "fit_features", None)
     again = label.run(dataclasses.replace(config, audio=splits))
-    monkeypatch.setattr(Fitting, "sample", sampled)
+    monkeypatch.setattr(Fitting, "fit_features", fits)
     assert not fitted and capsys.readouterr().out.count("kept from an earlier call with the") == 1
     for key in ("codebook_digest", "inertia", "dead_codewords", "fitted_frames", "fitted_fraction"):
         assert again[key] == labelled[1][key]

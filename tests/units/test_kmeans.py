@@ -61,9 +61,9 @@ def test_labels_do_not_depend_on_the_batch(features):
     whole = kmeans.assign(codebook, features)
     pieces = [kmeans.assign(codebook, features[i : i + 7]) for i in range(0, 700, 7)]
     np.testing.assert_array_equal(np.concatenate(pieces), whole[:700])
-    cut = [(number, str(number), features[number:][:7]) for number in range(0, 700, 7)]
-    for (number, name, labels), piece in zip(
-        kmeans.assign_each(codebook, cut * 60), pieces * 60, strict=True
+    cut = [(number, str(number), [features[number:][:7]]) for number in range(0, 700, 7)]
+    for (number, name, (labels,)), piece in zip(
+        kmeans.assign_each([codebook], cut * 60), pieces * 60, strict=True
     ):
         assert name == str(number)
         np.testing.assert_array_equal(labels, piece)

@@ -142,12 +142,13 @@ def test_finished_shards_are_kept_and_damaged_ones_are_not(speech_split, tmp_pat
                 asked.append(number)
                 for utterance in records.read_shard(speech_split / shard.file):
                     frames = num_frames(len(utterance.audio), 100)
-                    yield number, utterance.id, (np.arange(frames) % 4).astype(np.uint16)
+                    yield number, utterance.id, [(np.arange(frames) % 4).astype(np.uint16)]
 
     def write(directory, until=None, version=1):
         asked.clear()
         labels = functools.partial(assigned, until=until)
-        return write_labels(speech_split, tmp_path / directory, labels, CODEBOOK, 100, version)
+        inventories = {tmp_path / directory: splits.inventory_of(CODEBOOK)}
+        return write_labels(speech_split, inventories, labels, 100, version)[0]
 
     last = len(audio.shards) - 1
     whole = write("whole")
