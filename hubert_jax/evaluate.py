@@ -46,7 +46,10 @@ class EvaluateConfig:
     frame_rate: int = 50  # or 100, as published, of scores and counts; PNMI is given at both
     draws: int = 1_000  # of utterances and of speakers, for intervals of PNMI over MFCC; 0: none
     abx: AbxConfig = AbxConfig()
+    abx_items: Reads[str] = ""  # ZeroSpeech's .item file, or triphones without silence
     probe: ProbeConfig = ProbeConfig()
+    probe_audio: Reads[str] = ""  # prepared split to train a probe on; empty: no probe
+    probe_alignments: Reads[str] = ""  # its phones
     kmeans: KMeansConfig = KMeansConfig(n_init=3)  # a dozen are fitted
     execution: MayChange[Execution] = Execution()
 
@@ -75,8 +78,20 @@ class EvaluateConfig:
             )
         if self.draws < 0:
             raise InputError(f"config.draws={self.draws}: expected 0 or more")
-        if self.probe.weighted_sum and not self.checkpoint:
-            raise InputError("config.probe.weighted_sum=True: expected config.checkpoint, too")
+        if bool(self.probe_audio) != bool(self.probe_alignments):
+            raise InputError(
+                f"config.probe_audio={self.probe_audio!r} with config.probe_alignments="
+                f"{self.probe_alignments!r}: expected both, or neither and no probe"
+            )
+        if self.probe.weighted_sum and not (self.checkpoint and self.probe_audio):
+            raise InputError(
+                "config.probe.weighted_sum=True: expected config.checkpoint and config.probe_audio"
+            )
+        if self.abx_items and not (self.abx.units or self.abx.features):
+            raise InputError(
+                f"config.abx_items={self.abx_items}: expected config.abx.units or "
+                "config.abx.features, too"
+            )
         if min(self.layers, default=0) < 0:
             raise InputError(f"config.layers={self.layers}: expected 0 or more")
         require_fittable(self.num_clusters, self.seed, self.fit_max_frames)
@@ -103,10 +118,12 @@ def run(config: EvaluateConfig) -> dict:
     allowed = config.missing_alignments
     split = evaluation.AlignedSplit(config.audio, config.alignments, allowed)
     probing = None
-    if config.probe.audio:
-        probing = evaluation.Probing(config.probe, split, allowed, config.seed)
+    if config.probe_audio:
+        train = evaluation.AlignedSplit(config.probe_audio, config.probe_alignments, allowed)
+        probing = evaluation.Probing(config.probe, train, split, config.seed)
     rate, draws, seed = config.frame_rate, config.draws, config.seed
-    scorer = evaluation.SplitScorer(split, rate, draws, seed, config.abx, probing)
+    compared = config.abx, config.abx_items
+    scorer = evaluation.SplitScorer(split, rate, draws, seed, *compared, probing)
     fitting = Fitting(
         config.fit_audio, config.num_clusters, config.seed, config.fit_max_frames, config.kmeans
     )

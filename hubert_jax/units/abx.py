@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from hubert_jax.config import Reads
 from hubert_jax.errors import InputError
 from hubert_jax.units.alignments import SILENCE, Alignment
 
@@ -31,7 +30,6 @@ class AbxConfig:
 
     units: bool = False  # scores units, each as far from any other
     features: bool = False  # scores what units are made from: MFCC, layers
-    items: Reads[str] = ""  # ZeroSpeech's .item file, or triphones without silence
     max_items: int = 10  # of one phone, context and speaker, drawn by the seed; 0: all
     max_speakers: int = 5  # of X for each A and B, across speakers; 0: all
 

@@ -66,6 +66,7 @@ class SplitScorer:
         draws: int,
         seed: int,
         abx_config: abx.AbxConfig,
+        abx_items: str,
         probing: "Probing | None",
     ) -> None:
         self._split, self._frame_rate, self._seed = split, frame_rate, seed
@@ -74,7 +75,7 @@ class SplitScorer:
         self.counts: dict[str, np.ndarray] = {}
         self._bootstraps = _bootstraps(split, draws, seed) if draws else {}
         self._baseline: _Units | None = None
-        self._items = _items(split, abx_config)
+        self._items = _items(split, abx_config, abx_items)
 
     def score_label_sets(self, label_dirs: Iterable[str]) -> list[dict[str, Any]]:
         """Scores of label directories; raises InputError for damaged or another split's labels."""
@@ -205,21 +206,21 @@ class SplitScorer:
 
 
 class Probing:
-    """A probe's speech: some of one split to train on, all of `scored` to be scored on.
+    """A probe's speech: some of `train`, and all of `scored`.
 
-    Raises InputError where they share utterances, and as `AlignedSplit`.
+    Raises InputError where they share utterances.
     """
 
     def __init__(
-        self, config: ProbeConfig, scored: AlignedSplit, allowed: float, seed: int
+        self, config: ProbeConfig, train: AlignedSplit, scored: AlignedSplit, seed: int
     ) -> None:
-        self._config, self._scored = config, scored
-        self._train = AlignedSplit(config.audio, config.alignments, allowed)
+        self._config, self._train, self._scored = config, train, scored
         shared = self._train.alignments.keys() & scored.alignments.keys()
         if shared:
             raise InputError(
-                f"config.probe.audio={config.audio}: has {len(shared)} utterances of config.audio "
-                f"({min(shared)}, ...), expected other speech than the probe is scored on"
+                f"config.probe_audio={train.audio_dir}: has {len(shared)} utterances of "
+                f"config.audio ({min(shared)}, ...), expected other speech than the probe is "
+                "scored on"
             )
         order = sorted(
             self._train.alignments, key=lambda n: hashlib.sha256(f"{seed}:{n}".encode()).digest()
@@ -227,7 +228,7 @@ class Probing:
         ends = np.cumsum([self._train.samples[name] for name in order]) / (60 * SAMPLE_RATE)
         enough = int(np.searchsorted(ends, config.minutes)) + 1 if config.minutes else len(order)
         self.takes = frozenset(order[:enough]).__contains__
-        self.audio_dir, self.weighted_sum = config.audio, config.weighted_sum
+        self.audio_dir, self.weighted_sum = train.audio_dir, config.weighted_sum
         self.minutes = float(ends[:enough][-1])
 
     def score(self, train: _Features, scored: _Features, rate: int = 50) -> dict[str, Any]:
@@ -265,15 +266,15 @@ class _Units:
             self.labels.append((utterance_id, labels))
 
 
-def _items(split: AlignedSplit, config: abx.AbxConfig) -> list[abx.Item]:
-    """What ABX compares, where it is asked for."""
+def _items(split: AlignedSplit, config: abx.AbxConfig, path: str) -> list[abx.Item]:
+    """What ABX compares, where it is asked for: a file's items, or triphones."""
     if not (config.units or config.features):
         return []
-    if config.items:
-        found = abx.read_items(config.items)
+    if path:
+        found = abx.read_items(path)
         if not any(split.aligned(item.utterance) for item in found):
             raise InputError(
-                f"{config.items}: has no item of an utterance of {split.audio_dir}; expected items "
+                f"{path}: has no item of an utterance of {split.audio_dir}; expected items "
                 "of this split"
             )
         return found
@@ -281,7 +282,7 @@ def _items(split: AlignedSplit, config: abx.AbxConfig) -> list[abx.Item]:
     if unknown:
         raise InputError(
             f"{split.audio_dir}: utterance {unknown[0]} has no speaker, whom ABX needs to know; "
-            "prepare the split with speakers, or give config.abx.items"
+            "prepare the split with speakers, or give config.abx_items"
         )
     return abx.triphones(split.alignments, split.speakers)
 

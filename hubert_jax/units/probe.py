@@ -10,34 +10,24 @@ import numpy as np
 import optax
 
 from hubert_jax.asr.error_rates import word_error_rate
-from hubert_jax.config import Reads
 from hubert_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
 class ProbeConfig:
-    """A linear classifier of phones, trained on frozen features at 50 Hz and scored on `audio`."""
+    """A linear classifier of phones, trained on features of `probe_audio` at 50 Hz."""
 
-    audio: Reads[str] = ""  # the prepared split to train on; empty: no probe
-    alignments: Reads[str] = ""  # its phones
-    minutes: float = 10.0  # of it, whole utterances drawn by the seed; 0: all
+    minutes: float = 10.0  # to train on, whole utterances drawn by the seed; 0: all
     weighted_sum: bool = False  # also of all config.layers, in memory at once, weights learnt
     l2: float = 1.0  # of the weights, 1 / C of scikit-learn's LogisticRegression
     iterations: int = 100  # of L-BFGS, each over all frames
 
     def __post_init__(self) -> None:
-        if bool(self.audio) != bool(self.alignments):
-            raise InputError(
-                f"config.probe.audio={self.audio!r} with config.probe.alignments="
-                f"{self.alignments!r}: expected both, or neither and no probe"
-            )
         for key, least in (("minutes", 0), ("l2", 0), ("iterations", 1)):
             if getattr(self, key) < least:
                 raise InputError(
                     f"config.probe.{key}={getattr(self, key)}: expected {least} or more"
                 )
-        if self.weighted_sum and not self.audio:
-            raise InputError("config.probe.weighted_sum=True: expected config.probe.audio, too")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -461,14 +461,16 @@ def test_evaluate_job_scores_layers(evaluation, items, monkeypatch):
     monkeypatch.setattr(evaluation_lib, "hidden_states", layers_of)
     monkeypatch.setattr(trained_lib, "load", lambda where, execution: network)
     monkeypatch.setattr(trained_lib, "as_initialised", lambda trained: "untrained")
-    probe = ProbeConfig(evaluation.fit_audio, evaluation.alignments, weighted_sum=True)
     config = dataclasses.replace(
         *(evaluation,),
         checkpoint="c",
         untrained=True,
         frame_rate=50,
-        abx=AbxConfig(features=True, items=items),
-        probe=dataclasses.replace(probe, iterations=15),
+        abx=AbxConfig(features=True),
+        abx_items=items,
+        probe=ProbeConfig(weighted_sum=True, iterations=15),
+        probe_audio=evaluation.fit_audio,
+        probe_alignments=evaluation.alignments,
     )
     result = evaluate.run(config)
     assert result["best_layer"] == 1
@@ -506,6 +508,12 @@ def test_evaluate_job_scores_layers(evaluation, items, monkeypatch):
         ({"alignments": "none.txt"}, "none.txt: alignments cannot be read"),
         ({"missing_alignments": 1.5}, "config.missing_alignments=1.5: expected a fraction"),
         ({"draws": -1}, "config.draws=-1: expected 0 or more"),
+        ({"probe_audio": "a"}, "config.probe_audio='a' with config.probe_alignments='': expected"),
+        (
+            {"probe": ProbeConfig(weighted_sum=True)},
+            "weighted_sum=True: expected config.checkpoint",
+        ),
+        ({"abx_items": "a"}, "config.abx_items=a: expected config.abx.units or"),
     ],
 )
 def test_evaluate_job_refuses(evaluation, tmp_path, change, message):
@@ -557,7 +565,7 @@ def test_textgrids_and_ctm_give_the_figures_of_lines(evaluation, tmp_path):
 
 def test_labels_beside_themselves_have_no_difference(evaluation, items):
     """The reference is the label set itself, and so are its units."""
-    config = dataclasses.replace(evaluation, abx=AbxConfig(units=True, items=items), draws=20)
+    config = dataclasses.replace(evaluation, abx=AbxConfig(units=True), abx_items=items, draws=20)
     result = evaluate.run(config)
     (labels,) = result["labels"]
     assert labels["over_mfcc"] == {"pnmi": 0, "utterances": [0, 0]}
@@ -570,15 +578,15 @@ def test_labels_beside_themselves_have_no_difference(evaluation, items):
 def test_items_of_other_utterances_are_refused(evaluation, tmp_path):
     path = tmp_path / "other.item"
     path.write_text("#file\nother 0 1 A B C D\n")
-    config = dataclasses.replace(evaluation, abx=AbxConfig(units=True, items=str(path)))
+    config = dataclasses.replace(evaluation, abx=AbxConfig(units=True), abx_items=str(path))
     with pytest.raises(InputError, match="other.item: has no item of an utterance of"):
         evaluate.run(config)
 
 
 def test_a_probe_that_was_trained_on_what_it_is_scored_on_is_refused(evaluation):
-    probe = ProbeConfig(evaluation.audio, evaluation.alignments)
-    with pytest.raises(InputError, match="config.probe.audio=.*: has . utterances of config.audio"):
-        evaluate.run(dataclasses.replace(evaluation, probe=probe))
+    changes = dict(probe_audio=evaluation.audio, probe_alignments=evaluation.alignments)
+    with pytest.raises(InputError, match="config.probe_audio=.*: has . utterances of config.audio"):
+        evaluate.run(dataclasses.replace(evaluation, **changes))
 
 
 def test_evaluate_job_refuses_labels_of_other_audio(evaluation, labelled):

@@ -71,11 +71,9 @@ def test_unusable_frames_are_refused(frames):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"audio": "a"}, "config.probe.audio='a' with config.probe.alignments='': expected both"),
         ({"minutes": -1.0}, "config.probe.minutes=-1.0: expected 0 or more"),
         ({"l2": -1.0}, "config.probe.l2"),
         ({"iterations": 0}, "config.probe.iterations=0: expected 1 or more"),
-        ({"weighted_sum": True}, "config.probe.weighted_sum=True: expected config.probe.audio"),
     ],
 )
 def test_unusable_settings_are_refused(values, message):
