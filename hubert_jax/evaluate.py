@@ -33,7 +33,7 @@ class EvaluateConfig:
 
     workdir: MayChange[str]
     audio: Reads[str]  # the prepared split that is scored
-    alignments: Reads[str]  # its phones: lines UTT-ID START END PHONE, .ctm, folder of TextGrids
+    alignments: Reads[str]  # its phones, lines UTT-ID START END PHONE, .ctm or folder of TextGrids
     missing_alignments: float = 0.0  # fraction of utterances that may have none and are left out
     labels: Reads[tuple[str, ...]] = ()  # label directories of `audio`
     checkpoint: Reads[str] = ""  # orbax:DIR[@STEP], hf:DIR, fairseq:FILE or torchaudio:FILE
