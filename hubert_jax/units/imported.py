@@ -18,7 +18,7 @@ from hubert_jax.units.labels import Inventory
 _LATE = 0.1  # seconds by which an alignment may be longer than its audio
 
 
-class Imported:
+class _Imported:
     """Labels of every utterance by its id and its samples; `inventory` says what they are."""
 
     def __init__(self, inventory: Inventory, of: Callable[[str, int], np.ndarray]) -> None:
@@ -39,7 +39,7 @@ class Imported:
                 yield number, name, [self._of(name, int(index.samples[record]))]
 
 
-def phones(path: str, rate: int) -> Imported:
+def phones(path: str, rate: int) -> _Imported:
     """The phone at the centre of each frame of `rate` Hz, numbered as sorted phones of the file.
 
     Raises InputError as `quality.read_alignments`.
@@ -63,10 +63,10 @@ def phones(path: str, rate: int) -> Imported:
         return np.searchsorted(names, found).astype(np.uint16)
 
     whole = described | {"alignments": files.sha256_file(path)}
-    return Imported(Inventory(len(names), whole, config.digest(described)), of)
+    return _Imported(Inventory(len(names), whole, config.digest(described)), of)
 
 
-def units(paths: Sequence[str], manifest_paths: Sequence[str], size: int) -> Imported:
+def units(paths: Sequence[str], manifest_paths: Sequence[str], size: int) -> _Imported:
     """Units, below `size`, of .km files: a line an utterance, in the order of fairseq's .tsv.
 
     Their lines are read when they are asked for. Raises InputError, which names the file, for
@@ -115,7 +115,7 @@ def units(paths: Sequence[str], manifest_paths: Sequence[str], size: int) -> Imp
         return np.array([int(unit) for unit in found], np.uint16)
 
     described = {"kind": "units", "files": [files.sha256_file(path) for path in paths]}
-    return Imported(Inventory(size, described, config.digest([described, size])), of)
+    return _Imported(Inventory(size, described, config.digest([described, size])), of)
 
 
 def _lines(path: str) -> list[int]:
