@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from splits import TINY_LARGE, random_parameters
@@ -132,6 +133,7 @@ def _two_codebooks(workdir, corpus, labels, sizes=(12, 8), **label) -> pipeline.
     train = tiny.get_config().stages.it1.train.to_dict()
     train["inputs"] = dict(audio="prepare:train", labels=labels)
     train["head"]["codebook_sizes"] = sizes
+    train["frames_per_step"] = 256 * jax.device_count()  # as one device is given elsewhere
     values = dict(codebooks=CODEBOOKS, fit_max_frames=900, kmeans=dict(n_init=1, max_iter=3))
     stages = dict(
         prepare=dict(corpus=str(corpus), splits=("train",)),

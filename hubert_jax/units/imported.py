@@ -16,7 +16,7 @@ from hubert_jax.units import alignments as alignments_lib
 from hubert_jax.units.labels import Inventory
 
 
-class Imported:
+class _Imported:
     """Labels of every utterance by its id and its samples; `inventory` says what they are."""
 
     def __init__(self, inventory: Inventory, of: Callable[[str, int], np.ndarray]) -> None:
@@ -37,7 +37,7 @@ class Imported:
                 yield number, name, [self._of(name, int(index.samples[record]))]
 
 
-def phones(path: str, rate: int) -> Imported:
+def phones(path: str, rate: int) -> _Imported:
     """The phone at the centre of each frame of `rate` Hz, numbered as sorted phones of the file.
 
     Raises InputError as `alignments.read_alignments` and `alignments.fitted`.
@@ -60,10 +60,10 @@ def phones(path: str, rate: int) -> Imported:
         return np.searchsorted(names, spoken).astype(np.uint16)
 
     whole = described | {"alignments": alignments_lib.digest(path)}
-    return Imported(Inventory(len(names), whole, config.digest(described)), of)
+    return _Imported(Inventory(len(names), whole, config.digest(described)), of)
 
 
-def units(paths: Sequence[str], manifest_paths: Sequence[str], size: int) -> Imported:
+def units(paths: Sequence[str], manifest_paths: Sequence[str], size: int) -> _Imported:
     """Units, below `size`, of .km files: a line an utterance, in the order of fairseq's .tsv.
 
     Their lines are read when they are asked for. Raises InputError, which names the file, for
@@ -112,7 +112,7 @@ def units(paths: Sequence[str], manifest_paths: Sequence[str], size: int) -> Imp
         return np.array([int(unit) for unit in found], np.uint16)
 
     described = {"kind": "units", "files": [files.sha256_file(path) for path in paths]}
-    return Imported(Inventory(size, described, config.digest([described, size])), of)
+    return _Imported(Inventory(size, described, config.digest([described, size])), of)
 
 
 def _lines(path: str) -> list[int]:

@@ -254,7 +254,7 @@ def fit(
         if distributed.is_first():
             projection = steps.whitening(several, after).astype(np.float64)
         projection = distributed.everywhere(projection)[0].astype(np.float32)
-        frames = steps.project_in_place(frames, projection)
+        frames = _project_in_place(frames, projection)
     if settings.metric == "cosine":
         for start in range(0, len(frames), _CHUNK):
             frames[start : start + _CHUNK] = clustering.unit(frames[start : start + _CHUNK])
@@ -276,6 +276,15 @@ def fit(
     refined = clustering.refine(frames, keys, centroids, settings, passes, kept)
     centroids, inertia, dead = refined
     return Codebook(centroids, feature, inertia, dead, seed, count, "fitted here", projection)
+
+
+def _project_in_place(frames: np.ndarray, projection: np.ndarray) -> np.ndarray:
+    """As `steps.project`, into the memory of `frames`, for which D' is not too large."""
+    flat, width = frames.reshape(-1), projection.shape[1]
+    for start in range(0, len(frames), _CHUNK):
+        some = steps.project(frames[start : start + _CHUNK], projection)
+        flat[start * width : start * width + some.size] = some.ravel()
+    return flat[: len(frames) * width].reshape(-1, width)
 
 
 def draw(num_clusters: int, seed: int, name: str, feature: dict[str, Any], dim: int) -> Codebook:

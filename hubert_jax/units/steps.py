@@ -130,12 +130,3 @@ def project(frames: np.ndarray, projection: np.ndarray) -> np.ndarray:
     """
     matrix = projection.astype(np.float64)
     return (frames.astype(np.float64) @ matrix[:-1] + matrix[-1]).astype(np.float32)
-
-
-def project_in_place(frames: np.ndarray, projection: np.ndarray) -> np.ndarray:
-    """As `project`, into the memory of `frames`, for which D' is not too large."""
-    flat, width = frames.reshape(-1), projection.shape[1]
-    for start in range(0, len(frames), _CHUNK):
-        some = project(frames[start : start + _CHUNK], projection)
-        flat[start * width : start * width + some.size] = some.ravel()
-    return flat[: len(frames) * width].reshape(-1, width)
