@@ -34,7 +34,6 @@ class EvaluateConfig:
     workdir: MayChange[str]
     audio: Reads[str]  # the prepared split that is scored
     alignments: Reads[str]  # its phones, lines UTT-ID START END PHONE, .ctm or folder of TextGrids
-    missing_alignments: float = 0.0  # fraction of utterances that may have none and are left out
     labels: Reads[tuple[str, ...]] = ()  # label directories of `audio`
     checkpoint: Reads[str] = ""  # orbax:DIR[@STEP], hf:DIR, fairseq:FILE or torchaudio:FILE
     layers: tuple[int, ...] = ()  # of it; 0 is the input of block 1; empty: every block's output
@@ -44,6 +43,7 @@ class EvaluateConfig:
     seed: int = 0  # of the sample and the k-means
     fit_max_frames: int = 100_000  # at most; those of all layers are in memory at once
     frame_rate: int = 50  # or 100, as published, of scores and counts; PNMI is given at both
+    missing_alignments: float = 0.0  # fraction of utterances that may have none and are left out
     draws: int = 1_000  # of utterances and of speakers, for intervals of PNMI over MFCC; 0: none
     abx: AbxConfig = AbxConfig()
     abx_items: Reads[str] = ""  # ZeroSpeech's .item file, or triphones without silence

@@ -46,7 +46,7 @@ class Probe:
         """Trained on float32 (L, F, D) and str (F,).
 
         Features are standardised; of several layers, their weighted sum is classified. Raises
-        InputError for a single phone.
+        InputError for a single phone, and for features that are not finite.
         """
         classes, targets = np.unique(phones, return_inverse=True)
         if len(classes) < 2:
@@ -57,6 +57,11 @@ class Probe:
             "bias": jnp.zeros(len(classes)),
         }
         found = _minimised(params, features, targets, config.l2, config.iterations)
+        if not np.isfinite(found["matrix"]).all():
+            raise InputError(
+                "probe: found NaN or infinite weights, expected finite features; check the "
+                "checkpoint that they come from"
+            )
         keys = ("weights", "matrix", "bias", "mean", "scale")
         return cls(classes, *(np.asarray(found[key]) for key in keys))
 

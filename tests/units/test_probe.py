@@ -63,6 +63,10 @@ def test_error_rates_of_utterances():
 def test_unusable_frames_are_refused(frames):
     with pytest.raises(InputError, match="fewer than two phones"):
         Probe.fit(frames[0][None], np.full(1_500, "A"), ProbeConfig())
+    broken = frames[0].copy()
+    broken[5, 5] = np.nan
+    with pytest.raises(InputError, match="NaN or infinite weights"):
+        Probe.fit(broken[None], frames[1], ProbeConfig(iterations=1))
     nothing = {"u": np.zeros(0, "<U1")}
     with pytest.raises(InputError, match="no frame to score"):
         scores(nothing, nothing)
