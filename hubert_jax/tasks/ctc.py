@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import math
 import pathlib
 from collections.abc import Callable, Generator
@@ -115,6 +114,24 @@ class FinetuneConfig:
                 f"{lengths[0]}, the shortest of config.padded_frames"
             )
 
+    def buckets(self, audio: manifests.AudioManifest, shards: int) -> list[schedule.Bucket]:
+        """The buckets of a run whose rows are divided over `shards` devices.
+
+        Raises InputError where no utterance or no row fits.
+        """
+        rows = (self.frames_per_step, self.padded_frames, shards, self.row_multiple)
+        return schedule.padded_buckets(audio, read_index(self.audio, audio), *rows)
+
+    def require_learnable(
+        self, audio: manifests.AudioManifest, held_out: HeldOut | None, vocabulary: Vocabulary
+    ) -> None:
+        """Raises InputError for a transcript, of either split, at which a run would stop."""
+        splits = [("config.audio", self.audio, audio)]
+        if held_out:
+            splits.append(("config.validation_audio", self.validation_audio, held_out.audio))
+        for split in splits:
+            transcripts.check(*split, vocabulary, self.padded_frames)
+
 
 def read(config: FinetuneConfig) -> tuple[manifests.AudioManifest, HeldOut | None]:
     """The audio of a run and its held-out split, from their manifests and indices.
@@ -147,29 +164,15 @@ def task(
 ) -> Task:
     """Fine-tuning as `fit` takes it.
 
-    Raises InputError where no utterance or no row fits, and for a transcript, of either split, that
-    training or validation would stop at.
+    Raises InputError as `FinetuneConfig.buckets` and `require_learnable`.
     """
-    padded = schedule.padded_buckets(
-        audio,
-        read_index(config.audio, audio),
-        config.frames_per_step,
-        config.padded_frames,
-        sharding.batch_shards(mesh),
-        config.row_multiple,
-    )
+    padded = config.buckets(audio, sharding.batch_shards(mesh))
     if left_out := audio.utterances - sum(bucket.utterances for bucket in padded):
         distributed.announce(
             f"{left_out} of {audio.utterances} utterances are left out: longer than "
             f"{config.padded_frames[-1]} frames (config.padded_frames)"
         )
-    read_splits = [("config.audio", config.audio, audio)]
-    if held_out:
-        read_splits.append(("config.validation_audio", config.validation_audio, held_out.audio))
-    for split in read_splits:
-        distributed.from_first(
-            functools.partial(transcripts.check, *split, vocabulary, config.padded_frames)
-        )
+    distributed.from_first(lambda: config.require_learnable(audio, held_out, vocabulary))
     plan = schedule.BucketSchedule(padded, config.seed)
     from_scratch = not config.init_from
     freeze_steps = 0 if from_scratch else config.ctc.freeze_steps

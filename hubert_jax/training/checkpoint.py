@@ -130,7 +130,7 @@ class Checkpoints:
         step, (checked, state) = _first_readable(
             self._directory,
             steps,
-            lambda step: (self._checked(step, check), self.restore(step, like)),
+            lambda step: _together(lambda: (self._checked(step, check), self.restore(step, like))),
             ", nor any after it; restore one from a copy, or remove "
             f"{self._directory.parent} to begin again",
         )
@@ -249,6 +249,21 @@ def _first_readable(
     raise InputError(problem + remedy)
 
 
+def _together(read: Callable[[], Any]) -> Any:
+    """What `read` returns, or ValueError in all processes where any of them cannot read."""
+    found, problem = None, ""
+    try:
+        found = read()
+    except (InputError, PermissionError):
+        raise
+    except Exception as error:  # as in `_first_readable`
+        problem = str(error) or repr(error)
+    problems = distributed.gather(problem)
+    if first := distributed.from_first(lambda: next(filter(None, problems), "")):
+        raise ValueError(first)
+    return found
+
+
 def _best_step(metadata: dict) -> int | None:
     return ((metadata.get("validation") or {}).get("best") or {}).get("step")
 
@@ -310,9 +325,15 @@ def _damage(step: pathlib.Path, parts: Sequence[str] = _PARTS) -> str:
     for part in parts:
         try:
             expected = dict(json.loads((step / part / _CHECKSUMS).read_bytes()))
-        except (FileNotFoundError, ValueError, TypeError, RecursionError):
-            return f"{part}/{_CHECKSUMS} is missing or damaged"
-        found = _checksums(step / part)
+            found = _checksums(step / part)
+        except (ValueError, TypeError, RecursionError):
+            expected = {}
+        except PermissionError:
+            raise
+        except OSError as error:
+            return f"{error.filename}: {error.strerror}"
+        if not expected:
+            return f"{part}/{_CHECKSUMS} is damaged"
         for name, checksum in expected.items():
             if found.get(name) != checksum:
                 return f"{part}/{name} is {'not what was written' if name in found else 'missing'}"
