@@ -100,7 +100,6 @@ def test_killed_anywhere_it_ends_the_same_and_then_is_skipped(tmp_path, reposito
     output, _ = last.communicate()
     assert last.returncode == 0, output
 
-    shutil.copytree(killed / "compiled", whole / "compiled")  # programs alone: for speed
     uninterrupted = _start(repository, corpus, whole)
     output, _ = uninterrupted.communicate()
     assert uninterrupted.returncode == 0, output
