@@ -66,15 +66,16 @@ def run(config: PipelineConfig) -> dict:
         for stage in stages:
             with named(stage.name):
                 parts = records.key_parts(stage, stages, results, outside[stage.name])
+                waits = job_of(stage.name) != "prepare" and _is_to_run(workdir, stage, parts)
+            if waits:
+                _require_data(stages, results, checked)  # before anything is set aside
+            with named(stage.name):
                 result = _begin(workdir, stage, parts)
-            if result is None:
-                if job_of(stage.name) != "prepare":
-                    _require_data(stages, results, checked)
-                with named(stage.name):
+                if result is None:
                     results[stage.name] = _run_stage(workdir, stage)
-            else:
-                results[stage.name] = result
-                skipped.append(stage.name)
+                else:
+                    results[stage.name] = result
+                    skipped.append(stage.name)
         rehearsed = _rehearsed(recipe, stages, results)
         return distributed.from_first(
             lambda: assemble(workdir, config.report, results, skipped, rehearsed)
@@ -144,6 +145,10 @@ def _rehearsed(
         for stage in stages
         if recipe
     }
+
+
+def _is_to_run(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> bool:
+    return distributed.from_first(lambda: records.state_of(workdir, stage, parts)[2] is None)
 
 
 def _begin(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> dict | None:
