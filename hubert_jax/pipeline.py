@@ -66,11 +66,11 @@ def run(config: PipelineConfig) -> dict:
         for stage in stages:
             with named(stage.name):
                 parts = records.key_parts(stage, stages, results, outside[stage.name])
-                waits = job_of(stage.name) != "prepare" and _is_to_run(workdir, stage, parts)
-            if waits:
+                state = _state(workdir, stage, parts)
+            if state[2] is None and job_of(stage.name) != "prepare":
                 _require_data(stages, results, checked)  # before anything is set aside
             with named(stage.name):
-                result = _begin(workdir, stage, parts)
+                result = _begin(workdir, stage, parts, state)
                 if result is None:
                     results[stage.name] = _run_stage(workdir, stage)
                 else:
@@ -147,12 +147,14 @@ def _rehearsed(
     }
 
 
-def _is_to_run(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> bool:
-    return distributed.from_first(lambda: records.state_of(workdir, stage, parts)[2] is None)
+def _state(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> records.State:
+    return distributed.from_first(lambda: records.state_of(workdir, stage, parts))
 
 
-def _begin(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> dict | None:
-    return distributed.from_first(lambda: records.begin(workdir, stage, parts))
+def _begin(
+    workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any], state: records.State
+) -> dict | None:
+    return distributed.from_first(lambda: records.begin(workdir, stage, parts, state))
 
 
 def _is_prepared(stage: Stage, results: Mapping[str, dict]) -> bool:

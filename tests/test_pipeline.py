@@ -346,7 +346,8 @@ def test_what_is_set_aside_survives_a_kill_while_it_is_moved(tmp_path, monkeypat
 
     def become(key: str) -> str:
         wanted.append(key)
-        found = pipeline._begin(tmp_path, stage, {"version": key})
+        state = pipeline._state(tmp_path, stage, {"version": key})
+        found = pipeline._begin(tmp_path, stage, {"version": key}, state)
         return (found or pipeline._run_stage(tmp_path, stage))["key"]
 
     def work(config):
