@@ -122,7 +122,9 @@ class _InLexicon:
                 text = self._words[number] if known else "".join(letters)
                 if open_ended:
                     joined = words.pop()
-                    words.append(dataclasses.replace(joined, text=joined.text + text, end=_end(last)))
+                    words.append(
+                        dataclasses.replace(joined, text=joined.text + text, end=_end(last))
+                    )
                 else:
                     words.append(Word(text, _start(first), _end(last)))
                 letters, open_ended = [], number == len(self._words) or open_ended
@@ -157,9 +159,7 @@ class _ByLetter:
             search.log_add,
             flashlight.CriterionType.CTC,
         )
-        self._decoder = flashlight.LexiconFreeDecoder(
-            options, self._lm, self._boundary, BLANK, []
-        )
+        self._decoder = flashlight.LexiconFreeDecoder(options, self._lm, self._boundary, BLANK, [])
 
     def __call__(self, frames: np.ndarray) -> Iterator[Hypothesis]:
         # flashlight begins as if after a boundary: without a blank, one in front were no label.
