@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from hubert_jax import config as config_lib
-from hubert_jax import distributed, files
+from hubert_jax import files
 from hubert_jax.data import manifests
 from hubert_jax.data.manifests import AudioManifest
 from hubert_jax.errors import InputError
@@ -100,7 +100,7 @@ class KeptEmissions:
         as `emissions`.
         """
         missing = set()
-        for number, shard in enumerate(self._manifest.shards):
+        for number in range(len(self._manifest.shards)):
             if shards(number):
                 try:
                     self.of_shard(number)

@@ -186,8 +186,8 @@ def require_programs(folder: str) -> tuple[str, str]:
     if None in found:
         where = f"config.kenlm={folder}" if folder else "PATH"
         raise InputError(
-            f"{where}: found no lmplz or no build_binary of KenLM there; run launch/kenlm.sh FOLDER "
-            "and pass --config.kenlm=FOLDER"
+            f"{where}: found no lmplz or no build_binary of KenLM; build them by launch/kenlm.sh "
+            "FOLDER, and pass --config.kenlm=FOLDER"
         )
     return str(found[0]), str(found[1])
 
