@@ -52,7 +52,7 @@ def emissions(
     """Yields (audio shard's number, what the network gives for an utterance), shard by shard.
 
     `shards` chooses audio shards. Neither dropout nor masks are applied. Raises InputError for a
-    network without a CTC head, one that gives NaN, or a damaged shard.
+    network without a CTC head or a damaged shard.
     """
     vocabulary = require_ctc(trained)
     model = HubertForCTC(trained.architecture, vocabulary.size, trained.kernels)
@@ -66,12 +66,6 @@ def emissions(
         values = np.asarray(batch.values)
         for row, name in enumerate(batch.ids):
             found = values[row, : num_frames(int(batch.num_samples[row]))]
-            if not np.isfinite(found).all():
-                raise InputError(
-                    f"{trained.where}: gives NaN or infinite log probabilities for {name}; "
-                    "fine-tuning diverged: decode an earlier step (orbax:DIR@STEP), or lower its "
-                    "learning rate"
-                )
             yield batch.shard, Emitted(name, batch.speakers[row], batch.texts[row], found)
 
 
@@ -96,8 +90,8 @@ class KeptEmissions:
     def compute(self, shards: Callable[[int], bool], progress: Callable[[float], Any]) -> int:
         """Writes what is missing or damaged of the chosen audio shards; how many that were.
 
-        `progress` is told the fraction of the split's audio that is done with each shard. Raises
-        as `emissions`.
+        `progress` is told what fraction of that is done with each shard. Raises as `emissions`,
+        and InputError where the network gives NaN.
         """
         missing = set()
         for number in range(len(self._manifest.shards)):
@@ -111,6 +105,12 @@ class KeptEmissions:
         waiting: dict[int, list[Emitted]] = {number: [] for number in missing}
         total = sum(self._manifest.shards[number].samples for number in missing)
         for number, emitted in emissions(self._trained, self._split_dir, missing.__contains__):
+            if not np.isfinite(emitted.log_probs).all():
+                raise InputError(
+                    f"{self._trained.where}: gives NaN or infinite log probabilities for "
+                    f"{emitted.id}; fine-tuning diverged: decode an earlier step "
+                    "(orbax:DIR@STEP), or lower its learning rate"
+                )
             waiting[number].append(emitted)
             shard = self._manifest.shards[number]
             if len(waiting[number]) == shard.utterances:

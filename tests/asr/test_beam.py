@@ -1,4 +1,4 @@
-"""Beam search against the enumeration of every alignment, and against flashlight called directly."""
+"""Beam search against the enumeration of every alignment, and flashlight called directly."""
 
 import collections
 import itertools
