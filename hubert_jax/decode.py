@@ -143,7 +143,6 @@ def run(config: DecodeConfig) -> dict:
         computed = sum(distributed.gather(computed))
         if shards and not computed:
             distributed.announce(f"emissions kept from an earlier call: {kept.directory}")
-        distributed.from_first(lambda: _tell_foreign(kept, len(shards), vocabulary))
         decisive = config_lib.decisive(config, complete=True) | {"seed": 0}
         key = config_lib.digest([VERSION, kept.digest, found, decisive])
         parts = directory / "parts" / key[:16]
@@ -159,26 +158,6 @@ def run(config: DecodeConfig) -> dict:
         }
         files_of_shards = [parts / f"{number:05d}.jsonl" for number in shards]
         return distributed.from_first(lambda: _finish(config, files_of_shards, about, started))
-
-
-def _tell_foreign(kept: "KeptEmissions", shards: int, vocabulary: "Vocabulary") -> None:
-    """Names what no text can match, as none has it."""
-    counts: collections.Counter[str] = collections.Counter()
-    first: dict[str, str] = {}
-    for number in range(shards):
-        for name, text in kept.transcripts(number):
-            for character in vocabulary.outside(text):
-                counts[character] += 1
-                first.setdefault(character, name)
-    if counts:
-        listed = ", ".join(
-            f"{character!r} (U+{ord(character):04X}) {count}, first in {first[character]}"
-            for character, count in counts.most_common(_NAMES_SHOWN)
-        )
-        distributed.announce(
-            f"the transcripts have {counts.total()} characters of {len(counts)} kinds that the "
-            f"network cannot write, each an error of any text: {listed}"
-        )
 
 
 def _decode(

@@ -115,15 +115,16 @@ def test_from_scratch_everything_learns_and_is_decoded(pretrained, speech_split,
 
     values = dict(workdir=str(tmp_path), audio=str(speech_split))
     values["checkpoint"] = f"orbax:{result['checkpoint']}"
-    decoded = decode.run(config_lib.build(decode.DecodeConfig, values | dict(beam_size=4)))
+    decoded = decode.run(config_lib.build(decode.DecodeConfig, values))
     assert decoded["utterances"] == read_manifest(speech_split).utterances
     assert decoded["fingerprint"] == result["fingerprint"] == fingerprint(metadata)
 
     utterances = {utterance.id: utterance for utterance in records.read_audio(speech_split)}
-    for _, name, text, log_probs in emissions(trained.load(values["checkpoint"]), speech_split):
-        utterance = utterances.pop(name)
+    for _, emitted in emissions(trained.load(values["checkpoint"]), speech_split):
+        utterance, log_probs = utterances.pop(emitted.id), emitted.log_probs
+        assert emitted.speaker == utterance.speaker
         frames = (len(utterance.audio) - 400) // 320 + 1
-        assert text == utterance.text and log_probs.shape == (frames, LIBRISPEECH.size)
+        assert emitted.text == utterance.text and log_probs.shape == (frames, LIBRISPEECH.size)
         np.testing.assert_allclose(np.exp(log_probs).sum(axis=1), 1.0, rtol=1e-5)
     assert not utterances
 

@@ -69,7 +69,7 @@ def stages(corpus, tmp_path_factory) -> dict:
         prepare=dict(corpus=str(corpus), splits=("train",), shard_megabytes=1),
         label=dict(inputs=dict(audio=(audio,)), **FIT),
         it2=dict(label=dict(LAYER, inputs=dict(audio=(audio,)), checkpoint=network)),
-        decode=dict(inputs=dict(audio=audio), checkpoint=network, beam_size=2),
+        decode=dict(inputs=dict(audio=audio), checkpoint=network),
         convert=dict(source=network, target="orbax:"),
         export=dict(inputs=dict(checkpoint="convert")),
     )
@@ -153,7 +153,6 @@ def test_decoding_is_that_of_one_process(together, stages, tmp_path):
         workdir=str(tmp_path),
         audio=f"{run}/prepare/train",
         checkpoint=stages["decode"]["checkpoint"],
-        beam_size=2,
     )
     alone = decode.run(config_lib.build(decode.DecodeConfig, values))
     result = json.loads((run / "decode/result.json").read_text())

@@ -137,15 +137,6 @@ class KeptEmissions:
                 f"{path}: kept emissions are damaged ({error}); they are computed again"
             ) from None
 
-    def transcripts(self, number: int) -> list[tuple[str, str]]:
-        """The ids of an audio shard's utterances, and their transcripts; raises as `of_shard`."""
-        try:
-            with np.load(self._path(number)) as stored:
-                described = json.loads(stored["described"].tobytes())
-            return [(name, text) for name, _, text in described["utterances"]]
-        except _DAMAGE as error:
-            raise InputError(f"{self._path(number)}: cannot be read ({error})") from None
-
     def _path(self, number: int) -> pathlib.Path:
         return self.directory / f"{number:05d}.npz"
 

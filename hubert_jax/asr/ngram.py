@@ -208,7 +208,15 @@ def estimate(
     lmplz, build_binary = programs
     arpa, binary = directory / "lm.arpa", directory / "lm.bin"
     with files.writing_file(arpa) as aside, tempfile.TemporaryDirectory(dir=directory) as scratch:
-        command = [lmplz, "--order", str(order), "--memory", memory, "--discount_fallback"]
+        command = [
+            lmplz,
+            "--order",
+            str(order),
+            "--memory",
+            memory,
+            "--discount_fallback",
+            "--skip_symbols",
+        ]
         command += ["--temp_prefix", f"{scratch}/", "--arpa", str(aside)]
         command += ["--prune", *map(str, prune)] if prune else []
         _run(command, (" ".join(sentence) + "\n" for sentence in sentences))

@@ -214,15 +214,6 @@ def test_rows_of_a_call_that_was_killed_are_kept(tmp_path, outputs, monkeypatch,
     assert found["wer"] == expected["wer"] and found["utterances"] == 4
 
 
-def test_what_the_network_cannot_write_is_told(tmp_path, outputs, capsys):
-    name, speaker, _, log_probs = outputs.rows[0]
-    outputs.rows[0] = (name, speaker, "Él é", log_probs)
-    decode.run(_config(tmp_path))
-    shown = capsys.readouterr().out
-    assert "3 characters of 3 kinds that the network cannot write" in shown
-    assert "'É' (U+00C9) 1, first in utt-0" in shown
-
-
 @pytest.mark.parametrize(
     ("values", "message"),
     [
