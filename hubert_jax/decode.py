@@ -87,9 +87,9 @@ def run(config: DecodeConfig) -> dict:
     that cannot be used, before the network runs.
     """
     started = time.monotonic()
-    from hubert_jax.asr import lexicon as lexicon_lib
-    from hubert_jax.asr import ngram
     from hubert_jax.data.manifests import read_manifest
+    from hubert_jax.language import lexicon as lexicon_lib
+    from hubert_jax.language import ngram
 
     workdir = files.require_writable(config.workdir)
     if config.method != "greedy":

@@ -14,10 +14,10 @@ import unicodedata
 from collections.abc import Iterator
 
 from hubert_jax import files, job
-from hubert_jax.asr import ngram
 from hubert_jax.asr.search import require_flashlight
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
+from hubert_jax.language import ngram
 from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
 _UNITS = ("word", "letter")

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from flashlight.lib.text import decoder as flashlight
 
-from hubert_jax.asr import ngram
-from hubert_jax.asr.lexicon import Lexicon
 from hubert_jax.asr.search import BeamSearch, Hypothesis, Word
 from hubert_jax.frames import HOP, SAMPLE_RATE, WINDOW
+from hubert_jax.language import ngram
+from hubert_jax.language.lexicon import Lexicon
 from hubert_jax.vocabulary import BLANK, Vocabulary
 
 _IMPOSSIBLE = -1e30  # of infinities, log-add would make NaN

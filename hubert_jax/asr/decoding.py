@@ -16,9 +16,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from hubert_jax.asr.lexicon import Lexicon
 from hubert_jax.asr.search import BeamSearch, Hypothesis
 from hubert_jax.errors import InputError
+from hubert_jax.language.lexicon import Lexicon
 from hubert_jax.vocabulary import Vocabulary
 
 _AHEAD = 4  # utterances that wait for a process each

@@ -1,16 +1,18 @@
 """Beam search against the enumeration of every alignment, and flashlight called directly."""
 
 import collections
+import gzip
 import itertools
 import math
+import pathlib
 
 import numpy as np
 import pytest
 from asr import kneser_ney
 
-from hubert_jax.asr import lexicon, ngram
 from hubert_jax.asr.search import BeamSearch
 from hubert_jax.errors import InputError
+from hubert_jax.language import lexicon, ngram
 from hubert_jax.vocabulary import Vocabulary
 
 pytest.importorskip("flashlight.lib.text")
@@ -266,3 +268,26 @@ def test_perplexity_and_unknown_words(trigram):
     assert found["perplexity"] == pytest.approx(10 ** (-total / 7), rel=1e-5)
     assert (found["words"], found["unknown"], found["unknown_rate"]) == (4, 1, 0.25)
     assert found["perplexity_without_unknown"] < found["perplexity"]
+
+
+def test_binaries_of_kenlm_are_read_and_cut_ones_named(tmp_path):
+    """`trie.bin` is what KenLM's build_binary makes of the text below."""
+    binary, arpa = pathlib.Path(__file__).with_name("trie.bin"), tmp_path / "lm.arpa"
+    texts = ("A AB A", "BA BA", "É Straße x")
+    arpa.write_text(kneser_ney.arpa([text.split() for text in texts], 3))
+    assert (
+        sorted(ngram.words(binary))
+        == sorted(ngram.words(arpa))
+        == sorted({word for text in texts for word in text.split()})
+    )
+    compressed = tmp_path / "lm.arpa.gz"
+    compressed.write_bytes(gzip.compress(arpa.read_bytes()))
+    scorers = [ngram.Scorer(path) for path in (binary, arpa, compressed)]
+    for sentence in ("A AB", "É X A", ""):
+        found = [scorer.sentence(sentence.split()) for scorer in scorers]
+        assert found == pytest.approx([_back_off(arpa)(sentence.split())] * 3, abs=1e-5)
+    content = binary.read_bytes()
+    for length in (40, 100, 300, len(content) - 8, len(content) - 1):
+        (tmp_path / "cut.bin").write_bytes(content[:length])
+        with pytest.raises(InputError, match="cut.bin: (is cut off|KenLM: )"):
+            ngram.Scorer(tmp_path / "cut.bin")
