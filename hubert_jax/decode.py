@@ -15,13 +15,16 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import pprint
 import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
 from hubert_jax import config as config_lib
 from hubert_jax import distributed, files, job
+from hubert_jax.asr import weights
 from hubert_jax.asr.search import BeamSearch, Hypothesis, require_flashlight
+from hubert_jax.asr.weights import WeightSearch
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
@@ -53,6 +56,7 @@ class DecodeConfig:
     lm: Reads[str] = ""  # n-gram of `lm` or KenLM, ARPA or binary; of words, or letters and "|"
     lexicon: Reads[str] = ""  # of its method, lines "cat c a t |"; or the n-gram's words are taken
     search: BeamSearch = BeamSearch()
+    weights: WeightSearch = WeightSearch()  # searches those of `search` on this split
     processes: MayChange[int] = 0  # that search; 0: one for each core
     seed: int = 0  # of the intervals, which draw utterances
     execution: MayChange[Execution] = Execution()  # how the network runs
@@ -70,6 +74,7 @@ class DecodeConfig:
             "lm": self.method == "greedy" and self.lm,
             "lexicon": self.method != "lexicon" and self.lexicon,
             "search": self.method == "greedy" and self.search != BeamSearch() and "...",
+            "weights.trials": self.method == "greedy" and self.weights.trials,
             "search.unknown_score": self.method == "letters" and self.search.unknown_score,
         }
         for key, value in unused.items():
@@ -94,6 +99,10 @@ def run(config: DecodeConfig) -> dict:
     workdir = files.require_writable(config.workdir)
     if config.method != "greedy":
         require_flashlight(f"config.method={config.method}")
+    if config.weights.trials:
+        weights.require_optuna()
+        if config.distributed.coordinator:
+            raise InputError("config.weights.trials: runs in one process; leave out the others")
     distributed.join(config.distributed)
     manifest = read_manifest(config.audio)
     words = ngram.words(config.lm) if config.lm else []
@@ -129,7 +138,7 @@ def run(config: DecodeConfig) -> dict:
         if config.method != "greedy":
             from hubert_jax.asr.decoding import Searchers
 
-            made = (config.search, vocabulary, config.lm, lexicon, config.processes)
+            made = (vocabulary, config.lm, lexicon, config.processes)
             searchers = stack.enter_context(Searchers(*made))
         # Only a finished job has a result.
         distributed.from_first(lambda: (directory / "result.json").unlink(missing_ok=True))
@@ -143,6 +152,9 @@ def run(config: DecodeConfig) -> dict:
         computed = sum(distributed.gather(computed))
         if shards and not computed:
             distributed.announce(f"emissions kept from an earlier call: {kept.directory}")
+        trials = None
+        if config.weights.trials and searchers:
+            config, trials = _weighed(config, kept, len(shards), searchers, found)
         decisive = config_lib.decisive(config, complete=True) | {"seed": 0}
         key = config_lib.digest([VERSION, kept.digest, found, decisive])
         parts = directory / "parts" / key[:16]
@@ -155,9 +167,53 @@ def run(config: DecodeConfig) -> dict:
             "emissions": str(kept.directory),
             "emissions_computed": computed,  # audio shards; the others were kept
             "lexicon_words": len(lexicon.words) if lexicon else None,
+            "trials": trials,
         }
         files_of_shards = [parts / f"{number:05d}.jsonl" for number in shards]
         return distributed.from_first(lambda: _finish(config, files_of_shards, about, started))
+
+
+def _weighed(
+    config: DecodeConfig,
+    kept: "KeptEmissions",
+    shards: int,
+    searchers: "Searchers",
+    found: dict[str, Any],
+) -> tuple[DecodeConfig, list[dict[str, Any]]]:
+    """The configuration with the best weights, also written as a file, and all trials."""
+    from hubert_jax.asr.error_rates import ErrorRate, word_errors
+
+    def error_rate(search: BeamSearch) -> float:
+        references, texts = [], []
+        for number in range(shards):
+            spoken = [each for each in kept.of_shard(number) if each.text.strip()]
+            references += [each.text for each in spoken]
+            emitted = (each.log_probs for each in spoken)
+            search = dataclasses.replace(search, n_best=1)
+            texts += [found[0].text for found, _ in searchers.search(emitted, search)]
+        return ErrorRate.of(word_errors(references, texts)).rate
+
+    asked = config.weights
+    directory = pathlib.Path(config.workdir, "decode")
+    made_of = [VERSION, kept.digest, found, dataclasses.asdict(config.search), config.method]
+    study = config_lib.digest([*made_of, dataclasses.asdict(dataclasses.replace(asked, trials=0))])
+    best, trials = weights.find(
+        asked, config.search, error_rate, directory / "trials.log", study, distributed.announce
+    )
+    config = dataclasses.replace(config, search=best, weights=WeightSearch())
+    values = {key: getattr(config, key) for key in ("checkpoint", "method", "lm", "lexicon")}
+    values["search"] = dataclasses.asdict(best)
+    rate = min(trial["error_rate"] for trial in trials)
+    path = directory / "searched.py"
+    files.write_text(
+        path,
+        f'"""Weights of {len(trials)} trials, WER {100 * rate:.2f} % on {config.audio}."""\n\n'
+        "from ml_collections import ConfigDict\n\n\n"
+        'def get_config(part: str = "decode") -> ConfigDict:\n'
+        f'    """For decode."""\n    return ConfigDict({pprint.pformat(values, indent=4)})\n',
+    )
+    distributed.announce(f"weights: --config={path}")
+    return config, trials
 
 
 def _decode(
@@ -182,7 +238,7 @@ def _decode(
             emitted = [each for each in kept.of_shard(number) if each.id not in done]
             searched = itertools.repeat(([], 0.0))
             if searchers:
-                searched = searchers.search(each.log_probs for each in emitted)
+                searched = searchers.search((each.log_probs for each in emitted), config.search)
             for each, (hypotheses, seconds) in zip(emitted, searched, strict=False):
                 row = _row(each, vocabulary)
                 if searchers:

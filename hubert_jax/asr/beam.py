@@ -24,26 +24,25 @@ class Decoder:
     """
 
     def __init__(
-        self,
-        search: BeamSearch,
-        vocabulary: Vocabulary,
-        lm: str = "",
-        lexicon: Lexicon | None = None,
+        self, vocabulary: Vocabulary, lm: str = "", lexicon: Lexicon | None = None
     ) -> None:
         """`lm` is an n-gram's file or "". Raises InputError where KenLM refuses it."""
         specials = [index for index, _ in vocabulary.specials]
         self._classes = np.setdiff1d(np.arange(vocabulary.size), specials)
-        self._n_best = search.n_best
-        made = (search, vocabulary, self._classes, lm)
-        self._search = _InLexicon(*made, lexicon) if lexicon else _ByLetter(*made)
+        made = (vocabulary, self._classes, lm)
+        self._texts = _InLexicon(*made, lexicon) if lexicon else _ByLetter(*made)
+        self._weighed: BeamSearch | None = None
 
-    def __call__(self, log_probs: np.ndarray) -> list[Hypothesis]:
+    def __call__(self, log_probs: np.ndarray, search: BeamSearch) -> list[Hypothesis]:
         """At most `n_best` texts, each once, best first, of emissions (T, V) in nats."""
+        if search != self._weighed:
+            self._texts.weigh(search)
+            self._weighed = search
         found: dict[str, Hypothesis] = {}
         frames = np.asarray(log_probs, np.float32)[:, self._classes]
-        for hypothesis in self._search(frames):
+        for hypothesis in self._texts(frames):
             found.setdefault(hypothesis.text, hypothesis)
-            if len(found) == self._n_best:
+            if len(found) == search.n_best:
                 break
         return _confident(list(found.values()))
 
@@ -52,23 +51,22 @@ class _InLexicon:
     """Labellings that are words of a lexicon, with one boundary or more between them."""
 
     def __init__(
-        self,
-        search: BeamSearch,
-        vocabulary: Vocabulary,
-        classes: np.ndarray,
-        lm: str,
-        lexicon: Lexicon,
+        self, vocabulary: Vocabulary, classes: np.ndarray, lm: str, lexicon: Lexicon
     ) -> None:
         column = {index: place for place, index in enumerate(classes.tolist())}
-        self._options, self._w2 = search, _word_score(search, bool(lm))
         self._words, self._boundary = lexicon.words, column[vocabulary.boundary]
         self._symbols = ["", *(vocabulary.symbols[index - 1] for index in classes[1:])]
+        self._has_lm = bool(lm)
         self._lm = ngram.load(lm, (*lexicon.words, "<unk>")) if lm else flashlight.ZeroLM()
-        trie, start = flashlight.Trie(len(column), self._boundary), self._lm.start(False)
+        self._trie, start = flashlight.Trie(len(column), self._boundary), self._lm.start(False)
         for number, spelling in lexicon.spellings:
             unigram = self._lm.score(start, number)[1]  # looked ahead for, within words
-            trie.insert([column[index] for index in spelling], number, unigram)
-        trie.smear(flashlight.SmearingMode.MAX)
+            self._trie.insert([column[index] for index in spelling], number, unigram)
+        self._trie.smear(flashlight.SmearingMode.MAX)
+
+    def weigh(self, search: BeamSearch) -> None:
+        """Decides the search of later calls."""
+        self._options, self._w2 = search, _word_score(search, self._has_lm)
         unknown = -np.inf if search.unknown_score is None else search.unknown_score
         options = flashlight.LexiconDecoderOptions(
             search.beam,
@@ -81,8 +79,8 @@ class _InLexicon:
             search.log_add,
             flashlight.CriterionType.CTC,
         )
-        places = (self._boundary, BLANK, len(lexicon.words))
-        self._decoder = flashlight.LexiconDecoder(options, trie, self._lm, *places, [], False)
+        places = (self._boundary, BLANK, len(self._words))
+        self._decoder = flashlight.LexiconDecoder(options, self._trie, self._lm, *places, [], False)
 
     def __call__(self, frames: np.ndarray) -> Iterator[Hypothesis]:
         # flashlight's words end with a boundary, ours may end with the utterance: one frame more.
@@ -137,19 +135,22 @@ class _InLexicon:
 class _ByLetter:
     """All labellings; those that differ in outer boundaries alone are searched apart."""
 
-    def __init__(
-        self, search: BeamSearch, vocabulary: Vocabulary, classes: np.ndarray, lm: str
-    ) -> None:
+    def __init__(self, vocabulary: Vocabulary, classes: np.ndarray, lm: str) -> None:
         of_words = bool(lm) and not ngram.is_of_characters(lm)
         self._vocabulary, self._classes = vocabulary, classes
         self._boundary = int(np.flatnonzero(classes == vocabulary.boundary)[0])
-        symbols = ["<blank>", *(vocabulary.symbols[index - 1] for index in classes[1:])]
-        self._w1, self._w2 = search.lm_weight, _word_score(search, of_words)
-        self._lm: Any = ngram.load(lm, symbols) if lm and not of_words else flashlight.ZeroLM()
-        self._ends_words = of_words or self._w2 != 0
+        self._symbols = ["<blank>", *(vocabulary.symbols[index - 1] for index in classes[1:])]
+        self._letters = ngram.load(lm, self._symbols) if lm and not of_words else None
+        self._scorer = ngram.Scorer(lm) if of_words else None
+
+    def weigh(self, search: BeamSearch) -> None:
+        """Decides the search of later calls."""
+        self._w1, self._w2 = search.lm_weight, _word_score(search, self._scorer is not None)
+        self._lm: Any = self._letters or flashlight.ZeroLM()
+        self._ends_words = self._scorer is not None or self._w2 != 0
         if self._ends_words:  # flashlight itself has no words here
-            scorer = ngram.Scorer(lm) if of_words else None
-            self._lm = _Spelled(self._lm, scorer, symbols, self._boundary, (self._w1, self._w2))
+            weights = (self._w1, self._w2)
+            self._lm = _Spelled(self._lm, self._scorer, self._symbols, self._boundary, weights)
         options = flashlight.LexiconFreeDecoderOptions(
             search.beam,
             search.beam_tokens,

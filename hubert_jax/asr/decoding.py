@@ -29,7 +29,6 @@ class Searchers:
 
     def __init__(
         self,
-        search: BeamSearch,
         vocabulary: Vocabulary,
         lm: str = "",
         lexicon: Lexicon | None = None,
@@ -44,7 +43,7 @@ class Searchers:
             self._count,
             multiprocessing.get_context("spawn"),  # JAX's threads forbid to fork
             _begin,
-            ((search, vocabulary, lm, lexicon),),
+            ((vocabulary, lm, lexicon),),
         )
         try:
             with self._named():
@@ -59,12 +58,14 @@ class Searchers:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def search(self, emitted: Iterable[np.ndarray]) -> Iterator[tuple[list[Hypothesis], float]]:
+    def search(
+        self, emitted: Iterable[np.ndarray], search: BeamSearch
+    ) -> Iterator[tuple[list[Hypothesis], float]]:
         """The n-best texts of emissions (T, V), in order, and the seconds that each took."""
         with self._named():
             waiting: collections.deque[concurrent.futures.Future] = collections.deque()
             for log_probs in emitted:
-                waiting.append(self._pool.submit(_search, log_probs))
+                waiting.append(self._pool.submit(_search, log_probs, search))
                 if len(waiting) == _AHEAD * self._count:
                     yield waiting.popleft().result()
             while waiting:
@@ -107,10 +108,10 @@ def _decoder() -> None:
         _made.append(Decoder(*_made_of))
 
 
-def _search(log_probs: np.ndarray) -> tuple[list[Hypothesis], float]:
+def _search(log_probs: np.ndarray, search: BeamSearch) -> tuple[list[Hypothesis], float]:
     _decoder()
     begun = time.monotonic()
-    return _made[0](log_probs), time.monotonic() - begun
+    return _made[0](log_probs, search), time.monotonic() - begun
 
 
 class Journal:

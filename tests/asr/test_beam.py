@@ -16,11 +16,16 @@ from hubert_jax.language import lexicon, ngram
 from hubert_jax.vocabulary import Vocabulary
 
 pytest.importorskip("flashlight.lib.text")
-from hubert_jax.asr.beam import Decoder  # noqa: E402
+from hubert_jax.asr import beam  # noqa: E402
 
 SMALL = Vocabulary(("|", "A", "B"))
 WIDE = dict(beam=10**6, beam_threshold=1e9, n_best=10**6)
 SPOKEN = [text.split() for text in ("A AB A", "BA BA", "A B AB", "AB BA A", "B", "A AB")]
+
+
+def searching(search, *made, **more):
+    """What searches in one way."""
+    return lambda log_probs: beam.Decoder(*made, **more)(log_probs, search)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +80,7 @@ def test_a_lexicon_and_a_trigram_score_as_equation_4(trigram, frames):
         if set(text) <= set(words.words)
     }
     search = BeamSearch(**WIDE, lm_weight=1.3, word_score=-0.6)
-    found = Decoder(search, SMALL, trigram, words)(log_probs)
+    found = searching(search, SMALL, trigram, words)(log_probs)
     assert {hypothesis.text for hypothesis in found} == set(expected)
     for hypothesis in found:
         log_ctc, lm, length = expected[hypothesis.text]
@@ -92,7 +97,9 @@ def test_without_log_add_an_alignment_is_the_best_one(trigram):
     for path in itertools.product(range(SMALL.size), repeat=len(log_probs)):
         text = " ".join(SMALL.decode(SMALL.collapse(path)).split())
         best[text] = max(best[text], sum(float(log_probs[t, c]) for t, c in enumerate(path)))
-    for hypothesis in Decoder(BeamSearch(**WIDE, log_add=False), SMALL, trigram, words)(log_probs):
+    for hypothesis in searching(BeamSearch(**WIDE, log_add=False), SMALL, trigram, words)(
+        log_probs
+    ):
         assert hypothesis.acoustic == pytest.approx(best[hypothesis.text], abs=1e-5)
 
 
@@ -114,7 +121,7 @@ def test_letter_by_letter_scores_as_equation_4(trigram, tmp_path, of):
         score = log_ctc + w1 * log10 - 0.6 * len(text.split())
         best[text] = max(best.get(text, (-math.inf,)), (score, log_ctc, log10))
     search = BeamSearch(**WIDE, lm_weight=w1, word_score=-0.6)
-    found = Decoder(search, SMALL, lm)(log_probs)
+    found = searching(search, SMALL, lm)(log_probs)
     assert [h.text for h in found] == sorted(best, key=lambda text: -best[text][0])
     for hypothesis in found:
         expected = pytest.approx(best[hypothesis.text], abs=1e-5)
@@ -142,7 +149,7 @@ def test_a_narrow_beam_is_flashlights_own(trigram, beam):
     own = decoder.LexiconDecoder(options, trie, lm, 1, 0, -1, [], False)
     expected = own.decode(frames.ctypes.data, *frames.shape)
     search = BeamSearch(beam, 2, 8.0, 1.5, -0.5, -0.25, n_best=beam)
-    found = Decoder(search, SMALL, trigram, lexicon.of_words(words, SMALL, trigram))(log_probs)
+    found = searching(search, SMALL, trigram, lexicon.of_words(words, SMALL, trigram))(log_probs)
     texts = [" ".join(words[n] for n in result.words if n >= 0) for result in expected]
     assert [hypothesis.text for hypothesis in found] == texts
     scores = [result.score + 0.25 for result in expected]  # the end is no silence of the speech
@@ -161,7 +168,9 @@ def _spoken(text, vocabulary=SMALL, frames_each=2):
 def test_words_have_the_times_of_their_letters(words):
     known = lexicon.of_words(words, SMALL, "") if words else None
     # A from frame 0, B of AB at 12 and 13; then | at 16, BA from 20 to 25.
-    found = Decoder(BeamSearch(beam=50), SMALL, lexicon=known)(_spoken("A|AB|BA".replace("|", " ")))
+    found = searching(BeamSearch(beam=50), SMALL, lexicon=known)(
+        _spoken("A|AB|BA".replace("|", " "))
+    )
     times = [(word.text, word.start, word.end) for word in found[0].words]
     assert times == [("A", 0.0, 0.045), ("AB", 0.16, 0.285), ("BA", 0.4, 0.525)]
     assert found[0].text == "A AB BA"
@@ -170,17 +179,17 @@ def test_words_have_the_times_of_their_letters(words):
 
 def test_confidence_is_the_posterior_of_texts_that_agree():
     log_probs = np.log(np.array([[0.02, 0.02, 0.6, 0.36]]))  # blank, |, A, B
-    found = Decoder(BeamSearch(n_best=3), SMALL)(log_probs)
+    found = searching(BeamSearch(n_best=3), SMALL)(log_probs)
     assert [h.text for h in found] == ["A", "B", ""]
     assert found[0].words[0].confidence == pytest.approx(0.6 / (0.6 + 0.36 + 0.04), abs=0.03)
 
 
 def test_unknown_words_are_spelled_where_they_are_allowed():
     known, heard = lexicon.of_words(["A", "BBA"], SMALL, ""), _spoken("A BB A")
-    strict = Decoder(BeamSearch(), SMALL, lexicon=known)(heard)
+    strict = searching(BeamSearch(), SMALL, lexicon=known)(heard)
     assert strict[0].text.split()[0] == "A" and "BB" not in strict[0].text.split()
     open_to_all = BeamSearch(unknown_score=-1.0, word_score=-0.5)
-    found = Decoder(open_to_all, SMALL, lexicon=known)(heard)[0]
+    found = searching(open_to_all, SMALL, lexicon=known)(heard)[0]
     assert found.text == "A BB A"
     assert [word.text for word in found.words] == ["A", "BB", "A"]
 
@@ -191,7 +200,7 @@ def test_special_symbols_are_never_chosen():
     frames[:, 2] += 3  # the likeliest class of most frames
     for words in (None, ["A", "AB"]):
         found, expected = (
-            Decoder(BeamSearch(**WIDE), v, lexicon=words and lexicon.of_words(words, v, ""))(f)
+            searching(BeamSearch(**WIDE), v, lexicon=words and lexicon.of_words(words, v, ""))(f)
             for v, f in ((special, frames), (SMALL, np.delete(frames, 2, 1)))
         )
         assert [(h.text, h.score) for h in found] == [(h.text, h.score) for h in expected]
@@ -200,9 +209,9 @@ def test_special_symbols_are_never_chosen():
 def test_a_beam_without_an_end_says_so():
     only = lexicon.of_words(["AB"], SMALL, "")
     narrow = BeamSearch(beam=1, beam_tokens=1, beam_threshold=1.0)
-    (found,) = Decoder(narrow, SMALL, lexicon=only)(_spoken("AB A"))
+    (found,) = searching(narrow, SMALL, lexicon=only)(_spoken("AB A"))
     assert (found.text, found.complete) == ("AB", False)
-    assert Decoder(narrow, SMALL, lexicon=only)(_spoken("AB AB"))[0].complete
+    assert searching(narrow, SMALL, lexicon=only)(_spoken("AB AB"))[0].complete
 
 
 def test_words_that_the_head_cannot_spell_are_dropped_and_counted(tmp_path):
@@ -215,7 +224,7 @@ def test_words_that_the_head_cannot_spell_are_dropped_and_counted(tmp_path):
     assert read.words == ("zwei", "eins")
     assert read.spellings == ((0, (3, 2, 1)), (0, (2, 3, 1)), (1, (2, 1)))
     assert "1 of 4" in read.dropped
-    heard = Decoder(BeamSearch(), SMALL, lexicon=read)(_spoken("A AB BA"))[0]
+    heard = searching(BeamSearch(), SMALL, lexicon=read)(_spoken("A AB BA"))[0]
     assert heard.text == "eins zwei zwei"  # two spellings of one word
     assert not lexicon.of_words(["A"], SMALL, "").dropped
 

@@ -54,7 +54,7 @@ def test_estimates_and_measures(tmp_path, programs, held_out_split, capsys):
         texts=(str(texts),),
         measured_on=str(held_out_split),
     )
-    assert (found["sentences"], found["tokens"]) == (8, 28)
+    assert (found["sentences"], found["tokens"]) == (8, 27)
     assert set(ngram.words(found["arpa"])) == {"SIX", "WORDS", "AND", "SOME", "MORE"}
     measured = found["measured"]
     assert (measured["sentences"], measured["unknown"]) == (6, 0)
