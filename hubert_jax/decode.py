@@ -105,6 +105,11 @@ def run(config: DecodeConfig) -> dict:
             raise InputError("config.weights.trials: runs in one process; leave out the others")
     distributed.join(config.distributed)
     manifest = read_manifest(config.audio)
+    if config.weights.trials and not manifest.transcribed:
+        raise InputError(
+            f"config.audio={config.audio}: has no transcripts, by which weights are searched; "
+            "expected a validation split, or leave out config.weights.trials"
+        )
     words = ngram.words(config.lm) if config.lm else []
     if config.method == "lexicon" and ngram.WORD_BOUNDARY in words:
         raise InputError(
@@ -190,7 +195,7 @@ def _weighed(
             references += [each.text for each in spoken]
             emitted = (each.log_probs for each in spoken)
             search = dataclasses.replace(search, n_best=1)
-            texts += [found[0].text for found, _ in searchers.search(emitted, search)]
+            texts += [n_best[0].text for n_best, _ in searchers.search(emitted, search)]
         return ErrorRate.of(word_errors(references, texts)).rate
 
     asked = config.weights

@@ -12,7 +12,7 @@ import pytest
 import splits
 from asr import kneser_ney
 
-from hubert_jax import config, decode, files, prepare
+from hubert_jax import command_line, config, decode, files, prepare
 from hubert_jax.asr import decoding, emissions
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
@@ -60,7 +60,10 @@ class Outputs:
         sizes = [len(self.rows[first : first + 2]) for first in range(0, len(self.rows), 2)]
         shards = [types.SimpleNamespace(utterances=n, samples=16_000 * n) for n in sizes]
         digest = config.digest([repr(row) for row in self.rows])
-        return types.SimpleNamespace(seconds=4.5, digest=digest, shards=shards)
+        transcribed = sum(row[2].strip() != "" for row in self.rows)
+        return types.SimpleNamespace(
+            seconds=4.5, digest=digest, shards=shards, transcribed=transcribed
+        )
 
 
 @pytest.fixture
@@ -214,6 +217,52 @@ def test_rows_of_a_call_that_was_killed_are_kept(tmp_path, outputs, monkeypatch,
     assert found["wer"] == expected["wer"] and found["utterances"] == 4
 
 
+@needs_flashlight
+@pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="no Optuna")
+def test_weights_are_searched_and_a_search_goes_on(tmp_path, outputs, monkeypatch, capsys):
+    lm = tmp_path / "lm.arpa"
+    texts = ["THE CAT SAT", "HELLO ALL", "CAD", "THE CAD", "CAD SAT"]
+    lm.write_text(kneser_ney.arpa([text.split() for text in texts], 2))
+    values = dict(method="lexicon", lm=str(lm), processes=1, search=dict(lm_weight=0.1, beam=50))
+    before = decode.run(_config(tmp_path, **values))
+
+    class Killed(Exception):
+        pass
+
+    asked, real = [], decoding.Searchers.search
+
+    def dies(searchers, emitted, search):
+        asked.append(search)
+        if len(asked) == 4:
+            raise Killed
+        return real(searchers, emitted, search)
+
+    monkeypatch.setattr(decoding.Searchers, "search", dies)
+    searched = _config(tmp_path, **values, weights=dict(trials=8, lm_weight=(0.0, 30.0)))
+    with pytest.raises(Killed):
+        decode.run(searched)
+    capsys.readouterr()
+    found = decode.run(searched)
+    shown = capsys.readouterr().out
+    assert "trial 3 of 8" not in shown and "trial 4 of 8" in shown and "trial 8 of 8" in shown
+    assert len(asked) == 4 + 5 + 1  # the rest of the trials, then the split
+    assert asked[0].lm_weight == 0.1
+    rates = [trial["error_rate"] for trial in found["trials"]]
+    assert rates[0] == before["wer"]["beam"] >= min(rates) == found["wer"]["beam"]
+    assert all(0 <= trial["lm_weight"] <= 30 for trial in found["trials"])
+
+    arguments = [f"--config={tmp_path}/decode/searched.py", "--config.audio=split"]
+    arguments.append(f"--config.workdir={tmp_path}/again")
+    read = command_line.read(arguments, "decode", decode.DecodeConfig)
+    assert read.search == config.build(decode.BeamSearch, found["config"]["search"])
+    assert (read.method, read.lm) == ("lexicon", str(lm))
+    assert decode.run(read)["wer"] == found["wer"]
+
+    outputs.rows = [("utt", "", " ", outputs.rows[0][3])]
+    with pytest.raises(InputError, match="has no transcripts, by which weights are searched"):
+        decode.run(searched)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -224,6 +273,12 @@ def test_rows_of_a_call_that_was_killed_are_kept(tmp_path, outputs, monkeypatch,
         (dict(search=dict(beam=3)), "config.search=...: has no effect with config.method=greedy"),
         (dict(method="letters", search=dict(beam=0)), "config.search.beam=0: expected at least 1"),
         (dict(method="letters", search=dict(beam_threshold=0.0)), "config.search.beam_threshold=0"),
+        (
+            dict(weights=dict(trials=9)),
+            "config.weights.trials=9: has no effect with config.method=g",
+        ),
+        (dict(weights=dict(trials=-1)), "config.weights.trials=-1: expected 0 or more"),
+        (dict(weights=dict(lm_weight=(2.0, 1.0))), "config.weights.lm_weight=.2.0, 1.0.: expected"),
         (dict(processes=-1), "config.processes=-1: expected 0 or more"),
     ],
 )
