@@ -111,6 +111,11 @@ def run(config: DecodeConfig) -> dict:
             "expected a validation split, or leave out config.weights.trials"
         )
     words = ngram.words(config.lm) if config.lm else []
+    if config.method == "lexicon" and not (config.lexicon or words):
+        raise InputError(
+            f"config.lm={config.lm}: a binary without its words; pass --config.lexicon, or an "
+            "n-gram with them"
+        )
     if config.method == "lexicon" and ngram.WORD_BOUNDARY in words:
         raise InputError(
             f"config.lm={config.lm}: an n-gram of letters; expected one of words, or pass "
@@ -122,6 +127,11 @@ def run(config: DecodeConfig) -> dict:
 
     trained = trained_lib.load(config.checkpoint, execution=config.execution)
     vocabulary = trained_lib.require_ctc(trained)
+    if config.method != "greedy" and vocabulary.boundary < 0:
+        raise InputError(
+            f"config.method={config.method}: {config.checkpoint} has no word boundary, by which "
+            "words are told apart; expected a vocabulary with '|', or pass --config.method=greedy"
+        )
     lexicon = None
     if config.lexicon:
         lexicon = lexicon_lib.read(config.lexicon, vocabulary)

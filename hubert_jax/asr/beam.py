@@ -11,7 +11,7 @@ from hubert_jax.asr.search import BeamSearch, Hypothesis, Word
 from hubert_jax.frames import HOP, SAMPLE_RATE, WINDOW
 from hubert_jax.language import ngram
 from hubert_jax.language.lexicon import Lexicon
-from hubert_jax.vocabulary import BLANK, Vocabulary
+from hubert_jax.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
 
 _IMPOSSIBLE = -1e30  # of infinities, log-add would make NaN
 
@@ -140,6 +140,7 @@ class _ByLetter:
         self._vocabulary, self._classes = vocabulary, classes
         self._boundary = int(np.flatnonzero(classes == vocabulary.boundary)[0])
         self._symbols = ["<blank>", *(vocabulary.symbols[index - 1] for index in classes[1:])]
+        self._symbols[self._boundary] = WORD_BOUNDARY
         self._letters = ngram.load(lm, self._symbols) if lm and not of_words else None
         self._scorer = ngram.Scorer(lm) if of_words else None
 

@@ -45,7 +45,7 @@ def read(path: str | os.PathLike, vocabulary: Vocabulary) -> Lexicon:
         symbol: index
         for index, symbol in enumerate(vocabulary.symbols, start=1)
         if index not in vocabulary.silent
-    }
+    } | {WORD_BOUNDARY: vocabulary.boundary}
 
     def entries() -> Iterable[tuple[str, tuple[int, ...] | None]]:
         try:

@@ -27,7 +27,8 @@ _EXPECTED = "expected an n-gram as hubert_jax.lm or KenLM writes it, ARPA or bin
 def words(path: str | os.PathLike) -> list[str]:
     """What an n-gram's unigrams are, sentence marks and the unknown word left out.
 
-    Raises InputError for a file that is missing, cut off, no n-gram, or a binary without words.
+    None of a binary that was built without them. Raises InputError for a file that is missing, cut
+    off or no n-gram.
     """
     try:
         with open(path, "rb") as file:
@@ -72,9 +73,7 @@ def _words_of_binary(path: str | os.PathLike, file: Any) -> list[str]:
         *_, has_words, _ = _COUNTS.unpack_from(content, _COUNTS_AT)
         (unigrams,) = struct.unpack_from("<Q", content, _COUNTS_AT + _COUNTS.size)
         if not has_words:
-            raise InputError(
-                f"{path}: a binary without words; build it with them, or pass --config.lexicon"
-            )
+            return []
         at = content.rfind(b"<unk>\0")
         found = content[at:].split(b"\0") if at >= 0 else []
         if len(found) <= unigrams or found[-1]:
@@ -122,6 +121,8 @@ class Scorer:
     def __init__(self, path: str | os.PathLike) -> None:
         """Raises as `words` and `load`."""
         known = words(path)
+        if not known:
+            raise InputError(f"{path}: a binary without its words; build it anew, with them")
         self._numbers = {word: number for number, word in enumerate(known)}
         self._model = load(path, [*known, "<unk>"])
 
