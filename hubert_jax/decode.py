@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hubert_jax.asr.decoding import Searchers
     from hubert_jax.asr.emissions import Emitted, KeptEmissions
     from hubert_jax.data.manifests import AudioManifest
+    from hubert_jax.language.lexicon import Lexicon
     from hubert_jax.vocabulary import Vocabulary
 
 _PAIRS_SHOWN = 5
@@ -93,16 +94,9 @@ def run(config: DecodeConfig) -> dict:
     """
     started = time.monotonic()
     from hubert_jax.data.manifests import read_manifest
-    from hubert_jax.language import lexicon as lexicon_lib
-    from hubert_jax.language import ngram
 
     workdir = files.require_writable(config.workdir)
-    if config.method != "greedy":
-        require_flashlight(f"config.method={config.method}")
-    if config.weights.trials:
-        weights.require_optuna()
-        if config.distributed.coordinator:
-            raise InputError("config.weights.trials: runs in one process; leave out the others")
+    _require_installed(config)
     distributed.join(config.distributed)
     manifest = read_manifest(config.audio)
     if config.weights.trials and not manifest.transcribed:
@@ -110,39 +104,17 @@ def run(config: DecodeConfig) -> dict:
             f"config.audio={config.audio}: has no transcripts, by which weights are searched; "
             "expected a validation split, or leave out config.weights.trials"
         )
-    words = ngram.words(config.lm) if config.lm else []
-    if config.method == "lexicon" and not (config.lexicon or words):
-        raise InputError(
-            f"config.lm={config.lm}: a binary without its words; pass --config.lexicon, or an "
-            "n-gram with them"
-        )
-    if config.method == "lexicon" and ngram.WORD_BOUNDARY in words:
-        raise InputError(
-            f"config.lm={config.lm}: an n-gram of letters; expected one of words, or pass "
-            "--config.method=letters"
-        )
+    words = _words(config)
     # Later than the cheap checks: it imports orbax and TensorFlow.
     from hubert_jax.asr.emissions import KeptEmissions
     from hubert_jax.networks import trained as trained_lib
 
     trained = trained_lib.load(config.checkpoint, execution=config.execution)
     vocabulary = trained_lib.require_ctc(trained)
-    if config.method != "greedy" and vocabulary.boundary < 0:
-        raise InputError(
-            f"config.method={config.method}: {config.checkpoint} has no word boundary, by which "
-            "words are told apart; expected a vocabulary with '|', or pass --config.method=greedy"
-        )
-    lexicon = None
-    if config.lexicon:
-        lexicon = lexicon_lib.read(config.lexicon, vocabulary)
-    elif config.method == "lexicon":
-        lexicon = lexicon_lib.of_words(words, vocabulary, config.lm)
+    lexicon = _lexicon(config, words, vocabulary)
+    read = [key for key in ("lm", "lexicon") if getattr(config, key)]
     found = {"config.checkpoint": trained.fingerprint, "config.audio": manifest.digest}
-    found |= {
-        f"config.{key}": files.sha256_file(getattr(config, key))
-        for key in ("lm", "lexicon")
-        if getattr(config, key)
-    }
+    found |= {f"config.{key}": files.sha256_file(getattr(config, key)) for key in read}
     directory = workdir / "decode"
     distributed.require_agreement(config, found, directory)
     if lexicon and lexicon.dropped:
@@ -186,6 +158,48 @@ def run(config: DecodeConfig) -> dict:
         }
         files_of_shards = [parts / f"{number:05d}.jsonl" for number in shards]
         return distributed.from_first(lambda: _finish(config, files_of_shards, about, started))
+
+
+def _require_installed(config: DecodeConfig) -> None:
+    if config.method != "greedy":
+        require_flashlight(f"config.method={config.method}")
+    if config.weights.trials:
+        weights.require_optuna()
+        if config.distributed.coordinator:
+            raise InputError("config.weights.trials: runs in one process; leave out the others")
+
+
+def _words(config: DecodeConfig) -> list[str]:
+    """What the n-gram knows, if there is one; raises InputError where it does not fit."""
+    from hubert_jax.language import ngram
+
+    words = ngram.words(config.lm) if config.lm else []
+    if config.method == "lexicon" and not (config.lexicon or words):
+        raise InputError(
+            f"config.lm={config.lm}: a binary without its words; pass --config.lexicon, or an "
+            "n-gram with them"
+        )
+    if config.method == "lexicon" and ngram.WORD_BOUNDARY in words:
+        raise InputError(
+            f"config.lm={config.lm}: an n-gram of letters; expected one of words, or pass "
+            "--config.method=letters"
+        )
+    return words
+
+
+def _lexicon(config: DecodeConfig, words: list[str], vocabulary: "Vocabulary") -> "Lexicon | None":
+    from hubert_jax.language import lexicon
+
+    if config.method != "greedy" and vocabulary.boundary < 0:
+        raise InputError(
+            f"config.method={config.method}: {config.checkpoint} has no word boundary, by which "
+            "words are told apart; expected a vocabulary with '|', or pass --config.method=greedy"
+        )
+    if config.lexicon:
+        return lexicon.read(config.lexicon, vocabulary)
+    if config.method == "lexicon":
+        return lexicon.of_words(words, vocabulary, config.lm)
+    return None
 
 
 def _weighed(

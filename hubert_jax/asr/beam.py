@@ -107,7 +107,7 @@ class _InLexicon:
         """
         words: list[Word] = []
         letters: list[str] = []  # of the word under way
-        first, before, open_ended = 0, BLANK, False
+        first, last, before, open_ended = 0, 0, BLANK, False
         for frame, number in enumerate(ends):
             token = path[frame] if frame < len(path) else self._boundary
             if token not in (BLANK, self._boundary):
