@@ -337,14 +337,14 @@ def _finish(
                 continue
             counts = count(references, [row[way] for row in scored])
             of_all = error_rates.ErrorRate.of(counts)
-            between = error_rates.interval(counts, config.seed)
+            between = list(error_rates.interval(counts, config.seed))
             rates[name][way] = dataclasses.asdict(of_all) | {"interval": between}
             for speaker in sorted({row["speaker"] for row in scored} - {""}):
                 his = [row["speaker"] == speaker for row in scored]
                 found = speakers.setdefault(speaker, {"utterances": sum(his), "wer": {}, "cer": {}})
                 found[name][way] = error_rates.ErrorRate.of(counts[his]).rate
     result = {
-        "config": dataclasses.asdict(config),
+        "config": config_lib.to_dict(config),
         "utterances": len(rows),
         "transcribed": len(scored),  # what the rates are of
         "words": rates["wer"]["greedy"]["length"] if scored else 0,
