@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from hubert_jax import config as config_lib
 from hubert_jax import distributed, files, job
 from hubert_jax.asr import weights
-from hubert_jax.asr.search import BeamSearch, Hypothesis, require_flashlight
+from hubert_jax.asr.search import BeamSearch, Hypothesis, require_library
 from hubert_jax.asr.weights import WeightSearch
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.distributed import DistributedConfig
@@ -162,9 +162,9 @@ def run(config: DecodeConfig) -> dict:
 
 def _require_installed(config: DecodeConfig) -> None:
     if config.method != "greedy":
-        require_flashlight(f"config.method={config.method}")
+        require_library("flashlight", f"config.method={config.method}")
     if config.weights.trials:
-        weights.require_optuna()
+        require_library("optuna", "config.weights.trials")
         if config.distributed.coordinator:
             raise InputError("config.weights.trials: runs in one process; leave out the others")
 

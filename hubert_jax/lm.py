@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterator
 
 from hubert_jax import files, job
-from hubert_jax.asr.search import require_flashlight
+from hubert_jax.asr.search import require_library
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 from hubert_jax.language import ngram
@@ -63,7 +63,7 @@ def run(config: LmConfig) -> dict:
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)
     programs = ngram.require_programs(config.kenlm)
-    require_flashlight("hubert_jax.lm")
+    require_library("flashlight", "hubert_jax.lm")
     for path in config.texts:
         if not pathlib.Path(path).is_file():
             raise InputError(f"config.texts={path}: not found; expected a file of sentences")

@@ -10,6 +10,8 @@ import importlib.util
 
 from hubert_jax.errors import InputError
 
+_LIBRARIES = {"flashlight": "flashlight-text", "optuna": "Optuna"}
+
 
 @dataclasses.dataclass(frozen=True)
 class BeamSearch:
@@ -65,10 +67,10 @@ class Hypothesis:
     complete: bool = True  # False: the beam had no text that ends with a word of the lexicon
 
 
-def require_flashlight(key: str) -> None:
-    """Raises InputError, about a configuration's key, where flashlight-text is not installed."""
-    if importlib.util.find_spec("flashlight") is None:
+def require_library(name: str, key: str) -> None:
+    """Raises InputError, about a configuration's key, where a library is not installed."""
+    if importlib.util.find_spec(name) is None:
         raise InputError(
-            f"{key}: needs flashlight-text, which is not installed; pip install "
+            f"{key}: needs {_LIBRARIES[name]}, which is not installed; pip install "
             "'hubert_jax[decode]' with Python 3.11 or 3.12, or decode with --config.method=greedy"
         )

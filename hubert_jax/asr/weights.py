@@ -1,7 +1,6 @@
 """Searches the weights of equation 4 that give the fewest errors, by Optuna."""
 
 import dataclasses
-import importlib.util
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -33,15 +32,6 @@ class WeightSearch:
                 raise InputError(f"config.weights.{key}={found}: expected the least and the most")
         if min(self.beam, default=1) < 1:
             raise InputError(f"config.weights.beam={self.beam}: expected widths of at least 1")
-
-
-def require_optuna() -> None:
-    """Raises InputError where Optuna is not installed."""
-    if importlib.util.find_spec("optuna") is None:
-        raise InputError(
-            "config.weights.trials: needs Optuna, which is not installed; pip install "
-            "'hubert_jax[decode]'"
-        )
 
 
 def find(
