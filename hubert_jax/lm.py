@@ -63,7 +63,8 @@ def run(config: LmConfig) -> dict:
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)
     programs = ngram.require_programs(config.kenlm)
-    require_library("flashlight", "hubert_jax.lm")
+    if config.measured_on:
+        require_library("flashlight", f"config.measured_on={config.measured_on}")
     for path in config.texts:
         if not pathlib.Path(path).is_file():
             raise InputError(f"config.texts={path}: not found; expected a file of sentences")
