@@ -72,5 +72,5 @@ def require_library(name: str, key: str) -> None:
     if importlib.util.find_spec(name) is None:
         raise InputError(
             f"{key}: needs {_LIBRARIES[name]}, which is not installed; pip install "
-            "'hubert_jax[decode]' with Python 3.11 or 3.12; greedy decoding needs neither"
+            "'hubert_jax[decode]' with Python 3.11 or 3.12; greedy decoding does without"
         )
