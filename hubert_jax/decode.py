@@ -18,6 +18,7 @@ import pathlib
 import pprint
 import shutil
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from hubert_jax import config as config_lib
@@ -265,7 +266,7 @@ def _decode(
             done = {row["id"] for row in journal.rows}
             there += len(done)
             emitted = [each for each in kept.of_shard(number) if each.id not in done]
-            searched = itertools.repeat(([], 0.0))
+            searched: Iterable[tuple[list[Hypothesis], float]] = itertools.repeat(([], 0.0))
             if searchers:
                 searched = searchers.search((each.log_probs for each in emitted), config.search)
             for each, (hypotheses, seconds) in zip(emitted, searched, strict=False):

@@ -26,8 +26,9 @@ class ErrorRate:
     @classmethod
     def of(cls, counts: np.ndarray) -> "ErrorRate":
         """The rate of utterances' counts, (n, 4)."""
-        *errors, length = counts.sum(axis=0).tolist()
-        return cls(sum(errors) / length, *errors, length)
+        substitutions, insertions, deletions, length = counts.sum(axis=0).tolist()
+        errors = substitutions + insertions + deletions
+        return cls(errors / length, substitutions, insertions, deletions, length)
 
 
 def word_errors(references: Sequence[str], hypotheses: Sequence[str]) -> np.ndarray:
