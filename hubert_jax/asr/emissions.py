@@ -131,7 +131,7 @@ class KeptEmissions:
                 raise ValueError("of another number of utterances")
             split = np.split(values, np.cumsum(lengths)[:-1])
             named = zip(described["utterances"], split, strict=True)
-            return [Emitted(id_, speaker, text, lp) for (id_, speaker, text), lp in named]
+            return [Emitted(name, speaker, text, found) for (name, speaker, text), found in named]
         except _DAMAGE as error:
             raise InputError(
                 f"{path}: kept emissions are damaged ({error}); they are computed again"

@@ -8,11 +8,18 @@ import pathlib
 
 import numpy as np
 import pytest
+import splits
 from asr import kneser_ney
 
+from hubert_jax import config
+from hubert_jax.asr import emissions
 from hubert_jax.asr.search import BeamSearch
+from hubert_jax.convert import formats
+from hubert_jax.convert.network import Network
 from hubert_jax.errors import InputError
 from hubert_jax.language import lexicon, ngram
+from hubert_jax.model.architecture import Architecture, Regularization
+from hubert_jax.networks import trained
 from hubert_jax.vocabulary import Vocabulary
 
 pytest.importorskip("flashlight.lib.text")
@@ -67,9 +74,24 @@ def _back_off(path):
     return sentence
 
 
-@pytest.mark.parametrize("frames", [0, 1, 4, 6])
-def test_a_lexicon_and_a_trigram_score_as_equation_4(trigram, frames):
-    log_probs, sentence = _log_probs(frames, frames), _back_off(trigram)
+@pytest.fixture(scope="module")
+def spoken_log_probs(held_out_split, tmp_path_factory):
+    """Emissions of a network that nobody trained, of speech."""
+    architecture = config.build(Architecture, splits.TINY_BASE["architecture"])
+    params = splits.random_parameters(architecture, vocabulary_size=SMALL.size)
+    where = f"orbax:{tmp_path_factory.mktemp('network')}/checkpoints"
+    formats.write(where, Network(params, architecture, None, Regularization(), SMALL))
+    found = emissions.emissions(trained.load(where), held_out_split)
+    return [emitted.log_probs for _, emitted in found]
+
+
+@pytest.mark.parametrize("frames", [0, 1, 4, 6, "spoken", "spoken later"])
+def test_a_lexicon_and_a_trigram_score_as_equation_4(trigram, frames, spoken_log_probs):
+    if isinstance(frames, str):
+        log_probs = spoken_log_probs["later" in frames][50:57]
+    else:
+        log_probs = _log_probs(frames, frames)
+    sentence = _back_off(trigram)
     words = lexicon.of_words(ngram.words(trigram), SMALL, trigram)
     by_words = collections.defaultdict(float)
     for labels, log_p in _labellings(log_probs).items():
