@@ -21,6 +21,8 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hubert_jax import config as config_lib
 from hubert_jax import distributed, files, job
 from hubert_jax.asr import weights
@@ -330,8 +332,10 @@ def _finish(
     references = [row["reference"] for row in scored]
     rates: dict[str, dict[str, Any]] = {}
     speakers: dict[str, dict[str, Any]] = {}
+    less_than_greedy: dict[str, list[float]] = {}  # 95 % of the differences, of the same draws
+    said_by = np.array([row["speaker"] for row in scored])
     for name, count in (("wer", error_rates.word_errors), ("cer", error_rates.character_errors)):
-        rates[name] = {}
+        rates[name], of_greedy = {}, None
         for way in ways:
             rates[name][way] = None
             if not scored:
@@ -340,10 +344,18 @@ def _finish(
             of_all = error_rates.ErrorRate.of(counts)
             between = list(error_rates.interval(counts, config.seed))
             rates[name][way] = dataclasses.asdict(of_all) | {"interval": between}
-            for speaker in sorted({row["speaker"] for row in scored} - {""}):
-                his = [row["speaker"] == speaker for row in scored]
-                found = speakers.setdefault(speaker, {"utterances": sum(his), "wer": {}, "cer": {}})
-                found[name][way] = error_rates.ErrorRate.of(counts[his]).rate
+            for speaker in sorted({*said_by.tolist()} - {""}):
+                spoken = counts[said_by == speaker]
+                found = speakers.setdefault(
+                    speaker, {"utterances": len(spoken), "wer": {}, "cer": {}}
+                )
+                found[name][way] = error_rates.ErrorRate.of(spoken).rate
+            if of_greedy is None:
+                of_greedy = counts
+            else:
+                errors, length = of_greedy[:, :3] - counts[:, :3], counts[:, 3:]
+                paired = np.concatenate([errors, length], axis=1)
+                less_than_greedy[name] = list(error_rates.interval(paired, config.seed))
     result = {
         "config": config_lib.to_dict(config),
         "utterances": len(rows),
@@ -356,6 +368,7 @@ def _finish(
         },
         "word_errors": rates["wer"],
         "character_errors": rates["cer"],
+        "less_than_greedy": less_than_greedy,
         "speakers": speakers,
         "decode_seconds": {
             way: round(sum(row[f"{way}_seconds"] for row in rows), 3) for way in ways

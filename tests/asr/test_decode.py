@@ -135,6 +135,7 @@ def test_a_lexicon_and_an_ngram_correct_the_text(tmp_path, outputs, capsys):
     result = decode.run(asked)
     assert result["wer"] == {"greedy": 1 / 5, "beam": 0.0}
     assert result["lexicon_words"] == 6
+    assert result["less_than_greedy"]["wer"] == [0, 1 / 3]  # one error less, in one of two
     shown = capsys.readouterr().out
     assert f"{lm}: 1 of 7 words left out" in shown and "Cats" in shown
     rows = (tmp_path / "decode" / "hypotheses.jsonl").read_text().splitlines()
