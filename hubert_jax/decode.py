@@ -239,10 +239,10 @@ def _weighed(
     path = directory / "searched.py"
     files.write_text(
         path,
-        f'"""Weights of {len(trials)} trials, WER {100 * rate:.2f} % on {config.audio}."""\n\n'
+        f'"""Weights of {len(trials)} trials, with a WER of {100 * rate:.2f} %."""\n\n'
         "from ml_collections import ConfigDict\n\n\n"
         'def get_config(part: str = "decode") -> ConfigDict:\n'
-        f'    """For decode."""\n    return ConfigDict({pprint.pformat(values, indent=4)})\n',
+        f'    """For decode."""\n    return ConfigDict({pprint.pformat(values, sort_dicts=False)})\n',
     )
     distributed.announce(f"weights: --config={path}")
     return config, trials
