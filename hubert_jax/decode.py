@@ -236,13 +236,13 @@ def _weighed(
     values = {key: getattr(config, key) for key in ("checkpoint", "method", "lm", "lexicon")}
     values["search"] = dataclasses.asdict(best)
     rate = min(trial["error_rate"] for trial in trials)
-    path = directory / "searched.py"
+    path, listed = directory / "searched.py", pprint.pformat(values, sort_dicts=False)
     files.write_text(
         path,
         f'"""Weights of {len(trials)} trials, with a WER of {100 * rate:.2f} %."""\n\n'
         "from ml_collections import ConfigDict\n\n\n"
         'def get_config(part: str = "decode") -> ConfigDict:\n'
-        f'    """For decode."""\n    return ConfigDict({pprint.pformat(values, sort_dicts=False)})\n',
+        f'    """For decode."""\n    return ConfigDict({listed})\n',
     )
     distributed.announce(f"weights: --config={path}")
     return config, trials
