@@ -1,7 +1,7 @@
 """Transcribes a prepared split with a fine-tuned network, and scores what has a transcript.
 
 Decodes every utterance greedily and, unless --config.greedy=True, with a CTC beam search. Writes
-WORKDIR/decode/hypotheses.jsonl (id, reference or null, greedy, beam) and result.json (word and
+WORKDIR/decode/hypotheses.jsonl (id, reference by the vocabulary's policy or null, greedy, beam) and result.json (word and
 character error rates over the utterances that have transcripts, null where none has; the first
 dozen of these as `examples`).
 """
@@ -72,10 +72,14 @@ def run(config: DecodeConfig) -> dict:
     from hubert_jax.asr.emissions import emissions
     from hubert_jax.networks import trained as trained_lib
 
+    from hubert_jax.tasks import transcripts
+
     trained = trained_lib.load(config.checkpoint, execution=config.execution)
     vocabulary = trained_lib.require_ctc(trained)
     found = {"config.checkpoint": trained.fingerprint, "config.audio": manifest.digest}
     distributed.require_agreement(config, found, directory)
+    if distributed.is_first():
+        transcripts.tell_outside(config.audio, manifest, vocabulary)
     (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
 
     numbered = []  # by audio shards
@@ -91,7 +95,7 @@ def run(config: DecodeConfig) -> dict:
                 "fine-tuning diverged: decode an earlier step (orbax:DIR@STEP), or lower its "
                 "learning rate"
             )
-        row = {"id": utterance, "reference": reference if reference.strip() else None}
+        row = {"id": utterance, "reference": vocabulary.normalised(reference) or None}
 
         begun = time.monotonic()
         labels = vocabulary.collapse(log_probs.argmax(axis=1))

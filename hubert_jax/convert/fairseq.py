@@ -62,6 +62,7 @@ def read(path: str | os.PathLike) -> Network:
     vocabulary = units = None
     if kind == "ctc":
         vocabulary = _vocabulary(state.get("target_dictionary"), tensors, path)
+        vocabulary = vocabulary.completed(torch_files.plain(ours.get("vocabulary"), path))
     if head is not None:
         units = _units(dictionaries, task, ours, head, path)
     digest = files.sha256_file(path)
@@ -143,5 +144,7 @@ def _vocabulary(dictionary: Any, tensors: Mapping[str, np.ndarray], where: Any) 
         raise InputError(f"{where}: {len(symbols)} symbols for a CTC head of {classes} classes")
     if symbols[0] != _BLANK:
         raise InputError(f"{where}: class 0 is {symbols[0]!r}, expected the blank {_BLANK!r}")
-    renamed = (_BLANK if symbol == _PAD else symbol for symbol in symbols[1:])
-    return Vocabulary.from_symbols(tuple(renamed))
+    renamed = tuple(_BLANK if symbol == _PAD else symbol for symbol in symbols[1:])
+    letters = Vocabulary.from_symbols(renamed)
+    phones = letters.boundary < 0 and max(map(len, letters.characters)) > 1
+    return Vocabulary.from_symbols(renamed, separated=True) if phones else letters
