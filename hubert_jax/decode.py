@@ -1,9 +1,9 @@
 """Transcribes a prepared split with a fine-tuned network, and scores what has a transcript.
 
 Decodes every utterance greedily and, unless --config.greedy=True, with a CTC beam search. Writes
-WORKDIR/decode/hypotheses.jsonl (id, reference by the vocabulary's policy or null, greedy, beam) and result.json (word and
-character error rates over the utterances that have transcripts, null where none has; the first
-dozen of these as `examples`).
+WORKDIR/decode/hypotheses.jsonl (id, reference by the vocabulary's policy or null, greedy, beam) and
+result.json (word and character error rates over the utterances that have transcripts, null where
+none has; the first dozen of these as `examples`).
 """
 
 import collections
@@ -71,7 +71,6 @@ def run(config: DecodeConfig) -> dict:
     # Later than the cheap checks: it imports orbax and TensorFlow.
     from hubert_jax.asr.emissions import emissions
     from hubert_jax.networks import trained as trained_lib
-
     from hubert_jax.tasks import transcripts
 
     trained = trained_lib.load(config.checkpoint, execution=config.execution)

@@ -64,7 +64,9 @@ def run(config: FinetuneConfig) -> dict:
     return distributed.from_first(lambda: job.finish(config.workdir, "finetune", result, started))
 
 
-def _vocabulary(config: FinetuneConfig, audio: AudioManifest, directory: pathlib.Path) -> Vocabulary:
+def _vocabulary(
+    config: FinetuneConfig, audio: AudioManifest, directory: pathlib.Path
+) -> Vocabulary:
     """That of the run which is there, whatever has become of its source, or of a new one."""
     if saved := Checkpoints.newest_metadata(directory / "checkpoints").get("vocabulary"):
         return Vocabulary.from_dict(saved)

@@ -89,9 +89,11 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         for symbol in self.characters:
-            spaces = "" if self.separated else " "
-            known = isinstance(symbol, str) and symbol and not re.search(r"\s", symbol.lstrip(spaces))
-            if not known or re.search("[\ud800-\udfff]", symbol):  # half of a character in UTF-16
+            spelt = symbol
+            if isinstance(symbol, str) and symbol and not self.separated:
+                spelt = symbol.removeprefix(" ") or "|"  # of a word piece, or the space itself
+            # No spaces within, no half of a character in UTF-16.
+            if not isinstance(symbol, str) or not re.fullmatch(r"[^\s\ud800-\udfff]+", spelt):
                 raise InputError(
                     f"vocabulary: found the symbol {symbol!r}, expected one or more characters "
                     f"without spaces (the word boundary is {WORD_BOUNDARY!r})"
@@ -225,14 +227,13 @@ class Vocabulary:
         Special are those in `special`, and longer ones in <> or [] or made up by fairseq.
         """
         numbered = list(enumerate(symbols, start=1))
-        specials = tuple(
-            (index, symbol)
-            for index, symbol in numbered
-            if symbol in special or (len(symbol) != 1 and (not symbol or _SPECIAL.fullmatch(symbol)))
-        )
-        taken = dict(specials)
-        characters = tuple(symbol for index, symbol in numbered if index not in taken)
-        return cls(characters, specials, separated=separated)
+
+        def spells(symbol: str) -> bool:
+            known = len(symbol) == 1 or (symbol != "" and not _SPECIAL.fullmatch(symbol))
+            return known and symbol not in special
+
+        specials = tuple((index, symbol) for index, symbol in numbered if not spells(symbol))
+        return cls(tuple(filter(spells, symbols)), specials, separated=separated)
 
     @classmethod
     def from_pieces(cls, model: bytes, policy: TextPolicy | None = None) -> Vocabulary:
@@ -315,7 +316,7 @@ class Vocabulary:
 
     def _without_outside(self, parts: Sequence[str]) -> str:
         kept = (" " * self.separated).join(p for p in parts if self._spelt(p) is not None)
-        return " ".join(kept.split())
+        return " ".join(unicodedata.normalize("NFC", kept).split())
 
 
 def named(part: str) -> str:

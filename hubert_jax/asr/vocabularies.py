@@ -1,4 +1,4 @@
-"""The vocabulary of a fine-tuning: learnt from its transcripts, of a file, or of another network."""
+"""The vocabulary of a fine-tuning: learnt from transcripts, of a file, or of another network."""
 
 import dataclasses
 import io
@@ -89,7 +89,9 @@ def choose(
             vocabulary = _of_network(init_from)
         else:
             vocabulary = _of_file(pathlib.Path(file), config.separated) if file else LIBRISPEECH
-        of_symbols = TextPolicy() if config.source in ("transcripts", "pieces") else vocabulary.policy
+        of_symbols = (
+            TextPolicy() if config.source in ("transcripts", "pieces") else vocabulary.policy
+        )
         vocabulary = dataclasses.replace(
             vocabulary, policy=dataclasses.replace(of_symbols, **config.given())
         )
@@ -183,7 +185,9 @@ def _of_file(path: pathlib.Path, separated: bool) -> Vocabulary:
         if path.suffix in read:
             return read[path.suffix]()
         lines = path.read_text("utf-8-sig").split("\n")
-        symbols = [unicodedata.normalize("NFC", symbol) for line in lines if (symbol := line.strip())]
+        symbols = [
+            unicodedata.normalize("NFC", symbol) for line in lines if (symbol := line.strip())
+        ]
         return Vocabulary.from_symbols(symbols, separated)
     except OSError as error:
         raise InputError(f"{key}: cannot be read ({error.strerror})") from None

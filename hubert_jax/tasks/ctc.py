@@ -243,8 +243,8 @@ def loss_function(
 
     The batch holds `waveform` (B, N) float32, `num_samples` (B,), `labels` (B, L) int32 and
     `label_lengths` (B,), -1 of one that is not learnt from. The loss is per utterance of the global
-    batch, as released, 0 for one too short for its transcript. In the first `freeze_steps` steps the linear layer alone gets a
-    gradient, the front-end only with `train_frontend`.
+    batch, as released, 0 for one too short for its transcript. In the first `freeze_steps` steps
+    the linear layer alone gets a gradient, the front-end only with `train_frontend`.
     """
 
     def prepare(batch: Batch, key: jax.Array) -> Batch:

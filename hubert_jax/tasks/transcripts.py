@@ -108,8 +108,9 @@ def _check(
         case = outside.in_other_case(vocabulary)
         remedies = f"--config.vocabulary.case={case} brings it to theirs, " * bool(case) + _REMEDIES
         raise InputError(
-            f"{key}={directory}: {outside.texts} of {audio.utterances} transcripts hold what none "
-            f"of the vocabulary's {len(vocabulary.characters)} symbols spells: {outside}; {remedies}"
+            f"{key}={directory}: {outside.texts} of {audio.utterances} transcripts hold what "
+            f"none of the vocabulary's {len(vocabulary.characters)} symbols spells: {outside}; "
+            f"{remedies}"
         )
     if endless is not None:
         raise endless
@@ -121,7 +122,8 @@ def _check(
         distributed.announce(
             f"{directory}: {len(numbers)} of {audio.utterances} transcripts, {hours:.2f} h, "
             f"{reason} and are not {'scored as such' if held_out else 'learnt from'}: {ids}"
-            + ", ..." * (len(numbers) > _NAMES)
+            + ", ..."
+            * (len(numbers) > _NAMES)
         )
     if not learnt:
         raise InputError(
