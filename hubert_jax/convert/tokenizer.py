@@ -39,11 +39,14 @@ def tokenizer_files(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
         "replace_word_delimiter_char": " ",
         "do_lower_case": False,
     }
+    # Where it is special, a word's end is in no text of phones.
+    ends = WORD_BOUNDARY if WORD_BOUNDARY in dict(vocabulary.specials).values() else None
+    phones = {"do_phonemize": False, "word_delimiter_token": ends}
     config = {
         "tokenizer_class": _PHONES if vocabulary.separated else _LETTERS,
         "processor_class": "Wav2Vec2Processor",
         **special,
-        **({"do_phonemize": False} if vocabulary.separated else letters),
+        **(phones if vocabulary.separated else letters),
         "clean_up_tokenization_spaces": False,
     }
     return {
@@ -193,7 +196,8 @@ def _vocabulary(
     directory: pathlib.Path, settings: Mapping[str, Any], tokens: list[str | int]
 ) -> Vocabulary:
     """Our vocabulary of tokens, and rows that have none."""
-    phones, boundary = settings.get("tokenizer_class") == _PHONES, _boundary(settings)
+    phones = settings.get("tokenizer_class") == _PHONES
+    boundary = settings.get("word_delimiter_token") if phones else _boundary(settings)
     if boundary not in tokens and boundary not in (WORD_BOUNDARY, None) and not phones:
         raise InputError(
             f"{directory / _TOKENS}: no {boundary!r}, word_delimiter_token of {_SETTINGS}"
@@ -205,15 +209,17 @@ def _vocabulary(
     added = (settings.get("added_tokens_decoder") or {}).values()
     special |= {_content(each) for each in added if isinstance(each, dict) and each.get("special")}
     # A special character is printed all the same, but what ends a word, of phones, never is.
-    special = {name for name in special if len(name) > 1 or (phones and name == boundary)}
+    special = {name for name in special if len(name) > 1 and name != boundary}
+    if phones and boundary in tokens:
+        special.add(WORD_BOUNDARY)
 
     def symbol(token: str | int) -> str:
         if isinstance(token, int):
             return f"<unused_{token}>"
-        if phones or token in special - {boundary}:
-            return token
         if token == boundary:
             return WORD_BOUNDARY
+        if phones or token in special:
+            return token
         if token == WORD_BOUNDARY:
             raise InputError(
                 f"{directory / _SETTINGS}: with word_delimiter_token {boundary!r}, {token!r} of "

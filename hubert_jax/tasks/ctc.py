@@ -183,7 +183,7 @@ def task(
             normalize_waveform=config.architecture.normalize_waveform,
             host=batches.Host(jax.process_index(), jax.process_count()),
         )
-        return with_labels(rows, vocabulary)
+        return _with_labels(rows, vocabulary)
 
     return Task(
         kind="ctc",
@@ -364,7 +364,7 @@ def _validation(
             plan,
             **held_out.reading(plan, config.seed, config.architecture.normalize_waveform),
         )
-        return with_labels(rows, vocabulary, held_out=True)
+        return _with_labels(rows, vocabulary, held_out=True)
 
     return Validation(
         batch_shapes=tuple(
@@ -379,7 +379,7 @@ def _validation(
     )
 
 
-def with_labels(
+def _with_labels(
     batches: Generator[dict[str, np.ndarray]], vocabulary: Vocabulary, held_out: bool = False
 ) -> Generator[dict[str, np.ndarray]]:
     """Replaces `id` and `text` by `labels` (B, L) and `label_lengths` (B,), both int32.

@@ -1,5 +1,6 @@
 """Where the vocabulary of a fine-tuning comes from."""
 
+import base64
 import json
 
 import numpy as np
@@ -47,9 +48,9 @@ def test_without_a_word_it_is_that_of_librispeech(split):
 def test_letters_are_learnt_as_the_policy_leaves_them(split, capsys):
     directory = split("Съешь ещё", "e\u0301té, ещё!", "\u00e9")
     found = _chosen(directory, source="transcripts")
-    assert found.characters == ("|", *sorted("Съешьещётé,!\u00e9".replace("e", "")))
+    assert found.characters == ("|", *sorted({*"Съешьещёt,!\u00e9"}))
     assert found.policy == TextPolicy()
-    assert "vocabulary of 12 symbols: |!,téСетшщъьё;" in capsys.readouterr().out.replace("é", "é")
+    assert "vocabulary of 12 symbols: |!,t\u00e9Сешщъьё; case keep" in (capsys.readouterr().out)
     upper = _chosen(directory, source="transcripts", case="upper", punctuation="drop")
     assert upper.characters == ("|", *sorted("ЪЬЕЁСШЩ\u00c9T"))
     assert upper.normalised("ещё… e\u0301") == "ЕЩЁ \u00c9"
@@ -155,9 +156,7 @@ def test_word_pieces(split, tmp_path):
     assert kept == found and (kept.encode("the cat") == found.encode("the cat")).all()
     with pytest.raises(InputError, match="config.vocabulary.pieces=5000: "):
         _chosen(directory, source="pieces", pieces=5000)
-    model = sentencepiece.SentencePieceProcessor(
-        model_proto=__import__("base64").b64decode(found.model)
-    )
+    model = sentencepiece.SentencePieceProcessor(model_proto=base64.b64decode(found.model))
     assert model.encode(texts[0]) == found.encode(texts[0]).tolist()
     path = tmp_path / "own.model"
     path.write_bytes(model.serialized_model_proto())
