@@ -141,12 +141,14 @@ class Vocabulary:
     def spell(self, text: str) -> tuple[list[int], list[str]]:
         """Classes of a text, by the policy, and in the text's order what no symbol spells."""
         parts = self._split(self.policy.apply(text))
-        outside = [part for part in parts if self._spelt(part) is None]
+        spelt = list(map(self._spelt, parts))
+        outside = [part for part, classes in zip(parts, spelt, strict=True) if classes is None]
         if outside:
             parts = self._split(self._without_outside(parts))
+            spelt = list(map(self._spelt, parts))
         if self.model:
             return self._pieces.encode("".join(parts)), outside
-        return [index for part in parts for index in self._spelt(part) or ()], outside
+        return [index for classes in spelt for index in classes or ()], outside
 
     def outside(self, text: str) -> list[str]:
         """What of a text, in its order, no symbol spells."""

@@ -143,7 +143,7 @@ def _trained_pieces(texts: Iterable[str], classes: int) -> bytes:
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(texts),
+            sentence_iterator=iter(list(texts)),  # what it raises would be lost in there
             model_writer=model,
             model_type="unigram",
             vocab_size=classes,
@@ -156,7 +156,7 @@ def _trained_pieces(texts: Iterable[str], classes: int) -> bytes:
             num_threads=1,  # or the pieces would depend on the cores
             minloglevel=2,
         )
-    except RuntimeError as error:
+    except Exception as error:  # of several kinds
         reason = " ".join(str(error).split())
         raise InputError(f"config.vocabulary.pieces={classes}: {reason}") from None
     return model.getvalue()

@@ -84,7 +84,7 @@ def test_ljspeech(tmp_path):
     folder = tmp_path / "LJSpeech-1.1"
     _audio(folder / "wavs" / "LJ001-0001.wav")
     (folder / "metadata.csv").write_text("LJ001-0001|Dr. A, 2|Doctor A, two\n")
-    assert _rows(folder) == [("wavs/LJ001-0001", "LJSpeech-1.1", "DOCTOR A, TWO", "")]
+    assert _rows(folder) == [("wavs/LJ001-0001", "LJSpeech-1.1", "Doctor A, two", "")]
 
 
 def test_librilight_speakers_are_in_files_beside_the_audio(tmp_path):
