@@ -83,6 +83,7 @@ def _check(
 ) -> float:
     reader, held_out = RecordReader(pathlib.Path(directory), audio), key != "config.audio"
     most = [num_samples(length) for length in padded_frames]
+    verb = "scored" if held_out else "learnt from"
     outside, learnt = _Outside(), 0
     left_out: dict[str, list[int]] = {}  # numbers by the reason
     endless: InputError | None = None
@@ -98,11 +99,15 @@ def _check(
         # CTC needs a frame for each symbol, and one between two that are the same.
         needed = len(classes) + sum(a == b for a, b in itertools.pairwise(classes))
         room = padded if held_out else padded // FRAMES_PER_CHARACTER
+        reason = ""
         if not classes:
-            left_out.setdefault("have nothing that a symbol spells", []).append(number)
+            reason = f"have nothing that a symbol spells and are not {verb}"
         elif needed > num_frames(samples) or len(classes) > room:
-            left_out.setdefault("are too long for their audio", []).append(number)
-        else:
+            then = "count with a loss of 0" if held_out else f"are not {verb}"
+            reason = f"are too long for their audio and {then}"
+        if reason:
+            left_out.setdefault(reason, []).append(number)
+        if not reason or (held_out and classes):
             learnt += samples
     if outside.texts and vocabulary.policy.outside == "fail":
         case = outside.in_other_case(vocabulary)
@@ -121,15 +126,12 @@ def _check(
         hours = reader.index.samples[numbers].sum(dtype=float) / SAMPLE_RATE / 3600
         distributed.announce(
             f"{directory}: {len(numbers)} of {audio.utterances} transcripts, {hours:.2f} h, "
-            f"{reason} and are not {'scored as such' if held_out else 'learnt from'}: {ids}"
-            + ", ..."
-            * (len(numbers) > _NAMES)
+            f"{reason}: {ids}{', ...' * (len(numbers) > _NAMES)}"
         )
     if not learnt:
         raise InputError(
-            f"{key}={directory}: none of its {audio.utterances} transcripts can be "
-            f"{'scored' if held_out else 'learnt from'}: they "
-            f"{' or '.join(left_out) or 'are of utterances beyond config.padded_frames'}"
+            f"{key}={directory}: none of its {audio.utterances} transcripts can be {verb}: they "
+            f"{', or '.join(left_out) or 'are of utterances beyond config.padded_frames'}"
         )
     return learnt / SAMPLE_RATE
 
