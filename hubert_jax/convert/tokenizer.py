@@ -95,7 +95,9 @@ def read_vocabulary(
     if unused:
         listed = ", ".join(map(str, unused[:_LISTED])) + ", ..." * (len(unused) > _LISTED)
         notes += (f"without a token, spelling nothing: {len(unused)} classes ({listed})",)
-    if vocabulary.boundary < 0 and not vocabulary.separated:
+    if not vocabulary.separated and not {WORD_BOUNDARY, " "} & {
+        c[0] for c in vocabulary.characters
+    }:
         notes += (f"no {WORD_BOUNDARY!r} among the tokens: texts have no spaces",)
     if _boundary(settings) != WORD_BOUNDARY and not vocabulary.separated:
         notes += (

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 import transformers
+from oracles import BASE_LIKE
 
+from hubert_jax.convert import fairseq, formats
 from hubert_jax.convert.tokenizer import read_vocabulary, tokenizer_files
-from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
+from hubert_jax.vocabulary import LIBRISPEECH, TextPolicy, Vocabulary
 
 CONFIG = {"model_type": "hubert", "pad_token_id": 0}
 
@@ -86,6 +88,34 @@ def test_texts_are_spelt_as_transformers_spells_them(name, tmp_path):
     for text in ("abba cd" if name == "letters" else "schcschsh", "c"):
         spelt = vocabulary.encode(text)
         assert [rows[i] for i in spelt] == theirs(text).input_ids
+
+
+@pytest.mark.parametrize(
+    "vocabulary",
+    [
+        Vocabulary.from_symbols(("AH0", "<unk>", "B"), separated=True),
+        Vocabulary(tuple("|äß"), policy=TextPolicy(("é=e",), "upper", "drop", "drop")),
+        Vocabulary((" the", " c", "at"), model="AAAA"),
+        Vocabulary.from_symbols(("|", "s", "sch", "<unk>")),
+    ],
+)
+def test_vocabularies_go_through_every_format(vocabulary, make_params, tmp_path):
+    found = BASE_LIKE.network(make_params(BASE_LIKE, vocabulary.size), vocabulary)
+    for number, scheme in enumerate(("hf", "fairseq", "torchaudio", "orbax", "hf")):
+        formats.write(f"{scheme}:{tmp_path}/{number}", found)
+        found = formats.read(f"{scheme}:{tmp_path}/{number}")
+        assert found.vocabulary == vocabulary
+    assert not found.notes
+
+
+def test_phones_and_word_pieces_of_fairseq_are_known_by_their_dictionary():
+    def read(*symbols):
+        bias = {"w2v_encoder.proj.bias": np.zeros(len(symbols) + 1)}
+        return fairseq._vocabulary(["<s>", *symbols], bias, "file")
+
+    assert read("\u2581the", "\u2581c", "at").decode([1, 2, 3]) == "the cat"
+    assert read("<pad>", "AH0", "B").decode([2, 3]) == "AH0 B"
+    assert read("|", "a", "madeupword0000").decode([2, 1, 2, 3]) == "a a"
 
 
 def test_a_vocabulary_of_ours_keeps_what_its_tokens_do_not_tell():
