@@ -17,8 +17,8 @@ FRAMES_PER_CHARACTER = 2  # 25 characters a second, more than anybody reads alou
 _LISTED, _NAMES = 100, 5
 _REMEDIES = (
     "--config.vocabulary.source=transcripts learns all symbols of config.audio, "
-    "--config.vocabulary.replace=FROM=TO writes some otherwise, --config.vocabulary.outside=drop "
-    "leaves them out"
+    "--config.vocabulary.punctuation=drop makes it spaces, --config.vocabulary.replace=FROM=TO "
+    "writes some otherwise, --config.vocabulary.outside=drop leaves them out"
 )
 
 
