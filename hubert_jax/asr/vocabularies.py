@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import os
 import pathlib
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -52,6 +53,8 @@ class VocabularyConfig:
                 f"config.vocabulary_file={file}: found with config.vocabulary.source="
                 f"{self.source}; give one of them"
             )
+        if file and not os.path.isfile(file):
+            raise InputError(f"config.vocabulary_file={file}: no such file")
         if self.source == "init_from" and not init_from:
             raise InputError("config.vocabulary.source=init_from: found without config.init_from")
         if self.separated and not file and self.source != "transcripts":

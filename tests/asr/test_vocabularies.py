@@ -84,16 +84,16 @@ def test_files(split, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("missing.txt", None, "cannot be read .No such file"),
+        ("missing.txt", None, "no such file"),
         ("a.txt", b"\xff", "expected UTF-8 text, a symbol a line"),
         ("a.txt", b"\n", "no symbol, expected some"),
         ("a.txt", b"a\nb c\n", "found the symbol 'b c'"),
         ("a.txt", b"a\na\n", "the symbol 'a' is listed twice"),
-        ("missing.json", None, "not found"),
+        ("missing.json", None, "no such file"),
         ("a.json", b"[1]", "expected ..SYMBOL.: CLASS"),
         ("a.json", b'{"a": 0}', "'<pad>', the blank, is missing"),
         ("a.json", b'{"<pad>": 0, "a": 7}', "index 1 is missing"),
-        ("missing.model", None, "cannot be read .No such file"),
+        ("missing.model", None, "no such file"),
     ],
 )
 def test_files_that_are_no_vocabulary(split, tmp_path, name, content, message):
