@@ -24,7 +24,7 @@ VOCABULARIES = {
     "cyrillic": dict(source="transcripts"),
     "german": dict(source="transcripts", case="upper", punctuation="drop"),
     "phones": dict(source="transcripts", separated=True),
-    "pieces": dict(source="pieces", pieces=20),
+    "pieces": dict(source="pieces", pieces=16),
 }
 
 

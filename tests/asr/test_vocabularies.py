@@ -146,9 +146,9 @@ def test_word_pieces(split, tmp_path):
     sentencepiece = pytest.importorskip("sentencepiece")
     texts = [f"the {a} {b} sat on the {c}" for a in ("cat", "dog") for b in "xyz" for c in "uv"]
     directory = split(*texts)
-    found = _chosen(directory, source="pieces", pieces=24)
-    assert found.size == 24 and any(len(symbol) > 2 for symbol in found.characters)
-    assert _chosen(directory, source="pieces", pieces=24) == found
+    found = _chosen(directory, source="pieces", pieces=20)
+    assert found.size == 20 and any(len(symbol) > 2 for symbol in found.characters)
+    assert _chosen(directory, source="pieces", pieces=20) == found
     for text in texts:
         assert found.decode(found.encode(text)) == text
     assert found.outside("the ému") == ["é", "m"]
