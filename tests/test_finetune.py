@@ -259,11 +259,10 @@ def test_what_cannot_be_learnt_from_is_told_and_counted(held_out_split, tmp_path
     )
     samples = [len(utterance.audio) for utterance in records.read_audio(directory)]
     seconds = sum(n for number, n in enumerate(samples) if number not in told) / 16_000
-    values = dict(punctuation="drop")
-    result = _finetune(
-        tmp_path, directory, TINY_BASE, steps=2, vocabulary=values, padded_frames=(200,),
-        frames_per_step=1200,
-    )  # fmt: skip
+    values = dict(vocabulary=dict(punctuation="drop"))
+    values |= dict(padded_frames=(200,), frames_per_step=1600)
+    loop = dict(steps=3, log_every=3, save_every=3)  # 8 rows each: four times all of them
+    result = _finetune(tmp_path, directory, TINY_BASE, loop=loop, **values)
     shown = capsys.readouterr().out
     assert (
         "1 of 6 transcripts, 0.00 h, have nothing that a symbol spells and are not learnt" in shown
@@ -274,7 +273,7 @@ def test_what_cannot_be_learnt_from_is_told_and_counted(held_out_split, tmp_path
     assert result["last"]["infeasible_fraction"] == pytest.approx(0.5)  # of the last interval
     nothing = _retold(held_out_split, tmp_path / "nothing", lambda number, text: "?!")
     with pytest.raises(InputError, match="none of its 6 transcripts can be learnt from: they have"):
-        _finetune(tmp_path, nothing, TINY_BASE, vocabulary=values)
+        _finetune(tmp_path, nothing, TINY_BASE, **values)
 
 
 @on_base
