@@ -253,14 +253,14 @@ def test_all_transcripts_are_checked_before_the_first_step(
 
 def test_what_cannot_be_learnt_from_is_told_and_counted(held_out_split, tmp_path, capsys):
     """Of a text with nothing but punctuation, one too long for its audio and one for its row."""
-    told = {1: "...", 2: "ABC " * 40, 3: "A" * 60}
+    told = {1: "...", 2: "ABC " * 40, 3: "A" * 112}
     directory = _retold(
         held_out_split, tmp_path / "odd", lambda number, text: told.get(number, text)
     )
     samples = [len(utterance.audio) for utterance in records.read_audio(directory)]
     seconds = sum(n for number, n in enumerate(samples) if number not in told) / 16_000
     values = dict(vocabulary=dict(punctuation="drop"))
-    values |= dict(padded_frames=(200,), frames_per_step=1600)
+    values |= dict(padded_frames=(224,), frames_per_step=1792)
     loop = dict(steps=3, log_every=3, save_every=3)  # 8 rows each: four times all of them
     result = _finetune(tmp_path, directory, TINY_BASE, loop=loop, **values)
     shown = capsys.readouterr().out
