@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hubert_jax import files, job
+from hubert_jax.asr import vocabularies
 from hubert_jax.data import label_sets, manifests, preflight, schedule
 from hubert_jax.data.index import read_index
 from hubert_jax.errors import printable
@@ -23,9 +24,8 @@ from hubert_jax.tasks import ctc, transcripts
 from hubert_jax.tasks.ctc import FinetuneConfig
 from hubert_jax.tasks.held_out import HeldOut
 from hubert_jax.tasks.pretraining import TrainConfig
-from hubert_jax.vocabulary import LIBRISPEECH
 
-VERSION = 1  # raise it when the same configuration and inputs give another output
+VERSION = 2  # raise it when the same configuration and inputs give another output
 
 
 def run(config: TrainConfig | FinetuneConfig) -> dict:
@@ -88,10 +88,12 @@ def _finetuning(config: FinetuneConfig) -> dict[str, Any]:
     lengths, index = config.padded_frames, read_index(directory, audio)
     rows = (config.frames_per_step, lengths, _row_shards(config), config.row_multiple)
     buckets = schedule.padded_buckets(audio, index, *rows)
-    transcripts.check("config.audio", config.audio, audio, LIBRISPEECH, lengths)
+    splits = {"config.audio": (config.audio, audio)}
     if held_out:
-        key, other = "config.validation_audio", config.validation_audio
-        transcripts.check(key, other, held_out.audio, LIBRISPEECH, lengths)
+        splits["config.validation_audio"] = (config.validation_audio, held_out.audio)
+    where = (config.vocabulary_file, config.init_from, config.audio)
+    vocabulary = vocabularies.choose(config.vocabulary, *where, audio)
+    learnt = transcripts.check(splits, vocabulary, lengths)
     flagged, _ = _inspect(directory, audio)
     print("padded to  utterances      hours  padding  rows x frames")
     padded = {}
@@ -112,8 +114,11 @@ def _finetuning(config: FinetuneConfig) -> dict[str, Any]:
         }
     left_out = audio.utterances - sum(use["utterances"] for use in padded.values())
     print(f"{left_out} utterances are left out: longer than {lengths[-1]} frames")
+    print(f"{learnt / 3600:.2f} h are learnt from")
     return {
         **_described(directory, audio),
+        "vocabulary": vocabulary.to_dict(),
+        "learnt_seconds": learnt,
         "buckets": padded,
         "left_out": left_out,
         **flagged,

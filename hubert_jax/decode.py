@@ -3,10 +3,10 @@
 Takes the likeliest class of each frame (greedy), or searches for the best text by equation 4 of the
 HuBERT paper, with a lexicon or letter by letter, with an n-gram or none. The network's outputs are
 kept in WORKDIR/decode/emissions: later calls with other weights take them. A call that was killed
-goes on where it was. Writes WORKDIR/decode/hypotheses.jsonl (id, reference or null, greedy; of a
-search also beam and n_best, with scores, words' times and confidences) and result.json (word and
-character error rates over the utterances that have transcripts, with intervals; null where none
-has; the first dozen of these as `examples`).
+goes on where it was. Writes WORKDIR/decode/hypotheses.jsonl (id, reference by the vocabulary's
+policy or null, greedy; of a search also beam and n_best, with scores, words' times and confidences)
+and result.json (word and character error rates over the utterances that have transcripts, with
+intervals; null where none has; the first dozen of these as `examples`).
 """
 
 import collections
@@ -111,6 +111,7 @@ def run(config: DecodeConfig) -> dict:
     # Later than the cheap checks: it imports orbax and TensorFlow.
     from hubert_jax.asr.emissions import KeptEmissions
     from hubert_jax.networks import trained as trained_lib
+    from hubert_jax.tasks import transcripts
 
     trained = trained_lib.load(config.checkpoint, execution=config.execution)
     vocabulary = trained_lib.require_ctc(trained)
@@ -120,6 +121,8 @@ def run(config: DecodeConfig) -> dict:
     found |= {f"config.{key}": files.sha256_file(getattr(config, key)) for key in read}
     directory = workdir / "decode"
     distributed.require_agreement(config, found, directory)
+    if distributed.is_first():
+        transcripts.tell_outside(config.audio, manifest, vocabulary)
     if lexicon and lexicon.dropped:
         distributed.announce(lexicon.dropped)
     with contextlib.ExitStack() as stack:
@@ -144,7 +147,7 @@ def run(config: DecodeConfig) -> dict:
             distributed.announce(f"emissions kept from an earlier call: {kept.directory}")
         trials = None
         if config.weights.trials and searchers:
-            config, trials = _weighed(config, kept, len(shards), searchers, found)
+            config, trials = _weighed(config, kept, len(shards), searchers, vocabulary, found)
         decisive = config_lib.decisive(config, complete=True) | {"seed": 0}
         key = config_lib.digest([VERSION, kept.digest, found, decisive])
         parts = directory / "parts" / key[:16]
@@ -160,7 +163,9 @@ def run(config: DecodeConfig) -> dict:
             "trials": trials,
         }
         files_of_shards = [parts / f"{number:05d}.jsonl" for number in shards]
-        return distributed.from_first(lambda: _finish(config, files_of_shards, about, started))
+        return distributed.from_first(
+            lambda: _finish(config, vocabulary, files_of_shards, about, started)
+        )
 
 
 def _require_installed(config: DecodeConfig) -> None:
@@ -193,7 +198,7 @@ def _words(config: DecodeConfig) -> list[str]:
 def _lexicon(config: DecodeConfig, words: list[str], vocabulary: "Vocabulary") -> "Lexicon | None":
     from hubert_jax.language import lexicon
 
-    if config.method != "greedy" and vocabulary.boundary < 0:
+    if config.method != "greedy" and (vocabulary.boundary < 0 or vocabulary.separated):
         raise InputError(
             f"config.method={config.method}: {config.checkpoint} has no word boundary, by which "
             "words are told apart; expected a vocabulary with '|', or pass --config.method=greedy"
@@ -210,6 +215,7 @@ def _weighed(
     kept: "KeptEmissions",
     shards: int,
     searchers: "Searchers",
+    vocabulary: "Vocabulary",
     found: dict[str, Any],
 ) -> tuple[DecodeConfig, list[dict[str, Any]]]:
     """The configuration with the best weights, also written as a file, and all trials."""
@@ -218,11 +224,14 @@ def _weighed(
     def error_rate(search: BeamSearch) -> float:
         references, texts = [], []
         for number in range(shards):
-            spoken = [each for each in kept.of_shard(number) if each.text.strip()]
-            references += [each.text for each in spoken]
+            spoken = [e for e in kept.of_shard(number) if vocabulary.normalised(e.text)]
+            references += [vocabulary.normalised(each.text) for each in spoken]
             emitted = (each.log_probs for each in spoken)
             search = dataclasses.replace(search, n_best=1)
-            texts += [n_best[0].text for n_best, _ in searchers.search(emitted, search)]
+            texts += [
+                vocabulary.normalised(n_best[0].text)
+                for n_best, _ in searchers.search(emitted, search)
+            ]
         return ErrorRate.of(word_errors(references, texts)).rate
 
     asked = config.weights
@@ -293,7 +302,7 @@ def _row(each: "Emitted", vocabulary: "Vocabulary") -> dict[str, Any]:
     return {
         "id": each.id,
         "speaker": each.speaker,
-        "reference": each.text if each.text.strip() else None,
+        "reference": vocabulary.normalised(each.text) or None,
         "greedy": vocabulary.decode(labels),
         "left_out": [specials[index] for index in labels.tolist() if index in specials],
         "greedy_seconds": time.monotonic() - begun,
@@ -311,7 +320,11 @@ def _listed(hypothesis: Hypothesis) -> dict[str, Any]:
 
 
 def _finish(
-    config: DecodeConfig, parts: list[pathlib.Path], about: dict[str, Any], started: float
+    config: DecodeConfig,
+    vocabulary: "Vocabulary",
+    parts: list[pathlib.Path],
+    about: dict[str, Any],
+    started: float,
 ) -> dict:
     """Scores what the processes decoded, in the split's order, and writes it."""
     from hubert_jax.asr import error_rates
@@ -340,7 +353,7 @@ def _finish(
             rates[name][way] = None
             if not scored:
                 continue
-            counts = count(references, [row[way] for row in scored])
+            counts = count(references, [vocabulary.normalised(row[way]) for row in scored])
             of_all = error_rates.ErrorRate.of(counts)
             between = list(error_rates.interval(counts, config.seed))
             rates[name][way] = dataclasses.asdict(of_all) | {"interval": between}

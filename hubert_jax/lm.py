@@ -10,7 +10,6 @@ import dataclasses
 import gzip
 import pathlib
 import time
-import unicodedata
 from collections.abc import Iterator
 
 from hubert_jax import files, job
@@ -146,18 +145,8 @@ class _Text:
         return tokens
 
     def _tokens(self, text: str) -> list[str]:
-        words = normalised(text, self._vocabulary).split()
+        words = self._vocabulary.normalised(text).split()
         return list("|".join(words)) if self._config.unit == "letter" else words
-
-
-def normalised(text: str, vocabulary: Vocabulary) -> str:
-    """A text in NFC and in the case of the vocabulary's letters, if they have one."""
-    letters, text = "".join(vocabulary.characters), unicodedata.normalize("NFC", text)
-    if letters == letters.upper() != letters.lower():
-        text = text.upper()
-    elif letters == letters.lower() != letters.upper():
-        text = text.lower()
-    return text
 
 
 def _show(result: dict, text: _Text) -> None:

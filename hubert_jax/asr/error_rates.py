@@ -1,6 +1,7 @@
 """Word and character error rates of a whole split, counted by jiwer."""
 
 import dataclasses
+import unicodedata
 from collections.abc import Callable, Sequence
 
 import jiwer
@@ -15,7 +16,7 @@ _KINDS = {"substitute": 0, "insert": 1, "delete": 2}
 
 @dataclasses.dataclass(frozen=True)
 class ErrorRate:
-    """Errors over the references' words, or characters with single spaces, summed over a split."""
+    """Errors over the references' words, or characters of NFC with single spaces, of a split."""
 
     rate: float
     substitutions: int
@@ -79,7 +80,10 @@ def _counts(
         raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses")
     if not references:
         raise InputError("error rate: there are no transcripts to compare with")
-    spoken, heard = ([" ".join(text.split()) for text in t] for t in (references, hypotheses))
+    spoken, heard = (
+        [" ".join(unicodedata.normalize("NFC", text).split()) for text in t]
+        for t in (references, hypotheses)
+    )
     if "" in spoken:
         raise InputError(
             f"error rate: transcript {spoken.index('') + 1} of {len(spoken)} is empty; "

@@ -8,7 +8,6 @@ import pytest
 from hubert_jax import config, files, lm
 from hubert_jax.errors import InputError
 from hubert_jax.language import ngram
-from hubert_jax.vocabulary import Vocabulary
 
 pytest.importorskip("flashlight.lib.text")
 
@@ -71,13 +70,6 @@ def test_letters_with_boundaries(tmp_path, programs):
     assert ngram.is_of_characters(found["arpa"])
     assert {"S", "|", "É"} <= set(ngram.words(found["arpa"]))
     assert found["tokens"] == len("six|words") + len("and|e")
-
-
-@pytest.mark.parametrize(
-    ("characters", "expected"), [("|AB", "STRASSE É"), ("|ab", "straße é"), ("|Ab", "Straße É")]
-)
-def test_text_is_brought_to_the_case_of_the_letters(characters, expected):
-    assert lm.normalised("Straße E\u0301", Vocabulary(tuple(characters))) == expected
 
 
 @pytest.mark.parametrize(
