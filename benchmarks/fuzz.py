@@ -27,8 +27,8 @@ import traceback
 from collections.abc import Iterable
 from typing import Any
 
-from benchmarks import mutations
-from benchmarks.fuzz_parsers import PARSERS, Files, Parser
+from benchmarks.fuzzing import mutations
+from benchmarks.fuzzing.parsers import PARSERS, Files, Parser
 from hubert_jax.errors import InputError
 
 MOST_SECONDS, MOST_BYTES = 10, 2**30
@@ -170,7 +170,7 @@ def main() -> None:
     top = pathlib.Path(tempfile.mkdtemp(prefix="fuzz-"))
     print("| parser | inputs | refused | accepted | unexpected | longest | memory |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
-    failures = []
+    failures, inputs = [], 0
     for name in arguments.parsers or PARSERS:
         found = _in_turn(
             name, top, arguments.seed, arguments.minutes * 60, arguments.inputs or sys.maxsize
@@ -178,6 +178,7 @@ def main() -> None:
         failures += found["kept"]
         if "inputs" not in found:
             continue
+        inputs += found["inputs"]
         grown = f"{found['growth'] / 2**20:.0f} MB"
         counts = [found[key] for key in ("inputs", "refused", "accepted", "unexpected")]
         row = " | ".join(map(str, [name, *counts, f"{found['longest']:.2f} s", grown]))
@@ -185,6 +186,8 @@ def main() -> None:
         if found["growth"] > MOST_BYTES:
             failures.append(f"{name}: memory grew by {grown}")
     print(*failures, sep="\n")
+    unexpected = {"inputs": inputs, "unexpected": len(failures), "met": not failures}
+    print(json.dumps({"benchmark": "fuzz", "seed": arguments.seed, **unexpected}))
     if not failures:
         shutil.rmtree(top)
     sys.exit(bool(failures))

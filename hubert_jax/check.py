@@ -16,16 +16,20 @@ import numpy as np
 
 from hubert_jax import files, job
 from hubert_jax.asr import vocabularies
-from hubert_jax.data import label_sets, manifests, preflight, schedule
+from hubert_jax.data import batches, manifests, preflight, schedule
 from hubert_jax.data.index import read_index
 from hubert_jax.errors import printable
 from hubert_jax.frames import SAMPLE_RATE, num_samples
-from hubert_jax.tasks import ctc, transcripts
+from hubert_jax.networks import warm_start
+from hubert_jax.tasks import ctc, pretraining
 from hubert_jax.tasks.ctc import FinetuneConfig
 from hubert_jax.tasks.held_out import HeldOut
 from hubert_jax.tasks.pretraining import TrainConfig
+from hubert_jax.training.task import micro_batch_counts
 
-VERSION = 2  # raise it when the same configuration and inputs give another output
+VERSION = 3  # raise it when the same configuration and inputs give another output
+
+_WithLabels = Sequence[tuple[pathlib.Path, manifests.LabelManifest]]
 
 
 def run(config: TrainConfig | FinetuneConfig) -> dict:
@@ -41,13 +45,20 @@ def run(config: TrainConfig | FinetuneConfig) -> dict:
 def _pretraining(config: TrainConfig) -> dict[str, Any]:
     directory = pathlib.Path(config.audio)
     audio = manifests.read_manifest(directory)
-    codebook_sizes = config.head.codebook_sizes if config.labels else ()
-    labels = label_sets.read_label_sets(audio, config.labels, codebook_sizes, config.specials)
-    rows = (config.frames_per_step, config.max_frames, _row_shards(config), config.row_multiple)
-    uses = preflight.bucket_uses(audio, schedule.crop_buckets(audio, *rows))
-    if config.validation_audio:
+    buckets = config.buckets(audio, _row_shards(config))
+    _require_micro_batches(config, buckets)
+    with_labels: _WithLabels = []
+    if config.labels:
+        data = pretraining.read(config)
+        with_labels = _manifests(data.label_sets)
+        if config.init_from:
+            described = (config.architecture, config.head, data.units, config.keep_head)
+            print(warm_start.for_pretraining(config.init_from, *described).description)
+        if data.held_out:
+            _inspect(data.held_out.directory, data.held_out.audio, _manifests(data.held_out_labels))
+    elif config.validation_audio:
         HeldOut.read(config.validation_audio, config.audio, audio)
-    with_labels = list(zip(map(pathlib.Path, config.labels), labels, strict=True))
+    uses = preflight.bucket_uses(audio, buckets)
     flagged, class_counts = _inspect(directory, audio, with_labels)
     left_out = preflight.crop_loss(uses)
     _print_buckets(uses)
@@ -86,14 +97,16 @@ def _finetuning(config: FinetuneConfig) -> dict[str, Any]:
     directory = pathlib.Path(config.audio)
     audio, held_out = ctc.read(config)
     lengths, index = config.padded_frames, read_index(directory, audio)
-    rows = (config.frames_per_step, lengths, _row_shards(config), config.row_multiple)
-    buckets = schedule.padded_buckets(audio, index, *rows)
-    splits = {"config.audio": (config.audio, audio)}
-    if held_out:
-        splits["config.validation_audio"] = (config.validation_audio, held_out.audio)
+    buckets = config.buckets(audio, _row_shards(config))
+    _require_micro_batches(config, buckets)
     where = (config.vocabulary_file, config.init_from, config.audio)
     vocabulary = vocabularies.choose(config.vocabulary, *where, audio)
-    learnt = transcripts.check(splits, vocabulary, lengths)
+    learnt = config.learnable_seconds(audio, held_out, vocabulary)
+    if config.init_from:
+        start = warm_start.for_finetuning(config.init_from, config.architecture, vocabulary)
+        print(start.description)
+    if held_out:
+        _inspect(held_out.directory, held_out.audio)
     flagged, _ = _inspect(directory, audio)
     print("padded to  utterances      hours  padding  rows x frames")
     padded = {}
@@ -130,10 +143,21 @@ def _row_shards(config: TrainConfig | FinetuneConfig) -> int:
     return max(config.mesh.data, 1) * config.mesh.fsdp
 
 
+def _require_micro_batches(
+    config: TrainConfig | FinetuneConfig, buckets: Sequence[schedule.Bucket]
+) -> None:
+    rows = {str(bucket.frames): bucket.rows for bucket in buckets}
+    micro_batch_counts(rows, config.micro_batches, _row_shards(config))
+
+
+def _manifests(sets: Sequence[batches.LabelSet]) -> _WithLabels:
+    return [(each.directory, each.manifest) for each in sets]
+
+
 def _inspect(
     directory: pathlib.Path,
     audio: manifests.AudioManifest,
-    with_labels: Sequence[tuple[pathlib.Path, manifests.LabelManifest]] = (),
+    with_labels: _WithLabels = (),
 ) -> tuple[dict[str, Any], tuple[np.ndarray, ...]]:
     """What somebody should listen to, printed too, and counts (classes,) of each label set."""
     print(

@@ -32,12 +32,17 @@ def wants_help(arguments: list[str]) -> bool:
     return any(argument in _HELP for argument in arguments)
 
 
-def usage(job: str, schema: type, description: str, part: str = "") -> str:
+def usage(job: str, schemas: Sequence[Any], description: str, part: str = "") -> str:
     """The text of `--help`; `part` of a configuration file is the job's, its name's if empty."""
-    keys = "\n".join(
-        f"  --config.{key:<34} {kind}, "
-        f"{'required' if default is dataclasses.MISSING else repr(default)}{comment}"
-        for key, kind, default, comment in _described(schema)
+    keys = "\n\n".join(
+        "keys, with their type and what they are where the file says nothing:\n"
+        + "\n".join(
+            f"  --config.{key:<34} {kind}, "
+            f"{'required' if default is dataclasses.MISSING else repr(default)}{comment}"
+            for key, kind, default, comment in _described(schema)
+        )
+        + f"\n\n{inspect.getdoc(schema)}"
+        for schema in schemas
     )
     return (
         f"{textwrap.dedent(description).strip()}\n\n"
@@ -45,8 +50,7 @@ def usage(job: str, schema: type, description: str, part: str = "") -> str:
         f"  --config=FILE.py[:PART]  the configuration, for example configs/small.py; PART is\n"
         f"                           {part or job!r} unless it is given\n"
         f"  --config.KEY=VALUE       replaces one value of it; a sequence is written a,b,c\n\n"
-        f"keys, with their type and what they are where the file says nothing:\n{keys}\n\n"
-        f"{inspect.getdoc(schema)}\n"
+        f"{keys}\n"
     )
 
 

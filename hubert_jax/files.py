@@ -20,6 +20,7 @@ from hubert_jax.errors import InputError
 _MOST_DEEP = 100  # folders in each other
 _MOST_LINKS = 16  # to one folder; two in each of some folders would soon be a million
 _NUMBERS = re.compile(r"\[\n[-+.\deE,\s]+\]")  # a string has no newline of its own
+_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no fault of the program
 
 
@@ -88,6 +89,19 @@ def sha256_file(path: str | os.PathLike) -> str:
     """SHA-256 (hex) of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def pretence(start: bytes) -> str:
+    """What a file that begins so is in place of its content, and the remedy; "" for others."""
+    start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if start.startswith(b"version https://git-lfs.github.com/"):
+        return (
+            "a pointer of Git LFS and not the file itself; run git lfs pull where it was cloned, "
+            "or download the file"
+        )
+    if start.lower().startswith(_PAGES):
+        return "a web page saved under this name; download the file itself"
+    return ""
 
 
 @contextlib.contextmanager

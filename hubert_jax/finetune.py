@@ -13,7 +13,7 @@ from hubert_jax import distributed, files, job
 from hubert_jax.asr import vocabularies
 from hubert_jax.data.manifests import AudioManifest
 from hubert_jax.networks import warm_start
-from hubert_jax.tasks import ctc, transcripts
+from hubert_jax.tasks import ctc
 from hubert_jax.tasks.ctc import FinetuneConfig
 from hubert_jax.training import sharding
 from hubert_jax.training.checkpoint import Checkpoints
@@ -36,10 +36,7 @@ def run(config: FinetuneConfig) -> dict:
     audio, held_out = ctc.read(config)
     mesh = sharding.make_mesh(config.mesh)
     vocabulary = _vocabulary(config, audio, directory)
-    splits = {"config.audio": (config.audio, audio)}
-    if held_out:
-        splits["config.validation_audio"] = (config.validation_audio, held_out.audio)
-    seconds = transcripts.check(splits, vocabulary, config.padded_frames)
+    seconds = config.learnable_seconds(audio, held_out, vocabulary)
     task = ctc.task(config, audio, held_out, vocabulary, mesh)
     distributed.require_agreement(config, task.facts["inputs"], directory)
     kernels = ctc.network(config, vocabulary.size, mesh).kernels

@@ -40,7 +40,7 @@ def main(
     arguments = sys.argv[1:]
     schemas = schema if isinstance(schema, tuple) else (schema,)
     if command_line.wants_help(arguments):
-        print(command_line.usage(name, schemas[0], sys.modules[run.__module__].__doc__ or "", part))
+        print(command_line.usage(name, schemas, sys.modules[run.__module__].__doc__ or "", part))
         return
     if computes:
         host_memory.keep_freed_memory()

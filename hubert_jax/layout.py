@@ -70,7 +70,7 @@ class Reference:
         trained = job in ("train", "finetune")
         if _GIVEN.get((job, bool(self.split))) != taken or (self.which and not trained):
             raise InputError(f"inputs.{key}={self}: expected {taken}, {_EXAMPLES[taken]}")
-        if self.which and not re.fullmatch(r"\d+|best|mean[1-9]\d*", self.which):
+        if self.which and not re.fullmatch(r"[1-9][0-9]*|best|mean[1-9][0-9]*", self.which):
             raise InputError(f"inputs.{key}={self}: expected @STEP, @best or @meanN")
 
     def path(self, workdir: str, values: Mapping[str, Any] | None = None) -> str:

@@ -21,6 +21,7 @@ from hubert_jax.report import rehearsal
 from hubert_jax.report.assemble import ReportConfig, assemble
 from hubert_jax.stages import plan as stage_plan
 from hubert_jax.stages import records
+from hubert_jax.stages.fits import require_data
 from hubert_jax.stages.stage import JOBS, Stage, named
 
 
@@ -59,12 +60,19 @@ def run(config: PipelineConfig) -> dict:
         _keep_compiled(workdir)
         outside = distributed.from_first(lambda: records.read_outside(workdir, stages))
         results: dict[str, dict] = {}
-        skipped = []
+        skipped: list[str] = []
+        checked: set[str] = set()
         for stage in stages:
             with named(stage.name):
                 parts = records.key_parts(stage, stages, results, outside[stage.name])
-                results[stage.name], was_skipped = _run_stage(workdir, stage, parts)
-            if was_skipped:
+                result = _begin(workdir, stage, parts)
+            if result is None:
+                if job_of(stage.name) != "prepare":
+                    _require_data(stages, results, checked)
+                with named(stage.name):
+                    results[stage.name] = _run_stage(workdir, stage)
+            else:
+                results[stage.name] = result
                 skipped.append(stage.name)
         rehearsed = _rehearsed(recipe, stages, results)
         return distributed.from_first(
@@ -92,6 +100,9 @@ def dry_run(config: PipelineConfig) -> dict:
                 results[stage.name] = result
         if stage.name not in results:
             runs.append(stage.name)
+            if _is_prepared(stage, results):
+                with named(stage.name):
+                    require_data(stage, attached=False)
         print(f"[{stage.name}] {state}", flush=True)
     return {"runs": runs}
 
@@ -134,13 +145,29 @@ def _rehearsed(
     }
 
 
-def _run_stage(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> tuple[dict, bool]:
-    """Skips, continues or runs a stage; returns its result and whether it was skipped."""
-    result = distributed.from_first(lambda: records.begin(workdir, stage, parts))
-    if result is not None:
-        return result, True
-    found = JOBS[job_of(stage.name)]
+def _begin(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> dict | None:
+    return distributed.from_first(lambda: records.begin(workdir, stage, parts))
+
+
+def _is_prepared(stage: Stage, results: Mapping[str, dict]) -> bool:
+    """Whether the splits that a stage reads are there."""
+    read = [*stage.inputs.get("audio", ()), *stage.inputs.get("validation_audio", ())]
+    return all(reference.stage in results for reference in read)
+
+
+def _require_data(stages: list[Stage], results: Mapping[str, dict], checked: set[str]) -> None:
+    """Refuses what later stages could not train on, once: not after days of earlier ones."""
+    for stage in stages:
+        if stage.name not in {*checked, *results} and _is_prepared(stage, results):
+            with named(stage.name):
+                require_data(stage)  # in all processes, which it asks to wait for the first
+            checked.add(stage.name)
+
+
+def _run_stage(workdir: pathlib.Path, stage: Stage) -> dict:
+    """Runs a stage in its folder, which `records.begin` has made ready; returns its result."""
     before = time.monotonic()
+    found = JOBS[job_of(stage.name)]
 
     def work() -> dict:
         return found.run(stage.config)
@@ -148,7 +175,7 @@ def _run_stage(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) ->
     result = work() if found.together else distributed.from_first(work)
     distributed.from_first(lambda: records.keep_result(workdir / stage.name))
     distributed.announce(f"[{stage.name}] done in {time.monotonic() - before:.1f} s")
-    return result, False
+    return result
 
 
 def _keep_compiled(workdir: pathlib.Path) -> None:

@@ -56,7 +56,8 @@ def _first_failure(processes: list[subprocess.Popen]) -> int:
             deadline = time.monotonic() + _LAST_WORDS_SECONDS
             while time.monotonic() < deadline and any(p.poll() is None for p in running):
                 time.sleep(_LOOK_SECONDS)
-            return failed[0].returncode
+            status = failed[0].returncode
+            return status if status > 0 else 128 - status  # of a signal, as shells say it
         running = [process for process in running if process.poll() is None]
         time.sleep(_LOOK_SECONDS)
     return 0

@@ -209,9 +209,9 @@ def test_a_configuration_that_fails_to_load_says_why(tmp_path):
 
 
 def test_help_shows_the_defaults_that_a_job_gives_to_a_group():
-    text = command_line.usage("evaluate", EvaluateConfig, "Scores.")
+    text = command_line.usage("evaluate", [EvaluateConfig], "Scores.")
     assert re.search(r"--config\.kmeans\.n_init +int, 3  # starts of", text)
     assert re.search(r"--config\.workdir +str, required\n", text)
-    trained = command_line.usage("train", TrainConfig, "Trains.")
+    trained = command_line.usage("train", [TrainConfig], "Trains.")
     assert re.search(r"--config\.optimizer\.decay_fraction +float \| None, None  # of all", trained)
     assert re.search(r"--config\.alignments +str, required  # its phones, lines UTT-ID START", text)

@@ -100,6 +100,7 @@ def test_killed_anywhere_it_ends_the_same_and_then_is_skipped(tmp_path, reposito
     output, _ = last.communicate()
     assert last.returncode == 0, output
 
+    shutil.copytree(killed / "compiled", whole / "compiled")  # programs alone: for speed
     uninterrupted = _start(repository, corpus, whole)
     output, _ = uninterrupted.communicate()
     assert uninterrupted.returncode == 0, output
@@ -266,11 +267,11 @@ def test_stages_that_do_not_fit_one_another_are_refused_before_anything_runs(key
 @pytest.mark.parametrize(
     ("save_every", "validated", "there", "missing"),
     [
-        (2, False, ("4", "6", "mean2"), ("0", "1", "2", "5", "8", "mean3")),
+        (2, False, ("4", "6", "mean2"), ("1", "2", "5", "8", "mean3")),
         (4, False, ("4", "6", "mean2"), ("2", "8")),
         (100, False, ("6", "mean1"), ("100", "mean2")),
         # A step at which it is validated may be the best.
-        (2, True, ("2", "3", "4", "6", "mean2"), ("0", "1", "5", "8", "9", "mean3")),
+        (2, True, ("2", "3", "4", "6", "mean2"), ("1", "5", "8", "9", "mean3")),
         (100, True, ("3", "mean2"), ("2", "100")),
     ],
 )
@@ -346,7 +347,8 @@ def test_what_is_set_aside_survives_a_kill_while_it_is_moved(tmp_path, monkeypat
 
     def become(key: str) -> str:
         wanted.append(key)
-        return pipeline._run_stage(tmp_path, stage, {"version": key})[0]["key"]
+        found = pipeline._begin(tmp_path, stage, {"version": key})
+        return (found or pipeline._run_stage(tmp_path, stage))["key"]
 
     def work(config):
         files.write_json(directory / "result.json", {"key": wanted[-1]})
@@ -406,3 +408,9 @@ def test_a_network_from_elsewhere_is_looked_at_before_anything_runs(tmp_path, sc
         config.stages.it1.train.init_from = f"{scheme}:{tmp_path}/net"
     with pytest.raises(InputError, match=f"architecture.conv_channels: .* but {scheme}:.*/net has"):
         pipeline.plan(pipeline.PipelineConfig("run", config.stages))
+    for which, message in (("mean2", "1 checkpoints"), ("best", "without validation")):
+        if scheme == "orbax":
+            with config.unlocked():
+                config.stages.it1.train.init_from = f"orbax:{tmp_path}/net@{which}"
+            with pytest.raises(InputError, match=f"net@{which}: found .*{message}"):
+                pipeline.plan(pipeline.PipelineConfig("run", config.stages))

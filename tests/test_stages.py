@@ -90,6 +90,7 @@ def jobs(monkeypatch):
         monkeypatch.setitem(JOBS, name, Job(config, job(name, work), 1, together=False))
     # A directory for compiled programs would outlive the test.
     monkeypatch.setattr(pipeline, "_keep_compiled", lambda workdir: None)
+    monkeypatch.setattr(pipeline, "require_data", lambda stage, attached=True: None)
     monkeypatch.setattr(
         pipeline,
         "assemble",
@@ -267,6 +268,47 @@ def test_a_job_that_was_run_by_itself_does_not_pass_for_the_stage(jobs, tmp_path
     pipeline.run(_config(tmp_path, corpus, it1=more))
     pipeline.run(config)  # takes back its own, not what the job has written
     assert "100 of 0" in result.read_text()
+
+
+def test_what_a_job_has_written_after_a_killed_stage_is_not_the_stages(
+    jobs, tmp_path, corpus, monkeypatch
+):
+    """The record says nothing of a result yet; the stage's own job sees what it can use."""
+    config = _config(tmp_path, corpus)
+
+    def killed(config):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(JOBS, "label", JOBS["label"]._replace(run=killed))
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.run(config)
+    JOBS["label"].run(Label(str(tmp_path / "run/it1"), (), num_clusters=7))
+    jobs.clear()
+    pipeline.run(config)
+    assert jobs == ["it1/label", "it1/train", "it2/label", "it2/train"]
+    assert "100 of 0" in (tmp_path / "run/it1/label/result.json").read_text()
+
+
+def test_what_is_gone_of_what_was_set_aside_is_made_again(jobs, tmp_path, corpus, capsys):
+    config = _config(tmp_path, corpus)
+    pipeline.run(config)
+    more = {"label": {"inputs": {"audio": ("prepare:train",)}, "num_clusters": 500}}
+    pipeline.run(_config(tmp_path, corpus, it1=more))
+    (aside,) = (tmp_path / "run/set_aside").glob("it1-label-*")
+    (aside / "train/shard").unlink()
+    jobs.clear()
+    pipeline.run(config)
+    assert jobs == ["it1/label"]
+    assert f"taken back from {aside}, and continues: {aside}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "null", '""', '{"x": 7}'])
+def test_damaged_digests_of_files_are_made_again(jobs, tmp_path, corpus, content):
+    config = _config(tmp_path, corpus)
+    pipeline.run(config)
+    (tmp_path / "run/stages/contents.json").write_text(content)
+    assert len(pipeline.run(config)["skipped"]) == 5
 
 
 @pytest.mark.parametrize(
@@ -515,9 +557,14 @@ def test_dry_run_says_what_and_why_and_touches_nothing(jobs, tmp_path, corpus, c
             "inputs.checkpoint=it1/train@mean0: expected @STEP, @best or @meanN",
         ),
         (
+            {"it2": {"label": {"inputs": {"checkpoint": "it1/train@02"}}}},
+            "inputs.checkpoint=it1/train@02: expected @STEP, @best or @meanN",
+        ),
+        (
             {"it2": {"label": {"inputs": {"audio": ("prepare@best:train",)}}}},
             r"\[it2/label\] inputs.audio=prepare@best:train: expected a prepared split",
         ),
+        ({"set_aside": {"label": {}}}, "config.stages.set_aside: the pipeline's own folder"),
         ({"prepare": {"corpse": "x"}}, r"\[prepare\] config.stages.prepare.corpse: no such key"),
     ],
 )
@@ -668,3 +715,40 @@ def test_every_pipeline_of_the_repository_plans(name, repository, monkeypatch):
     for earlier, later in itertools.pairwise(names):
         assert earlier != later
     assert json.dumps(config_lib.decisive(stages[1].config))
+
+
+def test_two_stages_may_not_write_one_model(tmp_path):
+    stages = {
+        name: {"export": {"checkpoint": f"orbax:{tmp_path}", "audio": "", "out": out}}
+        for name, out in (("one", f"{tmp_path}/m"), ("other", f"{tmp_path}/x/../m"))
+    }
+    message = rf"\[other/export\] writes {tmp_path}/m, as one/export does"
+    with pytest.raises(InputError, match=message):
+        pipeline.plan(pipeline.PipelineConfig(str(tmp_path / "run"), stages))
+
+
+def test_all_trainings_are_held_against_the_data_before_the_first_runs(
+    jobs, tmp_path, corpus, monkeypatch
+):
+    seen = []
+
+    def require(stage, attached=True):
+        seen.append((stage.name, attached, tuple(jobs)))
+        if stage.name == "it2/train" and refuses:
+            raise InputError("config.loss=x: too large")
+
+    monkeypatch.setattr(pipeline, "require_data", require)
+    config, refuses = _config(tmp_path, corpus), True
+    message = r"\[it2/train\] config.stages.it2.train.loss=x: too large"
+    with pytest.raises(InputError, match=message):
+        pipeline.run(config)
+    assert {name for name, _, _ in seen} >= {"it1/train", "it2/train"}
+    assert all(attached and ran == ("run/prepare",) for _, attached, ran in seen)
+    with pytest.raises(InputError, match=message):
+        pipeline.dry_run(config)
+    assert seen[-1][1] is False
+    refuses = False
+    pipeline.run(config)
+    seen.clear()
+    pipeline.run(config)
+    assert not seen  # nothing is to be run

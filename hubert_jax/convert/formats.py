@@ -81,6 +81,12 @@ def read_architecture(where: str, key: str) -> Architecture | None:
     if not document.is_file():
         return None
     metadata = files.read_json(document, "metadata of a checkpoint")
+    which = "" if path.is_dir() else path.name.rpartition("@")[2]
+    count = len(_steps(folder))
+    if which.startswith("mean") and which[4:].isdecimal() and int(which[4:]) > count:
+        raise InputError(f"{key}={where}: found {count} checkpoints, expected {which[4:]} or more")
+    if which == "best" and isinstance(metadata, dict) and not metadata.get("validation"):
+        raise InputError(f"{key}={where}: found a run without validation, which has no best one")
     described: Any = metadata.get("architecture") if isinstance(metadata, dict) else metadata
     return config_lib.build(Architecture, described, f"{document}: architecture")
 

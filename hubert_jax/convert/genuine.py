@@ -9,7 +9,6 @@ from hubert_jax.errors import InputError
 
 _MOST_BYTES = 2**24  # of JSON: a vocabulary of 100,000 tokens has a tenth
 _DEEPEST = 100
-_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
 
 
 def require_genuine(path: str | os.PathLike) -> None:
@@ -18,16 +17,11 @@ def require_genuine(path: str | os.PathLike) -> None:
         raise InputError(f"{path}: {'a directory' if os.path.isdir(path) else 'no such file'}")
     try:
         with open(path, "rb") as file:
-            start = file.read(512).removeprefix(b"\xef\xbb\xbf").lstrip()
+            found = files.pretence(file.read(512))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    if start.startswith(b"version https://git-lfs.github.com/"):
-        raise InputError(
-            f"{path}: a pointer of Git LFS and not the file itself; run git lfs pull where it was "
-            "cloned, or download the file"
-        )
-    if start.lower().startswith(_PAGES):
-        raise InputError(f"{path}: a web page saved under this name; download the file itself")
+    if found:
+        raise InputError(f"{path}: {found}")
 
 
 def read_json(path: pathlib.Path, what: str) -> dict[str, Any]:

@@ -222,9 +222,11 @@ def _read_weights(
         notes += [note if listed is None else f"{name}: {note}" for note in said]
         count = sum(key != old for key, old in renamed.items())
         notes += [f"renamed: {count} tensors gamma or beta, to weight and bias"] * bool(count)
+    unwrapped, said = torch_files.unwrapped(tensors)
+    notes += said
     digests = [files.sha256_file(directory / name) for name in parts]
     digest = digests[0] if len(digests) == 1 else config_lib.digest(digests)
-    return model, tensors, metadata, digest, tuple(notes)
+    return model, dict(unwrapped), metadata, digest, tuple(notes)
 
 
 def _parts(index: pathlib.Path) -> dict[str, set[str]]:

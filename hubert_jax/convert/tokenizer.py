@@ -86,6 +86,11 @@ def read_vocabulary(
             f"taken for granted: {tokens[blank]!r}, class {blank}, is the blank, as the tokenizer "
             f"says; pad_token_id of config.json is {stated!r}",
         )
+    if named and not found:
+        notes += (
+            f"taken for granted: class {blank} is the blank, as config.json says; pad_token "
+            f"{pads[0]!r} is no token",
+        )
     rows = [blank, *(row for row in range(classes) if row != blank)]
     try:
         vocabulary = _vocabulary(directory, settings, [tokens.get(row, row) for row in rows[1:]])
@@ -154,6 +159,7 @@ def _tokens(
         )
     rows_of: dict[str, int] = {}
     tokens: dict[int, str] = {}
+    files_of: dict[int, str] = {}
     for name, token, row in _numbered(directory, beside):
         where = f"{directory / name}: "
         if isinstance(row, dict):
@@ -163,6 +169,7 @@ def _tokens(
             )
         if type(row) is not int or row < 0:
             raise InputError(f"{where}{token!r} has the index {row!r:.100}, expected 0 or more")
+        files_of.setdefault(row, name)
         if tokens.setdefault(row, token) != token:
             raise InputError(f"{where}index {row} is there twice: {tokens[row]!r} and {token!r}")
         if rows_of.setdefault(token, row) != row:
@@ -170,11 +177,13 @@ def _tokens(
     last = max(tokens, default=-1)
     classes = last + 1 if classes is None else classes
     missing = next(row for row in itertools.count() if row not in tokens)
+    name = _TOKENS
     problem = f"index {missing} is missing" if missing < last else ""
     if last >= classes:
+        name = name if problem else files_of[last]
         problem += "; " * bool(problem) + f"{tokens[last]!r} has the index {last}"
     if problem:
-        raise InputError(f"{directory / _TOKENS}: {problem}; the CTC head has {classes} classes")
+        raise InputError(f"{directory / name}: {problem}; the CTC head has {classes} classes")
     return tokens
 
 

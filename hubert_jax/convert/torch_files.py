@@ -134,6 +134,14 @@ def read_state(
             f"{path}: no state dict: expected tensors by name, found {type(content).__name__} of "
             f"{len(state)} entries; save the network's state_dict() alone"
         )
+    state, said = unwrapped(state)
+    tensors, widened = _arrays(state, path)
+    return tensors, notes + said + widened
+
+
+def unwrapped(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """A state dict without the names of modules that the network was wrapped in, and notes."""
+    notes: tuple[str, ...] = ()
     for wrapper in itertools.islice(itertools.cycle(_WRAPPERS), 2 * len(_WRAPPERS)):
         below = {n.removeprefix(wrapper): t for n, t in state.items() if n.startswith(wrapper)}
         if below:
@@ -142,8 +150,7 @@ def read_state(
             if others:
                 notes += (f"left out: {len(others)} tensors without it, such as {others[0]}",)
             state = below
-    tensors, widened = _arrays(state, path)
-    return tensors, notes + widened
+    return state, notes
 
 
 def _arrays(

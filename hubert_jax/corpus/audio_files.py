@@ -6,11 +6,12 @@ import math
 import os
 import stat
 from collections.abc import Iterator
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import soundfile
 
+from hubert_jax import files
 from hubert_jax.corpus import containers
 from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE, WINDOW
@@ -94,6 +95,11 @@ def waveform_blocks(
         )
 
 
+def _pretence(content: IO[bytes]) -> str:
+    content.seek(0)
+    return files.pretence(content.read(512))
+
+
 def _of_file(
     audio: _File,
     convert: bool,
@@ -109,6 +115,8 @@ def _of_file(
             raise InputError(f"{name}: empty file (0 bytes); expected audio")
         with io.BytesIO(audio) if isinstance(audio, bytes) else open(audio, "rb") as content:
             streams, left, zeros = containers.scan(content, size, name)
+            if not streams and (found := _pretence(content)):
+                raise InputError(f"{name}: {found}")
             if not streams and not unchecked:
                 raise InputError(f"{name}: corrupt or not audio; expected {containers.FORMATS}")
             sure = [(min(s.held, s.claimed or s.held), s.rate) for s in streams if s.rate]

@@ -6,7 +6,7 @@ import pathlib
 import time
 
 from hubert_jax import config as config_lib
-from hubert_jax import files
+from hubert_jax import files, job
 from hubert_jax.errors import InputError
 
 _FILES = 10_000  # at once
@@ -19,7 +19,12 @@ class ContentDigests:
     def __init__(self, cache: pathlib.Path, keeps: bool = True) -> None:
         """Begins with what was written to `cache`; `keeps` what it reads there, now and then."""
         self._cache, self._keeps = cache, keeps
-        self._known = files.read_json(cache, "digests of files") if cache.exists() else {}
+        self._known: dict[str, list] = {}
+        if cache.exists():
+            try:
+                self._known = dict(files.read_json(cache, "digests of files"))
+            except (InputError, ValueError, TypeError):
+                print(f"{cache}: damaged; files are read again", flush=True)
         self._changed, self._saved = False, time.monotonic()
 
     def of(self, path: str | os.PathLike) -> str:
@@ -36,9 +41,12 @@ class ContentDigests:
                 entries = (entry for _, found in files.folders_below(root) for entry in found)
                 listed = sorted(pathlib.Path(entry.path) for entry in entries if entry.is_file())
             digests: list[str] = []
+            progress = job.Progress(f"read {path}", len(listed), "{} of {} files")
             with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing releases the lock
                 for first in range(0, len(listed), _FILES):
-                    digests += pool.map(self._of_file, listed[first : first + _FILES])
+                    for digest in pool.map(self._of_file, listed[first : first + _FILES]):
+                        digests.append(digest)
+                        progress(1)
                     if time.monotonic() - self._saved > _SAVE_SECONDS:
                         self.save()
         except OSError as error:
@@ -56,7 +64,7 @@ class ContentDigests:
         status = path.stat()
         stamp = [status.st_size, status.st_mtime_ns]
         known = self._known.get(str(path.absolute()))
-        if known and known[:2] == stamp:
+        if isinstance(known, list) and known[:2] == stamp:
             return known[2]
         digest = files.sha256_file(path)
         self._known[str(path.absolute())] = [*stamp, digest]

@@ -7,11 +7,17 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from hubert_jax import decode, label, prepare
+from hubert_jax.asr import vocabularies
 from hubert_jax.convert import formats
+from hubert_jax.data import manifests
 from hubert_jax.errors import InputError
 from hubert_jax.layout import Reference, job_of
 from hubert_jax.model.architecture import Architecture
 from hubert_jax.stages.stage import Stage, outside_paths
+from hubert_jax.tasks import ctc
+from hubert_jax.tasks.held_out import HeldOut
+from hubert_jax.training import sharding
+from hubert_jax.training.task import micro_batch_counts
 
 
 def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
@@ -66,6 +72,35 @@ def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
         if name != "normalize_waveform" or not source.startswith("hf:"):
             if (found := getattr(config.architecture, name)) != value:
                 refuse(f"architecture.{name}", found, source, str(value))
+
+
+def require_data(stage: Stage, attached: bool = True) -> None:
+    """Refuses a training that its prepared splits do not fit, before what comes before it is run.
+
+    That is: rows, groups, spans, micro-batches and transcripts; and held-out utterances that are
+    trained on. Rows are divided over the devices that are `attached`, or over as many as the
+    configuration names.
+    """
+    config, job = stage.config, job_of(stage.name)
+    if job not in ("train", "finetune"):
+        return
+    shards = max(config.mesh.data, 1) * config.mesh.fsdp
+    if attached:
+        shards = sharding.batch_shards(sharding.make_mesh(config.mesh))
+    if job == "train":
+        audio = manifests.read_manifest(config.audio)
+        if config.validation_audio:
+            HeldOut.read(config.validation_audio, config.audio, audio)
+    else:
+        audio, held_out = ctc.read(config)
+        given = config.vocabulary
+        if given.source != "init_from" or "init_from" not in stage.inputs:  # is there already
+            where = (config.vocabulary_file, config.init_from, config.audio)
+            vocabulary = vocabularies.choose(given, *where, audio)
+            config.learnable_seconds(audio, held_out, vocabulary)
+    buckets = config.buckets(audio, shards)
+    rows = {str(bucket.frames): bucket.rows for bucket in buckets}
+    micro_batch_counts(rows, config.micro_batches, shards)
 
 
 def _lacking(reference: Reference, stages: Mapping[str, Stage], key: str, config: Any) -> str:

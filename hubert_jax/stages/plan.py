@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import graphlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from hubert_jax.errors import InputError
 from hubert_jax.layout import Reference, group_directory, job_of
 from hubert_jax.stages.fits import require_fits
 from hubert_jax.stages.stage import JOBS, Stage, named
+
+_FOLDERS = ("stages", "set_aside", "compiled")  # of a workdir, not of a group of stages
 
 
 def plan(workdir: str, stages: Any) -> list[Stage]:
@@ -29,6 +32,7 @@ def plan(workdir: str, stages: Any) -> list[Stage]:
     for stage in planned.values():
         with named(stage.name):
             require_fits(stage, planned)
+    _require_own_places(workdir, planned)
     order: graphlib.TopologicalSorter[str] = graphlib.TopologicalSorter()
     for name, stage in planned.items():
         order.add(name, *(ref.stage for refs in stage.inputs.values() for ref in refs))
@@ -50,11 +54,28 @@ def with_defaults(stages: Any) -> dict[str, Any]:
     return complete
 
 
+def _require_own_places(workdir: str, stages: Mapping[str, Stage]) -> None:
+    """Refuses two stages that write one model: who read the first would get the second."""
+    owners: dict[str, str] = {}
+    for stage in stages.values():
+        if job_of(stage.name) in ("export", "convert"):
+            where = Reference(stage.name).path(workdir, vars(stage.config))
+            place = os.path.abspath(where.partition(":")[2] or where)
+            if place in owners:
+                raise InputError(
+                    f"[{stage.name}] writes {place}, as {owners[place]} does; expected another "
+                    "place for each"
+                )
+            owners[place] = stage.name
+
+
 def _listed(stages: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     found = []
     for name, values in group(stages, "config.stages").items():
         path = f"config.stages.{name}"
         members = {name: values}
+        if name in _FOLDERS:
+            raise InputError(f"{path}: the pipeline's own folder; expected another name")
         if name not in JOBS:
             members = {f"{name}/{j}": given for j, given in group(values, path).items()}
         for member, given in members.items():

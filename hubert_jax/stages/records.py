@@ -4,6 +4,7 @@ The record lies in that folder, so that one rename moves both.
 """
 
 import dataclasses
+import glob
 import itertools
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -100,33 +101,50 @@ def state_of(
 ) -> tuple[str, bool, dict | None]:
     """What would be done about a stage, in words; whether its folder stays; a finished result."""
     directory = workdir / stage.name
-    record, result = _record(directory), _result(directory)
+    record = _record(directory)
     changes = _changes(record, parts, stage.config) if record else []
     if record and not changes:
-        if result is None:
-            return "continues", True, None
-        if not _is_own(record, result):
+        if not _is_own(record, directory):
             return "runs again: a job that was run by itself has written there", False, None
-        written = _written(stage, directory, result)
-        if gone := next((path for path in written if not path.exists()), None):
-            return f"continues: {gone} is gone", True, None
+        result, gone = _finished(stage, record, directory)
+        if result is None:
+            return f"continues{gone}", True, None
         return "skipped: version, configuration and inputs are unchanged", True, result
     if aside := _aside_of(workdir, stage, parts):
         if _writes_elsewhere(stage.config):
             return "runs again: others may have written where it does", False, None
-        return f"taken back from {aside}", False, _result(aside)
+        result, gone = _finished(stage, _record(aside), aside)
+        return f"taken back from {aside}{', and continues' * bool(gone)}{gone}", False, result
     if record:
         # Splits and parts that prepare has finished have keys of their own: none is ever stale.
-        stays = job_of(stage.name) == "prepare" and result is None
+        unfinished = _finished(stage, record, directory)[0] is None
+        stays = job_of(stage.name) == "prepare" and unfinished
         return f"runs again: {', '.join(changes)}", stays, None
     return "runs", False, None
+
+
+def _finished(
+    stage: Stage, record: Mapping[str, Any], directory: pathlib.Path
+) -> tuple[dict | None, str]:
+    """The result of a stage that has finished there, all of which is there; else what is gone.
+
+    Whatever lies beside a record without a result was left by a call that was killed, or by a job
+    that was run by itself: the stage's own job finds out what of it can be used.
+    """
+    if "result" not in record:
+        return None, ""
+    path = directory / "result.json"
+    result = files.read_json(path, "result") if path.exists() else {}
+    written = itertools.chain([path], _written(stage, directory, result))
+    gone = next((each for each in written if not each.exists()), None)
+    return (None, f": {gone} is gone") if gone else (result, "")
 
 
 def _written(
     stage: Stage, directory: pathlib.Path, result: Mapping[str, Any]
 ) -> Iterator[pathlib.Path]:
     """What a finished stage has written, as far as others may read it."""
-    for name in outputs(stage.name, result):
+    for name in outputs(stage.name, result) if result else ():
         path = directory / name
         yield path
         if path.name == "manifest.json" and path.exists():
@@ -166,7 +184,8 @@ def begin(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> dict
 
 def keep_result(directory: pathlib.Path) -> None:
     """Notes in a stage's folder which result is the pipeline's own."""
-    record = {**_record(directory), "result": config_lib.digest(_result(directory))}
+    result = files.read_json(directory / "result.json", "result")
+    record = {**_record(directory), "result": config_lib.digest(result)}
     files.write_json(directory / _RECORD, record)
 
 
@@ -192,34 +211,43 @@ def _flat(stage: str) -> str:
 
 def _aside_of(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> pathlib.Path | None:
     """What was set aside of a stage with these parts."""
-    for path in sorted(_aside(workdir, stage.name, "").parent.glob(f"{_flat(stage.name)}-*")):
-        record = _record(path)
-        if record and _is_own(record, _result(path)):
-            if not _changes(record, parts, stage.config):
-                return path
+    for path in sorted(
+        _aside(workdir, stage.name, "").parent.glob(f"{glob.escape(_flat(stage.name))}-*")
+    ):
+        try:
+            record = _record(path)
+            fits = record and _is_own(record, path) and not _changes(record, parts, stage.config)
+        except InputError:  # damaged: nobody needs to mend what is not used
+            continue
+        if fits:
+            return path
     return None
 
 
-def _is_own(record: Mapping[str, Any], result: dict | None) -> bool:
-    """Whether a result is the pipeline's, not of a job that was run by itself."""
-    return result is None or record.get("result") in (None, config_lib.digest(result))
+def _is_own(record: Mapping[str, Any], directory: pathlib.Path) -> bool:
+    """Whether a result is the pipeline's, if there is any, not of a job that was run by itself."""
+    path = directory / "result.json"
+    if "result" not in record or not path.exists():
+        return True
+    try:
+        return record["result"] == config_lib.digest(files.read_json(path, "result"))
+    except InputError:  # damaged
+        return False
 
 
 def _record(directory: pathlib.Path) -> dict[str, Any]:
     path = directory / _RECORD
     if not path.exists():
         return {}
-    record = files.read_json(path, "record of a stage")
+    try:
+        record = files.read_json(path, "record of a stage")
+    except InputError:
+        record = None
     if not (isinstance(record, dict) and isinstance(record.get("parts"), dict)):
         raise InputError(
             f"{path}: damaged; remove it, and what is there is set aside and made again"
         )
     return record
-
-
-def _result(directory: pathlib.Path) -> dict | None:
-    path = directory / "result.json"
-    return files.read_json(path, "result") if path.exists() else None
 
 
 def _changes(record: Mapping[str, Any], parts: Mapping[str, Any], config: Any) -> list[str]:

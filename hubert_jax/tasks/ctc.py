@@ -118,6 +118,23 @@ class FinetuneConfig:
                 f"{lengths[0]}, the shortest of config.padded_frames"
             )
 
+    def buckets(self, audio: manifests.AudioManifest, shards: int) -> list[schedule.Bucket]:
+        """The buckets of a run whose rows are divided over `shards` devices.
+
+        Raises InputError where no utterance or no row fits.
+        """
+        rows = (self.frames_per_step, self.padded_frames, shards, self.row_multiple)
+        return schedule.padded_buckets(audio, read_index(self.audio, audio), *rows)
+
+    def learnable_seconds(
+        self, audio: manifests.AudioManifest, held_out: HeldOut | None, vocabulary: Vocabulary
+    ) -> float:
+        """Seconds that are learnt from; InputError for a transcript at which a run would stop."""
+        splits = {"config.audio": (self.audio, audio)}
+        if held_out:
+            splits["config.validation_audio"] = (self.validation_audio, held_out.audio)
+        return transcripts.check(splits, vocabulary, self.padded_frames)
+
 
 def read(config: FinetuneConfig) -> tuple[manifests.AudioManifest, HeldOut | None]:
     """The audio of a run and its held-out split, from their manifests and indices.
@@ -150,16 +167,9 @@ def task(
 ) -> Task:
     """Fine-tuning as `fit` takes it.
 
-    Raises InputError where no utterance or no row fits.
+    Raises InputError as `FinetuneConfig.buckets`.
     """
-    padded = schedule.padded_buckets(
-        audio,
-        read_index(config.audio, audio),
-        config.frames_per_step,
-        config.padded_frames,
-        sharding.batch_shards(mesh),
-        config.row_multiple,
-    )
+    padded = config.buckets(audio, sharding.batch_shards(mesh))
     if left_out := audio.utterances - sum(bucket.utterances for bucket in padded):
         distributed.announce(
             f"{left_out} of {audio.utterances} utterances are left out: longer than "

@@ -17,6 +17,7 @@ from hubert_jax.config import MayChange, Reads
 from hubert_jax.convert.network import FAIRSEQ_SPECIALS, Units
 from hubert_jax.data import batches, label_sets, manifests, schedule
 from hubert_jax.data.buckets import BUCKETS
+from hubert_jax.data.schedule import Bucket
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE, num_samples
@@ -116,6 +117,24 @@ class TrainConfig:
                 "config.keep_head=True: there is no config.init_from whose head it could keep"
             )
 
+    def buckets(self, audio: manifests.AudioManifest, shards: int) -> list[Bucket]:
+        """The buckets of a run whose rows are divided over `shards` devices.
+
+        Raises InputError if no utterance is long enough, no row or group fits, or no span has room.
+        """
+        rows = (self.frames_per_step, self.max_frames, shards, self.row_multiple)
+        found = schedule.crop_buckets(audio, *rows)
+        fewest = min(bucket.rows for bucket in found)
+        if self.loss.mask_group_rows > fewest:
+            raise _no_whole_group(self.loss, fewest)
+        shortest = min(bucket.batch_frames for bucket in found)
+        if self.loss.mask_span >= shortest:
+            raise InputError(
+                f"config.loss.mask_span={self.loss.mask_span}: expected less than {shortest}, the "
+                "frames of the shortest crop; lower it or raise config.max_frames"
+            )
+        return found
+
     @property
     def specials(self) -> int:
         """How many classes of the head may come before unit 0: those that fairseq's heads have."""
@@ -162,23 +181,8 @@ def read(config: TrainConfig) -> Data:
 
 
 def task(config: TrainConfig, data: Data, mesh: Mesh) -> Task:
-    """Pre-training as `fit` takes it; InputError if no utterance is long enough or no row fits."""
-    buckets = schedule.crop_buckets(
-        data.audio,
-        config.frames_per_step,
-        config.max_frames,
-        sharding.batch_shards(mesh),
-        config.row_multiple,
-    )
-    fewest = min(bucket.rows for bucket in buckets)
-    if config.loss.mask_group_rows > fewest:
-        raise _no_whole_group(config.loss, fewest)
-    shortest = min(bucket.batch_frames for bucket in buckets)
-    if config.loss.mask_span >= shortest:  # no span would have room
-        raise InputError(
-            f"config.loss.mask_span={config.loss.mask_span}: expected less than {shortest}, the "
-            "frames of the shortest crop; lower it or raise config.max_frames"
-        )
+    """Pre-training as `fit` takes it; InputError as of `TrainConfig.buckets`."""
+    buckets = config.buckets(data.audio, sharding.batch_shards(mesh))
     plan = schedule.BucketSchedule(buckets, config.seed)
     network = _network(config, mesh)
 

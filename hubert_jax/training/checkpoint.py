@@ -1,7 +1,7 @@
 """Checkpoints: orbax, asynchronous; a JSON document (`metadata`) says what the arrays are.
 
-Orbax keeps no checksum of the arrays' bytes, so each part has a list of its files' sizes and
-CRC-32C beside them, written before the checkpoint appears and compared whenever it is read.
+Orbax keeps no checksum of the arrays' bytes, so each part has a list of its files' SHA-256 beside
+them, written before the checkpoint appears and compared whenever it is read.
 """
 
 import concurrent.futures
@@ -16,7 +16,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import google_crc32c
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -27,11 +26,10 @@ from hubert_jax import distributed, files
 from hubert_jax.errors import InputError
 
 _Shardings = Callable[[Any], Any]
-_NAMED = re.compile(r"(?P<folder>.+)@(?P<which>\d+|best|mean(?P<count>[1-9]\d*))")
+_NAMED = re.compile(r"(?P<folder>.+)@(?P<which>[1-9][0-9]*|best|mean(?P<count>[1-9][0-9]*))")
 _REMEDY = "; make room or make it writable, and give the same command again"
 _PARTS = ("state", "metadata")
-_CHECKSUMS = "checksums.json"
-_BLOCK_BYTES = 2**24
+_CHECKSUMS = "sha256.json"
 _DECISIVE = ("kind", "inputs", "config", "rows", "version", "step")
 
 
@@ -142,7 +140,7 @@ class Checkpoints:
         step, (checked, state) = _first_readable(
             self._directory,
             steps,
-            lambda step: (self._checked(step, check), self.restore(step, like)),
+            lambda step: _together(lambda: (self._checked(step, check), self.restore(step, like))),
             ", nor any after it; restore one from a copy, or remove "
             f"{self._directory.parent} to begin again",
         )
@@ -261,6 +259,21 @@ def _first_readable(
     raise InputError(problem + remedy)
 
 
+def _together(read: Callable[[], Any]) -> Any:
+    """What `read` returns, or ValueError in all processes where any of them cannot read."""
+    found, problem = None, ""
+    try:
+        found = read()
+    except (InputError, PermissionError):
+        raise
+    except Exception as error:  # as in `_first_readable`
+        problem = str(error) or repr(error)
+    problems = distributed.gather(problem)
+    if first := distributed.from_first(lambda: next(filter(None, problems), "")):
+        raise ValueError(first)
+    return found
+
+
 def _best_step(metadata: dict) -> int | None:
     return ((metadata.get("validation") or {}).get("best") or {}).get("step")
 
@@ -322,17 +335,23 @@ def _damage(step: pathlib.Path, parts: Sequence[str] = _PARTS) -> str:
     for part in parts:
         try:
             expected = dict(json.loads((step / part / _CHECKSUMS).read_bytes()))
-        except (FileNotFoundError, ValueError, TypeError, RecursionError):
-            return f"{part}/{_CHECKSUMS} is missing or damaged"
-        found = _checksums(step / part)
+            found = _checksums(step / part)
+        except (ValueError, TypeError, RecursionError):
+            expected = {}
+        except PermissionError:
+            raise
+        except OSError as error:
+            return f"{error.filename}: {error.strerror}"
+        if not expected:
+            return f"{part}/{_CHECKSUMS} is damaged"
         for name, checksum in expected.items():
             if found.get(name) != checksum:
                 return f"{part}/{name} is {'not what was written' if name in found else 'missing'}"
     return ""
 
 
-def _checksums(part: pathlib.Path) -> dict[str, list[int]]:
-    """Size and CRC-32C of a part's files, by their names below it."""
+def _checksums(part: pathlib.Path) -> dict[str, str]:
+    """SHA-256 of a part's files, by their names below it."""
 
     def refuse(error: OSError) -> None:
         raise error
@@ -340,16 +359,8 @@ def _checksums(part: pathlib.Path) -> dict[str, list[int]]:
     walked = os.walk(part, onerror=refuse)
     paths = sorted(pathlib.Path(folder, name) for folder, _, names in walked for name in names)
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        checksums = pool.map(_checksum, paths)
+        checksums = pool.map(files.sha256_file, paths)
         return {p.relative_to(part).as_posix(): c for p, c in zip(paths, checksums, strict=True)}
-
-
-def _checksum(path: pathlib.Path) -> list[int]:
-    value = 0
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            value = google_crc32c.extend(value, block)
-        return [file.tell(), value]
 
 
 def _restore_metadata(folder: pathlib.Path, step: int) -> dict:

@@ -147,7 +147,7 @@ def fit(
                 log.require_finite(done)
                 metadata["metrics"] = log.means
                 checkpoints.save(done, state, metadata)
-            if preempted and not finished:
+            if preempted:  # also after the last step: a pipeline would begin the next stage
                 raise Preempted(f"SIGTERM; step {done} is saved, the same command goes on with it")
     finally:
         faulthandler.cancel_dump_traceback_later()

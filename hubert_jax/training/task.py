@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 import jax
@@ -76,31 +76,39 @@ class Task:
     validation: Validation | None = None
 
     def micro_batch_counts(self, wanted: int, shards: int) -> tuple[int, ...]:
-        """Into how many micro-batches a batch may be cut: `wanted`, or all there are if it is 0.
-
-        Those are the longest bucket's, which has the fewest rows. Raises InputError where `wanted`
-        ones are not equally many rows of every bucket for each of `shards` devices.
-        """
+        """`micro_batch_counts` of its rows; InputError for several of a loss of another kind."""
         additive = isinstance(self.loss, AdditiveLoss)
-        rows = self.facts["rows"] if additive else {}
-        if wanted == 0:
-            return _divisors(rows[max(rows, key=int)] // shards if rows else 1)
-        counts = _divisors(math.gcd(*rows.values()) // shards or 1)
-        if wanted in counts:
-            return (wanted,)
-        name = f"config.micro_batches={wanted}"
-        for frames, count in rows.items():
-            if wanted > 0 and count % (wanted * shards):
-                raise InputError(
-                    f"{name}: the batches of bucket {frames} have {count} rows on {shards} "
-                    f"device(s), expected a multiple of {wanted * shards}; use one of "
-                    f"{', '.join(map(str, counts))}, or 0, which cuts each bucket as it needs"
-                )
-        raise InputError(f"{name}: expected {'0 or more' if additive else f'1 for {self.kind}'}")
+        if not additive and wanted > 1:
+            raise InputError(f"config.micro_batches={wanted}: expected 1 for {self.kind}")
+        return micro_batch_counts(self.facts["rows"] if additive else {}, wanted, shards)
+
+
+def micro_batch_counts(rows: Mapping[str, int], wanted: int, shards: int) -> tuple[int, ...]:
+    """Into how many micro-batches a batch may be cut: `wanted`, or all there are if it is 0.
+
+    `rows` are a batch's, by its frames. All there are: of the longest bucket, which has the fewest
+    rows. Raises InputError where `wanted` ones are not equally many rows of every bucket for each
+    of `shards` devices.
+    """
+    if wanted == 0:
+        return _divisors(rows[max(rows, key=int)] // shards if rows else 1)
+    counts = _divisors(math.gcd(*rows.values()) // shards or 1)
+    if wanted in counts:
+        return (wanted,)
+    name = f"config.micro_batches={wanted}"
+    for frames, count in rows.items():
+        if wanted > 0 and count % (wanted * shards):
+            raise InputError(
+                f"{name}: the batches of bucket {frames} have {count} rows on {shards} "
+                f"device(s), expected a multiple of {wanted * shards}; use one of "
+                f"{', '.join(map(str, counts))}, or 0, which cuts each bucket as it needs"
+            )
+    raise InputError(f"{name}: expected 0 or more")
 
 
 def _divisors(number: int) -> tuple[int, ...]:
-    return tuple(count for count in range(1, number + 1) if number % count == 0)
+    lower = [count for count in range(1, math.isqrt(number) + 1) if number % count == 0]
+    return tuple(sorted({*lower, *(number // count for count in lower)}))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,6 +100,7 @@ def test_heads_and_tokens_that_disagree(directory):
         (directory / "vocab.json").write_text(json.dumps(tokens))
     for name, values, message in (
         ("added_tokens.json", {"<s>": 3}, "added_tokens.json: index 3 is there twice"),
+        ("added_tokens.json", {"</s>": 5}, "added_tokens.json: '</s>' has the index 5; the CTC"),
         ("added_tokens.json", {"A": 4}, "added_tokens.json: index 4 is there twice"),
         ("tokenizer_config.json", {"added_tokens_decoder": {"2": {"content": "<s>"}}}, "index 2"),
         ("tokenizer_config.json", {"added_tokens_decoder": {"x": {"content": "<s>"}}}, "'x'"),
@@ -116,7 +117,9 @@ def test_heads_and_tokens_that_disagree(directory):
         if message:
             refused(directory, message)
         else:  # a padding token that is nowhere: config.json names the blank
-            assert formats.read(f"hf:{directory}").vocabulary == VOCABULARY
+            network = formats.read(f"hf:{directory}")
+            assert network.vocabulary == VOCABULARY
+            assert any("pad_token '[PAD]' is no token" in note for note in network.notes)
         (directory / name).write_bytes(before)
     change(directory, "config.json", vocab_size=32)
     refused(directory, "config.json: vocab_size is 32, but lm_head of model.safetensors has 5 cl")

@@ -12,6 +12,7 @@ import types
 import jax
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import transformers
 from oracles import read_speech
@@ -327,6 +328,12 @@ def test_a_training_checkpoint_is_read_or_refused_with_advice(tmp_path):
             np.testing.assert_array_equal(found.flat[path], leaf)
         for words in said:
             assert any(words in note for note in found.notes), (words, found.notes)
+    file.unlink()
+    safetensors.torch.save_file(wrapped, file.with_name("model.safetensors"))
+    found = formats.read(f"hf:{tmp_path}/model")
+    assert "dropped: the prefix model. of 53 names" in found.notes
+    np.testing.assert_array_equal(found.flat["ctc_head/kernel"], expected.flat["ctc_head/kernel"])
+    file.with_name("model.safetensors").unlink()
     torch.save({"state_dict": state, "sampler": np.random.RandomState(0)}, file)
     with pytest.raises(InputError, match=r"pytorch_model.bin: the file names numpy.*state_dict"):
         formats.read(f"hf:{tmp_path}/model")

@@ -90,6 +90,8 @@ def _damaged(content: bytes) -> bytes:
         ("opus", _damaged, r"corrupt or cut off, \d+ samples found, 186080 expected"),
         ("opus", lambda content: b"", r"empty file \(0 bytes\)"),
         ("wav", lambda content: content[:20], "cut off before its audio"),
+        ("wav", lambda content: b"version https://git-lfs.github.com/spec/v1\n", "of Git LFS"),
+        ("opus", lambda content: b"<!DOCTYPE html><title>404</title>", "a web page saved under"),
         ("flac", lambda content: b"not audio at all" * 100, "not audio; expected WAV, FLAC, Ogg"),
     ],
 )

@@ -148,8 +148,28 @@ def test_names_that_are_not_utf_8_are_refused_in_ascii(tmp_path):
 def test_audio_that_cannot_be_read_is_not_overlooked(tmp_path):
     _audio(tmp_path / "a.wav")
     (tmp_path / "b.m4a").write_bytes(b"x")
+    (tmp_path / "c.webm").write_bytes(b"x")
+    _audio(tmp_path / "d.wav")
+    (tmp_path / "d.wav").rename(tmp_path / "d.wave")
     defects = {u.id: u.defect for u in discover(tmp_path)}
     assert defects["a"] == "" and defects["b"].startswith(".m4a cannot be read; convert it")
+    assert defects["d"] == "" and defects["c"].startswith(".webm cannot be read")
+
+
+def test_a_row_with_more_cells_than_columns_is_refused(tmp_path):
+    _audio(tmp_path / "a.wav")
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,yes, I said no\n")
+    with pytest.raises(InputError, match="csv, line 2: more cells than columns, ' I said no'"):
+        discover(tmp_path)
+
+
+def test_tables_that_are_not_read_are_named(tmp_path, capsys):
+    _audio(tmp_path / "clips" / "a.wav")
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.tsv").write_text("client_id\tpath\tsentence\nx\ta.wav\tone\n")
+    (found,) = discover(tmp_path)
+    assert found.text is None
+    assert f"warning: {tmp_path}/dev.tsv and 1 more not read" in capsys.readouterr().out
 
 
 def test_chapter_transcripts_that_do_not_fit_the_audio(tmp_path):
@@ -218,6 +238,8 @@ def test_same_id_twice_names_both_files(tmp_path):
     [
         (b"a.wav\tone\na.wav\ttwo\n", "line 2: a.wav has a transcript already"),
         (b"a.wav\tone\nb.wav two\n", "line 2: expected FILE<TAB>TEXT, found 1 columns"),
+        (b"a.wav\tone\ttwo\n", "line 1: expected FILE<TAB>TEXT, found 3 columns"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "tsv: a pointer of Git LFS"),
         (b"a.wav\tcaf\xe9\n", "expected UTF-8 text, found byte 0xe9 at position 9"),
     ],
 )

@@ -15,6 +15,8 @@ from hubert_jax import config as config_lib
 from hubert_jax.data import manifests, preflight, records
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_frames, num_samples
+from hubert_jax.stages.fits import require_data
+from hubert_jax.stages.stage import Stage
 from hubert_jax.tasks.ctc import FinetuneConfig
 from hubert_jax.train import TrainConfig
 from hubert_jax.units.kmeans import Codebook
@@ -206,7 +208,7 @@ def test_the_configuration_of_fine_tuning_is_checked(speech_split, tmp_path, cap
     arguments = [
         "--config=configs/small.py:finetune",
         *(f"--config.workdir={tmp_path}", f"--config.audio={speech_split}"),
-        "--config.padded_frames=200,256,300",
+        *("--config.padded_frames=200,256,300", "--config.init_from="),
     ]
 
     def read(*more):
@@ -229,6 +231,36 @@ def test_the_configuration_of_fine_tuning_is_checked(speech_split, tmp_path, cap
         read("--config.padded_frame=200")
     with pytest.raises(InputError, match="are in config.audio=.* too"):
         check.run(read(f"--config.validation_audio={speech_split}"))
+    for override, message in (
+        ("--config.init_from=orbax:/nowhere", "/nowhere: no checkpoint found"),
+        ("--config.micro_batches=1000", "micro_batches=1000: the batches of bucket"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check.run(read(override))
+
+
+def test_what_training_would_refuse_is_refused(prepared, speech_split):
+    """Also by a pipeline, once the split is prepared, before what comes before the training."""
+    shared = dict(workdir="run", audio=str(speech_split), loop=dict(steps=1))
+    train = dict(shared, labels=(), frames_per_step=8192, max_frames=256)
+    for job, schema, values, message in (
+        ("train", TrainConfig, dict(train, micro_batches=3), "micro_batches=3: the batches of"),
+        ("train", TrainConfig, dict(train, loss=dict(mask_group_rows=60)), "mask_group_rows=60"),
+        ("train", TrainConfig, dict(train, mesh=dict(fsdp=3)), "does not match the"),
+        ("train", TrainConfig, dict(train, validation_audio=str(speech_split)), "are in config"),
+        ("finetune", FinetuneConfig, dict(shared, init_from="", micro_batches=77), "batches=77: "),
+        ("finetune", FinetuneConfig, dict(shared, init_from="", padded_frames=(9,)), "holds none"),
+    ):
+        with pytest.raises(InputError, match=message):
+            require_data(Stage(f"it2/{job}", config_lib.build(schema, values), {}))
+    config = _config(prepared)
+    for changes, message in (
+        (dict(init_from="hf:/nowhere"), "/nowhere"),
+        (dict(micro_batches=1000), "micro_batches=1000: the batches of bucket"),
+        (dict(loss=dataclasses.replace(config.loss, mask_group_rows=9)), "mask_group_rows=9"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check.run(dataclasses.replace(config, **changes))
 
 
 def test_the_command_refuses_in_one_line(prepared, tmp_path, repository):

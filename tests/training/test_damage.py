@@ -74,6 +74,11 @@ def _another_number(folder: pathlib.Path) -> None:
     path.write_text(path.read_text().replace('"of": 6', '"of": 7'))
 
 
+def _a_folder_for_checksums(folder: pathlib.Path) -> None:
+    (folder / "6/state/sha256.json").unlink()
+    (folder / "6/state/sha256.json").mkdir()
+
+
 DAMAGES = {
     "one bit": _flip,
     "zeroed in the middle": lambda folder: _change(_largest(folder, 6), 3000, bytes(64)),
@@ -82,9 +87,12 @@ DAMAGES = {
     "state missing": lambda folder: shutil.rmtree(folder / "6" / "state"),
     "metadata missing": lambda folder: shutil.rmtree(folder / "6" / "metadata"),
     "another number in the metadata": _another_number,
-    "no checksums": lambda folder: (folder / "6/state/checksums.json").unlink(),
-    "broken checksums": lambda folder: (folder / "6/state/checksums.json").write_text("{]"),
-    "other JSON for checksums": lambda folder: (folder / "6/state/checksums.json").write_text("7"),
+    "no checksums": lambda folder: (folder / "6/state/sha256.json").unlink(),
+    "broken checksums": lambda folder: (folder / "6/state/sha256.json").write_text("{]"),
+    "no file in the checksums": lambda folder: (folder / "6/state/sha256.json").write_text("{}"),
+    "a folder for checksums": _a_folder_for_checksums,
+    "a dangling link": lambda folder: (folder / "6/state/link").symlink_to("/nowhere"),
+    "other JSON for checksums": lambda folder: (folder / "6/state/sha256.json").write_text("7"),
     "an empty folder": _empty,
     "a file instead of a folder": _file,
 }
@@ -138,7 +146,7 @@ def test_a_file_too_many_changes_nothing(folder, capsys):
 
 
 def test_one_of_a_version_without_checksums_is_read_and_that_is_said(folder, capsys):
-    for path in folder.rglob("checksums.json"):
+    for path in folder.rglob("sha256.json"):
         path.unlink()
     params, metadata = checkpoint.restore_parameters(folder)
     assert "6: written without checksums" in capsys.readouterr().out and metadata["step"] == 6
@@ -174,7 +182,7 @@ def test_what_may_not_be_read_is_not_taken_for_damaged(folder, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(checkpoint, "_checksum", refuse)  # root may read all
+    monkeypatch.setattr(checkpoint.files, "sha256_file", refuse)  # root may read all
     with pytest.raises(InputError, match="checkpoint 6: .*cannot be read .Permission denied"):
         checkpoint.restore_parameters(folder)
     checkpoints = checkpoint.Checkpoints(folder)

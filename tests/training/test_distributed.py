@@ -179,7 +179,7 @@ def test_two_processes_train_as_one(repository, values, tmp_path, monkeypatch, c
     for a, b in zip(jax.tree.leaves(saved[0]), jax.tree.leaves(one[0]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     state = together / "train/checkpoints" / str(STEPS) / "state"
-    written = json.loads((state / "checksums.json").read_text())
+    written = json.loads((state / "sha256.json").read_text())
     of_second = [name for name in written if name.startswith("ocdbt.process_1/d/")]
     content = bytearray((state / of_second[0]).read_bytes())
     content[len(content) // 2] ^= 1

@@ -12,17 +12,21 @@ from hubert_jax import files
 from hubert_jax.corpus.sources import splits, transcripts
 from hubert_jax.corpus.sources.transcripts import Table, Transcript
 from hubert_jax.corpus.sources.utterances import SourceUtterance, identify
-from hubert_jax.errors import InputError
+from hubert_jax.errors import InputError, printable
 
 _AUDIO_SUFFIXES = (
     *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf"),
-    *(".w64", ".rf64", ".bw64", ".sph", ".nist"),
+    *(".w64", ".rf64", ".bw64", ".sph", ".nist", ".wave", ".snd"),
 )
 # Audio that is not read: to be listed as refused, not to be overlooked.
 _OTHER_AUDIO = (
     *(".m4a", ".m4b", ".aac", ".wma", ".amr", ".ape", ".wv", ".mp2", ".mka", ".weba", ".spx"),
-    *(".gsm", ".voc", ".ac3", ".tta", ".shn"),
+    *(".gsm", ".voc", ".ac3", ".tta", ".shn", ".mp1", ".mpga", ".mpeg", ".m4r", ".adts", ".ra"),
+    *(".webm", ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".ogx", ".ogv", ".avi", ".flv", ".dsf"),
+    *(".dff", ".sf", ".wav.gz", ".flac.gz"),
 )
+# Texts that lie beside audio under other names than those that are read.
+_OTHER_TABLES = (".tsv", ".csv", ".jsonl")
 
 
 class Listed(NamedTuple):
@@ -34,6 +38,7 @@ class Listed(NamedTuple):
     chapters: list[pathlib.Path]  # transcripts of this folder
     tables: list[pathlib.Path]  # transcripts of this folder and those below
     parquet: list[pathlib.Path]
+    unread: list[pathlib.Path]  # tables of other names
 
 
 def walk(top: pathlib.Path) -> list[Listed]:
@@ -47,7 +52,7 @@ def walk(top: pathlib.Path) -> list[Listed]:
 
 def _listed(folder: pathlib.Path, entries: list[os.DirEntry], top: pathlib.Path) -> Listed | None:
     """None where nothing in the folder itself counts."""
-    listed = Listed(folder, [], set(), [], [], [])
+    listed = Listed(folder, [], set(), [], [], [], [])
     for entry in entries:
         name, lower = entry.name, entry.name.lower()
         if name.startswith(".") or files.is_folder(entry):
@@ -62,9 +67,11 @@ def _listed(folder: pathlib.Path, entries: list[os.DirEntry], top: pathlib.Path)
             listed.parquet.append(folder / name)
         elif lower.endswith(".json"):
             listed.json.add(name)
+        elif lower.endswith(_OTHER_TABLES):
+            listed.unread.append(folder / name)
     if not listed.audio:
         listed.json.clear()
-    found = listed.audio or listed.chapters or listed.tables or listed.parquet
+    found = listed.audio or listed.chapters or listed.tables or listed.parquet or listed.unread
     return listed if found else None
 
 
@@ -81,6 +88,14 @@ def discover(folder: pathlib.Path, found: list[Listed], chosen: str = "") -> lis
     if not any(listed.audio for listed in found):
         expected = ", ".join(f"*{suffix}" for suffix in _AUDIO_SUFFIXES)
         raise InputError(f"{folder}: expected audio files ({expected}), found none in it")
+    if unread := sorted(path for listed in found for path in listed.unread):
+        more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+        known = ", ".join((transcripts.TABLE, *transcripts.METADATA))
+        print(
+            f"{folder}: warning: {printable(str(unread[0]))}{more} not read; transcripts are in "
+            f"{known} or *{transcripts.CHAPTER_SUFFIX}",
+            flush=True,
+        )
     split = splits.split_of(chosen)
     deep = {
         listed.path: [transcripts.read_table(path, split) for path in listed.tables]

@@ -130,9 +130,10 @@ def _table(path: pathlib.Path) -> _Rows:
             columns = cells
             continue
         row = dict(zip(columns, cells, strict=False))
-        if "text" not in row:
+        if "text" not in row or any(cells[len(columns) :]):
             raise InputError(
-                f"{path}, line {number}: expected FILE<TAB>TEXT, found {len(cells)} columns"
+                f"{path}, line {number}: expected {'<TAB>'.join(columns).upper()}, found "
+                f"{len(cells)} columns"
             )
         split = splits.split_of(row.get(SPLIT_COLUMN, ""))
         said = Transcript(normalised(row["text"]), row.get("speaker", "").strip(), split)
@@ -164,6 +165,11 @@ def _csv(path: pathlib.Path) -> _Rows:
                 begins += 1
             if (row := next(reader, None)) is None:
                 return
+            if more := row.pop(None, None):
+                raise InputError(
+                    f"{path}, line {begins}: more cells than columns, {more[0]!r:.40} for one; put "
+                    "quotation marks around a cell that has commas"
+                )
             yield _metadata(path, begins, row)
     except csv.Error as error:
         raise InputError(

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Protocol
 
+from hubert_jax import files
 from hubert_jax.corpus.audio_files import Samples
 from hubert_jax.errors import InputError, printable
 
@@ -122,6 +123,8 @@ def read_text(path: pathlib.Path) -> str:
             f"{path}: expected UTF-8 text, found byte 0x{error.object[error.start]:02x} "
             f"at position {error.start}"
         ) from None
+    if found := files.pretence(text[:512].encode()):
+        raise InputError(f"{path}: {found}")
     if _MARK in text:
         number = text.count("\n", 0, text.index(_MARK)) + 1
         raise InputError(

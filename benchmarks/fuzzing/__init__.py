@@ -1,0 +1,1 @@
+"""Inputs of `benchmarks.fuzz`: what each parser reads, and how it is changed."""
