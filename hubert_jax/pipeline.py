@@ -65,15 +65,16 @@ def run(config: PipelineConfig) -> dict:
         for stage in stages:
             with named(stage.name):
                 parts = records.key_parts(stage, stages, results, outside[stage.name])
-                result = _begin(workdir, stage, parts)
-            if result is None:
-                if job_of(stage.name) != "prepare":
-                    _require_data(stages, results, checked)
-                with named(stage.name):
+                state = _state(workdir, stage, parts)
+            if state[2] is None and job_of(stage.name) != "prepare":
+                _require_data(stages, results, checked)  # before anything is set aside
+            with named(stage.name):
+                result = _begin(workdir, stage, parts, state)
+                if result is None:
                     results[stage.name] = _run_stage(workdir, stage)
-            else:
-                results[stage.name] = result
-                skipped.append(stage.name)
+                else:
+                    results[stage.name] = result
+                    skipped.append(stage.name)
         rehearsed = _rehearsed(recipe, stages, results)
         return distributed.from_first(
             lambda: assemble(workdir, config.report, results, skipped, rehearsed)
@@ -145,8 +146,14 @@ def _rehearsed(
     }
 
 
-def _begin(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> dict | None:
-    return distributed.from_first(lambda: records.begin(workdir, stage, parts))
+def _state(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> records.State:
+    return distributed.from_first(lambda: records.state_of(workdir, stage, parts))
+
+
+def _begin(
+    workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any], state: records.State
+) -> dict | None:
+    return distributed.from_first(lambda: records.begin(workdir, stage, parts, state))
 
 
 def _is_prepared(stage: Stage, results: Mapping[str, dict]) -> bool:

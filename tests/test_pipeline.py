@@ -100,7 +100,6 @@ def test_killed_anywhere_it_ends_the_same_and_then_is_skipped(tmp_path, reposito
     output, _ = last.communicate()
     assert last.returncode == 0, output
 
-    shutil.copytree(killed / "compiled", whole / "compiled")  # programs alone: for speed
     uninterrupted = _start(repository, corpus, whole)
     output, _ = uninterrupted.communicate()
     assert uninterrupted.returncode == 0, output
@@ -347,7 +346,8 @@ def test_what_is_set_aside_survives_a_kill_while_it_is_moved(tmp_path, monkeypat
 
     def become(key: str) -> str:
         wanted.append(key)
-        found = pipeline._begin(tmp_path, stage, {"version": key})
+        state = pipeline._state(tmp_path, stage, {"version": key})
+        found = pipeline._begin(tmp_path, stage, {"version": key}, state)
         return (found or pipeline._run_stage(tmp_path, stage))["key"]
 
     def work(config):

@@ -752,3 +752,9 @@ def test_all_trainings_are_held_against_the_data_before_the_first_runs(
     seen.clear()
     pipeline.run(config)
     assert not seen  # nothing is to be run
+    refuses = True
+    inputs = {"audio": "prepare:train", "labels": ("it1/label:train",)}
+    changed = {"inputs": inputs, "loss": {"alpha": 0.5}}
+    with pytest.raises(InputError, match=message):
+        pipeline.run(_config(tmp_path, corpus, it1={"train": changed}))
+    assert not (tmp_path / "run/set_aside").exists()

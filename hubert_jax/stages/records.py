@@ -22,6 +22,9 @@ _RECORD = "stage.json"
 _CONTENTS = "stages/contents.json"
 _MISSING = object()
 
+# What would be done, in words; whether the folder stays; the result, where it is finished.
+State = tuple[str, bool, dict | None]
+
 
 def key_parts(
     stage: Stage,
@@ -96,10 +99,8 @@ def read_outside(
     return found
 
 
-def state_of(
-    workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]
-) -> tuple[str, bool, dict | None]:
-    """What would be done about a stage, in words; whether its folder stays; a finished result."""
+def state_of(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> State:
+    """What would be done about a stage with these parts of its key."""
     directory = workdir / stage.name
     record = _record(directory)
     changes = _changes(record, parts, stage.config) if record else []
@@ -163,10 +164,12 @@ def _writes_elsewhere(config: Any) -> bool:
     return bool(target) and not target.endswith(":")
 
 
-def begin(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> dict | None:
-    """Makes a stage's folder ready to work in; its result where it is finished."""
-    state, stays, result = state_of(workdir, stage, parts)
-    print(f"[{stage.name}] {state}", flush=True)
+def begin(
+    workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any], state: State
+) -> dict | None:
+    """Makes the folder of a stage in this state ready to work in; its result, if finished."""
+    words, stays, result = state
+    print(f"[{stage.name}] {words}", flush=True)
     directory = workdir / stage.name
     if not stays:
         aside = _aside_of(workdir, stage, parts)

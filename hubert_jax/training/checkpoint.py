@@ -30,6 +30,7 @@ _NAMED = re.compile(r"(?P<folder>.+)@(?P<which>[1-9][0-9]*|best|mean(?P<count>[1
 _REMEDY = "; make room or make it writable, and give the same command again"
 _PARTS = ("state", "metadata")
 _CHECKSUMS = "sha256.json"
+_UNLISTED = {_CHECKSUMS, "commit_success.txt"}  # written after what the list names
 _DECISIVE = ("kind", "inputs", "config", "rows", "version", "step")
 
 
@@ -347,6 +348,9 @@ def _damage(step: pathlib.Path, parts: Sequence[str] = _PARTS) -> str:
         for name, checksum in expected.items():
             if found.get(name) != checksum:
                 return f"{part}/{name} is {'not what was written' if name in found else 'missing'}"
+        for name in sorted(found.keys() - expected.keys() - _UNLISTED):
+            if not pathlib.PurePath(name).name.startswith("."):  # of network file systems
+                return f"{part}/{name} is not among what was written"
     return ""
 
 

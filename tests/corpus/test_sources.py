@@ -149,11 +149,13 @@ def test_audio_that_cannot_be_read_is_not_overlooked(tmp_path):
     _audio(tmp_path / "a.wav")
     (tmp_path / "b.m4a").write_bytes(b"x")
     (tmp_path / "c.webm").write_bytes(b"x")
+    (tmp_path / "e.wav.gz").write_bytes(b"x")
     _audio(tmp_path / "d.wav")
     (tmp_path / "d.wav").rename(tmp_path / "d.wave")
     defects = {u.id: u.defect for u in discover(tmp_path)}
     assert defects["a"] == "" and defects["b"].startswith(".m4a cannot be read; convert it")
     assert defects["d"] == "" and defects["c"].startswith(".webm cannot be read")
+    assert defects["e.wav"].startswith(".wav.gz cannot be read")
 
 
 def test_a_row_with_more_cells_than_columns_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Checkpoints that are not whole: the damaged one is named, the last good one is used."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -79,7 +80,16 @@ def _a_folder_for_checksums(folder: pathlib.Path) -> None:
     (folder / "6/state/sha256.json").mkdir()
 
 
+def _unlisted(folder: pathlib.Path) -> None:
+    path, largest = folder / "6/state/sha256.json", _largest(folder, 6)
+    listed = json.loads(path.read_text())
+    del listed[largest.relative_to(path.parent).as_posix()]
+    path.write_text(json.dumps(listed))
+    _flip(folder)
+
+
 DAMAGES = {
+    "changed and not in the checksums": _unlisted,
     "one bit": _flip,
     "zeroed in the middle": lambda folder: _change(_largest(folder, 6), 3000, bytes(64)),
     "cut off": lambda folder: os.truncate(_largest(folder, 6), 1000),

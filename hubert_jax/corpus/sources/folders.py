@@ -157,9 +157,10 @@ def _utterances(
         name, speaker, defect = identify(folder, path.relative_to(folder))
         if (sidecar := path.with_suffix(".json")).name in listed.json:
             speaker = _librilight_speaker(sidecar) or speaker
-        if not defect and path.suffix.lower() in _OTHER_AUDIO:
+        other = next((end for end in _OTHER_AUDIO if file.lower().endswith(end)), "")
+        if not defect and other:
             readable = ", ".join(_AUDIO_SUFFIXES)
-            defect = f"{path.suffix} cannot be read; convert it to one of {readable}"
+            defect = f"{other} cannot be read; convert it to one of {readable}"
         text = None
         transcript = table.find(path) if table is not None else None
         if transcript is None and table is not None and table.chosen:
