@@ -178,7 +178,7 @@ def recognition(group: str, init_from: str = "", export: bool = False) -> dict:
         tuned["init_from"] = ""
     checkpoint = f"{group}/finetune"
     dev = dict(checkpoint=checkpoint, audio="prepare:dev-mini")
-    stages = dict(finetune=dict(tuned, inputs=inputs), decode=dict(inputs=dev, beam_size=20))
+    stages = dict(finetune=dict(tuned, inputs=inputs), decode=dict(inputs=dev))
     if export:
         stages["export"] = dict(inputs=dev)
     return stages

@@ -6,6 +6,7 @@
     python -m hubert_jax.train    --config=configs/small.py
     python -m hubert_jax.evaluate --config=configs/small.py
     python -m hubert_jax.finetune --config=configs/small.py
+    python -m hubert_jax.lm       --config=configs/small.py --config.kenlm=DIR   (needs lmplz)
     python -m hubert_jax.decode   --config=configs/small.py
     python -m hubert_jax.export   --config=configs/small.py
 
@@ -19,11 +20,20 @@ from configs import demo
 from hubert_jax.layout import Reference
 
 WORKDIR = "runs/small"
-PARTS = ("prepare", "label", "train", "evaluate", "finetune", "decode", "export")
+PARTS = ("prepare", "label", "train", "evaluate", "finetune", "lm", "decode", "export")
 
 
 def get_config(part: str = "train") -> ConfigDict:
     """The part of one job: the demonstration's first iteration, then its fine-tuning."""
+    if part == "lm":
+        return ConfigDict(
+            dict(
+                workdir=WORKDIR,
+                audio=(_paths("prepare:train-clean-5"),),
+                measured_on=_paths("prepare:dev-mini"),
+                order=3,
+            )
+        )
     stages = demo.get_config().stages.to_dict()
     group = "it1" if part in ("label", "train", "evaluate") else "pretrained"
     values = stages[part] if part == "prepare" else stages[group][part]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hubert_jax import files, job
+from hubert_jax.asr import vocabularies
 from hubert_jax.data import batches, manifests, preflight, schedule
 from hubert_jax.data.index import read_index
 from hubert_jax.errors import printable
@@ -25,9 +26,8 @@ from hubert_jax.tasks.ctc import FinetuneConfig
 from hubert_jax.tasks.held_out import HeldOut
 from hubert_jax.tasks.pretraining import TrainConfig
 from hubert_jax.training.task import micro_batch_counts
-from hubert_jax.vocabulary import LIBRISPEECH
 
-VERSION = 2  # raise it when the same configuration and inputs give another output
+VERSION = 3  # raise it when the same configuration and inputs give another output
 
 _WithLabels = Sequence[tuple[pathlib.Path, manifests.LabelManifest]]
 
@@ -99,9 +99,11 @@ def _finetuning(config: FinetuneConfig) -> dict[str, Any]:
     lengths, index = config.padded_frames, read_index(directory, audio)
     buckets = config.buckets(audio, _row_shards(config))
     _require_micro_batches(config, buckets)
-    config.require_learnable(audio, held_out, LIBRISPEECH)
+    where = (config.vocabulary_file, config.init_from, config.audio)
+    vocabulary = vocabularies.choose(config.vocabulary, *where, audio)
+    learnt = config.learnable_seconds(audio, held_out, vocabulary)
     if config.init_from:
-        start = warm_start.for_finetuning(config.init_from, config.architecture, LIBRISPEECH)
+        start = warm_start.for_finetuning(config.init_from, config.architecture, vocabulary)
         print(start.description)
     if held_out:
         _inspect(held_out.directory, held_out.audio)
@@ -125,8 +127,11 @@ def _finetuning(config: FinetuneConfig) -> dict[str, Any]:
         }
     left_out = audio.utterances - sum(use["utterances"] for use in padded.values())
     print(f"{left_out} utterances are left out: longer than {lengths[-1]} frames")
+    print(f"{learnt / 3600:.2f} h are learnt from")
     return {
         **_described(directory, audio),
+        "vocabulary": vocabulary.to_dict(),
+        "learnt_seconds": learnt,
         "buckets": padded,
         "left_out": left_out,
         **flagged,

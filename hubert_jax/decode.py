@@ -1,176 +1,404 @@
 """Transcribes a prepared split with a fine-tuned network, and scores what has a transcript.
 
-Decodes every utterance greedily and, unless --config.greedy=True, with a CTC beam search. Writes
-WORKDIR/decode/hypotheses.jsonl (id, reference or null, greedy, beam) and result.json (word and
-character error rates over the utterances that have transcripts, null where none has; the first
-dozen of these as `examples`).
+Takes the likeliest class of each frame (greedy), or searches for the best text by equation 4 of the
+HuBERT paper, with a lexicon or letter by letter, with an n-gram or none. The network's outputs are
+kept in WORKDIR/decode/emissions: later calls with other weights take them. A call that was killed
+goes on where it was. Writes WORKDIR/decode/hypotheses.jsonl (id, reference by the vocabulary's
+policy or null, greedy; of a search also beam and n_best, with scores, words' times and confidences)
+and result.json (word and character error rates over the utterances that have transcripts, with
+intervals; null where none has; the first dozen of these as `examples`).
 """
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 import json
-import operator
 import pathlib
+import pprint
+import shutil
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hubert_jax import config as config_lib
 from hubert_jax import distributed, files, job
+from hubert_jax.asr import weights
+from hubert_jax.asr.search import BeamSearch, Hypothesis, require_library
+from hubert_jax.asr.weights import WeightSearch
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
+from hubert_jax.frames import SAMPLE_RATE, num_samples
 from hubert_jax.model.architecture import Execution
 
 if TYPE_CHECKING:
+    from hubert_jax.asr.decoding import Searchers
+    from hubert_jax.asr.emissions import Emitted, KeptEmissions
     from hubert_jax.data.manifests import AudioManifest
-    from hubert_jax.networks.trained import Trained
+    from hubert_jax.language.lexicon import Lexicon
+    from hubert_jax.vocabulary import Vocabulary
 
 _PAIRS_SHOWN = 5
 _NAMES_SHOWN = 5
 _EXAMPLES = 12
+_METHODS = ("greedy", "lexicon", "letters")
 
-VERSION = 2  # raise it when the same configuration and inputs give another output
+VERSION = 3  # raise it when the same configuration and inputs give another output
 
 
 @dataclasses.dataclass(frozen=True)
 class DecodeConfig:
-    """Configuration of the decode job; the beam's defaults suit no language model."""
+    """Configuration of the decode job."""
 
     workdir: MayChange[str]
     checkpoint: Reads[str]  # network with a CTC head: orbax:DIR[@STEP, @best, @mean3], hf:DIR, ...
     audio: Reads[str]  # directory of a prepared split
-    greedy: bool = False  # greedy only, no beam search
-    beam_size: int = 20
-    beam_threshold: float = 20.0  # nats
-    word_score: float = 0.0  # w2 of equation 4, added for every word
+    method: str = "greedy"  # or lexicon, beam search of words, or letters, beam search without
+    lm: Reads[str] = ""  # n-gram of `lm` or KenLM, ARPA or binary; of words, or letters and "|"
+    lexicon: Reads[str] = ""  # of its method, lines "cat c a t |"; or the n-gram's words are taken
+    search: BeamSearch = BeamSearch()
+    weights: WeightSearch = WeightSearch()  # searches those of `search` on this split
+    processes: MayChange[int] = 0  # that search; 0: one for each core
+    seed: int = 0  # of the intervals, which draw utterances
     execution: MayChange[Execution] = Execution()  # how the network runs
     distributed: MayChange[DistributedConfig] = DistributedConfig()
 
     def __post_init__(self) -> None:
-        if self.beam_size < 1:
-            raise InputError(f"config.beam_size={self.beam_size}: expected at least 1")
-        if not self.beam_threshold > 0:
-            raise InputError(f"config.beam_threshold={self.beam_threshold}: expected more than 0")
+        if self.method not in _METHODS:
+            raise InputError(f"config.method={self.method!r}: expected one of {_METHODS}")
+        if self.processes < 0 or self.seed < 0:
+            key = "processes" if self.processes < 0 else "seed"
+            raise InputError(f"config.{key}={getattr(self, key)}: expected 0 or more")
+        if self.method == "lexicon" and not (self.lm or self.lexicon):
+            raise InputError("config.method=lexicon: needs config.lm or config.lexicon; pass one")
+        unused = {
+            "lm": self.method == "greedy" and self.lm,
+            "lexicon": self.method != "lexicon" and self.lexicon,
+            "search": self.method == "greedy" and self.search != BeamSearch() and "...",
+            "weights.trials": self.method == "greedy" and self.weights.trials,
+            "search.unknown_score": self.method == "letters" and self.search.unknown_score,
+        }
+        for key, value in unused.items():
+            if value:
+                raise InputError(
+                    f"config.{key}={value}: has no effect with config.method={self.method}; leave "
+                    "it out, or pass --config.method=lexicon"
+                )
 
 
 def run(config: DecodeConfig) -> dict:
     """Decodes the split; returns the content of `WORKDIR/decode/result.json`.
 
-    Raises InputError for networks without CTC head, and where they give NaN.
+    Raises InputError for networks without CTC head or that give NaN, and for an n-gram or lexicon
+    that cannot be used, before the network runs.
     """
     started = time.monotonic()
-    from hubert_jax.asr.beam_search import beam_search
     from hubert_jax.data.manifests import read_manifest
 
-    directory = files.require_writable(config.workdir) / "decode"
+    workdir = files.require_writable(config.workdir)
+    _require_installed(config)
     distributed.join(config.distributed)
     manifest = read_manifest(config.audio)
+    if config.weights.trials and not manifest.transcribed:
+        raise InputError(
+            f"config.audio={config.audio}: has no transcripts, by which weights are searched; "
+            "expected a validation split, or leave out config.weights.trials"
+        )
+    words = _words(config)
     # Later than the cheap checks: it imports orbax and TensorFlow.
-    from hubert_jax.asr.emissions import emissions
+    from hubert_jax.asr.emissions import KeptEmissions
     from hubert_jax.networks import trained as trained_lib
+    from hubert_jax.tasks import transcripts
 
     trained = trained_lib.load(config.checkpoint, execution=config.execution)
     vocabulary = trained_lib.require_ctc(trained)
+    lexicon = _lexicon(config, words, vocabulary)
+    read = [key for key in ("lm", "lexicon") if getattr(config, key)]
     found = {"config.checkpoint": trained.fingerprint, "config.audio": manifest.digest}
+    found |= {f"config.{key}": files.sha256_file(getattr(config, key)) for key in read}
+    directory = workdir / "decode"
     distributed.require_agreement(config, found, directory)
-    (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
+    if distributed.is_first():
+        transcripts.tell_outside(config.audio, manifest, vocabulary)
+    if lexicon and lexicon.dropped:
+        distributed.announce(lexicon.dropped)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(distributed.locked(workdir / ".decode.lock", "decode job"))
+        searchers = None
+        if config.method != "greedy":
+            from hubert_jax.asr.decoding import Searchers
 
-    numbered = []  # by audio shards
+            made = (vocabulary, config.lm, lexicon, config.processes)
+            searchers = stack.enter_context(Searchers(*made))
+        # Only a finished job has a result.
+        distributed.from_first(lambda: (directory / "result.json").unlink(missing_ok=True))
+        kept = KeptEmissions(
+            trained, config.audio, manifest, directory / "emissions", config.execution
+        )
+        shards = range(len(manifest.shards))
+        computed = kept.compute(
+            distributed.takes, job.Progress("emissions", 1.0, "{:.0%} of {:.0%}")
+        )
+        computed = sum(distributed.gather(computed))
+        if shards and not computed:
+            distributed.announce(f"emissions kept from an earlier call: {kept.directory}")
+        trials = None
+        if config.weights.trials and searchers:
+            config, trials = _weighed(config, kept, len(shards), searchers, vocabulary, found)
+        decisive = config_lib.decisive(config, complete=True) | {"seed": 0}
+        key = config_lib.digest([VERSION, kept.digest, found, decisive])
+        parts = directory / "parts" / key[:16]
+        _decode(config, manifest, vocabulary, kept, searchers, parts)
+        distributed.gather(None)
+        about = {
+            "audio_seconds": manifest.seconds,
+            "audio_digest": manifest.digest,
+            "fingerprint": trained.fingerprint,
+            "emissions": str(kept.directory),
+            "emissions_computed": computed,  # audio shards; the others were kept
+            "lexicon_words": len(lexicon.words) if lexicon else None,
+            "trials": trials,
+        }
+        files_of_shards = [parts / f"{number:05d}.jsonl" for number in shards]
+        return distributed.from_first(
+            lambda: _finish(config, vocabulary, files_of_shards, about, started)
+        )
+
+
+def _require_installed(config: DecodeConfig) -> None:
+    if config.method != "greedy":
+        require_library("flashlight", f"config.method={config.method}")
+    if config.weights.trials:
+        require_library("optuna", "config.weights.trials")
+        if config.distributed.coordinator:
+            raise InputError("config.weights.trials: runs in one process; leave out the others")
+
+
+def _words(config: DecodeConfig) -> list[str]:
+    """What the n-gram knows, if there is one; raises InputError where it does not fit."""
+    from hubert_jax.language import ngram
+
+    words = ngram.words(config.lm) if config.lm else []
+    if config.method == "lexicon" and not (config.lexicon or words):
+        raise InputError(
+            f"config.lm={config.lm}: a binary without its words; pass --config.lexicon, or an "
+            "n-gram with them"
+        )
+    if config.method == "lexicon" and ngram.WORD_BOUNDARY in words:
+        raise InputError(
+            f"config.lm={config.lm}: an n-gram of letters; expected one of words, or pass "
+            "--config.method=letters"
+        )
+    return words
+
+
+def _lexicon(config: DecodeConfig, words: list[str], vocabulary: "Vocabulary") -> "Lexicon | None":
+    from hubert_jax.language import lexicon
+
+    if config.method != "greedy" and (vocabulary.boundary < 0 or vocabulary.separated):
+        raise InputError(
+            f"config.method={config.method}: {config.checkpoint} has no word boundary, by which "
+            "words are told apart; expected a vocabulary with '|', or pass --config.method=greedy"
+        )
+    if config.lexicon:
+        return lexicon.read(config.lexicon, vocabulary)
+    if config.method == "lexicon":
+        return lexicon.of_words(words, vocabulary, config.lm)
+    return None
+
+
+def _weighed(
+    config: DecodeConfig,
+    kept: "KeptEmissions",
+    shards: int,
+    searchers: "Searchers",
+    vocabulary: "Vocabulary",
+    found: dict[str, Any],
+) -> tuple[DecodeConfig, list[dict[str, Any]]]:
+    """The configuration with the best weights, also written as a file, and all trials."""
+    from hubert_jax.asr.error_rates import ErrorRate, word_errors
+
+    def error_rate(search: BeamSearch) -> float:
+        references, texts = [], []
+        for number in range(shards):
+            spoken = [e for e in kept.of_shard(number) if vocabulary.normalised(e.text)]
+            references += [vocabulary.normalised(each.text) for each in spoken]
+            emitted = (each.log_probs for each in spoken)
+            search = dataclasses.replace(search, n_best=1)
+            texts += [
+                vocabulary.normalised(n_best[0].text)
+                for n_best, _ in searchers.search(emitted, search)
+            ]
+        return ErrorRate.of(word_errors(references, texts)).rate
+
+    asked = config.weights
+    directory = pathlib.Path(config.workdir, "decode")
+    made_of = [VERSION, kept.digest, found, dataclasses.asdict(config.search), config.method]
+    study = config_lib.digest([*made_of, dataclasses.asdict(dataclasses.replace(asked, trials=0))])
+    best, trials = weights.find(
+        asked, config.search, error_rate, directory / "trials.log", study, distributed.announce
+    )
+    config = dataclasses.replace(config, search=best, weights=WeightSearch())
+    values = {key: getattr(config, key) for key in ("checkpoint", "method", "lm", "lexicon")}
+    values["search"] = dataclasses.asdict(best)
+    rate = min(trial["error_rate"] for trial in trials)
+    path, listed = directory / "searched.py", pprint.pformat(values, sort_dicts=False)
+    files.write_text(
+        path,
+        f'"""Weights of {len(trials)} trials, with a WER of {100 * rate:.2f} %."""\n\n'
+        "from ml_collections import ConfigDict\n\n\n"
+        'def get_config(part: str = "decode") -> ConfigDict:\n'
+        f'    """For decode."""\n    return ConfigDict({listed})\n',
+    )
+    distributed.announce(f"weights: --config={path}")
+    return config, trials
+
+
+def _decode(
+    config: DecodeConfig,
+    manifest: "AudioManifest",
+    vocabulary: "Vocabulary",
+    kept: "KeptEmissions",
+    searchers: "Searchers | None",
+    parts: pathlib.Path,
+) -> None:
+    """Writes the rows of this process's shards that are not there yet, a file for each shard."""
+    from hubert_jax.asr.decoding import Journal
+
+    mine = [number for number in range(len(manifest.shards)) if distributed.takes(number)]
+    samples = sum(manifest.shards[number].samples for number in mine)
+    progress = job.Progress("decode", samples / SAMPLE_RATE / 3600, "{:.2f} of {:.2f} h")
+    there = 0
+    for number in mine:
+        with contextlib.closing(Journal(parts / f"{number:05d}.jsonl")) as journal:
+            done = {row["id"] for row in journal.rows}
+            there += len(done)
+            emitted = [each for each in kept.of_shard(number) if each.id not in done]
+            searched: Iterable[tuple[list[Hypothesis], float]] = itertools.repeat(([], 0.0))
+            if searchers:
+                searched = searchers.search((each.log_probs for each in emitted), config.search)
+            for each, (hypotheses, seconds) in zip(emitted, searched, strict=False):
+                row = _row(each, vocabulary)
+                if searchers:
+                    row |= {
+                        "beam": hypotheses[0].text,
+                        "n_best": [_listed(hypothesis) for hypothesis in hypotheses],
+                        "beam_seconds": seconds,
+                    }
+                journal.append(row)
+                progress(num_samples(len(each.log_probs)) / SAMPLE_RATE / 3600)
+    if there:
+        print(f"{there} utterances were decoded by an earlier call", flush=True)
+
+
+def _row(each: "Emitted", vocabulary: "Vocabulary") -> dict[str, Any]:
+    """What is known of an utterance without a search."""
+    begun = time.monotonic()
+    labels = vocabulary.collapse(each.log_probs.argmax(axis=1))
     specials = dict(vocabulary.specials)
-    left_out: collections.Counter[str] = collections.Counter()  # of the greedy texts
-    seconds = {"greedy": 0.0} if config.greedy else {"greedy": 0.0, "beam": 0.0}
-    for shard, utterance, reference, log_probs in emissions(
-        trained, config.audio, distributed.takes
-    ):
-        if not np.isfinite(log_probs).all():
-            raise InputError(
-                f"{config.checkpoint}: gives NaN or infinite log probabilities for {utterance}; "
-                "fine-tuning diverged: decode an earlier step (orbax:DIR@STEP), or lower its "
-                "learning rate"
-            )
-        row = {"id": utterance, "reference": reference if reference.strip() else None}
+    return {
+        "id": each.id,
+        "speaker": each.speaker,
+        "reference": vocabulary.normalised(each.text) or None,
+        "greedy": vocabulary.decode(labels),
+        "left_out": [specials[index] for index in labels.tolist() if index in specials],
+        "greedy_seconds": time.monotonic() - begun,
+    }
 
-        begun = time.monotonic()
-        labels = vocabulary.collapse(log_probs.argmax(axis=1))
-        row["greedy"] = vocabulary.decode(labels)
-        left_out.update(specials[i] for i in labels.tolist() if i in specials)
-        seconds["greedy"] += time.monotonic() - begun
-        if not config.greedy:
-            begun = time.monotonic()
-            best = beam_search(
-                log_probs,
-                vocabulary,
-                beam_size=config.beam_size,
-                beam_threshold=config.beam_threshold,
-                word_score=config.word_score,
-            )[0]
-            row["beam"] = best.text
-            seconds["beam"] += time.monotonic() - begun
-        numbered.append((shard, row))
-    gathered = distributed.gather((numbered, seconds, dict(left_out)))
-    return distributed.from_first(lambda: _finish(config, gathered, trained, manifest, started))
+
+def _listed(hypothesis: Hypothesis) -> dict[str, Any]:
+    """A text, its scores, and words as [word, start, end, confidence]."""
+    scores = {key: round(getattr(hypothesis, key), 4) for key in ("score", "acoustic", "lm")}
+    words = [
+        [word.text, round(word.start, 3), round(word.end, 3), round(word.confidence, 4)]
+        for word in hypothesis.words
+    ]
+    return {"text": hypothesis.text, **scores, "words": words, "complete": hypothesis.complete}
 
 
 def _finish(
     config: DecodeConfig,
-    gathered: list[tuple[list, dict[str, float], dict[str, int]]],
-    trained: "Trained",
-    manifest: "AudioManifest",
+    vocabulary: "Vocabulary",
+    parts: list[pathlib.Path],
+    about: dict[str, Any],
     started: float,
 ) -> dict:
     """Scores what the processes decoded, in the split's order, and writes it."""
-    from hubert_jax.asr.error_rates import ErrorRate, character_error_rate, word_error_rate
+    from hubert_jax.asr import error_rates
+    from hubert_jax.asr.decoding import Journal
 
-    numbered = itertools.chain.from_iterable(decoded for decoded, *_ in gathered)
-    rows = [row for _, row in sorted(numbered, key=operator.itemgetter(0))]
-    seconds = {way: sum(spent[way] for _, spent, _ in gathered) for way in gathered[0][1]}
+    rows: list[dict[str, Any]] = []
+    for path in parts:
+        with contextlib.closing(Journal(path)) as journal:
+            rows += journal.rows
+    ways = ("greedy",) if config.method == "greedy" else ("greedy", "beam")
+    written = ("id", "reference", *ways)
+    hypotheses = pathlib.Path(config.workdir, "decode", "hypotheses.jsonl")
+    with files.writing_file(hypotheses) as aside, open(aside, "w", encoding="utf-8") as lines:
+        for row in rows:
+            kept = {key: row[key] for key in (*written, "n_best") if key in row}
+            lines.write(json.dumps(kept, ensure_ascii=False) + "\n")
     scored = [row for row in rows if row["reference"] is not None]
     references = [row["reference"] for row in scored]
-
-    def rates(measure: Callable[..., ErrorRate]) -> dict[str, ErrorRate | None]:
-        return {w: measure(references, [r[w] for r in scored]) if scored else None for w in seconds}
-
-    words, characters = rates(word_error_rate), rates(character_error_rate)
-    hypotheses = pathlib.Path(config.workdir, "decode", "hypotheses.jsonl")
-    files.write_text(hypotheses, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+    rates: dict[str, dict[str, Any]] = {}
+    speakers: dict[str, dict[str, Any]] = {}
+    less_than_greedy: dict[str, list[float]] = {}  # 95 % of the differences, of the same draws
+    said_by = np.array([row["speaker"] for row in scored])
+    for name, count in (("wer", error_rates.word_errors), ("cer", error_rates.character_errors)):
+        rates[name], of_greedy = {}, None
+        for way in ways:
+            rates[name][way] = None
+            if not scored:
+                continue
+            counts = count(references, [vocabulary.normalised(row[way]) for row in scored])
+            of_all = error_rates.ErrorRate.of(counts)
+            between = list(error_rates.interval(counts, config.seed))
+            rates[name][way] = dataclasses.asdict(of_all) | {"interval": between}
+            for speaker in sorted({*said_by.tolist()} - {""}):
+                spoken = counts[said_by == speaker]
+                found = speakers.setdefault(
+                    speaker, {"utterances": len(spoken), "wer": {}, "cer": {}}
+                )
+                found[name][way] = error_rates.ErrorRate.of(spoken).rate
+            if of_greedy is None:
+                of_greedy = counts
+            else:
+                errors, length = of_greedy[:, :3] - counts[:, :3], counts[:, 3:]
+                paired = np.concatenate([errors, length], axis=1)
+                less_than_greedy[name] = list(error_rates.interval(paired, config.seed))
     result = {
-        "config": dataclasses.asdict(config),
+        "config": config_lib.to_dict(config),
         "utterances": len(rows),
         "transcribed": len(scored),  # what the rates are of
-        "words": words["greedy"].length if words["greedy"] else 0,
-        "characters": characters["greedy"].length if characters["greedy"] else 0,
-        "audio_seconds": manifest.seconds,
-        "wer": {way: rate and rate.rate for way, rate in words.items()},
-        "cer": {way: rate and rate.rate for way, rate in characters.items()},
-        "word_errors": {way: rate and dataclasses.asdict(rate) for way, rate in words.items()},
-        "character_errors": {
-            way: rate and dataclasses.asdict(rate) for way, rate in characters.items()
+        "words": rates["wer"]["greedy"]["length"] if scored else 0,
+        "characters": rates["cer"]["greedy"]["length"] if scored else 0,
+        **{
+            name: {way: found and found["rate"] for way, found in of_ways.items()}
+            for name, of_ways in rates.items()
         },
-        "decode_seconds": {way: round(spent, 3) for way, spent in seconds.items()},
-        "examples": scored[:_EXAMPLES],
+        "word_errors": rates["wer"],
+        "character_errors": rates["cer"],
+        "less_than_greedy": less_than_greedy,
+        "speakers": speakers,
+        "decode_seconds": {
+            way: round(sum(row[f"{way}_seconds"] for row in rows), 3) for way in ways
+        },
+        "examples": [{key: row[key] for key in written} for row in scored[:_EXAMPLES]],
         "hypotheses": str(hypotheses),
-        "audio_digest": manifest.digest,
-        "fingerprint": trained.fingerprint,
         "hypotheses_digest": files.sha256_file(hypotheses),
+        **about,
     }
     result = job.finish(config.workdir, "decode", result, started)
-    _show(rows, result, hypotheses)
-    left_out: collections.Counter[str] = collections.Counter()
-    for *_, names in gathered:
-        left_out.update(names)
-    if left_out:
-        listed = ", ".join(f"{name} {count}" for name, count in left_out.most_common(_NAMES_SHOWN))
-        distributed.announce(
-            f"left out of greedy texts: {left_out.total()} special symbols ({listed}); the "
-            "pipeline of transformers writes names for them"
-        )
+    if parts:
+        shutil.rmtree(parts[0].parent.parent)
+    _show(rows, result)
     return result
 
 
-def _show(rows: list[dict], result: dict, hypotheses: pathlib.Path) -> None:
+def _show(rows: list[dict], result: dict) -> None:
     ways = list(result["wer"])
     for row in rows[:_PAIRS_SHOWN]:
         print(row["id"])
@@ -178,16 +406,33 @@ def _show(rows: list[dict], result: dict, hypotheses: pathlib.Path) -> None:
             print(f"  {field:<9}  {'(none)' if row[field] is None else row[field]}")
     for way in ways if result["transcribed"] else ():
         errors = result["word_errors"][way]
+        low, high = (100 * rate for rate in errors["interval"])
         print(
-            f"{way}: WER {100 * result['wer'][way]:.2f} %, CER {100 * result['cer'][way]:.2f} % "
+            f"{way}: WER {100 * result['wer'][way]:.2f} % (95 %: {low:.2f} to {high:.2f}), "
+            f"CER {100 * result['cer'][way]:.2f} % "
             f"({errors['substitutions']} substitutions, {errors['insertions']} insertions, "
             f"{errors['deletions']} deletions in {errors['length']} words)"
         )
     print(
         f"{result['utterances']} utterances, {result['transcribed']} of them with a transcript to "
-        f"compare with; all hypotheses: {hypotheses}",
+        f"compare with; all hypotheses: {result['hypotheses']}",
         flush=True,
     )
+    left_out = collections.Counter(name for row in rows for name in row["left_out"])
+    if left_out:
+        listed = ", ".join(f"{name} {count}" for name, count in left_out.most_common(_NAMES_SHOWN))
+        print(
+            f"left out of greedy texts: {left_out.total()} special symbols ({listed}); the "
+            "pipeline of transformers writes names for them",
+            flush=True,
+        )
+    broken_off = sum(not row["n_best"][0]["complete"] for row in rows if "n_best" in row)
+    if broken_off:
+        print(
+            f"{broken_off} texts break off within a word: the beam had none that ends with a word "
+            "of the lexicon; raise config.search.beam or beam_threshold",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -6,16 +6,20 @@ end, result.json. The same command continues an interrupted run; on several host
 """
 
 import dataclasses
+import pathlib
 import time
 
 from hubert_jax import distributed, files, job
+from hubert_jax.asr import vocabularies
+from hubert_jax.data.manifests import AudioManifest
 from hubert_jax.networks import warm_start
 from hubert_jax.tasks import ctc
 from hubert_jax.tasks.ctc import FinetuneConfig
 from hubert_jax.training import sharding
+from hubert_jax.training.checkpoint import Checkpoints
 from hubert_jax.training.fit import fit
 from hubert_jax.training.task import WarmStart
-from hubert_jax.vocabulary import LIBRISPEECH
+from hubert_jax.vocabulary import Vocabulary
 
 VERSION = ctc.VERSION
 
@@ -31,17 +35,19 @@ def run(config: FinetuneConfig) -> dict:
     distributed.join(config.distributed)  # first, so that no process waits for one that fails
     audio, held_out = ctc.read(config)
     mesh = sharding.make_mesh(config.mesh)
-    task = ctc.task(config, audio, held_out, LIBRISPEECH, mesh)
+    vocabulary = _vocabulary(config, audio, directory)
+    seconds = config.learnable_seconds(audio, held_out, vocabulary)
+    task = ctc.task(config, audio, held_out, vocabulary, mesh)
     distributed.require_agreement(config, task.facts["inputs"], directory)
-    kernels = ctc.network(config, LIBRISPEECH.size, mesh).kernels
+    kernels = ctc.network(config, vocabulary.size, mesh).kernels
     distributed.announce(
         f"fine-tuning {'from ' + config.init_from if config.init_from else 'from scratch'}: "
-        f"{audio.seconds / 3600:.2f} h, {config.loop.steps} steps; attention by "
+        f"{seconds / 3600:.2f} h, {config.loop.steps} steps; attention by "
         f"{kernels.attention_backend} ({kernels.attention_reason})"
     )
 
     def start() -> WarmStart:
-        return warm_start.for_finetuning(config.init_from, config.architecture, LIBRISPEECH)
+        return warm_start.for_finetuning(config.init_from, config.architecture, vocabulary)
 
     warm = start if config.init_from else None
     with distributed.locked(workdir / ".finetune.lock", "fine-tuning"):
@@ -49,10 +55,20 @@ def run(config: FinetuneConfig) -> dict:
     result = {
         "checkpoint": str(directory / "checkpoints"),
         "from_scratch": not config.init_from,
-        "audio_seconds": audio.seconds,
+        "audio_seconds": seconds,
         **dataclasses.asdict(trained),
     }
     return distributed.from_first(lambda: job.finish(config.workdir, "finetune", result, started))
+
+
+def _vocabulary(
+    config: FinetuneConfig, audio: AudioManifest, directory: pathlib.Path
+) -> Vocabulary:
+    """That of the run which is there, whatever has become of its source, or of a new one."""
+    if saved := Checkpoints.newest_metadata(directory / "checkpoints").get("vocabulary"):
+        return Vocabulary.from_dict(saved)
+    where = (config.vocabulary_file, config.init_from, config.audio)
+    return vocabularies.choose(config.vocabulary, *where, audio)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The stage JOB or GROUP/JOB writes WORKDIR/JOB or WORKDIR/GROUP/JOB. `prepare:train` is a prepared
 split, `it1/label:train` the labels of one, `it1/label:NAME/train` those by one of several
-codebooks, `it1/label` the codebook or codebooks; `it1/train`,
+codebooks, `it1/label` the codebook or codebooks, `lm` an n-gram; `it1/train`,
 `pretrained/finetune`, `pretrained/export` and `public/convert` are networks; `it1/train@best`,
 `@mean3` and `@500` are others of a training's checkpoints than the newest.
 """
@@ -19,6 +19,7 @@ _EXAMPLES = {
     "labels": "GROUP/label:SPLIT",
     "a codebook": "GROUP/label",
     "a network": "GROUP/train, GROUP/finetune, GROUP/export or GROUP/convert",
+    "a language model": "GROUP/lm",
 }
 _TAKEN = {
     "audio": "a prepared split",
@@ -26,13 +27,16 @@ _TAKEN = {
     "labels": "labels",
     "validation_audio": "a prepared split",
     "validation_labels": "labels",
+    "measured_on": "a prepared split",
     "codebook": "a codebook",
+    "lm": "a language model",
     "checkpoint": "a network",
     "init_from": "a network",
     "source": "a network",
 }
 _GIVEN = {("prepare", True): "a prepared split", ("label", True): "labels"} | {
     ("label", False): "a codebook",
+    ("lm", False): "a language model",
     **{(job, False): "a network" for job in ("train", "finetune", "export", "convert")},
 }
 
@@ -91,6 +95,8 @@ class Reference:
         if job == "convert":
             target = values["target"]
             return f"{target}{where}/model" if target.endswith(":") else target
+        if job == "lm":
+            return f"{where}/lm.bin"
         return f"{where}/{self.split}" if self.split else where
 
     def digest(self, result: dict[str, Any]) -> Any:
@@ -111,7 +117,12 @@ class Reference:
             return result["validation"]["fingerprint"]
         if self.which:
             return [result["fingerprint"], self.which]
-        named = {"label": "codebook_digest", "export": "digests", "convert": "digests"}
+        named = {
+            "label": "codebook_digest",
+            "lm": "digest",
+            "export": "digests",
+            "convert": "digests",
+        }
         return result[named.get(job_of(self.stage), "fingerprint")]
 
 
@@ -127,6 +138,8 @@ def outputs(stage: str, result: Mapping[str, Any]) -> list[str]:
         found += [f"checkpoints/{step}" for step in (result["steps"], best) if step is not None]
     if job == "evaluate":
         found.append("joint_counts.npz")
+    if job == "lm":
+        found += ["lm.arpa", "lm.bin"]
     if job == "decode":
         found.append("hypotheses.jsonl")
     return found

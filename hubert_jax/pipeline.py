@@ -6,7 +6,6 @@ what would run, and why, and touches nothing.
 """
 
 import dataclasses
-import functools
 import pathlib
 import sys
 import time
@@ -168,7 +167,7 @@ def _require_data(stages: list[Stage], results: Mapping[str, dict], checked: set
     for stage in stages:
         if stage.name not in {*checked, *results} and _is_prepared(stage, results):
             with named(stage.name):
-                distributed.from_first(functools.partial(require_data, stage))
+                require_data(stage)  # in all processes, which it asks to wait for the first
             checked.add(stage.name)
 
 

@@ -72,7 +72,7 @@ def stages(corpus, tmp_path_factory) -> dict:
         label=dict(inputs=dict(audio=(audio,)), **FIT),
         several=dict(label=dict(SEVERAL, inputs=dict(audio=(audio,)))),
         it2=dict(label=dict(LAYER, inputs=dict(audio=(audio,)), checkpoint=network)),
-        decode=dict(inputs=dict(audio=audio), checkpoint=network, beam_size=2),
+        decode=dict(inputs=dict(audio=audio), checkpoint=network),
         convert=dict(source=network, target="orbax:"),
         export=dict(inputs=dict(checkpoint="convert")),
     )
@@ -167,14 +167,13 @@ def test_decoding_is_that_of_one_process(together, stages, tmp_path):
         workdir=str(tmp_path),
         audio=f"{run}/prepare/train",
         checkpoint=stages["decode"]["checkpoint"],
-        beam_size=2,
     )
     alone = decode.run(config_lib.build(decode.DecodeConfig, values))
     result = json.loads((run / "decode/result.json").read_text())
     hypotheses = (run / "decode/hypotheses.jsonl").read_bytes()
     assert hypotheses == (tmp_path / "decode/hypotheses.jsonl").read_bytes()
     for found in (alone, result):
-        for key in ("config", "hypotheses", "seconds", "decode_seconds", "versions"):
+        for key in ("config", "hypotheses", "emissions", "seconds", "decode_seconds", "versions"):
             del found[key]
     assert result == json.loads(json.dumps(alone))
 

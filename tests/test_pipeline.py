@@ -459,9 +459,9 @@ def test_a_misspelt_key_of_a_late_stage_is_refused_before_anything_runs(tmp_path
     arguments = [
         "--config=tests/configs/tiny.py",
         f"--config.workdir={tmp_path}/run",
-        "--config.stages.scratch.decode.beam_sise=3",
+        "--config.stages.scratch.decode.methud=lexicon",
     ]
-    with pytest.raises(InputError, match="beam_sise: no such key; did you mean .*beam_size"):
+    with pytest.raises(InputError, match="methud: no such key; did you mean .*method"):
         command_line.read(arguments, "pipeline", pipeline.PipelineConfig)
 
 

@@ -649,6 +649,17 @@ def test_a_converted_network_feeds_other_stages(tmp_path, corpus):
     assert configs["it1/label"].checkpoint == f"orbax:{run}/public/convert/model"
 
 
+def test_an_ngram_feeds_decoding(tmp_path):
+    reference = Reference.parse("text/lm")
+    reference.require_fits("lm")
+    assert reference.path("w") == "w/text/lm/lm.bin"
+    assert reference.digest({"digest": "abc"}) == "abc"
+    with pytest.raises(
+        InputError, match="inputs.lm=it1/label: expected a language model, GROUP/lm"
+    ):
+        Reference.parse("it1/label").require_fits("lm")
+
+
 def test_references():
     found = {
         text: Reference.parse(text).path("runs/x")

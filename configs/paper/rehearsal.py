@@ -59,8 +59,6 @@ def _shrink(network: str, job: str, stage: ConfigDict, full_width: bool) -> None
     if job == "evaluate":
         kmeans = dict(n_init=1, max_no_improvement=20)
         stage.update(layers=(6,), fit_max_frames=2_000, kmeans=kmeans)
-    if job == "decode":
-        stage.beam_size = 5
     if job not in ("train", "finetune"):
         return
     steps = 1 if full_width and network == "large" else 2

@@ -1,1 +1,1 @@
-"""Speech recognition: vocabulary, CTC loss, beam search and error rates."""
+"""Speech recognition: emissions, beam search and error rates."""

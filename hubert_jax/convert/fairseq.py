@@ -19,6 +19,7 @@ from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Head
 from hubert_jax.vocabulary import Vocabulary
 
+_PIECE = "\u2581"  # begins a word, as a space does elsewhere
 _BLANK, _PAD = "<s>", "<pad>"  # class 0 of a CTC dictionary is the blank, spelt as its beginning
 _OURS = "hubert_jax"  # key of what fairseq's own fields have no home for
 
@@ -62,6 +63,7 @@ def read(path: str | os.PathLike) -> Network:
     vocabulary = units = None
     if kind == "ctc":
         vocabulary = _vocabulary(state.get("target_dictionary"), tensors, path)
+        vocabulary = vocabulary.completed(torch_files.plain(ours.get("vocabulary"), path))
     if head is not None:
         units = _units(dictionaries, task, ours, head, path)
     digest = files.sha256_file(path)
@@ -81,7 +83,8 @@ def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
     state: dict[str, Any] = {"dictionaries": units.symbols if units else [None]}
     if network.vocabulary is not None:
         model, task = fairseq_config.ctc_sections(model, task)
-        renamed = (_PAD if symbol == _BLANK else symbol for symbol in network.vocabulary.symbols)
+        symbols = (symbol.replace(" ", _PIECE) for symbol in network.vocabulary.symbols)
+        renamed = (_PAD if symbol == _BLANK else symbol for symbol in symbols)
         state["target_dictionary"] = [_BLANK, *renamed]
     content: dict[str, Any] = {
         "args": None,
@@ -143,5 +146,8 @@ def _vocabulary(dictionary: Any, tensors: Mapping[str, np.ndarray], where: Any) 
         raise InputError(f"{where}: {len(symbols)} symbols for a CTC head of {classes} classes")
     if symbols[0] != _BLANK:
         raise InputError(f"{where}: class 0 is {symbols[0]!r}, expected the blank {_BLANK!r}")
-    renamed = (_BLANK if symbol == _PAD else symbol for symbol in symbols[1:])
-    return Vocabulary.from_symbols(tuple(renamed))
+    renamed = [_BLANK if s == _PAD else s.replace(_PIECE, " ") for s in symbols[1:]]
+    found = Vocabulary.from_symbols(renamed)
+    words = found.boundary >= 0 or any(symbol[0] == " " for symbol in found.characters)
+    phones = not words and max(map(len, found.characters)) > 1
+    return Vocabulary.from_symbols(renamed, separated=True) if phones else found

@@ -56,7 +56,7 @@ def write_directory(out: str | os.PathLike, network: Network) -> dict[str, str]:
     beside = _json_files(network)
     if network.vocabulary is not None:
         vocabulary, rows, _ = read_vocabulary(out, beside, network.vocabulary.size)
-        if vocabulary != network.vocabulary:
+        if not vocabulary.same_classes(network.vocabulary):
             raise InputError(f"{out}: the tokens that came with the network are not its own")
         for name in _CTC_HEAD:
             tensors[name] = tensors[name][np.argsort(rows)]
@@ -117,6 +117,8 @@ def read_directory(directory: str | os.PathLike) -> Network:
             )
         vocabulary, rows, of_tokens = read_vocabulary(directory, beside, classes)
         notes += of_tokens
+        if "vocabulary" in of_model:
+            vocabulary = vocabulary.completed(_parsed(of_model, "vocabulary", MODEL))
         tensors |= {name: tensors[name][rows] for name in _CTC_HEAD}
     params = from_library(tensors, architecture, "hugging_face", str(model))
     params, made = with_mask_embedding(params, architecture)

@@ -138,11 +138,18 @@ class Network:
         return traverse_util.flatten_dict(dict(self.params), sep="/")
 
     def described(self) -> dict[str, Any]:
-        """What a converted file keeps beside the tensors, JSON-able."""
+        """What a converted file keeps beside the tensors, JSON-able.
+
+        A vocabulary is there where its symbols alone do not tell it.
+        """
+        vocabulary = self.vocabulary
+        if vocabulary == (vocabulary and Vocabulary.from_symbols(vocabulary.symbols)):
+            vocabulary = None
         return {
             "architecture": config_lib.to_dict(self.architecture),
             "head": self.head and config_lib.to_dict(self.head),
             "regularization": config_lib.to_dict(self.regularization),
+            **({"vocabulary": vocabulary.to_dict()} if vocabulary else {}),
             **({"beside": dict(self.beside)} if self.beside else {}),
         }
 

@@ -5,7 +5,6 @@ Source: transformers 5.23, `tokenization_wav2vec2.py`, `tokenization_utils_base.
 
 import itertools
 import pathlib
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,17 +14,17 @@ from hubert_jax.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
 _BLANK_TOKEN = "<pad>"  # transformers' CTC models take the padding token for the blank
 _TOKENS, _ADDED, _SETTINGS = "vocab.json", "added_tokens.json", "tokenizer_config.json"
 TOKENIZER_FILES = (_TOKENS, _ADDED, _SETTINGS, "special_tokens_map.json")
+_LETTERS, _PHONES = "Wav2Vec2CTCTokenizer", "Wav2Vec2PhonemeCTCTokenizer"
 _FIXED = {  # another value would give other texts
-    "tokenizer_class": ("Wav2Vec2CTCTokenizer", "Wav2Vec2Tokenizer", None),
+    "tokenizer_class": (_LETTERS, "Wav2Vec2Tokenizer", _PHONES, None),
     "replace_word_delimiter_char": (" ",),
-    "target_lang": (None,),
 }
 _CLEANED = frozenset(".?!,'")
 _LISTED = 5  # classes of a note
 
 
 def tokenizer_files(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
-    """The files of a `Wav2Vec2CTCTokenizer` by name.
+    """The files of a `Wav2Vec2CTCTokenizer`, of phones that of their own, by name.
 
     `<s>`, `</s>` and `<unk>` are there only where the head has rows for them: a decoder must not
     choose rows that were never trained, and a text outside the vocabulary is to be refused.
@@ -35,13 +34,19 @@ def tokenizer_files(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
     special: dict[str, str | None] = {"pad_token": _BLANK_TOKEN}
     for key, symbol in (("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")):
         special[key] = symbol if symbol in tokens else None
-    config = {
-        "tokenizer_class": "Wav2Vec2CTCTokenizer",
-        "processor_class": "Wav2Vec2Processor",
-        **special,
+    letters = {
         "word_delimiter_token": WORD_BOUNDARY,
         "replace_word_delimiter_char": " ",
         "do_lower_case": False,
+    }
+    # Where it is special, a word's end is in no text of phones.
+    ends = WORD_BOUNDARY if WORD_BOUNDARY in dict(vocabulary.specials).values() else None
+    phones = {"do_phonemize": False, "word_delimiter_token": ends}
+    config = {
+        "tokenizer_class": _PHONES if vocabulary.separated else _LETTERS,
+        "processor_class": "Wav2Vec2Processor",
+        **special,
+        **(phones if vocabulary.separated else letters),
         "clean_up_tokenization_spaces": False,
     }
     return {
@@ -52,16 +57,18 @@ def tokenizer_files(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
 
 
 def read_vocabulary(
-    directory: pathlib.Path, beside: Mapping[str, Any], classes: int
+    directory: pathlib.Path, beside: Mapping[str, Any], classes: int | None = None
 ) -> tuple[Vocabulary, list[int], tuple[str, ...]]:
     """The vocabulary of a head there, the row there of each of our classes, and notes.
 
-    `beside` are the directory's JSON files. Rows without a token, and special tokens, are classes
-    that spell nothing. Raises InputError, naming file and field, for tokens that do not fit the
-    head and settings under which transformers would give another text.
+    `beside` are the directory's JSON files; without `classes` the head has as many as tokens. Rows
+    without a token, and special tokens, are classes that spell nothing. Raises InputError, naming
+    file and field, for tokens that do not fit the head and settings under which transformers would
+    give another text.
     """
     path, settings = directory / _TOKENS, _settings(directory, beside)
-    tokens = _tokens(directory, beside, classes)
+    tokens = _tokens(directory, _of_language(directory, beside, settings), classes)
+    classes = max(tokens, default=-1) + 1 if classes is None else classes
     rows_of = {token: row for row, token in tokens.items()}
     named = settings.get("pad_token")
     pads = [_content(named)] if named else [_BLANK_TOKEN, "[PAD]"]
@@ -85,16 +92,19 @@ def read_vocabulary(
             f"{pads[0]!r} is no token",
         )
     rows = [blank, *(row for row in range(classes) if row != blank)]
-    symbols = _symbols(directory, settings, [tokens.get(row, row) for row in rows[1:]])
     try:
-        vocabulary = Vocabulary.from_symbols(symbols)
+        vocabulary = _vocabulary(directory, settings, [tokens.get(row, row) for row in rows[1:]])
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     unused = [row for row in range(classes) if row not in tokens and row != blank]
     if unused:
         listed = ", ".join(map(str, unused[:_LISTED])) + ", ..." * (len(unused) > _LISTED)
         notes += (f"without a token, spelling nothing: {len(unused)} classes ({listed})",)
-    if settings.get("word_delimiter_token", WORD_BOUNDARY) != WORD_BOUNDARY:
+    if not vocabulary.separated and not {WORD_BOUNDARY, " "} & {
+        c[0] for c in vocabulary.characters
+    }:
+        notes += (f"no {WORD_BOUNDARY!r} among the tokens: texts have no spaces",)
+    if _boundary(settings) != WORD_BOUNDARY and not vocabulary.separated:
         notes += (
             f"words end with {settings['word_delimiter_token']!r}, word_delimiter_token of "
             f"{_SETTINGS}; transformers 5.23 passes over it when it loads a tokenizer",
@@ -122,12 +132,30 @@ def _settings(directory: pathlib.Path, beside: Mapping[str, Any]) -> dict[str, A
     return settings
 
 
-def _tokens(directory: pathlib.Path, beside: Mapping[str, Any], classes: int) -> dict[int, str]:
+def _of_language(
+    directory: pathlib.Path, beside: Mapping[str, Any], settings: Mapping[str, Any]
+) -> Mapping[str, Any]:
+    """`beside` with the tokens of the language that is set alone, where there are several's."""
+    if (language := settings.get("target_lang")) is None:
+        return beside
+    tokens = beside.get(_TOKENS, {})
+    if not isinstance(language, str) or not isinstance(tokens.get(language), dict):
+        known = ", ".join(name for name, of in tokens.items() if isinstance(of, dict)) or "none"
+        raise InputError(
+            f"{directory / _SETTINGS}: target_lang is {language!r:.100}, expected a language of "
+            f"{_TOKENS}, which has {known:.100}"
+        )
+    return {**beside, _TOKENS: tokens[language]}
+
+
+def _tokens(
+    directory: pathlib.Path, beside: Mapping[str, Any], classes: int | None
+) -> dict[int, str]:
     """Tokens by their rows, from all of the files that number some."""
     if _TOKENS not in beside:
         raise InputError(
-            f"{directory / _TOKENS}: not there; expected the tokens of the CTC head's {classes} "
-            "classes"
+            f"{directory / _TOKENS}: not there; expected the tokens of the CTC head's "
+            f"{classes} classes"
         )
     rows_of: dict[str, int] = {}
     tokens: dict[int, str] = {}
@@ -136,8 +164,8 @@ def _tokens(directory: pathlib.Path, beside: Mapping[str, Any], classes: int) ->
         where = f"{directory / name}: "
         if isinstance(row, dict):
             raise InputError(
-                f"{where}{token!r} is a vocabulary of its own; expected one of indices: save that "
-                "of the head's language alone"
+                f"{where}{token!r} is a vocabulary of its own; expected one of indices: set "
+                f"target_lang in {_SETTINGS} to the head's language"
             )
         if type(row) is not int or row < 0:
             raise InputError(f"{where}{token!r} has the index {row!r:.100}, expected 0 or more")
@@ -147,6 +175,7 @@ def _tokens(directory: pathlib.Path, beside: Mapping[str, Any], classes: int) ->
         if rows_of.setdefault(token, row) != row:
             raise InputError(f"{where}{token!r} is there twice: {rows_of[token]} and {row}")
     last = max(tokens, default=-1)
+    classes = last + 1 if classes is None else classes
     missing = next(row for row in itertools.count() if row not in tokens)
     name = _TOKENS
     problem = f"index {missing} is missing" if missing < last else ""
@@ -170,12 +199,17 @@ def _numbered(directory: pathlib.Path, beside: Mapping[str, Any]) -> Iterator[tu
         yield _SETTINGS, _content(token), int(row) if row.isdecimal() and len(row) < 10 else row
 
 
-def _symbols(
+def _boundary(settings: Mapping[str, Any]) -> Any:
+    return settings.get("word_delimiter_token", WORD_BOUNDARY)
+
+
+def _vocabulary(
     directory: pathlib.Path, settings: Mapping[str, Any], tokens: list[str | int]
-) -> tuple[str, ...]:
-    """What our vocabulary calls tokens, and rows that have none."""
-    boundary = settings.get("word_delimiter_token", WORD_BOUNDARY)
-    if boundary not in tokens:
+) -> Vocabulary:
+    """Our vocabulary of tokens, and rows that have none."""
+    phones = settings.get("tokenizer_class") == _PHONES
+    boundary = settings.get("word_delimiter_token") if phones else _boundary(settings)
+    if boundary not in tokens and boundary not in (WORD_BOUNDARY, None) and not phones:
         raise InputError(
             f"{directory / _TOKENS}: no {boundary!r}, word_delimiter_token of {_SETTINGS}"
         )
@@ -185,27 +219,26 @@ def _symbols(
         special |= {_content(value) for value in listed if isinstance(listed, list)}
     added = (settings.get("added_tokens_decoder") or {}).values()
     special |= {_content(each) for each in added if isinstance(each, dict) and each.get("special")}
+    # A special character is printed all the same, but what ends a word, of phones, never is.
+    special = {name for name in special if len(name) > 1 and name != boundary}
+    if phones and boundary in tokens:
+        special.add(WORD_BOUNDARY)
 
     def symbol(token: str | int) -> str:
         if isinstance(token, int):
             return f"<unused_{token}>"
         if token == boundary:
             return WORD_BOUNDARY
-        lower = token.lower() if settings.get("do_lower_case") else token
-        if token == WORD_BOUNDARY or len(token) == 1 != len(lower):
+        if phones or token in special:
+            return token
+        if token == WORD_BOUNDARY:
             raise InputError(
-                f"{directory / _SETTINGS}: with word_delimiter_token {boundary!r} and "
-                f"do_lower_case {bool(settings.get('do_lower_case'))!r}, {token!r} of {_TOKENS} "
-                "cannot be spelt"
+                f"{directory / _SETTINGS}: with word_delimiter_token {boundary!r}, {token!r} of "
+                f"{_TOKENS} cannot be spelt"
             )
-        if len(token) > 1 and token not in special and not re.fullmatch(r"<.*>|\[.*\]", token):
-            raise InputError(
-                f"{directory / _TOKENS}: {token!a}, {len(token)} characters of Unicode, is no "
-                "special token; expected one character each"
-            )
-        return lower if len(token) == 1 else token
+        return token.lower() if settings.get("do_lower_case") else token
 
-    return tuple(map(symbol, tokens))
+    return Vocabulary.from_symbols([symbol(t) for t in tokens], phones, special)
 
 
 def _content(token: Any) -> str:

@@ -18,6 +18,7 @@ class _PaddedBatch:
 
     ids: tuple[str, ...]
     texts: tuple[str, ...]
+    speakers: tuple[str, ...]
     waveform: np.ndarray  # (B, N) float32, zero in the padding and in rows without an utterance
     num_samples: np.ndarray  # (B,) int32, valid samples; 400 in rows without an utterance
 
@@ -68,6 +69,7 @@ def _pad(group: list[Utterance], padded: int, rows: int, normalize_waveform: boo
     return _PaddedBatch(
         tuple(utterance.id for utterance in group),
         tuple(utterance.text for utterance in group),
+        tuple(utterance.speaker for utterance in group),
         waveform,
         num_samples,
     )

@@ -33,6 +33,7 @@ class Outputs:
     shard: int  # its number in the split's manifest
     ids: tuple[str, ...]  # of the utterances, which may be fewer than rows
     texts: tuple[str, ...]
+    speakers: tuple[str, ...]
     num_samples: Any  # (B,), of the rows
     values: Any  # what the function returned, on the device
 
@@ -74,7 +75,8 @@ def over_split(
             wanted,
         )
         for batch in batches:
-            outputs = Outputs(number, batch.ids, batch.texts, batch.num_samples, None)
+            named = (number, batch.ids, batch.texts, batch.speakers, batch.num_samples)
+            outputs = Outputs(*named, None)
             with _naming_longest(split_dir, outputs):
                 arrays = jax.device_put((batch.waveform, batch.num_samples), rows)
                 with jax.transfer_guard("disallow"):

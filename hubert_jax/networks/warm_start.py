@@ -35,7 +35,7 @@ def for_finetuning(where: str, architecture: Architecture, vocabulary: Vocabular
     reason = ""
     if network.vocabulary is None:
         reason = "it has no CTC head"
-    elif network.vocabulary != vocabulary:
+    elif not network.vocabulary.same_classes(vocabulary):
         reason = (
             f"its CTC head has {network.vocabulary.size} classes, the run's {vocabulary.size}"
             if network.vocabulary.size != vocabulary.size

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from hubert_jax import decode, label, prepare
+from hubert_jax.asr import vocabularies
 from hubert_jax.convert import formats
 from hubert_jax.data import manifests
 from hubert_jax.errors import InputError
@@ -18,7 +19,6 @@ from hubert_jax.tasks.held_out import HeldOut
 from hubert_jax.training import sharding
 from hubert_jax.training.task import micro_batch_counts
 from hubert_jax.units import mfcc, steps
-from hubert_jax.vocabulary import LIBRISPEECH
 
 
 def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
@@ -98,7 +98,11 @@ def require_data(stage: Stage, attached: bool = True) -> None:
             HeldOut.read(config.validation_audio, config.audio, audio)
     else:
         audio, held_out = ctc.read(config)
-        config.require_learnable(audio, held_out, LIBRISPEECH)
+        given = config.vocabulary
+        if given.source != "init_from" or "init_from" not in stage.inputs:  # is there already
+            where = (config.vocabulary_file, config.init_from, config.audio)
+            vocabulary = vocabularies.choose(given, *where, audio)
+            config.learnable_seconds(audio, held_out, vocabulary)
     buckets = config.buckets(audio, shards)
     rows = {str(bucket.frames): bucket.rows for bucket in buckets}
     micro_batch_counts(rows, config.micro_batches, shards)

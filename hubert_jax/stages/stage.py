@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from hubert_jax import check, decode, evaluate, export, finetune, label, prepare, train
+from hubert_jax import check, decode, evaluate, export, finetune, label, lm, prepare, train
 from hubert_jax.convert import __main__ as convert
 from hubert_jax.errors import Diverged, InputError, Preempted
 from hubert_jax.layout import Reference, job_of
@@ -29,6 +29,7 @@ JOBS = {
     "train": Job(train.TrainConfig, train.run, train.VERSION, True),
     "evaluate": Job(evaluate.EvaluateConfig, evaluate.run, evaluate.VERSION, False),
     "finetune": Job(finetune.FinetuneConfig, finetune.run, finetune.VERSION, True),
+    "lm": Job(lm.LmConfig, lm.run, lm.VERSION, False),
     "decode": Job(decode.DecodeConfig, decode.run, decode.VERSION, True),
     "export": Job(export.ExportConfig, export.run, export.VERSION, False),
     "convert": Job(convert.ConvertConfig, convert.run, convert.VERSION, False),

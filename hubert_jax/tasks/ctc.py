@@ -13,8 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from hubert_jax import config as config_lib
-from hubert_jax import distributed
+from hubert_jax import distributed, files
 from hubert_jax.asr.error_rates import character_error_rate, word_error_rate
+from hubert_jax.asr.vocabularies import VocabularyConfig
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.data import batches, manifests, schedule
 from hubert_jax.data.index import read_index
@@ -97,12 +98,15 @@ class FinetuneConfig:
     micro_batches: MayChange[int] = 1  # that a batch is computed in; 0: as few as fit the device
     validation_audio: Reads[str] = ""  # a held-out split, scored where it has transcripts; or none
     validation: ValidationConfig = ValidationConfig()
+    vocabulary: VocabularyConfig = VocabularyConfig()
+    vocabulary_file: Reads[str] = ""  # a symbol a line, vocab.json or sentencepiece's .model
     seed: int = 1337  # of the linear layer, data order, masks and dropout
 
     def __post_init__(self) -> None:
         require_run(self.seed, self.micro_batches, self.row_multiple)
         self.execution.require_dropout(self.regularization)
         self.validation.require_meant(self.validation_audio, _FIGURES)
+        self.vocabulary.require_meant(self.vocabulary_file, self.init_from)
         if (name := self.optimizer.name) != "adam":
             raise InputError(f"config.optimizer.name={name!r}: fine-tuning takes 'adam' alone")
         lengths = self.padded_frames
@@ -122,15 +126,14 @@ class FinetuneConfig:
         rows = (self.frames_per_step, self.padded_frames, shards, self.row_multiple)
         return schedule.padded_buckets(audio, read_index(self.audio, audio), *rows)
 
-    def require_learnable(
+    def learnable_seconds(
         self, audio: manifests.AudioManifest, held_out: HeldOut | None, vocabulary: Vocabulary
-    ) -> None:
-        """Raises InputError for a transcript, of either split, at which a run would stop."""
-        splits = [("config.audio", self.audio, audio)]
+    ) -> float:
+        """Seconds that are learnt from; InputError for a transcript at which a run would stop."""
+        splits = {"config.audio": (self.audio, audio)}
         if held_out:
-            splits.append(("config.validation_audio", self.validation_audio, held_out.audio))
-        for split in splits:
-            transcripts.check(*split, vocabulary, self.padded_frames)
+            splits["config.validation_audio"] = (self.validation_audio, held_out.audio)
+        return transcripts.check(splits, vocabulary, self.padded_frames)
 
 
 def read(config: FinetuneConfig) -> tuple[manifests.AudioManifest, HeldOut | None]:
@@ -164,7 +167,7 @@ def task(
 ) -> Task:
     """Fine-tuning as `fit` takes it.
 
-    Raises InputError as `FinetuneConfig.buckets` and `require_learnable`.
+    Raises InputError as `FinetuneConfig.buckets`.
     """
     padded = config.buckets(audio, sharding.batch_shards(mesh))
     if left_out := audio.utterances - sum(bucket.utterances for bucket in padded):
@@ -172,9 +175,11 @@ def task(
             f"{left_out} of {audio.utterances} utterances are left out: longer than "
             f"{config.padded_frames[-1]} frames (config.padded_frames)"
         )
-    distributed.from_first(lambda: config.require_learnable(audio, held_out, vocabulary))
     plan = schedule.BucketSchedule(padded, config.seed)
     from_scratch = not config.init_from
+    inputs = {"audio": audio.digest}
+    if config.vocabulary_file:
+        inputs["vocabulary_file"] = files.sha256_file(config.vocabulary_file)
     freeze_steps = 0 if from_scratch else config.ctc.freeze_steps
 
     def read_batches(first_step: int) -> Generator[dict[str, np.ndarray]]:
@@ -188,7 +193,7 @@ def task(
             normalize_waveform=config.architecture.normalize_waveform,
             host=batches.Host(jax.process_index(), jax.process_count()),
         )
-        return with_labels(rows, vocabulary)
+        return _with_labels(rows, vocabulary)
 
     return Task(
         kind="ctc",
@@ -216,7 +221,7 @@ def task(
             "architecture": config_lib.to_dict(config.architecture),
             "regularization": config_lib.to_dict(config.regularization),
             "vocabulary": vocabulary.to_dict(),
-            "inputs": {"audio": audio.digest},
+            "inputs": inputs,
             "config": config_lib.decisive(config, complete=True),
             "decisive": config_lib.decisive(config),
             "rows": {str(bucket.batch_frames): bucket.rows for bucket in padded},
@@ -247,18 +252,20 @@ def loss_function(
     """(params, batch, key, step) -> (loss, metrics) on padded utterances.
 
     The batch holds `waveform` (B, N) float32, `num_samples` (B,), `labels` (B, L) int32 and
-    `label_lengths` (B,). The loss is per utterance of the global batch, as released, 0 for one too
-    short for its transcript. In the first `freeze_steps` steps the linear layer alone gets a
-    gradient, the front-end only with `train_frontend`.
+    `label_lengths` (B,), -1 of one that is not learnt from. The loss is per utterance of the global
+    batch, as released, 0 for one too short for its transcript. In the first `freeze_steps` steps
+    the linear layer alone gets a gradient, the front-end only with `train_frontend`.
     """
 
     def prepare(batch: Batch, key: jax.Array) -> Batch:
         time_key, channel_key, _ = jax.random.split(key, 3)
         rows, padded = batch["waveform"].shape
-        lengths, label_lengths = num_frames(batch["num_samples"]), batch["label_lengths"]
+        label_lengths = jnp.maximum(batch["label_lengths"], 0)
+        lengths = num_frames(batch["num_samples"])
         feasible = is_feasible(lengths, batch["labels"], label_lengths)
         counts = {
             "utterances": jnp.maximum(jnp.sum(label_lengths > 0), 1),
+            "rows": jnp.maximum(jnp.sum(batch["label_lengths"] != 0), 1),
             "characters": jnp.maximum(jnp.sum(label_lengths * feasible), 1),
         }
         masks = {}
@@ -297,12 +304,13 @@ def loss_function(
             {"params": params}, encoded, False, rngs=rngs, method="classify"
         )
         lengths, label_lengths = num_frames(batch["num_samples"]), batch["label_lengths"]
+        left_out, label_lengths = label_lengths < 0, jnp.maximum(label_lengths, 0)
         losses, feasible = ctc_loss(logits, lengths, batch["labels"], label_lengths)
         present = label_lengths > 0
         total = jnp.sum(losses * (feasible & present))
         return total / batch["utterances"], {
             "loss_per_character": total / batch["characters"],
-            "infeasible_fraction": jnp.sum(present & ~feasible) / batch["utterances"],
+            "infeasible_fraction": jnp.sum(left_out | (present & ~feasible)) / batch["rows"],
             "characters": jnp.sum(label_lengths * feasible),
         }
 
@@ -366,7 +374,7 @@ def _validation(
             plan,
             **held_out.reading(plan, config.seed, config.architecture.normalize_waveform),
         )
-        return with_labels(rows, vocabulary, held_out=True)
+        return _with_labels(rows, vocabulary, held_out=True)
 
     return Validation(
         batch_shapes=tuple(
@@ -381,15 +389,15 @@ def _validation(
     )
 
 
-def with_labels(
+def _with_labels(
     batches: Generator[dict[str, np.ndarray]], vocabulary: Vocabulary, held_out: bool = False
 ) -> Generator[dict[str, np.ndarray]]:
     """Replaces `id` and `text` by `labels` (B, L) and `label_lengths` (B,), both int32.
 
-    L is half the padded frames; a transcript longer than that gets length 0. Of `held_out`
-    batches L is the padded frames, and length 0 have only rows that count for nothing. Raises
-    InputError, which names the utterance, for a character outside the vocabulary or, held out, for
-    a longer transcript.
+    L is half the padded frames; a transcript longer than that gets length -1, as one of which
+    nothing is left. Of `held_out` batches L is the padded frames, and length 0 have only rows that
+    count for nothing. Raises InputError, which names the utterance, for what no symbol spells or,
+    held out, for a longer transcript.
     """
     with contextlib.closing(batches):
         for batch in batches:
@@ -402,10 +410,12 @@ def with_labels(
                     continue
                 name = batch["id"][row].decode()
                 encoded = vocabulary.encode(text.decode(), name)
-                if len(encoded) <= labels.shape[1]:
+                if 0 < len(encoded) <= labels.shape[1]:
                     labels[row, : len(encoded)] = encoded
                     label_lengths[row] = len(encoded)
-                elif held_out:
+                elif not held_out:
+                    label_lengths[row] = -1
+                elif len(encoded):
                     raise transcripts.too_long(name, len(encoded), labels.shape[1])
             arrays = {name: batch[name] for name in ("waveform", "num_samples")}
             yield {**arrays, "labels": labels, "label_lengths": label_lengths}

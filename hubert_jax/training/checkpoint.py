@@ -109,6 +109,16 @@ class Checkpoints:
         """The JSON document of a step's checkpoint."""
         return self._restore(step, metadata=ocp.args.JsonRestore()).metadata
 
+    @staticmethod
+    def newest_metadata(directory: str | os.PathLike) -> dict:
+        """Metadata of a directory's newest readable checkpoint, {} where there is none."""
+        folder = pathlib.Path(directory).absolute()
+        try:
+            read = functools.partial(_restore_metadata, folder)
+            return _first_readable(folder, _steps(folder)[::-1], read, "")[1]
+        except InputError:  # to be told by who needs it
+            return {}
+
     def restore(self, step: int, like: Any) -> Any:
         """The state of `step` with the shapes and shardings of `like`."""
         return self._restore(step, state=ocp.args.StandardRestore(like)).state

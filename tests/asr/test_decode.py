@@ -1,24 +1,31 @@
 """The decode job, with given log probabilities in the model's place."""
 
+import importlib.util
 import json
 import pathlib
 import shutil
+import sys
 import types
 
 import numpy as np
 import pytest
 import splits
+from asr import kneser_ney
 
-from hubert_jax import config, decode, files, prepare
-from hubert_jax.asr import emissions
+from hubert_jax import command_line, config, decode, files, prepare
+from hubert_jax.asr import decoding, emissions
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
 from hubert_jax.data import manifests
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Architecture, Regularization
 from hubert_jax.networks import trained
+from hubert_jax.tasks import transcripts
 from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
+needs_flashlight = pytest.mark.skipif(
+    importlib.util.find_spec("flashlight") is None, reason="no wheel for this Python"
+)
 SPOKEN = {"HELLO ALL": "HELLO ALL", "THE CAT SAT": "THE CAD SAT"}
 
 
@@ -28,18 +35,46 @@ def _log_probs(text, vocabulary=LIBRISPEECH):
     return (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
 
 
+class Outputs:
+    """What the network is to give, `rows` of (id, speaker, text, log_probs), and both fakes."""
+
+    def __init__(self):
+        self.rows = [
+            (f"utt-{i}", f"speaker-{i}", text, _log_probs(heard))
+            for i, (text, heard) in enumerate(SPOKEN.items())
+        ]
+        self.network = types.SimpleNamespace(
+            where="orbax:run",
+            vocabulary=LIBRISPEECH,
+            fingerprint="f",
+            architecture=Architecture(),
+        )
+        self.computed = []
+
+    def emissions(self, trained, split, shards):
+        for number, row in enumerate(self.rows):
+            if shards(number // 2):
+                self.computed.append(row[0])
+                yield number // 2, emissions.Emitted(*row)
+
+    def manifest(self, split):
+        sizes = [len(self.rows[first : first + 2]) for first in range(0, len(self.rows), 2)]
+        shards = [types.SimpleNamespace(utterances=n, samples=16_000 * n) for n in sizes]
+        digest = config.digest([repr(row) for row in self.rows])
+        transcribed = sum(row[2].strip() != "" for row in self.rows)
+        return types.SimpleNamespace(
+            seconds=4.5, digest=digest, shards=shards, transcribed=transcribed
+        )
+
+
 @pytest.fixture
 def outputs(monkeypatch):
-    """What the model is to give for the split, `rows` of (id, text, log_probs), and itself."""
-    rows = [
-        (0, f"utt-{i}", text, _log_probs(heard)) for i, (text, heard) in enumerate(SPOKEN.items())
-    ]
-    network = types.SimpleNamespace(where="orbax:run", vocabulary=LIBRISPEECH, fingerprint="f")
-    manifest = types.SimpleNamespace(seconds=4.5, digest="abc")
-    monkeypatch.setattr(emissions, "emissions", lambda trained, split, shards: iter(rows))
-    monkeypatch.setattr(trained, "load", lambda where, execution: network)
-    monkeypatch.setattr(manifests, "read_manifest", lambda split: manifest)
-    return types.SimpleNamespace(rows=rows, network=network)
+    fakes = Outputs()
+    monkeypatch.setattr(emissions, "emissions", fakes.emissions)
+    monkeypatch.setattr(trained, "load", lambda where, execution: fakes.network)
+    monkeypatch.setattr(manifests, "read_manifest", fakes.manifest)
+    monkeypatch.setattr(transcripts, "tell_outside", lambda *arguments: None)
+    return fakes
 
 
 def _config(tmp_path, **values):
@@ -49,56 +84,242 @@ def _config(tmp_path, **values):
 
 def test_writes_hypotheses_and_rates(tmp_path, outputs, capsys):
     result = decode.run(_config(tmp_path))
-    assert result["wer"] == {"greedy": 1 / 5, "beam": 1 / 5}
-    assert result["cer"] == {"greedy": 1 / 20, "beam": 1 / 20}
+    assert (result["wer"], result["cer"]) == ({"greedy": 1 / 5}, {"greedy": 1 / 20})
     assert result["fingerprint"] == "f"
     assert (result["utterances"], result["words"], result["audio_seconds"]) == (2, 5, 4.5)
-    assert result["word_errors"]["beam"]["substitutions"] == 1
+    assert result["word_errors"]["greedy"]["substitutions"] == 1
+    assert result["word_errors"]["greedy"]["interval"] == [0, 1 / 3]
+    assert result["speakers"]["speaker-0"] == dict(
+        utterances=1, wer={"greedy": 0}, cer={"greedy": 0}
+    )
+    assert result["speakers"]["speaker-1"]["wer"] == {"greedy": 1 / 3}
 
     directory = tmp_path / "decode"
     assert files.read_json(directory / "result.json", "result") == result
     assert result["hypotheses_digest"] == files.sha256_file(directory / "hypotheses.jsonl")
     lines = (directory / "hypotheses.jsonl").read_text().splitlines()
     rows = [
-        {"id": f"utt-{i}", "reference": text, "greedy": heard, "beam": heard}
+        {"id": f"utt-{i}", "reference": text, "greedy": heard}
         for i, (text, heard) in enumerate(SPOKEN.items())
     ]
     assert [json.loads(line) for line in lines] == result["examples"] == rows
     shown = capsys.readouterr().out
     assert "THE CAD SAT" in shown
-    assert "WER 20.00 %" in shown
+    assert "WER 20.00 % (95 %: 0.00 to 33.33)" in shown
 
 
+def test_intervals_follow_the_seed(tmp_path, outputs):
+    intervals = [
+        decode.run(_config(tmp_path, seed=seed))["character_errors"]["greedy"]["interval"]
+        for seed in (0, 0, 1)
+    ]
+    assert intervals[0] == intervals[1]
+
+
+@needs_flashlight
 def test_beam_sums_alignments_where_greedy_takes_the_best(tmp_path, outputs):
     a = int(LIBRISPEECH.encode("A")[0])
     log_probs = np.full((2, LIBRISPEECH.size), np.log(1e-9), np.float32)
     log_probs[:, 0], log_probs[:, a] = np.log(0.6), np.log(0.4)
-    outputs.rows[:] = [(0, "utt", "A", log_probs)]
-    result = decode.run(_config(tmp_path))
+    outputs.rows[:] = [("utt", "", "A", log_probs)]
+    result = decode.run(_config(tmp_path, method="letters"))
     assert result["wer"] == {"greedy": 1.0, "beam": 0.0}
+    assert result["speakers"] == {}
 
 
-def test_greedy_only(tmp_path, outputs):
-    result = decode.run(_config(tmp_path, greedy=True))
-    assert list(result["wer"]) == list(result["decode_seconds"]) == ["greedy"]
-    assert "beam" not in (tmp_path / "decode" / "hypotheses.jsonl").read_text()
+@needs_flashlight
+def test_a_lexicon_and_an_ngram_correct_the_text(tmp_path, outputs, capsys):
+    lm = tmp_path / "lm.arpa"
+    texts = ["THE CAT SAT", "HELLO ALL", "CÁT", "CAD"]
+    lm.write_text(kneser_ney.arpa([text.split() for text in texts], 2))
+    outputs.rows[0][3][:] = _log_probs("HELLO ALL")
+    asked = _config(tmp_path, method="lexicon", lm=str(lm), search=dict(lm_weight=20.0, n_best=2))
+    result = decode.run(asked)
+    assert result["wer"] == {"greedy": 1 / 5, "beam": 0.0}
+    assert result["lexicon_words"] == 6
+    assert result["less_than_greedy"]["wer"] == [0, 1 / 3]  # one error less, in one of two
+    shown = capsys.readouterr().out
+    assert f"{lm}: 1 of 7 words left out" in shown and "CÁT" in shown
+    rows = (tmp_path / "decode" / "hypotheses.jsonl").read_text().splitlines()
+    best, second = json.loads(rows[1])["n_best"]
+    assert (best["text"], second["text"]) == ("THE CAT SAT", "THE CAT")
+    assert best["score"] == pytest.approx(best["acoustic"] + 20 * best["lm"] - 3, abs=1e-3)
+    assert [word[0] for word in best["words"]] == ["THE", "CAT", "SAT"]
+    assert not (tmp_path / "decode" / "parts").exists()
 
 
-def test_word_score_reaches_the_search(tmp_path, outputs):
-    boundary = LIBRISPEECH.boundary
-    log_probs = _log_probs("AB")
-    log_probs[1] = np.log(1e-9)
-    log_probs[1, [0, boundary]] = np.log([0.7, 0.3])
-    outputs.rows[:] = [(0, "utt", "A B", log_probs)]
-    assert decode.run(_config(tmp_path))["word_errors"]["beam"]["deletions"] == 1
-    assert decode.run(_config(tmp_path, word_score=2.0))["wer"] == {"greedy": 1.0, "beam": 0.0}
+def test_emissions_are_computed_once(tmp_path, outputs, capsys):
+    decode.run(_config(tmp_path))
+    result = decode.run(_config(tmp_path, seed=3))
+    assert outputs.computed == ["utt-0", "utt-1"]
+    assert result["emissions_computed"] == 0
+    assert "emissions kept from an earlier call" in capsys.readouterr().out
+    outputs.network.fingerprint = "of another training"
+    decode.run(_config(tmp_path))
+    decode.run(_config(tmp_path, execution=dict(dtype="bfloat16")))
+    assert len(outputs.computed) == 6
+
+
+def _damage(path, how):
+    if how == "cut off":
+        path.write_bytes(path.read_bytes()[:-40])
+    elif how == "another's":
+        with np.load(path) as stored:
+            values = dict(stored)
+        described = json.loads(values["described"].tobytes()) | {"digest": "f" * 64}
+        values["described"] = np.frombuffer(json.dumps(described).encode(), np.uint8)
+        np.savez(path, **values)
+    else:
+        path.write_bytes(how)
+
+
+@pytest.mark.parametrize("how", ["cut off", "another's", b"", b"PK"])
+def test_damaged_emissions_are_named_and_computed_again(tmp_path, outputs, capsys, how):
+    outputs.rows *= 2
+    outputs.rows[2:] = [(f"more-{name}", *row) for name, *row in outputs.rows[2:]]
+    before = decode.run(_config(tmp_path))
+    (second,) = tmp_path.glob("decode/emissions/*/00001.npz")
+    _damage(second, how)
+    again = decode.run(_config(tmp_path))
+    assert outputs.computed[4:] == ["more-utt-0", "more-utt-1"]
+    assert f"{second}: kept emissions are damaged" in capsys.readouterr().out
+    assert again["hypotheses_digest"] == before["hypotheses_digest"]
+
+
+@needs_flashlight
+def test_rows_of_a_call_that_was_killed_are_kept(tmp_path, outputs, monkeypatch, capsys):
+    outputs.rows *= 2
+    outputs.rows[2:] = [(f"more-{name}", *row) for name, *row in outputs.rows[2:]]
+    asked = _config(tmp_path, method="letters", processes=1)
+    expected = decode.run(asked)
+
+    class Killed(Exception):
+        pass
+
+    written = []
+    append = decoding.Journal.append
+
+    def dies(journal, row):
+        if len(written) == 3:
+            journal._file.write(b'{"id": "more-utt-1", "gre')  # half a line
+            journal._file.flush()
+            raise Killed
+        written.append(row["id"])
+        append(journal, row)
+
+    monkeypatch.setattr(decoding.Journal, "append", dies)
+    with pytest.raises(Killed):
+        decode.run(asked)
+    assert not (tmp_path / "decode" / "result.json").exists()
+    monkeypatch.setattr(
+        decoding.Journal, "append", lambda j, r: (written.append(r["id"]), append(j, r))
+    )
+    found = decode.run(asked)
+    assert sorted(written) == sorted(row[0] for row in outputs.rows)  # each once
+    assert "3 utterances were decoded by an earlier call" in capsys.readouterr().out
+    assert found["wer"] == expected["wer"] and found["utterances"] == 4
+
+
+@needs_flashlight
+@pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="no Optuna")
+def test_weights_are_searched_and_a_search_goes_on(tmp_path, outputs, monkeypatch, capsys):
+    lm = tmp_path / "lm.arpa"
+    texts = ["THE CAT SAT", "HELLO ALL", "CAD", "THE CAD", "CAD SAT"]
+    lm.write_text(kneser_ney.arpa([text.split() for text in texts], 2))
+    values = dict(method="lexicon", lm=str(lm), processes=1, search=dict(lm_weight=0.1, beam=50))
+    before = decode.run(_config(tmp_path, **values))
+
+    class Killed(Exception):
+        pass
+
+    asked, real = [], decoding.Searchers.search
+
+    def dies(searchers, emitted, search):
+        asked.append(search)
+        if len(asked) == 4:
+            raise Killed
+        return real(searchers, emitted, search)
+
+    monkeypatch.setattr(decoding.Searchers, "search", dies)
+    searched = _config(tmp_path, **values, weights=dict(trials=8, lm_weight=(0.0, 30.0)))
+    with pytest.raises(Killed):
+        decode.run(searched)
+    capsys.readouterr()
+    found = decode.run(searched)
+    shown = capsys.readouterr().out
+    assert "trial 3 of 8" not in shown and "trial 4 of 8" in shown and "trial 8 of 8" in shown
+    assert len(asked) == 4 + 5 + 1  # the rest of the trials, then the split
+    assert asked[0].lm_weight == 0.1
+    rates = [trial["error_rate"] for trial in found["trials"]]
+    assert rates[0] == before["wer"]["beam"] >= min(rates) == found["wer"]["beam"]
+    assert all(0 <= trial["lm_weight"] <= 30 for trial in found["trials"])
+
+    arguments = [f"--config={tmp_path}/decode/searched.py", "--config.audio=split"]
+    arguments.append(f"--config.workdir={tmp_path}/again")
+    read = command_line.read(arguments, "decode", decode.DecodeConfig)
+    assert read.search == config.build(decode.BeamSearch, found["config"]["search"])
+    assert (read.method, read.lm) == ("lexicon", str(lm))
+    assert decode.run(read)["wer"] == found["wer"]
+
+    outputs.rows = [("utt", "", " ", outputs.rows[0][3])]
+    with pytest.raises(InputError, match="has no transcripts, by which weights are searched"):
+        decode.run(searched)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (dict(method="beam"), "config.method='beam': expected one of"),
+        (dict(method="lexicon"), "config.method=lexicon: needs config.lm or config.lexicon"),
+        (dict(lm="lm.arpa"), "config.lm=lm.arpa: has no effect with config.method=greedy"),
+        (dict(method="letters", lexicon="x"), "config.lexicon=x: has no effect"),
+        (dict(search=dict(beam=3)), "config.search=...: has no effect with config.method=greedy"),
+        (dict(method="letters", search=dict(beam=0)), "config.search.beam=0: expected at least 1"),
+        (dict(method="letters", search=dict(beam_threshold=0.0)), "config.search.beam_threshold=0"),
+        (
+            dict(weights=dict(trials=9)),
+            "config.weights.trials=9: has no effect with config.method=g",
+        ),
+        (dict(weights=dict(trials=-1)), "config.weights.trials=-1: expected 0 or more"),
+        (dict(weights=dict(lm_weight=(2.0, 1.0))), "config.weights.lm_weight=.2.0, 1.0.: expected"),
+        (dict(processes=-1), "config.processes=-1: expected 0 or more"),
+    ],
+)
+def test_bad_configurations_are_named(tmp_path, values, message):
+    with pytest.raises(InputError, match=message):
+        _config(tmp_path, **values)
+
+
+@needs_flashlight
+def test_a_bad_ngram_ends_the_job_before_the_network_runs(tmp_path, outputs):
+    lm = tmp_path / "lm.arpa"
+    content = kneser_ney.arpa([["A"], ["A", "B"]], 2)
+    for text, message in (
+        (content[:90], "cut off"),
+        (content.replace("A B", "A"), "KenLM: "),  # found when it is loaded
+        (content.replace("A", "É").replace("B", "Ü"), "no word can be spelled with"),
+        (content.replace("B", "|"), "an n-gram of letters; expected one of words"),
+    ):
+        lm.write_text(text)
+        with pytest.raises(InputError, match=message):
+            decode.run(_config(tmp_path, method="lexicon", lm=str(lm), processes=1))
+        assert not outputs.computed
+
+
+def test_a_search_without_flashlight_says_what_to_install(tmp_path, outputs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flashlight", None)
+    with pytest.raises(
+        InputError, match="config.method=letters: needs flashlight-text, which is n"
+    ):
+        decode.run(_config(tmp_path, method="letters"))
+    assert decode.run(_config(tmp_path))["wer"] == {"greedy": 1 / 5}
 
 
 def test_vocabulary_of_another_language(tmp_path, outputs):
     vocabulary = Vocabulary(tuple("|ñandú"))
     outputs.network.vocabulary = vocabulary
-    outputs.rows[:] = [(0, "utt", "dún", _log_probs("dún", vocabulary))]
-    assert decode.run(_config(tmp_path))["wer"] == {"greedy": 0.0, "beam": 0.0}
+    outputs.rows[:] = [("utt", "", "dún", _log_probs("dún", vocabulary))]
+    assert decode.run(_config(tmp_path))["wer"] == {"greedy": 0.0}
 
 
 def test_special_symbols_are_left_out_and_counted(tmp_path, outputs, capsys):
@@ -106,14 +327,14 @@ def test_special_symbols_are_left_out_and_counted(tmp_path, outputs, capsys):
     outputs.network.vocabulary = vocabulary
     frames = [5, 5, 3, 5, 3, 0, 3, 2, 1, 2, 4, 4]  # <unk> A <unk> A _ A | <s> | B
     log_probs = np.log(np.eye(vocabulary.size, dtype=np.float32)[frames] + 1e-9)
-    outputs.rows[:] = [(0, "utt", "AAA B", log_probs)]
-    assert decode.run(_config(tmp_path, greedy=True))["wer"] == {"greedy": 0.0}
+    outputs.rows[:] = [("utt", "", "AAA B", log_probs)]
+    assert decode.run(_config(tmp_path))["wer"] == {"greedy": 0.0}
     shown = capsys.readouterr().out
     assert "left out of greedy texts: 3 special symbols (<unk> 2, <s> 1); the" in shown
     (row,) = map(json.loads, (tmp_path / "decode" / "hypotheses.jsonl").read_text().splitlines())
     assert row["greedy"] == "AAA  B"  # as transformers' pipeline without the names
-    outputs.rows[:] = [(0, "utt", "AB", _log_probs("AB", vocabulary))]
-    decode.run(_config(tmp_path, greedy=True))
+    outputs.rows[:] = [("utt", "", "AB", _log_probs("AB", vocabulary))]
+    decode.run(_config(tmp_path))
     assert "left out" not in capsys.readouterr().out
 
 
@@ -126,18 +347,18 @@ def test_pretraining_checkpoint_is_refused(tmp_path, outputs):
 
 
 def test_speech_without_a_reference_is_transcribed_and_not_scored(tmp_path, outputs, capsys):
-    outputs.rows[1:1] = [(0, "new", " ", _log_probs("NEW WORDS"))]
+    outputs.rows[1:1] = [("new", "", " ", _log_probs("NEW WORDS"))]
     result = decode.run(_config(tmp_path))
     assert (result["utterances"], result["transcribed"], result["words"]) == (3, 2, 5)
-    assert result["wer"] == {"greedy": 1 / 5, "beam": 1 / 5}
+    assert result["wer"] == {"greedy": 1 / 5}
     lines = (tmp_path / "decode" / "hypotheses.jsonl").read_text().splitlines()
-    new = {"id": "new", "reference": None, "greedy": "NEW WORDS", "beam": "NEW WORDS"}
+    new = {"id": "new", "reference": None, "greedy": "NEW WORDS"}
     assert json.loads(lines[1]) == new
 
     outputs.rows[:] = outputs.rows[1:2]
     result = decode.run(_config(tmp_path))
     assert (result["utterances"], result["transcribed"], result["words"]) == (1, 0, 0)
-    nothing = {"greedy": None, "beam": None}
+    nothing = {"greedy": None}
     assert result["wer"] == result["cer"] == nothing
     assert result["word_errors"] == result["character_errors"] == nothing
     assert files.read_json(tmp_path / "decode" / "result.json", "result") == result
@@ -166,23 +387,17 @@ def test_corpora_of_which_one_or_none_is_transcribed(tmp_path):
         found = decode.run(
             _config(tmp_path, checkpoint=f"{tmp_path}/net", audio=f"{tmp_path}/prepare/{split}")
         )
-        assert (found["transcribed"], found["wer"]) == (transcribed, {"greedy": rate, "beam": rate})
+        assert (found["transcribed"], found["wer"]) == (transcribed, {"greedy": rate})
         rows = map(json.loads, pathlib.Path(found["hypotheses"]).read_text().splitlines())
-        assert {row["id"][-4:]: (row["reference"], row["greedy"], row["beam"]) for row in rows} == {
-            "0060": (None, "A", "A"),
-            **({"0021": ("A", "A", "A")} if transcribed else {}),
+        assert {row["id"][-4:]: (row["reference"], row["greedy"]) for row in rows} == {
+            "0060": (None, "A"),
+            **({"0021": ("A", "A")} if transcribed else {}),
         }
 
 
 def test_a_network_that_diverged_leaves_nothing_behind(tmp_path, outputs):
-    outputs.rows[:] = [(0, "utt-0", "A", np.full((2, 29), np.nan, np.float32))]
+    outputs.rows[:] = [("utt-0", "", "A", np.full((2, 29), np.nan, np.float32))]
     files.write_json(tmp_path / "decode" / "result.json", {})  # of an earlier decoding
     with pytest.raises(InputError, match="NaN.*utt-0"):
         decode.run(_config(tmp_path))
     assert not list(tmp_path.rglob("*.json*"))
-
-
-@pytest.mark.parametrize("values", [{"beam_size": 0}, {"beam_threshold": 0.0}])
-def test_bad_beam_is_named(tmp_path, values):
-    with pytest.raises(InputError, match=f"config.{next(iter(values))}"):
-        _config(tmp_path, **values)

@@ -23,7 +23,6 @@ def get_config(part: str = "pipeline") -> ConfigDict:
         recogniser.finetune.ctc.freeze_steps = 2
         recogniser.finetune.frames_per_step = 768
         recogniser.finetune.padded_frames = (384,)
-        recogniser.decode.beam_size = 2
     return config
 
 

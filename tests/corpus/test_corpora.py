@@ -44,14 +44,14 @@ def test_hugging_face_audio_folder(tmp_path):
         'file_name,transcription,speaker_id\na.wav,"One,\nand ""two""",7\ndeep/b.flac,three,8\n'
     )
     assert _rows(tmp_path) == [
-        ("train/a", "7", 'ONE, AND "TWO"', ""),
+        ("train/a", "7", 'One, and "two"', ""),
         (
             "train/c",
             "train",
             None,
             f"no transcript; expected a line for it in {tmp_path / 'train' / 'metadata.csv'}",
         ),
-        ("train/deep/b", "8", "THREE", ""),
+        ("train/deep/b", "8", "three", ""),
     ]
 
 
@@ -84,7 +84,7 @@ def test_ljspeech(tmp_path):
     folder = tmp_path / "LJSpeech-1.1"
     _audio(folder / "wavs" / "LJ001-0001.wav")
     (folder / "metadata.csv").write_text("LJ001-0001|Dr. A, 2|Doctor A, two\n")
-    assert _rows(folder) == [("wavs/LJ001-0001", "LJSpeech-1.1", "DOCTOR A, TWO", "")]
+    assert _rows(folder) == [("wavs/LJ001-0001", "LJSpeech-1.1", "Doctor A, two", "")]
 
 
 def test_librilight_speakers_are_in_files_beside_the_audio(tmp_path):
@@ -115,7 +115,7 @@ def test_fairseq_manifest(tmp_path, speech):
     assert [row[2] for row in found] == [text, "", "C"]
     assert "empty transcript" in found[1][3]
     manifest.with_suffix(".wrd").write_text("one\ntwo\nthree\n")
-    assert [row[2] for row in _rows(manifest)] == ["ONE", "TWO", "THREE"]
+    assert [row[2] for row in _rows(manifest)] == ["one", "two", "three"]
 
 
 @pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])

@@ -1,5 +1,6 @@
 """The prepare job: real speech in, shards out; bad input ends in one line and no remains."""
 
+import itertools
 import json
 import pathlib
 import shutil
@@ -266,3 +267,27 @@ def test_a_split_of_tables_reads_their_folder(tmp_path):
     assert config.reads() == [tmp_path / "hub/train", tmp_path / "hub"]  # the first is missing
     (tmp_path / "hub/train.tsv").touch()
     assert config.reads() == [tmp_path / "hub"]
+
+
+def test_librilights_transcribed_splits_from_the_published_layout(tmp_path):
+    """The README's command: 10 min, 1 h and 10 h of `librispeech_finetuning`."""
+    corpus, expected = tmp_path / "librispeech_finetuning", {}
+    parts = [*(f"1h/{part}" for part in range(6)), "9h"]
+    for number, (part, kind) in enumerate(itertools.product(parts, ("clean", "other"))):
+        speaker, chapter = 100 + number // 2, 7000 + number
+        folder = corpus / part / kind / str(speaker) / str(chapter)
+        folder.mkdir(parents=True)
+        names = [f"{speaker}-{chapter}-{utterance:04d}" for utterance in range(2)]
+        for name in names:
+            soundfile.write(folder / f"{name}.flac", np.arange(4000, dtype=np.int16), 16_000)
+            expected[name] = (part, str(speaker), f"SAID IN {name[:3]}")
+        lines = [f"{name} {expected[name][2]}\n" for name in names]
+        (folder / f"{speaker}-{chapter}.trans.txt").write_text("".join(lines))
+    _prepare(tmp_path, corpus=str(corpus), splits=("10min=1h/0", "1h=1h", "10h=1h+9h"))
+    for split, size in (("10min", 4), ("1h", 24), ("10h", 28)):
+        found = {u.id: (u.speaker, u.text) for u in read_audio(tmp_path / "prepare" / split)}
+        folder = {"10min": "1h/0", "1h": "1h", "10h": ""}[split]
+        assert len(found) == size and found == {
+            name: said for name, (part, *rest) in expected.items()
+            if part.startswith(folder) and (said := tuple(rest))
+        }  # fmt: skip

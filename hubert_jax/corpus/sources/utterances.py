@@ -33,7 +33,7 @@ class SourceUtterance:
     folder: pathlib.Path  # shared between utterances
     file: str  # with the audio, or with a transcript whose audio is missing
     speaker: str  # "" if unknown
-    text: str | None  # in upper case with single spaces
+    text: str | None  # of Unicode's NFC, with single spaces
     defect: str = ""  # why it cannot be used
     row: Row | None = None  # where in the file the audio is; None: the file is the audio
     corpus: int = 0  # its number where a split mixes several
@@ -72,8 +72,8 @@ def refuse_duplicates(utterances: Iterable[SourceUtterance]) -> None:
 
 
 def normalised(text: str) -> str:
-    """Upper case and single spaces: the case of LibriSpeech and of the letter vocabulary."""
-    return " ".join(text.upper().split())
+    """A transcript as it stands, but for Unicode's NFC and single spaces."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def composed(name: str) -> str:

@@ -1,0 +1,146 @@
+"""Beam search over many utterances, in processes of their own, and what of it is kept."""
+
+import collections
+import concurrent.futures
+import contextlib
+import json
+import multiprocessing
+import os
+import pathlib
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, Self
+
+import numpy as np
+
+from hubert_jax.asr.search import BeamSearch, Hypothesis
+from hubert_jax.errors import InputError
+from hubert_jax.language.lexicon import Lexicon
+from hubert_jax.vocabulary import Vocabulary
+
+_AHEAD = 4  # utterances that wait for a process each
+
+
+class Searchers:
+    """Processes that search; leave the `with` block to end them."""
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        lm: str = "",
+        lexicon: Lexicon | None = None,
+        processes: int = 0,
+    ) -> None:
+        """As `beam.Decoder`, in as many processes as there are cores, or in `processes`.
+
+        Returns when the n-gram is loaded. Raises InputError where KenLM refuses it.
+        """
+        self._lm, self._count = lm, processes or len(os.sched_getaffinity(0))
+        self._pool = concurrent.futures.ProcessPoolExecutor(
+            self._count,
+            multiprocessing.get_context("spawn"),  # JAX's threads forbid to fork
+            _begin,
+            ((vocabulary, lm, lexicon),),
+        )
+        try:
+            with self._named():
+                self._pool.submit(_decoder).result()
+        except BaseException:
+            self._pool.shutdown(cancel_futures=True)
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def search(
+        self, emitted: Iterable[np.ndarray], search: BeamSearch
+    ) -> Iterator[tuple[list[Hypothesis], float]]:
+        """The n-best texts of emissions (T, V), in order, and the seconds that each took."""
+        with self._named():
+            waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+            for log_probs in emitted:
+                waiting.append(self._pool.submit(_search, log_probs, search))
+                if len(waiting) == _AHEAD * self._count:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenProcessPool:
+            raise InputError(
+                f"config.lm={self._lm}: a process that searches has died; expected an undamaged "
+                "n-gram, and memory for it: pass a binary, which processes share, or lower "
+                "config.processes or config.search.beam"
+            ) from None
+
+
+_made_of: tuple = ()
+_made: list[Any] = []
+
+
+def _begin(arguments: tuple) -> None:
+    global _made_of
+    _made_of = arguments
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends them
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:  # a killed parent takes none along
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _decoder() -> None:
+    from hubert_jax.asr.beam import Decoder
+
+    if not _made:
+        _made.append(Decoder(*_made_of))
+
+
+def _search(log_probs: np.ndarray, search: BeamSearch) -> tuple[list[Hypothesis], float]:
+    _decoder()
+    begun = time.monotonic()
+    return _made[0](log_probs, search), time.monotonic() - begun
+
+
+class Journal:
+    """Rows in a file, one line of JSON each, appended as they come.
+
+    `rows` are those that are there; of a process that was killed the last line may be half.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        path = pathlib.Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(path, "a+b")
+        self._file.seek(0)
+        self.rows: list[dict] = []
+        whole = 0
+        for line in self._file:
+            try:
+                self.rows.append(json.loads(line if line.endswith(b"\n") else b""))
+            except ValueError:
+                break
+            whole += len(line)
+        self._file.truncate(whole)
+
+    def append(self, row: dict) -> None:
+        """Writes a row."""
+        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+        self.rows.append(row)
+
+    def close(self) -> None:
+        """Ends the writing."""
+        self._file.close()

@@ -1,0 +1,1 @@
+"""Language: lexicons and n-gram language models, without any audio."""
