@@ -31,7 +31,7 @@ from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
 from hubert_jax.data import records
 from hubert_jax.data.inference_batches import padded_batches
-from hubert_jax.frames import SAMPLE_RATE, num_frames
+from hubert_jax.frames import SAMPLE_RATE
 from hubert_jax.model.architecture import Architecture, Execution
 from hubert_jax.model.hubert import Hubert
 from hubert_jax.model.kernels import choice
@@ -81,11 +81,11 @@ def weights_with_every_batch(
             layers = model.apply({"params": params}, waveform, num_samples, collect=True)["layers"]
             return layers[jnp.array([LAYER])].astype(jnp.float32)
 
-        utterances = records.read_audio(split)
-        for batch in padded_batches(utterances, FRAMES_PER_BATCH, False, wanted=wanted):
+        utterances = (each for each in records.read_audio(split) if wanted(each.id))
+        for batch in padded_batches(utterances, FRAMES_PER_BATCH, False):
             hidden = np.asarray(states(weights, batch.waveform, batch.num_samples))[0]
-            for row, name in enumerate(batch.ids):
-                yield name, hidden[row, : num_frames(int(batch.num_samples[row]))]
+            for row, window in enumerate(batch.windows):
+                yield window.utterance.id, hidden[row, window.own]
 
     return run
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from hubert_jax.units.features import Feature
     from hubert_jax.units.labels import Inventory
 
-VERSION = 4  # raise it when the same configuration and inputs give another output
+VERSION = 5  # raise it when the same configuration and inputs give another output
 IMPORTED = ("phones", "units")  # features whose labels are given
 _KINDS = (*mfcc.DIMS, "layer", *IMPORTED)
 
@@ -159,8 +159,9 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
     if not config.audio:
         raise InputError("config.audio: found no split, expected directories written by prepare")
     from hubert_jax.data import manifests
+    from hubert_jax.networks import forward
     from hubert_jax.units import imported, labels
-    from hubert_jax.units.features import extract
+    from hubert_jax.units.encoding import Labeller
 
     features = _features(config)
     audio: dict[str, str] = {}
@@ -192,6 +193,7 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
         codebooks = _codebooks(config, features, directory, digests[0], begin)
         rate = next(iter(features.values())).rate
     begin()
+    labeller = Labeller(list(features.values()), list(codebooks.values())) if codebooks else None
     inventories = {
         name: labels.Inventory(len(each.centroids), each.feature, each.digest)
         for name, each in codebooks.items()
@@ -200,10 +202,10 @@ def _label(config: LabelConfig, directory: pathlib.Path, started: float) -> dict
     for split, path in audio.items():
 
         def assigned(shards: Callable[[int], bool], path: str = path) -> Iterable:
-            if not codebooks:
+            if labeller is None:
                 return given.labels(path, shards)
-            frames = extract(list(features.values()), path, shards=shards)
-            return kmeans.assign_each(list(codebooks.values()), frames)
+            found = labeller(forward.utterances(path, shards=shards))
+            return ((number, utterance.id, units) for number, utterance, units in found)
 
         wanted = {directory / name / split: each for name, each in inventories.items()}
         written = labels.write_labels(path, wanted, assigned, rate, VERSION)

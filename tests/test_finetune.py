@@ -18,7 +18,7 @@ from hubert_jax.data import records
 from hubert_jax.data.manifests import read_manifest
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Architecture
-from hubert_jax.networks import trained, warm_start
+from hubert_jax.networks import forward, trained, warm_start
 from hubert_jax.training.checkpoint import fingerprint, restore_parameters
 from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
@@ -121,7 +121,9 @@ def test_from_scratch_everything_learns_and_is_decoded(pretrained, speech_split,
     assert decoded["fingerprint"] == result["fingerprint"] == fingerprint(metadata)
 
     utterances = {utterance.id: utterance for utterance in records.read_audio(speech_split)}
-    for _, emitted in emissions(trained.load(values["checkpoint"]), speech_split):
+    for _, emitted in emissions(
+        trained.load(values["checkpoint"]), forward.utterances(speech_split)
+    ):
         utterance, log_probs = utterances.pop(emitted.id), emitted.log_probs
         assert emitted.speaker == utterance.speaker
         frames = (len(utterance.audio) - 400) // 320 + 1

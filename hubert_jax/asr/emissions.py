@@ -18,10 +18,8 @@ import numpy as np
 
 from hubert_jax import config as config_lib
 from hubert_jax import files
-from hubert_jax.data import manifests
 from hubert_jax.data.manifests import AudioManifest
 from hubert_jax.errors import InputError
-from hubert_jax.frames import num_frames
 from hubert_jax.model.architecture import Execution
 from hubert_jax.model.hubert import HubertForCTC
 from hubert_jax.networks import forward
@@ -44,15 +42,10 @@ class Emitted:
     log_probs: np.ndarray
 
 
-def emissions(
-    trained: Trained,
-    split_dir: str | os.PathLike,
-    shards: Callable[[int], bool] = lambda number: True,
-) -> Iterator[tuple[int, Emitted]]:
-    """Yields (audio shard's number, what the network gives for an utterance), shard by shard.
+def emissions(trained: Trained, groups: forward.Groups) -> Iterator[tuple[int, Emitted]]:
+    """Yields (number of the group, what the network gives for an utterance), group after group.
 
-    `shards` chooses audio shards. Neither dropout nor masks are applied. Raises InputError for a
-    network without a CTC head or a damaged shard.
+    Neither dropout nor masks are applied. Raises InputError for a network without a CTC head.
     """
     vocabulary = require_ctc(trained)
     model = HubertForCTC(trained.architecture, vocabulary.size, trained.kernels)
@@ -61,12 +54,9 @@ def emissions(
         logits: Any = model.apply({"params": params}, waveform, num_samples)
         return jax.nn.log_softmax(logits)
 
-    split = split_dir, manifests.read_manifest(split_dir)
-    for batch in forward.over_split(log_probabilities, trained, *split, shards=shards):
-        values = np.asarray(batch.values)
-        for row, name in enumerate(batch.ids):
-            found = values[row, : num_frames(int(batch.num_samples[row]))]
-            yield batch.shard, Emitted(name, batch.speakers[row], batch.texts[row], found)
+    for outputs in forward.Applied(log_probabilities, trained)(groups):
+        said = outputs.utterance
+        yield outputs.group, Emitted(said.id, said.speaker, said.text, outputs.values)
 
 
 class KeptEmissions:
@@ -104,7 +94,8 @@ class KeptEmissions:
                         print(error, flush=True)
         waiting: dict[int, list[Emitted]] = {number: [] for number in missing}
         total = sum(self._manifest.shards[number].samples for number in missing)
-        for number, emitted in emissions(self._trained, self._split_dir, missing.__contains__):
+        groups = forward.utterances(self._split_dir, shards=missing.__contains__)
+        for number, emitted in emissions(self._trained, groups):
             if not np.isfinite(emitted.log_probs).all():
                 raise InputError(
                     f"{self._trained.where}: gives NaN or infinite log probabilities for "

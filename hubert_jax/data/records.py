@@ -32,7 +32,7 @@ class Utterance:
     """One utterance."""
 
     id: str  # unique in its split
-    audio: np.ndarray  # int16 (samples,), mono at 16 kHz
+    audio: np.ndarray  # int16 (samples,), mono at 16 kHz; floats in [-1, 1] are not stored
     speaker: str = ""  # "" if unknown
     text: str = ""  # the transcript, "" if there is none
 

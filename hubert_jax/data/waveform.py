@@ -9,7 +9,9 @@ _CLIPPED_FRACTION = 0.001
 
 
 def to_float(audio: np.ndarray) -> np.ndarray:
-    """int16 samples (n,) as float32 in [-1, 1)."""
+    """int16 samples (n,) as float32 in [-1, 1), floats as they are."""
+    if audio.dtype != np.int16:
+        return audio.astype(np.float32)
     return audio.astype(np.float32) / 32768.0
 
 

@@ -1,12 +1,11 @@
-"""Running a function of a trained network over a split: one way for all jobs."""
+"""Running a function of a trained network over utterances: one way for all jobs."""
 
 import collections
 import contextlib
 import dataclasses
-import math
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -14,127 +13,124 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from hubert_jax import distributed
-from hubert_jax.data import inference_batches, records
-from hubert_jax.data.index import read_index
-from hubert_jax.data.manifests import AudioManifest
+from hubert_jax.data import inference_batches, manifests, records
+from hubert_jax.data.inference_batches import Window
+from hubert_jax.data.records import Utterance
 from hubert_jax.errors import InputError
-from hubert_jax.frames import SAMPLE_RATE, num_samples
+from hubert_jax.frames import SAMPLE_RATE
 from hubert_jax.networks.trained import Trained
 from hubert_jax.training import sharding
 
 _FRAMES_PER_BATCH = 4096
 _UNDER_WAY = 2  # batches: one runs, one waits
 
+Groups = Iterable[tuple[int, Iterable[Utterance]]]  # with each group's number
+
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What came out for some utterances of one audio shard."""
+    """What came out for an utterance."""
 
-    shard: int  # its number in the split's manifest
-    ids: tuple[str, ...]  # of the utterances, which may be fewer than rows
-    texts: tuple[str, ...]
-    speakers: tuple[str, ...]
-    num_samples: Any  # (B,), of the rows
-    values: Any  # what the function returned, on the device
+    group: int
+    utterance: Utterance
+    values: Any  # what the function returned for its T frames of 50 Hz: NumPy (T, ...)
 
 
-def over_split(
-    function: Callable[[dict, jax.Array, jax.Array], Any],
-    trained: Trained,
+def utterances(
     split_dir: str | os.PathLike,
-    manifest: AudioManifest,
-    *,
-    wanted: Callable[[str], bool] | None = None,
+    wanted: Callable[[str], bool] = lambda utterance_id: True,
     shards: Callable[[int], bool] = lambda number: True,
-) -> Iterator[Outputs]:
-    """What `function` gives for the utterances of a split, audio shard by audio shard.
+) -> Groups:
+    """A split's utterances, in groups by audio shard, each with its number in the manifest.
 
-    `function` is (params, waveform (B, N) float32, num_samples (B,) int32) -> arrays; it is
-    compiled here, once for each padded length. `wanted` tells by its id whether an utterance takes
-    part, `shards` by its number whether an audio shard does. An utterance is never cut, and its
-    values do not depend on its batch. Batches are divided over the mesh; nothing else goes to the
-    devices, and nothing comes back until the caller asks for it. Raises InputError for a damaged
-    shard, and for an utterance that is too long for the devices' memory, before any is computed
-    where its length alone tells it.
+    `wanted` tells by its id whether an utterance takes part, `shards` by its number whether a shard
+    does. Raises InputError for a missing split, and when it comes to it for a damaged shard.
     """
-    _require_room(trained, split_dir, manifest, wanted, shards)
-    rows = NamedSharding(trained.mesh, sharding.BATCH)
-    parameters = jax.tree.map(lambda leaf: leaf.sharding, trained.params)
-    compiled = jax.jit(
-        function, in_shardings=(parameters, rows, rows), **distributed.compiled_here()
-    )
-    under_way: collections.deque[Outputs] = collections.deque()
-    for number, shard in enumerate(manifest.shards):
-        if not shards(number):
-            continue
-        batches = inference_batches.padded_batches(
-            records.read_shard(pathlib.Path(split_dir, shard.file), shard.utterances),
-            _FRAMES_PER_BATCH,
-            trained.architecture.normalize_waveform,
-            sharding.batch_shards(trained.mesh),
-            wanted,
-        )
-        for batch in batches:
-            named = (number, batch.ids, batch.texts, batch.speakers, batch.num_samples)
-            outputs = Outputs(*named, None)
-            with _naming_longest(split_dir, outputs):
-                arrays = jax.device_put((batch.waveform, batch.num_samples), rows)
-                with jax.transfer_guard("disallow"):
-                    values = compiled(trained.params, *arrays)
-            under_way.append(dataclasses.replace(outputs, values=values))
-            if len(under_way) == _UNDER_WAY:
-                yield _computed(split_dir, under_way.popleft())
-    for outputs in under_way:
-        yield _computed(split_dir, outputs)
+    manifest = manifests.read_manifest(split_dir)
+
+    def of(shard: manifests.ShardInfo) -> Iterator[Utterance]:
+        read = records.read_shard(pathlib.Path(split_dir, shard.file), shard.utterances)
+        return (utterance for utterance in read if wanted(utterance.id))
+
+    return ((n, of(shard)) for n, shard in enumerate(manifest.shards) if shards(n))
 
 
-def _computed(split_dir: str | os.PathLike, outputs: Outputs) -> Outputs:
-    with _naming_longest(split_dir, outputs):
-        jax.block_until_ready(outputs.values)
-    return outputs
+class Applied:
+    """A function of a trained network, compiled once for each padded length.
+
+    It is (params, waveform (B, N) float32, num_samples (B,) int32) -> arrays (B, T, ...).
+    """
+
+    def __init__(
+        self,
+        function: Callable[[dict, jax.Array, jax.Array], Any],
+        trained: Trained,
+        fetch: Callable[[Any], Any] = jax.device_get,
+        frames_per_batch: int = _FRAMES_PER_BATCH,
+    ) -> None:
+        """`fetch` makes NumPy arrays of what the function gives, all that leaves the devices."""
+        self._trained, self._fetch, self._frames_per_batch = trained, fetch, frames_per_batch
+        self._rows = NamedSharding(trained.mesh, sharding.BATCH)
+        parameters = jax.tree.map(lambda leaf: leaf.sharding, trained.params)
+        in_shardings = (parameters, self._rows, self._rows)
+        self._compiled = jax.jit(function, in_shardings=in_shardings, **distributed.compiled_here())
+
+    def __call__(self, groups: Groups) -> Iterator[Outputs]:
+        """What the function gives for utterances, group after group.
+
+        Values do not depend on an utterance's batch. Up to 5.5 minutes are taken whole; longer ones
+        in windows of that length, of which 20 s on either side are heard and not given out, so that
+        no frame is lost or doubled. Batches are divided over the mesh, and nothing else goes to the
+        devices. Utterances of about one length are taken together: within a group their order is
+        another. Raises InputError for an utterance that is too long for the devices' memory.
+        """
+        under_way: collections.deque[tuple[int, tuple[Window, ...], Any]] = collections.deque()
+        parts: dict[str, list[Any]] = {}  # of utterances whose windows have not all come
+
+        def finished() -> Iterator[Outputs]:
+            number, windows, values = under_way.popleft()
+            with _naming_longest(windows):
+                values = self._fetch(values)
+            for row, window in enumerate(windows):
+                utterance, own = window.utterance, (row, window.own)
+                found = parts.setdefault(utterance.id, [])
+                found.append(jax.tree.map(lambda leaf, own=own: leaf[own], values))
+                if window.last:
+                    del parts[utterance.id]
+                    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
+                    yield Outputs(number, utterance, whole)
+
+        for number, group in groups:
+            batches = inference_batches.padded_batches(
+                group,
+                self._frames_per_batch,
+                self._trained.architecture.normalize_waveform,
+                sharding.batch_shards(self._trained.mesh),
+            )
+            for batch in batches:
+                with _naming_longest(batch.windows):
+                    arrays = jax.device_put((batch.waveform, batch.num_samples), self._rows)
+                    with jax.transfer_guard("disallow"):
+                        values = self._compiled(self._trained.params, *arrays)
+                under_way.append((number, batch.windows, values))
+                if len(under_way) == _UNDER_WAY:
+                    yield from finished()
+        while under_way:
+            yield from finished()
 
 
 @contextlib.contextmanager
-def _naming_longest(split_dir: str | os.PathLike, outputs: Outputs) -> Iterator[None]:
+def _naming_longest(windows: tuple[Window, ...]) -> Iterator[None]:
     """Memory that does not suffice for a batch is an InputError about its longest utterance."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        row = int(np.argmax(outputs.num_samples[: len(outputs.ids)]))
-        raise _too_long(split_dir, outputs.ids[row], outputs.num_samples[row]) from None
-
-
-def _too_long(split_dir: str | os.PathLike, name: str, samples: int) -> InputError:
-    return InputError(
-        f"{split_dir}: utterance {name} of {samples / SAMPLE_RATE:.1f} s: the device's memory does "
-        "not suffice for the network on it; cut the recording, as config.cut_seconds of prepare "
-        "does where there is no transcript, and prepare the split again, or take another device"
-    )
-
-
-def _require_room(
-    trained: Trained,
-    split_dir: str | os.PathLike,
-    manifest: AudioManifest,
-    wanted: Callable[[str], bool] | None,
-    shards: Callable[[int], bool],
-) -> None:
-    """Raises InputError for an utterance whose attention weights alone fill a device's memory."""
-    if trained.kernels.attention_backend != "xla":
-        return  # the others never hold them
-    heads = trained.architecture.num_heads / trained.mesh.shape["tensor"]
-    most = num_samples(math.isqrt(int(_memory(trained.mesh.local_devices[0]) / (4 * heads))) + 1)
-    index = read_index(split_dir, manifest)
-    for number in filter(shards, range(len(manifest.shards))):
-        for place in np.flatnonzero(index.samples_of(number) >= most):
-            record = index.shard(number)[place]
-            if wanted is None or wanted(index.ids[record]):
-                raise _too_long(split_dir, index.ids[record], int(index.samples[record]))
-
-
-def _memory(device: jax.Device) -> int:
-    """Bytes that the device says to have, or the host, as CPUs do not say."""
-    said = (device.memory_stats() or {}).get("bytes_limit", 0)
-    return said or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        longest = max(windows, key=lambda window: len(window.waveform))
+        raise InputError(
+            f"utterance {longest.utterance.id}: the device's memory does not suffice for the "
+            f"network on {len(longest.waveform) / SAMPLE_RATE:.1f} s; cut the recording, as "
+            "config.cut_seconds of prepare does where there is no transcript, and prepare the "
+            "split again, or take another device"
+        ) from None

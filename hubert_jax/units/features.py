@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hubert_jax.data import manifests, records
+from hubert_jax.data.records import Utterance
 from hubert_jax.data.waveform import to_float
 from hubert_jax.errors import InputError
-from hubert_jax.frames import num_frames
 from hubert_jax.model.hubert import Hubert
 from hubert_jax.model.transformer import first_layers
 from hubert_jax.networks import forward
@@ -77,38 +76,40 @@ def extract(
 ) -> Iterator[tuple[int, str, list[np.ndarray]]]:
     """Yields (number of the audio shard, utterance id, float32 (T, D) of each), shard by shard.
 
+    As `of_utterances`, of a split's, which `wanted` chooses by id, `shards` by audio shard.
+    """
+    of_all = of_utterances(features, forward.utterances(split_dir, wanted, shards))
+    return ((number, utterance.id, frames) for number, utterance, frames in of_all)
+
+
+def of_utterances(
+    features: Sequence[Feature], groups: forward.Groups
+) -> Iterator[tuple[int, Utterance, list[np.ndarray]]]:
+    """Yields (number of the group, utterance, float32 (T, D) of each), group after group.
+
     The features differ in their steps alone, so that the audio is read once; `whiten` is not taken
-    here. `wanted` chooses utterances by id, `shards` audio shards; within one the order is free.
+    here. Within a group the order is free.
     """
     wanted_steps = {feature.own_steps for feature in features}
-    for number, name, frames in _raw(features[0], split_dir, wanted, shards):
+    for number, utterance, frames in _raw(features[0], groups):
         found = {own: steps.apply(own, frames) for own in wanted_steps}
-        yield number, name, [found[feature.own_steps] for feature in features]
+        yield number, utterance, [found[feature.own_steps] for feature in features]
 
 
-def _raw(
-    feature: Feature,
-    split_dir: str | os.PathLike,
-    wanted: Callable[[str], bool],
-    shards: Callable[[int], bool],
-) -> Iterator[tuple[int, str, np.ndarray]]:
-    """As `extract`, of one feature before its steps."""
+def _raw(feature: Feature, groups: forward.Groups) -> Iterator[tuple[int, Utterance, np.ndarray]]:
+    """As `of_utterances`, of one feature before its steps."""
     if feature.trained is not None:
-        states = hidden_states(feature.trained, split_dir, (feature.layer,), wanted, shards)
-        yield from ((number, name, of[feature.layer]) for number, name, of in states)
+        applied = forward.Applied(*states_of(feature.trained, (feature.layer,)))
+        for outputs in applied(groups):
+            yield outputs.group, outputs.utterance, outputs.values[:, 0]
         return
-
-    def waveforms() -> Iterator[tuple[tuple[int, str], np.ndarray]]:
-        for number, shard in enumerate(manifests.read_manifest(split_dir).shards):
-            if not shards(number):
-                continue
-            path = os.path.join(split_dir, shard.file)
-            for utterance in records.read_shard(path, shard.utterances):
-                if wanted(utterance.id):
-                    yield (number, utterance.id), to_float(utterance.audio)
-
-    for (number, name), frames in mfcc.mfcc(waveforms(), feature.kind):
-        yield number, name, frames
+    waveforms = (
+        ((number, utterance), to_float(utterance.audio))
+        for number, group in groups
+        for utterance in group
+    )
+    for (number, utterance), frames in mfcc.mfcc(waveforms, feature.kind):
+        yield number, utterance, frames
 
 
 def require_layers(trained: Trained, layers: tuple[int, ...]) -> None:
@@ -133,6 +134,19 @@ def hidden_states(
     Neither dropout nor masks are applied; nothing above the topmost layer is computed. Raises
     InputError for a layer that the network does not have, or a damaged shard.
     """
+    applied = forward.Applied(*states_of(trained, layers))
+    for outputs in applied(forward.utterances(split_dir, wanted, shards)):
+        states = {layer: outputs.values[:, i] for i, layer in enumerate(layers)}
+        yield outputs.group, outputs.utterance.id, states
+
+
+def states_of(
+    trained: Trained, layers: tuple[int, ...]
+) -> tuple[Callable[[dict, jax.Array, jax.Array], jax.Array], Trained]:
+    """The function that gives float32 (B, T, layers, dim), and what it needs of the network.
+
+    Raises InputError for a layer that the network does not have.
+    """
     require_layers(trained, layers)
     top = max(max(layers), 1)
     params = first_layers(trained.params, top)["hubert"]
@@ -142,12 +156,7 @@ def hidden_states(
 
     def states(params: dict, waveform: jax.Array, num_samples: jax.Array) -> jax.Array:
         outputs: Any = model.apply({"params": params}, waveform, num_samples, collect=True)
-        return outputs["layers"][jnp.array(layers)].swapaxes(0, 1).astype(jnp.float32)
+        chosen = outputs["layers"][jnp.array(layers)]
+        return jnp.moveaxis(chosen, 0, 2).astype(jnp.float32)
 
-    split = split_dir, manifests.read_manifest(split_dir)
-    for batch in forward.over_split(states, trained, *split, wanted=wanted, shards=shards):
-        hidden = np.asarray(batch.values)
-        for row, name in enumerate(batch.ids):
-            frames = num_frames(int(batch.num_samples[row]))
-            of_layer = {layer: hidden[row, i, :frames] for i, layer in enumerate(layers)}
-            yield batch.shard, name, of_layer
+    return states, trained

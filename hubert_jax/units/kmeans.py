@@ -10,7 +10,7 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from hubert_jax.units import clustering, steps
 from hubert_jax.units.clustering import KMeansConfig
 from hubert_jax.units.nearest import Nearest
 
+Name = TypeVar("Name")
 _COLUMNS = 16  # of a sample, that are put in order at a time
 # RuntimeError is what zipfile raises of damage that looks like encryption.
 _DAMAGED = (
@@ -371,17 +372,17 @@ def assign(codebook: Codebook, features: np.ndarray) -> np.ndarray:
 
 
 def assign_each(
-    codebooks: Sequence[Codebook], features: Iterable[tuple[int, str, Sequence[np.ndarray]]]
-) -> Iterator[tuple[int, str, list[np.ndarray]]]:
-    """(shard, utterance id, labels) of (shard, utterance id, features), in order.
+    codebooks: Sequence[Codebook], features: Iterable[tuple[int, Name, Sequence[np.ndarray]]]
+) -> Iterator[tuple[int, Name, list[np.ndarray]]]:
+    """(group, utterance, labels) of (group, utterance, features), in order.
 
     There are features and labels, as `assign` gives them, for each codebook. Many utterances are
     looked at together, on all devices.
     """
     nearest = [Nearest(codebook.centroids) for codebook in codebooks]
-    waiting: list[tuple[int, str, list[np.ndarray]]] = []
+    waiting: list[tuple[int, Name, list[np.ndarray]]] = []
 
-    def labelled() -> Iterator[tuple[int, str, list[np.ndarray]]]:
+    def labelled() -> Iterator[tuple[int, Name, list[np.ndarray]]]:
         of_codebook = zip(*(values for _, _, values in waiting), strict=True)
         labels = [
             each.labels(np.concatenate(frames))

@@ -17,6 +17,7 @@ from hubert_jax import distributed
 Result = TypeVar("Result")
 _BLOCK = 8192  # frames that go to a device together
 _ROWS = 1024  # of them whose distances to all centroids are in memory at once
+_FRAMES = 256  # of each row of a batch likewise
 
 
 class Nearest:
@@ -81,33 +82,55 @@ class Nearest:
             while under_way:
                 yield under_way.popleft().result()
 
+    def search(self, frames: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The nearest of float32 (B, T, D) by float32, uint16 (B, T), and whether rounding decided.
+
+        For use within a compiled function; where it did, and for NaN, `exactly` tells.
+        """
+        rows, count, dim = frames.shape
+        padded = jnp.pad(frames, [(0, 0), (0, -count % _FRAMES), (0, 0)])
+        # Of each row some frames at a time, so that devices keep their rows.
+        parts = padded.reshape(rows, -1, _FRAMES, dim).swapaxes(0, 1)
+        found = lax.map(lambda some: _found(some, *self._arguments), parts)
+        best, close = (each.swapaxes(0, 1).reshape(rows, -1)[:, :count] for each in found)
+        return best, close
+
+    def exactly(self, frames: np.ndarray) -> np.ndarray:
+        """As `labels`, by float64 alone."""
+        exact = frames.astype(np.float64) @ (-2.0 * self._exact.T) + self._squares
+        return exact.argmin(axis=1).astype(np.uint16)
+
     def _of_block(self, block: np.ndarray, here: jax.Array) -> np.ndarray:
         best, close = map(np.asarray, _search()(here, *self._arguments))
         labels = best[: len(block)].copy()
         undecided = np.flatnonzero(close[: len(block)])
         if len(undecided):
-            exact = block[undecided].astype(np.float64) @ (-2.0 * self._exact.T) + self._squares
-            labels[undecided] = exact.argmin(axis=1)
+            labels[undecided] = self.exactly(block[undecided])
         return labels
+
+
+def _found(
+    some: jax.Array, centre: jax.Array, doubled: jax.Array, squares: jax.Array, bound: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The nearest centroid of every frame, and whether it is too close to another to be sure."""
+    some = some - centre
+    distances = jnp.dot(some, doubled, precision=lax.Precision.HIGHEST) + squares
+    distances = lax.optimization_barrier(distances)  # or the product is made twice
+    numbers = lax.broadcasted_iota(jnp.int32, distances.shape, distances.ndim - 1)
+    smallest = distances.min(axis=-1)
+    best = jnp.where(distances == smallest[..., None], numbers, len(squares)).min(axis=-1)
+    second = jnp.where(numbers == best[..., None], jnp.inf, distances).min(axis=-1)
+    closest = bound[0] * jnp.sqrt(jnp.square(some).sum(axis=-1)) + bound[1]
+    return best.astype(jnp.uint16), ~(second - smallest > closest)
 
 
 @functools.cache
 def _search() -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """The nearest centroid of every frame, and whether it is too close to another to be sure."""
+    """`_found` of (N, D), some rows at a time."""
 
-    def search(frames, centre, doubled, squares, bound):  # type: ignore[no-untyped-def]
-        def rows(some: jax.Array) -> tuple[jax.Array, jax.Array]:
-            some = some - centre
-            distances = jnp.dot(some, doubled, precision=lax.Precision.HIGHEST) + squares
-            distances = lax.optimization_barrier(distances)  # or the product is made twice
-            numbers = lax.broadcasted_iota(jnp.int32, distances.shape, 1)
-            smallest = distances.min(axis=1)
-            best = jnp.where(distances == smallest[:, None], numbers, len(squares)).min(axis=1)
-            second = jnp.where(numbers == best[:, None], jnp.inf, distances).min(axis=1)
-            closest = bound[0] * jnp.sqrt(jnp.square(some).sum(axis=1)) + bound[1]
-            return best.astype(jnp.uint16), ~(second - smallest > closest)
-
-        best, close = lax.map(rows, frames.reshape(-1, _ROWS, frames.shape[1]))
+    def search(frames: jax.Array, *arguments: jax.Array) -> tuple[jax.Array, jax.Array]:
+        rows = frames.reshape(-1, _ROWS, frames.shape[1])
+        best, close = lax.map(lambda some: _found(some, *arguments), rows)
         return best.ravel(), close.ravel()
 
     return jax.jit(search, **distributed.compiled_here())

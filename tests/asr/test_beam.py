@@ -19,7 +19,7 @@ from hubert_jax.convert.network import Network
 from hubert_jax.errors import InputError
 from hubert_jax.language import lexicon, ngram
 from hubert_jax.model.architecture import Architecture, Regularization
-from hubert_jax.networks import trained
+from hubert_jax.networks import forward, trained
 from hubert_jax.vocabulary import Vocabulary
 
 pytest.importorskip("flashlight.lib.text")
@@ -81,7 +81,7 @@ def spoken_log_probs(held_out_split, tmp_path_factory):
     params = splits.random_parameters(architecture, vocabulary_size=SMALL.size)
     where = f"orbax:{tmp_path_factory.mktemp('network')}/checkpoints"
     formats.write(where, Network(params, architecture, None, Regularization(), SMALL))
-    found = emissions.emissions(trained.load(where), held_out_split)
+    found = emissions.emissions(trained.load(where), forward.utterances(held_out_split))
     return [emitted.log_probs for _, emitted in found]
 
 

@@ -265,13 +265,13 @@ def test_padded_batches_hold_every_utterance_once(split, utterances, row_multipl
     read = records.read_audio(split)
     for batch in padded_batches(read, 600, False, row_multiple):
         assert len(batch.waveform) % row_multiple == 0
-        assert len(batch.ids) <= len(batch.waveform)
-        for row, (name, text) in enumerate(zip(batch.ids, batch.texts, strict=True)):
-            assert name not in found
-            count = batch.num_samples[row]
-            found[name] = (text, batch.waveform[row, :count].tobytes())
+        assert len(batch.windows) <= len(batch.waveform)
+        for row, window in enumerate(batch.windows):
+            utterance, count = window.utterance, batch.num_samples[row]
+            assert utterance.id not in found and window.last and window.own.start == 0
+            found[utterance.id] = (utterance.text, batch.waveform[row, :count].tobytes())
             assert not batch.waveform[row, count:].any()
-        assert (batch.num_samples[len(batch.ids) :] == 400).all()
+        assert (batch.num_samples[len(batch.windows) :] == 400).all()
     expected = {u.id: (u.text, to_float(u.audio).tobytes()) for u in utterances}
     assert found == expected
 
@@ -291,10 +291,10 @@ def test_features_do_not_depend_on_the_batch(split, utterances, model):
     batch = next(padded_batches(records.read_audio(split), 8192, config.normalize_waveform))
     together = network(batch.waveform, batch.num_samples)
     # Every length compiles anew: the shortest and the longest will do.
-    rows = np.argsort(batch.num_samples[: len(batch.ids)])[[0, -1]]
+    rows = np.argsort(batch.num_samples[: len(batch.windows)])[[0, -1]]
     assert batch.num_samples[rows[0]] < batch.num_samples[rows[1]]
     for row in rows:
-        waveform = to_float(audio[batch.ids[row]])
+        waveform = to_float(audio[batch.windows[row].utterance.id])
         if config.normalize_waveform:
             waveform = normalize(waveform)
         alone = network(waveform[None])[:, 0]

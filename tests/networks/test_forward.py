@@ -10,7 +10,8 @@ from splits import TINY_BASE, TINY_LARGE, random_parameters
 
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
-from hubert_jax.data import manifests, records
+from hubert_jax.data import inference_batches, manifests, records
+from hubert_jax.data.records import Utterance
 from hubert_jax.data.waveform import normalize, to_float
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_frames
@@ -20,7 +21,7 @@ from hubert_jax.model.kernels import choice
 from hubert_jax.networks import forward, trained
 from hubert_jax.training import checkpoint, sharding
 from hubert_jax.training.sharding import MeshConfig
-from hubert_jax.units.features import hidden_states
+from hubert_jax.units.features import Feature, hidden_states, of_utterances
 
 
 @pytest.fixture(scope="module", params=["base", "large"])
@@ -58,50 +59,65 @@ def test_nothing_but_batches_goes_to_the_devices(network, speech_split):
     """Weights are on the mesh from loading on; the computation itself transfers nothing."""
     loaded = trained.load(network[2])
     assert {leaf.sharding.mesh for leaf in jax.tree.leaves(loaded.params)} == {loaded.mesh}
-    manifest = manifests.read_manifest(speech_split)
-    seen = []
+    seen, came = [], []
 
     def means(params, waveform, num_samples):
         seen.append(jax.tree.leaves(params)[0])
-        return jnp.mean(waveform, axis=1) + jnp.sum(params["hubert"]["mask_embedding"])
+        frames = jnp.mean(waveform[:, 80:].reshape(len(waveform), -1, 320), axis=2)
+        return frames + jnp.sum(params["hubert"]["mask_embedding"])
+
+    def fetch(values):
+        came.append(values)
+        return np.asarray(values)
 
     with jax.transfer_guard_host_to_device("disallow"):  # but for device_put
-        outputs = list(forward.over_split(means, loaded, speech_split, manifest))
+        outputs = list(forward.Applied(means, loaded, fetch)(forward.utterances(speech_split)))
     assert all(isinstance(leaf, jax.core.Tracer) for leaf in seen)
-    assert all(isinstance(batch.values, jax.Array) for batch in outputs)
-    names = [name for batch in outputs for name in batch.ids]
+    assert all(isinstance(values, jax.Array) for values in came)
+    names = [found.utterance.id for found in outputs]
     assert sorted(names) == sorted(utterance.id for utterance in records.read_audio(speech_split))
-    shards = [batch.shard for batch in outputs]
-    assert shards == sorted(shards) and set(shards) == set(range(len(manifest.shards)))
+    for found in outputs:
+        assert found.values.shape == (num_frames(len(found.utterance.audio)),)
+    shards = [found.group for found in outputs]
+    assert shards == sorted(shards)
+    assert set(shards) == set(range(len(manifests.read_manifest(speech_split).shards)))
 
 
-def test_an_utterance_that_no_device_holds_is_named(network, speech_split, monkeypatch):
-    loaded, manifest = trained.load(network[2]), manifests.read_manifest(speech_split)
-    utterances = list(records.read_audio(speech_split))
+def test_an_utterance_that_no_device_holds_is_named(network, speech_split):
+    loaded, utterances = trained.load(network[2]), list(records.read_audio(speech_split))
     longest = max(utterances, key=lambda utterance: len(utterance.audio))
-    seconds = len(longest.audio) / 16_000
 
     def exhausted(*arguments):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
 
-    def run(memory, **chosen):
-        monkeypatch.setattr(forward, "_memory", lambda device: memory)
-        return list(forward.over_split(exhausted, loaded, speech_split, manifest, **chosen))
+    seconds = len(longest.audio) / 16_000
+    named = f"utterance {longest.id}: the device's memory does not suffice .* on {seconds:.1f} s;"
+    with pytest.raises(InputError, match=f"{named}.*config.cut_seconds") as found:
+        chosen = forward.utterances(speech_split, longest.id.__eq__)
+        list(forward.Applied(exhausted, loaded)(chosen))
+    assert "\n" not in str(found.value)
 
-    named = "utterance {} of .* s: the device's memory does not suffice .*config.cut_seconds"
-    with pytest.raises(InputError, match=named.format(longest.id)) as late:
-        run(2**40, wanted=lambda name: name == longest.id)
-    assert f" of {seconds:.1f} s:" in str(late.value) and "\n" not in str(late.value)
-    # As many bytes as the attention weights of the longest one have.
-    weights = 4 * loaded.architecture.num_heads * num_frames(len(longest.audio)) ** 2
-    with monkeypatch.context() as patch:
-        patch.setattr(records, "read_shard", lambda *arguments: pytest.fail("audio was read"))
-        with pytest.raises(InputError, match=named.format(longest.id)):
-            run(weights - 1)
-    others = {utterance.id for utterance in utterances} - {longest.id}
-    with pytest.raises(InputError, match=named.format(f"({'|'.join(others)})")):
-        run(weights - 1, wanted=lambda name: name in others)
-    run(weights - 1, shards=lambda number: False)
+
+def test_a_long_recording_in_windows_is_nearly_one_long_pass(network, speech_split, monkeypatch):
+    """As many frames as there are, and those of one pass but for what windows do not hear."""
+    speech = np.concatenate([each.audio for each in records.read_audio(speech_split)])
+    loaded, long = trained.load(network[2]), Utterance("long", speech)
+
+    def states():
+        [(_, _, [frames])] = of_utterances([Feature("layer", loaded, 1)], [(0, [long])])
+        return frames
+
+    whole = states()
+    monkeypatch.setattr(inference_batches, "LONGEST", 512)
+    monkeypatch.setattr(inference_batches, "_AROUND", 128)
+    assert len(whole) > 1024
+    found = states()
+    assert found.shape == whole.shape == (num_frames(len(speech)), whole.shape[1])
+    differences = np.abs(found - whole).mean(axis=1) / whole.std()
+    assert np.median(differences) < 0.1
+    # Not one frame beside its place: of its neighbours it is far.
+    beside = np.abs(found[1:] - whole[:-1]).mean(axis=1) / whole.std()
+    assert np.mean(differences[1:] < beside) > 0.99
 
 
 def test_execution_and_mesh_may_differ_from_those_of_training(network, speech_split):

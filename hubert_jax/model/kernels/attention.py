@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 _MASKED = -1e9  # finite, so that a row without a valid key gives numbers rather than NaN
+_QUERIES = 1024  # frames whose weights of all others are in memory at once, where there are many
 _SPLASH_BLOCK = 128  # the lanes of a TPU: lengths are padded to a multiple of it
 
 
@@ -23,7 +24,26 @@ def xla(
     lengths: jax.Array | None = None,
     drop: Callable[[jax.Array], jax.Array] | None = None,
 ) -> jax.Array:
-    """Attention written out; `drop` is applied to the attention weights."""
+    """Attention written out; `drop` is applied to the attention weights.
+
+    Without it, memory grows with frames and not with their square from 4,096 on.
+    """
+    attend = functools.partial(_written_out, key=key, value=value, lengths=lengths, drop=drop)
+    rows, frames, *each = query.shape
+    if drop is not None or frames <= 4 * _QUERIES:
+        return attend(query)
+    padded = jnp.pad(query, [(0, 0), (0, -frames % _QUERIES), (0, 0), (0, 0)])
+    blocks = padded.reshape(rows, -1, _QUERIES, *each).swapaxes(0, 1)
+    return jax.lax.map(attend, blocks).swapaxes(0, 1).reshape(padded.shape)[:, :frames]
+
+
+def _written_out(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    lengths: jax.Array | None,
+    drop: Callable[[jax.Array], jax.Array] | None,
+) -> jax.Array:
     scale = query.shape[-1] ** -0.5
     logits = jnp.einsum("bqhd,bkhd->bhqk", query * scale, key, preferred_element_type=jnp.float32)
     if lengths is not None:
