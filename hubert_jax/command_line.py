@@ -32,8 +32,15 @@ def wants_help(arguments: list[str]) -> bool:
     return any(argument in _HELP for argument in arguments)
 
 
-def usage(job: str, schemas: Sequence[Any], description: str, part: str = "") -> str:
-    """The text of `--help`; `part` of a configuration file is the job's, its name's if empty."""
+def usage(
+    job: str, schemas: Sequence[Any], description: str, part: str = "", listed: str = ""
+) -> str:
+    """The text of `--help`; `part` of a configuration file is the job's, its name's if empty.
+
+    Words that are no flags are the values of the key `listed`, if a job has one.
+    """
+    words = f"{listed[:-1].upper()} ... " if listed else ""
+    optional = "[--config=FILE.py[:PART]]" if listed else "--config=FILE.py[:PART]"
     keys = "\n\n".join(
         "keys, with their type and what they are where the file says nothing:\n"
         + "\n".join(
@@ -46,7 +53,7 @@ def usage(job: str, schemas: Sequence[Any], description: str, part: str = "") ->
     )
     return (
         f"{textwrap.dedent(description).strip()}\n\n"
-        f"usage: python -m hubert_jax.{job} --config=FILE.py[:PART] [--config.KEY=VALUE ...]\n\n"
+        f"usage: python -m hubert_jax.{job} {words}{optional} [--config.KEY=VALUE ...]\n\n"
         f"  --config=FILE.py[:PART]  the configuration, for example configs/small.py; PART is\n"
         f"                           {part or job!r} unless it is given\n"
         f"  --config.KEY=VALUE       replaces one value of it; a sequence is written a,b,c\n\n"
@@ -54,14 +61,19 @@ def usage(job: str, schemas: Sequence[Any], description: str, part: str = "") ->
     )
 
 
-def read(arguments: list[str], job: str, *schemas: Any) -> Any:
+def read(arguments: list[str], job: str, *schemas: Any, listed: str = "") -> Any:
     """The configuration that a command line asks for: the file's part `job` unless it names one.
 
+    With `listed`, words that are no flags are the values of that key, and no file is needed.
     Of several schemas it is the one with the fewest keys that the file has alone, or lacks.
     Raises InputError for all that is wrong with the file or with an argument.
     """
-    path, overrides = _split(arguments)
-    values, overrides = _load(path, job, overrides)
+    path, overrides, words = _split(arguments, listed)
+    values: Mapping[str, Any] = {}
+    if path:
+        values, overrides = _load(path, job, overrides)
+    if words:
+        values = {**values, listed: tuple(words)}
     schema = min(schemas, key=lambda each: _misfits(each, values))
     if hasattr(schema, "with_defaults"):  # of groups that the dataclass does not know
         values = schema.with_defaults(values)
@@ -78,12 +90,16 @@ def _misfits(schema: Any, values: Mapping[str, Any]) -> int:
     return len({*values} - {*fields}) + len(required - {*values})
 
 
-def _split(arguments: list[str]) -> tuple[str, list[str]]:
-    """The value of `--config`, and the overrides."""
+def _split(arguments: list[str], listed: str) -> tuple[str, list[str], list[str]]:
+    """The value of `--config`, the overrides, and words that are no flags, which are `listed`."""
     path, overrides = "", []
+    words: list[str] = []
     remaining = list(arguments)
     while remaining:
         argument = remaining.pop(0)
+        if listed and not argument.startswith("-"):
+            words.append(argument)
+            continue
         name = argument.partition("=")[0].removeprefix("-").removeprefix("-")
         if not argument.startswith("-") or not (
             name == "config" or name.removeprefix("no").startswith("config.")
@@ -92,15 +108,15 @@ def _split(arguments: list[str]) -> tuple[str, list[str]]:
                 f"unexpected argument {argument!r}; expected --config=FILE.py and "
                 "--config.KEY=VALUE (--help lists the keys)"
             )
-        if "=" not in argument and remaining and not remaining[0].startswith("-"):
+        if "=" not in argument and not listed and remaining and not remaining[0].startswith("-"):
             argument += "=" + remaining.pop(0)
         if name == "config":
             path = argument.partition("=")[2]
         else:
             overrides.append(argument)
-    if not path:
+    if not path and not listed:
         raise InputError("--config: missing; pass a configuration file, --config=configs/NAME.py")
-    return path, overrides
+    return path, overrides, words
 
 
 def _load(path: str, job: str, overrides: list[str]) -> tuple[Mapping[str, Any], list[str]]:

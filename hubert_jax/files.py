@@ -104,6 +104,47 @@ def pretence(start: bytes) -> str:
     return ""
 
 
+class KeptLines:
+    """JSON values by name, in a file that grows line by line and outlives a job that is killed.
+
+    Of another `key` than the file has, or with a damaged line, what is there from then on is void.
+    """
+
+    def __init__(self, path: str | os.PathLike, key: str) -> None:
+        self._path = pathlib.Path(path)
+        self.values: dict[str, Any] = {}
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        good = 0
+        try:
+            with self._path.open("rb") as file:
+                if json.loads(file.readline()) == key:
+                    good = file.tell()
+                for line in file if good else ():
+                    if not line.endswith(b"\n"):
+                        break
+                    name, value = json.loads(line)
+                    self.values[name] = value
+                    good += len(line)
+        except FileNotFoundError:
+            pass
+        except (ValueError, TypeError):
+            pass  # what was being written when the job ended
+        self._file = self._path.open("r+b" if good else "wb")
+        self._file.truncate(good)
+        self._file.seek(good)
+        if not good:
+            self._write(key)
+
+    def add(self, name: str, value: Any) -> None:
+        """Keeps a value, in place of an older one."""
+        self.values[name] = value
+        self._write([name, value])
+
+    def _write(self, value: Any) -> None:
+        self._file.write(json.dumps(value).encode() + b"\n")
+        self._file.flush()
+
+
 @contextlib.contextmanager
 def writing_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a temporary sibling that replaces `path` when the block ends well.

@@ -26,12 +26,13 @@ def main(
     run: Callable[[Any], dict],
     part: str = "",
     computes: bool = True,
+    listed: str = "",
 ) -> None:
     """Runs a job from the command line, as its module's docstring describes it.
 
     A configuration file is asked for `part`, or for the job's `name`. Of several schemas the one is
-    taken whose keys the file has. A job that `computes` keeps
-    freed memory on the CPU back-end.
+    taken whose keys the file has. A job that `computes` keeps freed memory on the CPU back-end.
+    With `listed` it is called with values of that key, and needs no file.
 
     Exit status: 0 when finished, 1 for bad input (one line on standard error) and for a crash
     (with its traceback), 3 when training diverged, 75 when SIGTERM ended it at a checkpoint, 130
@@ -40,11 +41,12 @@ def main(
     arguments = sys.argv[1:]
     schemas = schema if isinstance(schema, tuple) else (schema,)
     if command_line.wants_help(arguments):
-        print(command_line.usage(name, schemas, sys.modules[run.__module__].__doc__ or "", part))
+        described = sys.modules[run.__module__].__doc__ or ""
+        print(command_line.usage(name, schemas, described, part, listed))
         return
     if computes:
         host_memory.keep_freed_memory()
-    guarded(lambda: run(command_line.read(arguments, part or name, *schemas)))
+    guarded(lambda: run(command_line.read(arguments, part or name, *schemas, listed=listed)))
 
 
 def guarded(work: Callable[[], Any]) -> None:

@@ -282,7 +282,7 @@ def _codebooks(
         described = feature.describe()
         if config.codebook:
             path = str(pathlib.Path(config.codebook, name))
-            codebooks[name] = read_codebook(path, described, feature.dim)
+            codebooks[name] = kmeans.read(path, described, feature.dim)
         else:
             clusters = config.listed()[name].num_clusters
             codebooks[name] = kmeans.draw(clusters, config.seed, name, described, feature.dim)
@@ -371,47 +371,6 @@ def _features(config: LabelConfig) -> dict[str, Feature]:
         name: Feature(config.feature, trained, config.layer, (*config.steps, *each.steps))
         for name, each in config.listed().items()
     }
-
-
-def read_codebook(path: str, expected: dict[str, Any], dim: int | None) -> Codebook:
-    """An earlier codebook, or that of a file, which does not say of which feature it is.
-
-    `expected` describes the feature, or as much of it as is known, `dim` is how many numbers it
-    has before `whiten`, if that is known. Raises InputError for a codebook of another one.
-    """
-    if pathlib.Path(path).is_file():
-        whitened = any(step.startswith("whiten") for step in expected.get("steps", ()))
-        if whitened or expected["kind"] == "random_projection":
-            raise InputError(
-                f"config.codebook={path}: a file of another library has no matrix for whiten or "
-                "random_projection; expected a label job's directory"
-            )
-        from hubert_jax.convert.centroids import read_centroids
-
-        centroids, kind = read_centroids(path)
-        origin = (
-            f"{pathlib.Path(path).name} ({kind}; SHA-256 {files.sha256_file(path)}); the file does "
-            "not name the feature, the label job was told"
-        )
-        codebook = Codebook(centroids, expected, None, None, None, None, origin)
-    else:
-        codebook = Codebook.load(path)
-    if dim is not None and codebook.dim != dim:
-        raise InputError(
-            f"config.codebook={path}: centroids of {codebook.dim} dimensions, "
-            f"{expected['kind']} has {dim}; label with the feature, layer and checkpoint "
-            "that it was fitted on"
-        )
-    unknown = {"checkpoint"} - set(expected) if codebook.feature.get("kind") == "layer" else set()
-    for key in sorted((expected | codebook.feature).keys() - unknown):
-        found, wanted = codebook.feature.get(key), expected.get(key)
-        if found != wanted:
-            raise InputError(
-                f"config.codebook={path}: fitted on features with {key} {found}, expected {key} "
-                f"{wanted}; label with the feature, layer and checkpoint that it was fitted on, "
-                "or fit another codebook"
-            )
-    return codebook
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from hubert_jax.tasks import ctc
 from hubert_jax.tasks.held_out import HeldOut
 from hubert_jax.training import sharding
 from hubert_jax.training.task import micro_batch_counts
-from hubert_jax.units import mfcc, steps
+from hubert_jax.units import kmeans, mfcc, steps
 
 
 def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
@@ -166,7 +166,7 @@ def _architecture(
 
 def _known_codebook(
     config: label.LabelConfig, name: str, architecture: Architecture | None
-) -> label.Codebook:
+) -> kmeans.Codebook:
     """The codebook from elsewhere that a label stage takes; InputError if it is of another feature.
 
     Of the network, another stage's, nothing but its architecture is known, if that.
@@ -179,7 +179,7 @@ def _known_codebook(
     if every := (*config.steps, *config.listed()[name].steps):
         described["steps"] = list(every)
     dim = steps.dimensions(steps.before_whitening(every), dim)
-    return label.read_codebook(str(pathlib.Path(config.codebook, name)), described, dim)
+    return kmeans.read(str(pathlib.Path(config.codebook, name)), described, dim)
 
 
 def _num_clusters(stage: Stage, name: str) -> int | None:

@@ -1,8 +1,9 @@
 """Units of utterances, by codebooks over one feature or its steps."""
 
 import functools
+import pathlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,9 @@ import numpy as np
 from hubert_jax import distributed
 from hubert_jax.data.records import Utterance
 from hubert_jax.errors import InputError
-from hubert_jax.frames import num_frames
-from hubert_jax.networks import forward
+from hubert_jax.frames import WINDOW, num_frames
+from hubert_jax.model.architecture import Execution
+from hubert_jax.networks import forward, trained
 from hubert_jax.units import kmeans
 from hubert_jax.units.features import Feature, of_utterances, states_of
 from hubert_jax.units.kmeans import Codebook
@@ -109,3 +111,81 @@ def _taken() -> Any:
         return states.reshape(-1, states.shape[-1])[numbers]
 
     return jax.jit(taken, **distributed.compiled_here())
+
+
+def open_codebook(
+    codebook: str,
+    checkpoint: str = "",
+    layer: int = -1,
+    execution: Execution | None = None,
+    key: str = "config.",
+) -> tuple[Feature, Codebook]:
+    """A codebook, and the feature that it is of, with its network.
+
+    `codebook` is a label job's directory, or another library's file, which does not say its
+    feature: it is of `layer` of the `checkpoint`, or without one of MFCC. Raises InputError, in
+    which parameters are named after `key`, for a codebook of another network or layer.
+    """
+    kind, steps = ("layer" if checkpoint else "mfcc"), ()
+    if not pathlib.Path(codebook).is_file():
+        described = Codebook.load(codebook).feature
+        kind, steps = described["kind"], tuple(described.get("steps", ()))
+        layer = described.get("layer", -1) if layer == -1 else layer
+    if (kind == "layer") != bool(checkpoint):
+        expected = f"the network whose layer {layer} it is of" if kind == "layer" else "none"
+        raise InputError(
+            f"{key}checkpoint={checkpoint}: {key}codebook={codebook} is of {kind}; expected "
+            f"{expected}"
+        )
+    if kind == "layer" and layer < 0:
+        raise InputError(
+            f"{key}layer={layer}: {key}codebook={codebook} does not say of which layer it is; "
+            "expected 0, the input of block 1, or more"
+        )
+    network = None
+    if checkpoint:
+        network = trained.load(checkpoint, execution=execution, key=f"{key}checkpoint")
+    feature = Feature(kind, network, max(layer, 0), steps)
+    return feature, kmeans.read(codebook, feature.describe(), feature.dim, f"{key}codebook")
+
+
+class Encoded(NamedTuple):
+    """Units without repetitions, and how many frames each lasts."""
+
+    units: np.ndarray  # uint16 (U,)
+    durations: np.ndarray  # int64 (U,); `numpy.repeat(units, durations)` are all frames'
+
+    @classmethod
+    def of_frames(cls, units: np.ndarray) -> "Encoded":
+        """From a unit for each frame, uint16 (T,)."""
+        starts = np.concatenate([[0], np.flatnonzero(units[1:] != units[:-1]) + 1])
+        return cls(units[starts], np.diff(starts, append=len(units)))
+
+
+class Encoder:
+    """Gives waveforms' units, by programs that are compiled once for each of few lengths."""
+
+    def __init__(self, checkpoint: str, codebook: str, layer: int = -1) -> None:
+        """As `open_codebook`; a `checkpoint` is hf:DIR, orbax:DIR, fairseq:FILE, ..., or ""."""
+        feature, found = open_codebook(codebook, checkpoint, layer, key="")
+        self._label = Labeller([feature], [found], frames_per_batch=1)
+        self.rate = feature.rate  # frames per second
+        self.num_units = len(found.centroids)
+
+    def __call__(self, waveform: np.ndarray) -> Encoded:
+        """Units of one waveform of any length, (n,) at 16 kHz: int16, or floats in [-1, 1].
+
+        Frame t is of samples t * hop to t * hop + 400, with a hop of 320 at 50 Hz and of 160 at
+        100 Hz. Raises InputError for another shape or type, fewer than 400 samples, and NaN.
+        """
+        waveform = np.asarray(waveform)
+        known = np.issubdtype(waveform.dtype, np.floating) or waveform.dtype == np.int16
+        if waveform.ndim != 1 or not known or len(waveform) < WINDOW:
+            raise InputError(
+                f"waveform of shape {waveform.shape}, {waveform.dtype}: expected one channel of at "
+                f"least {WINDOW} samples at 16 kHz, int16 or floats in [-1, 1]"
+            )
+        if not np.isfinite(waveform).all():
+            raise InputError("waveform: has NaN or infinite samples; expected finite ones")
+        [(_, _, [units])] = self._label([(0, [Utterance("waveform", waveform)])])
+        return Encoded.of_frames(units)

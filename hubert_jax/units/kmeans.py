@@ -113,6 +113,49 @@ class Codebook:
         return codebook
 
 
+def read(
+    path: str, expected: dict[str, Any], dim: int | None, key: str = "config.codebook"
+) -> Codebook:
+    """An earlier codebook, or that of a file, which does not say of which feature it is.
+
+    `expected` describes the feature, or as much of it as is known, `dim` is how many numbers it
+    has before `whiten`, if that is known. Raises InputError for a codebook of another one.
+    """
+    if pathlib.Path(path).is_file():
+        whitened = any(step.startswith("whiten") for step in expected.get("steps", ()))
+        if whitened or expected["kind"] == "random_projection":
+            raise InputError(
+                f"{key}={path}: a file of another library has no matrix for whiten or "
+                "random_projection; expected a label job's directory"
+            )
+        from hubert_jax.convert.centroids import read_centroids
+
+        centroids, kind = read_centroids(path)
+        origin = (
+            f"{pathlib.Path(path).name} ({kind}; SHA-256 {files.sha256_file(path)}); the file does "
+            "not name the feature, the label job was told"
+        )
+        codebook = Codebook(centroids, expected, None, None, None, None, origin)
+    else:
+        codebook = Codebook.load(path)
+    if dim is not None and codebook.dim != dim:
+        raise InputError(
+            f"{key}={path}: centroids of {codebook.dim} dimensions, "
+            f"{expected['kind']} has {dim}; label with the feature, layer and checkpoint "
+            "that it was fitted on"
+        )
+    unknown = {"checkpoint"} - set(expected) if codebook.feature.get("kind") == "layer" else set()
+    for key in sorted((expected | codebook.feature).keys() - unknown):
+        found, wanted = codebook.feature.get(key), expected.get(key)
+        if found != wanted:
+            raise InputError(
+                f"{key}={path}: fitted on features with {key} {found}, expected {key} "
+                f"{wanted}; label with the feature, layer and checkpoint that it was fitted on, "
+                "or fit another codebook"
+            )
+    return codebook
+
+
 def is_sampled(utterance_id: str, fraction: float, seed: int) -> bool:
     """Whether an utterance is sampled, by its id alone; larger fractions contain smaller ones."""
     hashed = hashlib.sha256(f"{seed}:{utterance_id}".encode()).digest()

@@ -5,7 +5,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +37,7 @@ class Nearest:
         longest = np.sqrt(squares.max())
         doubled = np.ascontiguousarray(-2.0 * moved.T, np.float32)
         bound = np.array([2.0 * rounding * longest, rounding * longest**2], np.float32)
-        self._arguments = (centre, doubled, squares.astype(np.float32), bound)
+        self._arguments: tuple[Any, ...] = (centre, doubled, squares.astype(np.float32), bound)
 
     def labels(self, frames: np.ndarray) -> np.ndarray:
         """The nearest centroids of finite float32 (T, D): uint16 (T,)."""

@@ -1,0 +1,81 @@
+"""Audio files that a user names, of any format, length and rate, as utterances without a corpus."""
+
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from hubert_jax import files, job
+from hubert_jax.corpus import audio_files
+from hubert_jax.corpus.sources import folders
+from hubert_jax.data.records import Utterance
+from hubert_jax.errors import InputError
+from hubert_jax.frames import SAMPLE_RATE
+
+_TOGETHER_SECONDS = 1800.0  # of audio that are read before any of it is given out
+
+
+class Recordings:
+    """Files, and those in folders, by the names that results have: below the folder, or as given.
+
+    Raises InputError for what is not there, for a folder without audio, and for names that are
+    given twice.
+    """
+
+    def __init__(self, paths: Sequence[str], unchecked: bool = False) -> None:
+        self.paths: dict[str, pathlib.Path] = {}
+        self.refused: dict[str, str] = {}  # why some could not be read
+        self.remarks: dict[str, list[str]] = {}  # what is odd about others
+        self._unchecked = unchecked
+        for path in map(pathlib.Path, paths):
+            found = {path.as_posix(): path}
+            if path.is_dir():
+                listed = [each.path / name for each in folders.walk(path) for name in each.audio]
+                found = {each.relative_to(path).as_posix(): each for each in sorted(listed)}
+            elif not path.exists():
+                raise InputError(f"{path}: no such file or folder; expected audio")
+            if not found:
+                raise InputError(
+                    f"{path}: no audio in it; expected audio files, or a folder of them"
+                )
+            if twice := found.keys() & self.paths.keys():
+                raise InputError(f"{path}: {min(twice)} is given twice; pass each recording once")
+            self.paths |= found
+        if not self.paths:
+            raise InputError("config.files: found none, expected audio files or folders of them")
+
+    def content(self) -> dict[str, str]:
+        """SHA-256 of every file, by name."""
+        return {name: files.sha256_file(path) for name, path in self.paths.items()}
+
+    def groups(self, wanted: Callable[[str], bool]) -> Iterator[tuple[int, list[Utterance]]]:
+        """Groups of half an hour or one recording, read as they are asked for; prints progress.
+
+        What cannot be read is `refused`, and printed.
+        """
+        names = [name for name in self.paths if wanted(name)]
+        progress = job.Progress("recordings", len(names), "{} of {}")
+        group: list[Utterance] = []
+        seconds, number = 0.0, 0
+        for name in names:
+            remarks: list[str] = []
+            try:
+                blocks = audio_files.waveform_blocks(
+                    self.paths[name], True, str(self.paths[name]), self._unchecked, remarks
+                )
+                waveform = np.concatenate(list(blocks))
+            except InputError as error:
+                self.refused[name] = str(error)
+                print(f"refused: {error}", flush=True)
+                continue
+            if remarks:
+                self.remarks[name] = remarks
+                print(f"{self.paths[name]}: {'; '.join(remarks)}", flush=True)
+            if group and seconds + len(waveform) / SAMPLE_RATE > _TOGETHER_SECONDS:
+                yield number, group
+                progress(len(group))
+                group, seconds, number = [], 0.0, number + 1
+            group.append(Utterance(name, waveform))
+            seconds += len(waveform) / SAMPLE_RATE
+        if group:
+            yield number, group
