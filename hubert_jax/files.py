@@ -107,37 +107,41 @@ def pretence(start: bytes) -> str:
 class KeptLines:
     """JSON values by name, in a file that grows line by line and outlives a job that is killed.
 
-    Of another `key` than the file has, or with a damaged line, what is there from then on is void.
+    Of another `key` than the file has nothing is there; from a damaged line on, neither. In memory
+    are names alone.
     """
 
     def __init__(self, path: str | os.PathLike, key: str) -> None:
-        self._path = pathlib.Path(path)
-        self.values: dict[str, Any] = {}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        path = pathlib.Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        self._file = path.open("r+b")
+        self._places: dict[str, int] = {}
         good = 0
-        try:
-            with self._path.open("rb") as file:
-                if json.loads(file.readline()) == key:
-                    good = file.tell()
-                for line in file if good else ():
-                    if not line.endswith(b"\n"):
-                        break
-                    name, value = json.loads(line)
-                    self.values[name] = value
-                    good += len(line)
-        except FileNotFoundError:
-            pass
-        except (ValueError, TypeError):
-            pass  # what was being written when the job ended
-        self._file = self._path.open("r+b" if good else "wb")
-        self._file.truncate(good)
+        with contextlib.suppress(ValueError, TypeError):  # what was written as the job ended
+            while (line := self._file.readline()).endswith(b"\n"):
+                found = json.loads(line)
+                if good:
+                    name, _ = found
+                    self._places[name] = good
+                elif found != key:
+                    break
+                good = self._file.tell()
         self._file.seek(good)
+        self._file.truncate()
         if not good:
             self._write(key)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __getitem__(self, name: str) -> Any:
+        self._file.seek(self._places[name])
+        return json.loads(self._file.readline())[1]
+
     def add(self, name: str, value: Any) -> None:
         """Keeps a value, in place of an older one."""
-        self.values[name] = value
+        self._places[name] = self._file.seek(0, os.SEEK_END)
         self._write([name, value])
 
     def _write(self, value: Any) -> None:

@@ -79,7 +79,7 @@ def _of_labels(config: UnitsConfig, directory: pathlib.Path) -> tuple[_Units, di
     manifest = manifests.read_label_manifest(config.labels)
     (directory / "result.json").unlink(missing_ok=True)
     found = ((name, units, None) for name, units in records.read_labels(config.labels))
-    about = {"rate_hz": manifest.rate_hz, "num_units": manifest.num_classes}
+    about: dict[str, Any] = {"rate_hz": manifest.rate_hz, "num_units": manifest.num_classes}
     return found, about | {"codebook_digest": manifest.codebook_digest}
 
 
@@ -97,7 +97,7 @@ def _of_files(config: UnitsConfig, directory: pathlib.Path) -> tuple[_Units, dic
     key = config_lib.digest([_VERSION, codebook.digest, execution, config.unchecked])
     kept = files.KeptLines(directory / ".kept.jsonl", key)
     (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
-    done = {name for name, digest in content.items() if digest in kept.values}
+    done = {name for name, digest in content.items() if digest in kept}
     if done:
         print(f"{len(done)} of {len(content)} recordings kept from an earlier call", flush=True)
     for _, recording, [units] in label(recordings.groups(lambda name: name not in done)):
@@ -109,10 +109,10 @@ def _of_files(config: UnitsConfig, directory: pathlib.Path) -> tuple[_Units, dic
     def all_of_them() -> Iterator[tuple[str, np.ndarray, int]]:
         for name, digest in content.items():
             if name not in recordings.refused:
-                found = kept.values[digest]
+                found = kept[digest]
                 yield name, np.array(found["units"], np.uint16), found["samples"]
 
-    about = {"rate_hz": feature.rate, "num_units": len(codebook.centroids)}
+    about: dict[str, Any] = {"rate_hz": feature.rate, "num_units": len(codebook.centroids)}
     about |= {"codebook_digest": codebook.digest, "feature": codebook.feature}
     about |= {"refused": recordings.refused, "remarks": recordings.remarks}
     return all_of_them(), about
