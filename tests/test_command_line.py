@@ -215,3 +215,16 @@ def test_help_shows_the_defaults_that_a_job_gives_to_a_group():
     trained = command_line.usage("train", [TrainConfig], "Trains.")
     assert re.search(r"--config\.optimizer\.decay_fraction +float \| None, None  # of all", trained)
     assert re.search(r"--config\.alignments +str, required  # its phones, lines UTT-ID START", text)
+
+
+def test_words_are_values_of_a_key_where_a_job_lists_some():
+    from hubert_jax.units.__main__ import UnitsConfig
+
+    def units(*arguments):
+        return command_line.read([*arguments], "units", UnitsConfig, listed="files")
+
+    config = units("a.wav", "--config.codebook=runs/a/label", "b c", "--config.deduplicate")
+    assert config.files == ("a.wav", "b c") and config.deduplicate
+    assert command_line.usage("units", [UnitsConfig], "", listed="files").count("FILE ...") == 1
+    with pytest.raises(InputError, match="unexpected argument 'a.wav'"):
+        read("train", "--config=configs/small.py", "a.wav")

@@ -10,6 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Architecture, Execution, Regularization
+from hubert_jax.model.kernels import attention
 from hubert_jax.model.kernels.attention import splash, xla
 from hubert_jax.model.kernels.choice import choose
 
@@ -45,6 +46,18 @@ def test_valid_frames_agree_with_the_definition(backend, frames, lengths):
     assert np.isfinite(found).all()
     for row, length in enumerate(lengths):
         np.testing.assert_allclose(found[row, :length], expected[row, :length], rtol=0, atol=1e-5)
+
+
+def test_attention_of_many_frames_is_computed_in_parts(monkeypatch):
+    monkeypatch.setattr(attention, "_QUERIES", 16)
+    test_valid_frames_agree_with_the_definition(xla, 96, (96, 50))
+    test_valid_frames_agree_with_the_definition(xla, 65, (65, 64))
+    largest = max(
+        variable.aval.size
+        for equation in jax.make_jaxpr(xla)(*_inputs(160)).eqns
+        for variable in equation.outvars
+    )
+    assert largest < 2 * 4 * 160 * 160 / 4
 
 
 def test_splash_gradients_agree_with_those_of_xla():
