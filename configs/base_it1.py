@@ -32,7 +32,7 @@ def prepare() -> ConfigDict:
 
 
 def label() -> ConfigDict:
-    """k-means with 100 codewords on 39-dimensional MFCC."""
+    """k-means with 100 codewords on 39-dimensional MFCC, by mini-batches as released."""
     return ConfigDict(
         dict(
             workdir="runs/base_it1",
@@ -40,6 +40,7 @@ def label() -> ConfigDict:
             feature="mfcc",
             num_clusters=100,
             fit_max_frames=35_000_000,  # 10 % of LibriSpeech, as released: 5.5 GB of memory
+            kmeans=dict(method="minibatch"),
             seed=0,
         )
     )

@@ -24,6 +24,7 @@ def label() -> ConfigDict:
             num_clusters=500,
             fit_fraction=0.1,
             fit_max_frames=20_000_000,  # of LibriSpeech 17,300,000: 53 GB of memory
+            kmeans=dict(method="minibatch"),
             seed=0,
         )
     )

@@ -34,6 +34,7 @@ def label() -> ConfigDict:
             layer=9,
             num_clusters=500,
             fit_fraction=0.1,
+            kmeans=dict(method="minibatch"),
             seed=0,
         )
     )

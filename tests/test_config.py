@@ -17,6 +17,7 @@ from hubert_jax.evaluate import EvaluateConfig
 from hubert_jax.export import ExportConfig
 from hubert_jax.finetune import FinetuneConfig
 from hubert_jax.label import LabelConfig
+from hubert_jax.lm import LmConfig
 from hubert_jax.pipeline import PipelineConfig
 from hubert_jax.prepare import PrepareConfig
 from hubert_jax.report import rehearsal
@@ -29,6 +30,7 @@ SCHEMAS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "finetune": FinetuneConfig,
+    "lm": LmConfig,
     "decode": DecodeConfig,
     "export": ExportConfig,
     "pipeline": PipelineConfig,
@@ -204,7 +206,7 @@ def test_a_rehearsal_has_the_stages_of_the_paper_and_shrinks_what_costs(
             "fit_max_frames",
             "fit_fraction",
             "kmeans.n_init",
-            "beam_size",
+            "kmeans.max_iter",
             "layers",
         ),
         *("max_frames", "padded_frames", "frames_per_step", "mesh.fsdp", "mesh.tensor"),

@@ -55,9 +55,10 @@ def _audio(split: str) -> str:
 
 def _shrink(network: str, job: str, stage: ConfigDict, full_width: bool) -> None:
     if job == "label":
-        stage.update(fit_max_frames=20_000, fit_fraction=1.0, kmeans=dict(n_init=1))
+        stage.update(fit_max_frames=20_000, fit_fraction=1.0)
+        stage.kmeans.update(n_init=1, max_iter=5)
     if job == "evaluate":
-        kmeans = dict(n_init=1, max_no_improvement=20)
+        kmeans = dict(n_init=1, max_iter=5)
         stage.update(layers=(6,), fit_max_frames=2_000, kmeans=kmeans)
     if job not in ("train", "finetune"):
         return

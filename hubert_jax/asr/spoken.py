@@ -1,6 +1,7 @@
 """When words were said: of greedy decoding, of long recordings in stretches, and as captions."""
 
 import dataclasses
+import html
 import math
 import textwrap
 from collections.abc import Sequence
@@ -43,20 +44,20 @@ def greedy_words(log_probs: np.ndarray, vocabulary: Vocabulary) -> tuple[Word, .
         symbol = vocabulary.symbols[label - 1]
         likely = float(np.exp(log_probs[start:stop, label].max()))
         if not within or apart or symbol.startswith(" "):
-            words.append(Word("", seconds(start)[0], 0.0))
+            words.append(Word("", _seconds(start)[0], 0.0))
             sure = []
         within = True
         sure.append(likely)
         words[-1] = dataclasses.replace(
             words[-1],
             text=words[-1].text + symbol.removeprefix(" "),
-            end=seconds(stop - 1)[1],
+            end=_seconds(stop - 1)[1],
             confidence=float(np.mean(sure)),
         )
     return tuple(word for word in words if word.text)
 
 
-def seconds(frame: int) -> tuple[float, float]:
+def _seconds(frame: int) -> tuple[float, float]:
     """The first and the last second that a frame of 50 Hz sees."""
     return frame * HOP / SAMPLE_RATE, (frame * HOP + WINDOW) / SAMPLE_RATE
 
@@ -84,53 +85,54 @@ def stretches(log_probs: np.ndarray, vocabulary: Vocabulary) -> list[slice]:
     return [*found, slice(start, len(log_probs))]
 
 
-def captions(words: Sequence[Word], joint: str = " ") -> list[tuple[float, float, str]]:
-    """(start, end, text) of captions, which end at pauses, after 7 s or two lines.
+@dataclasses.dataclass(frozen=True)
+class Captions:
+    """Texts of one or two lines: (start, end, text), in seconds."""
 
-    Between words stands `joint`.
-    """
-    found: list[list[Word]] = []
-    for word in words:
-        said = [*found[-1], word] if found else [word]
-        text = joint.join(each.text for each in said)
-        fits = len(said) == 1 or (
-            word.start - said[-2].end < _PAUSE
-            and word.end - said[0].start <= _CAPTION_SECONDS
-            and len(textwrap.wrap(text, _LINE)) <= 2
+    shown: tuple[tuple[float, float, str], ...]
+
+    @classmethod
+    def of_words(cls, words: Sequence[Word], joint: str = " ") -> "Captions":
+        """Of words with `joint` between them; they end at pauses, after 7 s or two lines."""
+        found: list[list[Word]] = []
+        for word in words:
+            said = [*found[-1], word] if found else [word]
+            text = joint.join(each.text for each in said)
+            fits = len(said) == 1 or (
+                word.start - said[-2].end < _PAUSE
+                and word.end - said[0].start <= _CAPTION_SECONDS
+                and len(textwrap.wrap(text, _LINE)) <= 2
+            )
+            if found and fits:
+                found[-1] = said
+            else:
+                found.append([word])
+        # A frame sees 25 ms, so that neighbours may overlap.
+        next_starts = [each[0].start for each in found[1:]] + [math.inf]
+        return cls(
+            tuple(
+                (
+                    each[0].start,
+                    min(each[-1].end, next_start),
+                    "\n".join(textwrap.wrap(joint.join(word.text for word in each), _LINE)),
+                )
+                for each, next_start in zip(found, next_starts, strict=True)
+            )
         )
-        if found and fits:
-            found[-1] = said
-        else:
-            found.append([word])
-    # A frame sees 25 ms, so that neighbours may overlap.
-    next_starts = [each[0].start for each in found[1:]] + [math.inf]
-    return [
-        (
-            each[0].start,
-            min(each[-1].end, next_start),
-            "\n".join(textwrap.wrap(joint.join(word.text for word in each), _LINE)),
+
+    def subrip(self) -> str:
+        """As an .srt file has them."""
+        return "".join(
+            f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n\n"
+            for number, (start, end, text) in enumerate(self.shown, start=1)
         )
-        for each, next_start in zip(found, next_starts, strict=True)
-    ]
 
-
-def subrip(found: Sequence[tuple[float, float, str]]) -> str:
-    """Captions as an .srt file has them."""
-    return "".join(
-        f"{number}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n\n"
-        for number, (start, end, text) in enumerate(found, start=1)
-    )
-
-
-def webvtt(found: Sequence[tuple[float, float, str]]) -> str:
-    """Captions as a .vtt file has them."""
-    escaped = (
-        (start, end, text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
-        for start, end, text in found
-    )
-    return "WEBVTT\n\n" + "".join(
-        f"{_clock(start, '.')} --> {_clock(end, '.')}\n{text}\n\n" for start, end, text in escaped
-    )
+    def webvtt(self) -> str:
+        """As a .vtt file has them."""
+        return "WEBVTT\n\n" + "".join(
+            f"{_clock(start, '.')} --> {_clock(end, '.')}\n{html.escape(text, quote=False)}\n\n"
+            for start, end, text in self.shown
+        )
 
 
 def _clock(second: float, point: str) -> str:
