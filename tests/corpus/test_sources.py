@@ -147,12 +147,14 @@ def test_names_that_are_not_utf_8_are_refused_in_ascii(tmp_path):
 
 def test_audio_that_cannot_be_read_is_not_overlooked(tmp_path):
     _audio(tmp_path / "a.wav")
+    (tmp_path / "a.mp4").write_bytes(b"x")  # the video that a.wav is of
     (tmp_path / "b.m4a").write_bytes(b"x")
     (tmp_path / "c.webm").write_bytes(b"x")
     (tmp_path / "e.wav.gz").write_bytes(b"x")
     _audio(tmp_path / "d.wav")
     (tmp_path / "d.wav").rename(tmp_path / "d.wave")
     defects = {u.id: u.defect for u in discover(tmp_path)}
+    assert set(defects) == {"a", "b", "c", "d", "e.wav"}
     assert defects["a"] == "" and defects["b"].startswith(".m4a cannot be read; convert it")
     assert defects["d"] == "" and defects["c"].startswith(".webm cannot be read")
     assert defects["e.wav"].startswith(".wav.gz cannot be read")

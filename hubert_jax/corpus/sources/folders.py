@@ -69,10 +69,21 @@ def _listed(folder: pathlib.Path, entries: list[os.DirEntry], top: pathlib.Path)
             listed.json.add(name)
         elif lower.endswith(_OTHER_TABLES):
             listed.unread.append(folder / name)
+    # A video or another copy of what is read.
+    readable = {_stem(name) for name in listed.audio if name.lower().endswith(_AUDIO_SUFFIXES)}
+    listed.audio[:] = [
+        name
+        for name in listed.audio
+        if name.lower().endswith(_AUDIO_SUFFIXES) or _stem(name) not in readable
+    ]
     if not listed.audio:
         listed.json.clear()
     found = listed.audio or listed.chapters or listed.tables or listed.parquet or listed.unread
     return listed if found else None
+
+
+def _stem(name: str) -> str:
+    return pathlib.PurePosixPath(name.lower().removesuffix(".gz")).stem
 
 
 def discover(folder: pathlib.Path, found: list[Listed], chosen: str = "") -> list[SourceUtterance]:
@@ -90,7 +101,7 @@ def discover(folder: pathlib.Path, found: list[Listed], chosen: str = "") -> lis
         raise InputError(f"{folder}: expected audio files ({expected}), found none in it")
     if unread := sorted(path for listed in found for path in listed.unread):
         more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
-        known = ", ".join((transcripts.TABLE, *transcripts.METADATA))
+        known = ", ".join((f"{folder}/{transcripts.TABLE}", *transcripts.METADATA))
         print(
             f"{folder}: warning: {printable(str(unread[0]))}{more} not read; transcripts are in "
             f"{known} or *{transcripts.CHAPTER_SUFFIX}",
