@@ -67,7 +67,8 @@ def run(config: PipelineConfig) -> dict:
                 parts = records.key_parts(stage, stages, results, outside[stage.name])
                 state = _state(workdir, stage, parts)
             if state[2] is None and job_of(stage.name) != "prepare":
-                _require_data(stages, results, checked)  # before anything is set aside
+                # Before anything is set aside.
+                _require_data(workdir, stage, stages, results, checked)
             with named(stage.name):
                 result = _begin(workdir, stage, parts, state)
                 if result is None:
@@ -162,13 +163,31 @@ def _is_prepared(stage: Stage, results: Mapping[str, dict]) -> bool:
     return all(reference.stage in results for reference in read)
 
 
-def _require_data(stages: list[Stage], results: Mapping[str, dict], checked: set[str]) -> None:
-    """Refuses what later stages could not train on, once: not after days of earlier ones."""
+def _require_data(
+    workdir: pathlib.Path,
+    running: Stage,
+    stages: list[Stage],
+    results: Mapping[str, dict],
+    checked: set[str],
+) -> None:
+    """Refuses what later stages could not train on, once: not after days of earlier ones.
+
+    What has been trained as it is now, and does not read what is `running`, is taken as it is.
+    """
+    after = {running.name}
     for stage in stages:
-        if stage.name not in {*checked, *results} and _is_prepared(stage, results):
-            with named(stage.name):
+        if any(reference.stage in after for refs in stage.inputs.values() for reference in refs):
+            after.add(stage.name)
+        if stage.name in {*checked, *results} or not _is_prepared(stage, results):
+            continue
+
+        def is_new(stage: Stage = stage) -> bool:
+            return stage.name in after or not records.was_made(workdir, stage, results)
+
+        with named(stage.name):
+            if distributed.from_first(is_new):
                 require_data(stage)  # in all processes, which it asks to wait for the first
-            checked.add(stage.name)
+        checked.add(stage.name)
 
 
 def _run_stage(workdir: pathlib.Path, stage: Stage) -> dict:

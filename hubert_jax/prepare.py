@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from hubert_jax import config as config_lib
 from hubert_jax import files, job
 from hubert_jax.config import MayChange, Reads
+from hubert_jax.corpus.sources.utterances import read_lines
 from hubert_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ class PrepareConfig:
     def reads(self) -> list[pathlib.Path]:
         """Files and folders whose content decides what comes out.
 
-        Not those of TensorFlow Datasets, whose names say their versions.
+        Not those of TensorFlow Datasets, whose names say their versions. Raises InputError for a
+        manifest of fairseq's that is no text.
         """
         found = []
         for path in (pathlib.Path(self.corpus, name) for name in self._folders()):
@@ -89,8 +91,10 @@ class PrepareConfig:
             found.append(path.parent if not path.exists() and any(tables) else path)
             if path.suffix.lower() == ".tsv" and path.is_file():
                 # A manifest of fairseq's names its folder of audio; transcripts lie beside it.
-                with path.open() as file:
-                    found.append(path.parent / file.readline().strip())
+                (_, first), *lines = read_lines(path) or [(1, "")]
+                root = path.parent / first.strip()
+                listed = [root / line.partition("\t")[0] for _, line in lines]
+                found += listed if root == root.parent else [root]
                 beside = (path.with_suffix(suffix) for suffix in (".wrd", ".ltr"))
                 found += [transcripts for transcripts in beside if transcripts.is_file()]
         return list(dict.fromkeys(found))

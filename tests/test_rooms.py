@@ -19,7 +19,7 @@ MANY_NAMES = {
     "corpus": 51,
     "data": 55,
     "model": 34,
-    "training": 35,
+    "training": 36,
     "units": 59,
     "asr": 23,
 }

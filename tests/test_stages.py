@@ -416,17 +416,19 @@ def test_prepare_reads_the_folders_that_it_names(tmp_path):
         before[1] = after
 
 
-@pytest.mark.parametrize("step", ["", "@2", "@best", "@mean3"])
+@pytest.mark.parametrize("step", ["", "@2", "@best", "@mean1"])
 def test_a_checkpoint_of_another_run_counts_by_its_content(jobs, tmp_path, corpus, step):
-    weights = tmp_path / "other/checkpoints/2/weights"
+    weights = tmp_path / "other/checkpoints/2/state/weights"
     files.write_text(weights, "one")
+    described = {"architecture": {}, "keep": 2, "validation": {"best": {"step": 2}}}
+    files.write_json(tmp_path / "other/checkpoints/2/metadata/metadata", described)
     config = _config(tmp_path, corpus)
-    config.stages["it1"]["train"]["init_from"] = f"orbax:{tmp_path}/other/checkpoints{step}"
+    config.stages["it1"]["label"]["checkpoint"] = f"orbax:{tmp_path}/other/checkpoints{step}"
     pipeline.run(config)
     jobs.clear()
     files.write_text(weights, "two")
     pipeline.run(config)
-    assert jobs == ["it1/train"]
+    assert jobs == ["it1/label"]
 
 
 def test_an_input_that_is_missing_is_found_before_anything_runs(jobs, tmp_path, corpus):
@@ -758,3 +760,58 @@ def test_all_trainings_are_held_against_the_data_before_the_first_runs(
     with pytest.raises(InputError, match=message):
         pipeline.run(_config(tmp_path, corpus, it1={"train": changed}))
     assert not (tmp_path / "run/set_aside").exists()
+
+
+def test_a_finished_training_is_not_held_against_other_devices_for_another_stage(
+    jobs, tmp_path, corpus, monkeypatch
+):
+    pipeline.run(_config(tmp_path, corpus))
+    held = []
+    monkeypatch.setattr(pipeline, "require_data", lambda stage, **_: held.append(stage.name))
+    more = {
+        "label": {"inputs": {"audio": ("prepare:train",)}},
+        "train": {"inputs": {"audio": "prepare:train", "labels": ("it3/label:train",)}},
+    }
+    jobs.clear()
+    result = pipeline.run(_config(tmp_path, corpus, it3=more))
+    assert jobs == ["it3/label", "it3/train"] and len(result["skipped"]) == 5
+    assert held == ["it3/label", "it3/train"]
+    held.clear()
+    inputs = {"audio": "prepare:train", "labels": ("it1/label:train",)}
+    changed = {"inputs": inputs, "loss": {"alpha": 0.5}}
+    pipeline.run(_config(tmp_path, corpus, it1={"train": changed}))
+    assert set(held) == {"it1/train", "it2/label", "it2/train"}  # and what comes after it
+
+
+def test_a_stage_whose_result_is_cut_off_goes_on(jobs, tmp_path, corpus, capsys):
+    config = _config(tmp_path, corpus)
+    pipeline.run(config)
+    path = tmp_path / "run/it1/train/result.json"
+    os.truncate(path, 20)
+    jobs.clear()
+    pipeline.run(config)
+    assert jobs == ["it1/train"] and not (tmp_path / "run/set_aside").exists()
+    assert f"[it1/train] continues: {path} is damaged" in capsys.readouterr().out
+
+
+def test_hidden_files_in_a_corpus_change_nothing(jobs, tmp_path, corpus):
+    config = _config(tmp_path, corpus)
+    before = ContentDigests(tmp_path / "none").of(corpus)
+    (corpus / ".DS_Store").write_bytes(b"\0")
+    assert ContentDigests(tmp_path / "none").of(corpus) == before
+    (corpus / ".DS_Store").unlink()
+    pipeline.run(config)
+
+
+def test_stand_ins_for_files_are_told_by_a_dry_run(tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf/config.json").write_text("{}")
+    for name, where in (
+        ("hf/model.safetensors", "hf:{}/hf"),
+        ("hubert.pt", "fairseq:{}/hubert.pt"),
+    ):
+        (tmp_path / name).write_text(pointer)
+        stages = {"convert": {"source": where.format(tmp_path), "target": "hf:"}}
+        with pytest.raises(InputError, match=f"{name}: a pointer of Git LFS"):
+            pipeline.dry_run(pipeline.PipelineConfig(str(tmp_path / "run"), stages))

@@ -34,7 +34,7 @@ def parse(where: str, key: str) -> tuple[str, pathlib.Path]:
     A directory of numbered checkpoints needs no scheme.
     """
     scheme, separator, path = where.partition(":")
-    if where and not separator and any(_steps(pathlib.Path(where))):
+    if where and not separator and _has_steps(pathlib.Path(where)):
         return "orbax", pathlib.Path(where)
     if not separator or scheme not in SCHEMES or not path:
         remedy = "" if separator else f"; a checkpoint directory of a run is written orbax:{where}"
@@ -76,24 +76,17 @@ def read_architecture(where: str, key: str) -> Architecture | None:
     if scheme != "orbax":
         return None
     folder = path if path.is_dir() else path.with_name(path.name.rpartition("@")[0])
-    newest = max(map(int, _steps(folder)), default=0)
-    document = folder / str(newest) / "metadata" / "metadata"
-    if not document.is_file():
+    if not _has_steps(folder):
         return None
-    metadata = files.read_json(document, "metadata of a checkpoint")
-    which = "" if path.is_dir() else path.name.rpartition("@")[2]
-    count = len(_steps(folder))
-    if which.startswith("mean") and which[4:].isdecimal() and int(which[4:]) > count:
-        raise InputError(f"{key}={where}: found {count} checkpoints, expected {which[4:]} or more")
-    if which == "best" and isinstance(metadata, dict) and not metadata.get("validation"):
-        raise InputError(f"{key}={where}: found a run without validation, which has no best one")
-    described: Any = metadata.get("architecture") if isinstance(metadata, dict) else metadata
-    return config_lib.build(Architecture, described, f"{document}: architecture")
+    from hubert_jax.training.checkpoint import read_metadata
+
+    described: Any = read_metadata(path).get("architecture")
+    return config_lib.build(Architecture, described, f"{path}: architecture")
 
 
-def _steps(folder: pathlib.Path) -> list[str]:
-    """The names of a directory's numbered checkpoints, in no order."""
-    return [each.name for each in folder.glob("*/") if each.name.isdecimal()]
+def _has_steps(folder: pathlib.Path) -> bool:
+    """Whether numbered checkpoints are in a folder."""
+    return any(each.name.isdecimal() for each in folder.glob("*/"))
 
 
 def write(where: str, network: Network, key: str = "--to") -> WriteResult:

@@ -39,7 +39,12 @@ class ContentDigests:
             listed = [root]
             if root.is_dir():
                 entries = (entry for _, found in files.folders_below(root) for entry in found)
-                listed = sorted(pathlib.Path(entry.path) for entry in entries if entry.is_file())
+                # Nothing that a dot hides is read: desktops and file systems leave such files.
+                listed = sorted(
+                    pathlib.Path(entry.path)
+                    for entry in entries
+                    if entry.is_file() and not entry.name.startswith(".")
+                )
             digests: list[str] = []
             progress = job.Progress(f"read {path}", len(listed), "{} of {} files")
             with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing releases the lock

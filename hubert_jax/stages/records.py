@@ -74,6 +74,7 @@ def _outside(
                 paths = outside_paths(stage.config, field.name)
                 with named(stage.name, f"config.{field.name}: "):
                     for path in paths:
+                        _require_genuine(path)
                         if workdir.absolute().is_relative_to(path.absolute()):
                             raise InputError(
                                 f"{path}: holds the workdir {workdir}, so that every run would "
@@ -83,6 +84,18 @@ def _outside(
                 if digests:
                     found[stage.name][field.name] = digests
     return found
+
+
+def _require_genuine(path: pathlib.Path) -> None:
+    """Raises InputError for a file, or a file of a network's directory, that is a stand-in."""
+    found = [path]
+    if (path / "config.json").is_file():
+        kinds = (".json", ".safetensors", ".bin")
+        found = sorted(each for each in path.iterdir() if each.suffix in kinds)
+    for each in filter(pathlib.Path.is_file, found):
+        with each.open("rb") as file:
+            if pretence := files.pretence(file.read(512)):
+                raise InputError(f"{each}: {pretence}")
 
 
 def read_outside(
@@ -124,6 +137,23 @@ def state_of(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> S
     return "runs", False, None
 
 
+def was_made(workdir: pathlib.Path, stage: Stage, results: Mapping[str, dict]) -> bool:
+    """Whether a stage has finished with this configuration on these prepared splits."""
+    record = _record(workdir / stage.name)
+    if not record or _finished(stage, record, workdir / stage.name)[0] is None:
+        return False
+    inputs = {
+        key: [reference.digest(results[reference.stage]) for reference in references]
+        for key, references in stage.inputs.items()
+        if key in ("audio", "validation_audio")
+    }
+    parts = {"config": config_lib.decisive(stage.config, complete=True), "inputs": inputs}
+    before = record["parts"]
+    of_audio = {key: before.get("inputs", {}).get(key) for key in inputs}
+    same = {"parts": {**before, "inputs": of_audio}}
+    return not _changes(same, {**before, **parts}, stage.config)
+
+
 def _finished(
     stage: Stage, record: Mapping[str, Any], directory: pathlib.Path
 ) -> tuple[dict | None, str]:
@@ -135,7 +165,10 @@ def _finished(
     if "result" not in record:
         return None, ""
     path = directory / "result.json"
-    result = files.read_json(path, "result") if path.exists() else {}
+    try:
+        result = files.read_json(path, "result") if path.exists() else {}
+    except InputError:
+        return None, f": {path} is damaged"
     written = itertools.chain([path], _written(stage, directory, result))
     gone = next((each for each in written if not each.exists()), None)
     return (None, f": {gone} is gone") if gone else (result, "")
@@ -234,8 +267,8 @@ def _is_own(record: Mapping[str, Any], directory: pathlib.Path) -> bool:
         return True
     try:
         return record["result"] == config_lib.digest(files.read_json(path, "result"))
-    except InputError:  # damaged
-        return False
+    except InputError:  # damaged: the stage's job finds what of its work is whole
+        return True
 
 
 def _record(directory: pathlib.Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ them, written before the checkpoint appears and compared whenever it is read.
 
 import concurrent.futures
 import contextlib
+import errno
 import functools
 import json
 import operator
@@ -31,6 +32,8 @@ _REMEDY = "; make room or make it writable, and give the same command again"
 _PARTS = ("state", "metadata")
 _CHECKSUMS = "sha256.json"
 _UNLISTED = {_CHECKSUMS, "commit_success.txt"}  # written after what the list names
+# What file systems, copying programs and desktops leave beside files; they write no such names.
+_FOREIGN = re.compile(r"(^|/)\.|_\.gstmp$|\.rclone-partial$|(^|/)(Thumbs\.db|desktop\.ini)$")
 _DECISIVE = ("kind", "inputs", "config", "rows", "version", "step")
 
 
@@ -201,35 +204,66 @@ def restore_parameters(
     With `shardings` (tree of shapes -> of shardings) they are read onto these devices, else as
     NumPy arrays. Raises InputError where there are none, or too few, or they cannot be read.
     """
+    folder, steps, count = _named(directory)
+    read = functools.partial(_restore, folder, shardings=shardings)
+    if count:
+        return _mean(steps, lambda step: _first_readable(folder, [step], read, _advice(folder))[1])
+    return _first_readable(folder, steps, read, _advice(folder, steps))[1]
+
+
+def read_metadata(directory: str | os.PathLike) -> dict:
+    """The metadata that `restore_parameters` gives, without arrays, and without `step`.
+
+    Raises InputError as that does, but for arrays that cannot be read.
+    """
+    folder, steps, count = _named(directory)
+    tried = steps[:1] if count else steps
+    read = functools.partial(_read_metadata, folder)
+    return _first_readable(folder, tried, read, _advice(folder, tried))[1]
+
+
+def _named(directory: str | os.PathLike) -> tuple[pathlib.Path, list[int], int]:
+    """The folder, the steps to try one after the other, and of how many the mean is asked for."""
     path = pathlib.Path(directory).absolute()
     named = None if os.path.isdir(path) else _NAMED.fullmatch(str(path))
     folder = pathlib.Path(named["folder"]) if named else path
     steps = _steps(folder)
-    there = f"there are steps {', '.join(map(str, steps))}"
-    remedy = f"; {there}: name another (orbax:DIR@STEP), or another run"
-    none_left = ", nor any after it; restore one from a copy, or name another run"
-
-    def restored(tried: Sequence[int]) -> tuple[dict, dict]:
-        read = functools.partial(_restore, folder, shardings=shardings)
-        advice = none_left if len(tried) == len(steps) else remedy
-        return _first_readable(folder, tried, read, advice)[1]
-
     if named is None:
-        return restored(steps[::-1])
+        return folder, steps[::-1], 0
     if named["which"].isdecimal():
         step: int | None = int(named["which"])
     else:
-        read = functools.partial(_restore_metadata, folder)
-        _, newest = _first_readable(folder, steps[::-1], read, none_left)
+        read = functools.partial(_read_metadata, folder)
+        _, newest = _first_readable(folder, steps[::-1], read, _advice(folder, steps))
         if named["count"]:
             kept = steps[-newest.get("keep", len(steps)) :]  # without the best of before
-            return _mean(directory, kept, int(named["count"]), restored)
+            count = int(named["count"])
+            if len(kept) < count:
+                raise InputError(
+                    f"{directory}: expected {count} checkpoints, found {len(kept)} of the newest "
+                    f"(steps {', '.join(map(str, kept))}); config.loop.keep says how many a run "
+                    "keeps"
+                )
+            return folder, kept[-count:][::-1], count
         step = _best_step(newest)
         if step is None:
-            raise InputError(f"{directory}: no validation of the run found a best one{remedy}")
+            raise InputError(
+                f"{directory}: no validation of the run found a best one{_advice(folder)}"
+            )
     if step not in steps:
-        raise InputError(f"{directory}: no such checkpoint; {there}")
-    return restored([step])
+        raise InputError(
+            f"{directory}: no such checkpoint; there are steps {', '.join(map(str, steps))}"
+        )
+    return folder, [step], 0
+
+
+def _advice(folder: pathlib.Path, tried: Sequence[int] = ()) -> str:
+    """What to do where a checkpoint cannot be read, or none of all that were tried."""
+    steps = _steps(folder)
+    if len(tried) == len(steps):
+        return ", nor any after it; restore one from a copy, or name another run"
+    there = ", ".join(map(str, steps))
+    return f"; there are steps {there}: name another (orbax:DIR@STEP), or another run"
 
 
 def fingerprint(metadata: dict) -> str:
@@ -279,24 +313,14 @@ def _best_step(metadata: dict) -> int | None:
     return ((metadata.get("validation") or {}).get("best") or {}).get("step")
 
 
-def _mean(
-    directory: str | os.PathLike,
-    newest: Sequence[int],
-    count: int,
-    read: Callable[[Sequence[int]], tuple[dict, dict]],
-) -> tuple[dict, dict]:
-    """The mean of the parameters of the last `count` steps, and the last one's metadata."""
-    steps = newest[-count:]
-    if len(steps) < count:
-        raise InputError(
-            f"{directory}: expected {count} checkpoints, found {len(steps)} of the newest (steps "
-            f"{', '.join(map(str, steps))}); config.loop.keep says how many a run keeps"
-        )
+def _mean(steps: Sequence[int], read: Callable[[int], tuple[dict, dict]]) -> tuple[dict, dict]:
+    """The mean of the parameters of `steps`, newest first, and the newest one's metadata."""
     total: Any = None
-    for step in steps:
-        params, metadata = read([step])
+    for step in steps[::-1]:
+        params, metadata = read(step)
         total = params if total is None else jax.tree.map(operator.add, total, params)
-    return jax.tree.map(lambda leaf: leaf / count, total), {**metadata, "step": list(steps)}
+    mean = jax.tree.map(lambda leaf: leaf / len(steps), total)
+    return mean, {**metadata, "step": [*steps[::-1]]}
 
 
 def _steps(directory: pathlib.Path) -> list[int]:
@@ -348,9 +372,8 @@ def _damage(step: pathlib.Path, parts: Sequence[str] = _PARTS) -> str:
         for name, checksum in expected.items():
             if found.get(name) != checksum:
                 return f"{part}/{name} is {'not what was written' if name in found else 'missing'}"
-        for name in sorted(found.keys() - expected.keys() - _UNLISTED):
-            if not pathlib.PurePath(name).name.startswith("."):  # of network file systems
-                return f"{part}/{name} is not among what was written"
+        if more := sorted(found.keys() - expected.keys() - _UNLISTED):
+            return f"{part}/{more[0]} is not among what was written"
     return ""
 
 
@@ -361,19 +384,21 @@ def _checksums(part: pathlib.Path) -> dict[str, str]:
         raise error
 
     walked = os.walk(part, onerror=refuse)
-    paths = sorted(pathlib.Path(folder, name) for folder, _, names in walked for name in names)
+    below = (pathlib.Path(folder, name) for folder, _, names in walked for name in names)
+    paths = sorted(path for path in below if not _FOREIGN.search(path.relative_to(part).as_posix()))
+    for path in paths:
+        if not path.is_file() and path.exists():  # a pipe would be waited for
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
     with concurrent.futures.ThreadPoolExecutor() as pool:
         checksums = pool.map(files.sha256_file, paths)
         return {p.relative_to(part).as_posix(): c for p, c in zip(paths, checksums, strict=True)}
 
 
-def _restore_metadata(folder: pathlib.Path, step: int) -> dict:
+def _read_metadata(folder: pathlib.Path, step: int) -> dict:
+    # Without orbax, which would start a back-end.
     if damage := _damage(folder / str(step), ["metadata"]):
         raise ValueError(damage)
-    handlers = ocp.CompositeCheckpointHandler(metadata=ocp.JsonCheckpointHandler())
-    with ocp.Checkpointer(handlers) as reader:
-        parts = ocp.args.Composite(metadata=ocp.args.JsonRestore())
-        return reader.restore(folder / str(step), args=parts).metadata
+    return dict(json.loads((folder / str(step) / "metadata" / "metadata").read_bytes()))
 
 
 def _restore(folder: pathlib.Path, step: int, shardings: _Shardings | None) -> tuple[dict, dict]:

@@ -85,6 +85,14 @@ def test_ljspeech(tmp_path):
     _audio(folder / "wavs" / "LJ001-0001.wav")
     (folder / "metadata.csv").write_text("LJ001-0001|Dr. A, 2|Doctor A, two\n")
     assert _rows(folder) == [("wavs/LJ001-0001", "LJSpeech-1.1", "Doctor A, two", "")]
+    for lines, expected in (
+        ("a|ONE\nb|THIS IS ONE OR|TWO\n", r"line 2: expected ID\|TEXT, found 'b"),
+        ("a|1|ONE\nb|TWO\n", r"line 2: expected ID\|TEXT\|TEXT WITHOUT NUMBERS, found 'b"),
+        ("a|1|ONE|x\n", r"line 1: expected ID\|TEXT\|TEXT WITHOUT NUMBERS, found 'a"),
+    ):
+        (folder / "metadata.csv").write_text(lines)
+        with pytest.raises(InputError, match=expected):
+            discover(folder)
 
 
 def test_librilight_speakers_are_in_files_beside_the_audio(tmp_path):
@@ -93,6 +101,49 @@ def test_librilight_speakers_are_in_files_beside_the_audio(tmp_path):
     (book / "01_sea.json").write_text(json.dumps({"speaker": "100", "snr": 7.5}))
     assert _rows(tmp_path) == [("small/100/sea_64kb_mp3/01_sea", "100", None, "")]
     assert _rows(tmp_path / "small")[0][1] == "100"
+
+
+def test_what_a_row_has_twice_or_as_no_text_is_refused(tmp_path):
+    _audio(tmp_path / "a.wav")
+    for name, content, message in (
+        (
+            "metadata.csv",
+            "file_name,text,text\na.wav,one,two\n",
+            "line 1: the column 'text' is there",
+        ),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.wav", "text": "a", "text": "b"}',
+            "'text' is there twice",
+        ),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.wav", "text": ["A", "B"]}',
+            "text is .*expected a text",
+        ),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(InputError, match=message):
+            discover(tmp_path)
+        (tmp_path / name).unlink()
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,one,,\n")  # spreadsheets do so
+    assert [u.text for u in discover(tmp_path)] == ["one"]
+
+
+def test_a_manifest_that_is_no_text_is_told_by_a_plan(tmp_path):
+    from hubert_jax.prepare import PrepareConfig
+
+    config = PrepareConfig(str(tmp_path / "work"), str(tmp_path), splits=("a=train.tsv",))
+    manifest = tmp_path / "train.tsv"
+    for content, message in (
+        (b"\xe9t\xe9\n", "train.tsv: expected UTF-8 text"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+    ):
+        manifest.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            config.reads()
+    manifest.write_text("/\nx/a.wav\t400\n")
+    assert config.reads() == [manifest, pathlib.Path("/x/a.wav")]
 
 
 def test_fairseq_manifest(tmp_path, speech):

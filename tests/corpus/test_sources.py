@@ -147,15 +147,28 @@ def test_names_that_are_not_utf_8_are_refused_in_ascii(tmp_path):
 
 def test_audio_that_cannot_be_read_is_not_overlooked(tmp_path):
     _audio(tmp_path / "a.wav")
+    (tmp_path / "a.m4a").write_bytes(b"x")  # from which a.wav was made
     (tmp_path / "b.m4a").write_bytes(b"x")
-    (tmp_path / "c.webm").write_bytes(b"x")
+    (tmp_path / "c.wma").write_bytes(b"x")
     (tmp_path / "e.wav.gz").write_bytes(b"x")
     _audio(tmp_path / "d.wav")
     (tmp_path / "d.wav").rename(tmp_path / "d.wave")
     defects = {u.id: u.defect for u in discover(tmp_path)}
+    assert set(defects) == {"a", "b", "c", "d", "e.wav"}
     assert defects["a"] == "" and defects["b"].startswith(".m4a cannot be read; convert it")
-    assert defects["d"] == "" and defects["c"].startswith(".webm cannot be read")
+    assert defects["d"] == "" and defects["c"].startswith(".wma cannot be read")
     assert defects["e.wav"].startswith(".wav.gz cannot be read")
+
+
+def test_videos_beside_recordings_are_named_and_left(tmp_path, capsys):
+    _audio(tmp_path / "sound" / "a.wav")
+    for name in ("sound/a.mp4", "video/a.flv", "video/b.flv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert [(u.id, u.defect) for u in discover(tmp_path)] == [("sound/a", "")]
+    assert f"warning: {tmp_path}/sound/a.mp4 and 2 more not read" in capsys.readouterr().out
+    with pytest.raises(InputError, match="expected audio files .*found none"):
+        discover(tmp_path / "video")
 
 
 def test_a_row_with_more_cells_than_columns_is_refused(tmp_path):

@@ -150,9 +150,36 @@ def test_every_changed_byte_is_seen_or_changes_nothing(folder):
     assert refused > 40  # others say when it was saved
 
 
-def test_a_file_too_many_changes_nothing(folder, capsys):
-    (folder / "6" / "state" / ".nfs0001").write_bytes(b"left by a network's file system")
+def test_what_others_leave_beside_its_files_changes_nothing(folder, capsys):
+    state = folder / "6" / "state"
+    for name in (".nfs0001", ".rsync-partial/a", ".AppleDouble/x", "d_.gstmp", "Thumbs.db"):
+        path = state / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"left by a file system, a copying program or a desktop")
+    (folder / "6" / "metadata" / ".#metadata").symlink_to("/nowhere")
+    os.mkfifo(state / ".pipe")
     assert checkpoint.restore_parameters(folder)[1]["step"] == 6 and not capsys.readouterr().out
+    os.mkfifo(state / "pipe")
+    assert checkpoint.restore_parameters(folder)[1]["step"] == 4
+    assert "pipe: not a regular file" in capsys.readouterr().out
+
+
+def test_metadata_are_found_as_parameters_are(folder, capsys):
+    for which in ("", "@2", "@best", "@mean2"):
+        _, expected = checkpoint.restore_parameters(f"{folder}{which}")
+        found = checkpoint.read_metadata(f"{folder}{which}")
+        assert found == {key: value for key, value in expected.items() if key != "step"}
+    _another_number(folder)
+    assert checkpoint.read_metadata(folder)["of"] == 4
+    assert "checkpoint 6 cannot be read" in capsys.readouterr().out
+    for which, message in (
+        ("@6", "checkpoint 6 cannot be read"),
+        ("@7", "no such checkpoint; there are steps 2, 4, 6"),
+        ("@mean4", "expected 4 checkpoints, found 3 of the newest"),
+    ):
+        for read in (checkpoint.read_metadata, checkpoint.restore_parameters):
+            with pytest.raises(InputError, match=message):
+                read(f"{folder}{which}")
 
 
 def test_one_of_a_version_without_checksums_is_read_and_that_is_said(folder, capsys):

@@ -21,9 +21,12 @@ _AUDIO_SUFFIXES = (
 # Audio that is not read: to be listed as refused, not to be overlooked.
 _OTHER_AUDIO = (
     *(".m4a", ".m4b", ".aac", ".wma", ".amr", ".ape", ".wv", ".mp2", ".mka", ".weba", ".spx"),
-    *(".gsm", ".voc", ".ac3", ".tta", ".shn", ".mp1", ".mpga", ".mpeg", ".m4r", ".adts", ".ra"),
-    *(".webm", ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".ogx", ".ogv", ".avi", ".flv", ".dsf"),
-    *(".dff", ".sf", ".wav.gz", ".flac.gz"),
+    *(".gsm", ".voc", ".ac3", ".tta", ".shn", ".mp1", ".mpga", ".m4r", ".adts", ".ra", ".ogx"),
+    *(".dsf", ".dff", ".sf", ".wav.gz", ".flac.gz"),
+)
+# Corpora have them beside the recordings that they are of: they are named, and not refused.
+_VIDEO = (
+    *(".webm", ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".ogv", ".avi", ".flv", ".mpeg", ".mpg"),
 )
 # Texts that lie beside audio under other names than those that are read.
 _OTHER_TABLES = (".tsv", ".csv", ".jsonl")
@@ -38,7 +41,7 @@ class Listed(NamedTuple):
     chapters: list[pathlib.Path]  # transcripts of this folder
     tables: list[pathlib.Path]  # transcripts of this folder and those below
     parquet: list[pathlib.Path]
-    unread: list[pathlib.Path]  # tables of other names
+    unread: list[pathlib.Path]  # tables of other names, and videos
 
 
 def walk(top: pathlib.Path) -> list[Listed]:
@@ -67,12 +70,23 @@ def _listed(folder: pathlib.Path, entries: list[os.DirEntry], top: pathlib.Path)
             listed.parquet.append(folder / name)
         elif lower.endswith(".json"):
             listed.json.add(name)
-        elif lower.endswith(_OTHER_TABLES):
+        elif lower.endswith(_OTHER_TABLES + _VIDEO):
             listed.unread.append(folder / name)
+    # A video or another copy of what is read.
+    readable = {_stem(name) for name in listed.audio if name.lower().endswith(_AUDIO_SUFFIXES)}
+    listed.audio[:] = [
+        name
+        for name in listed.audio
+        if name.lower().endswith(_AUDIO_SUFFIXES) or _stem(name) not in readable
+    ]
     if not listed.audio:
         listed.json.clear()
     found = listed.audio or listed.chapters or listed.tables or listed.parquet or listed.unread
     return listed if found else None
+
+
+def _stem(name: str) -> str:
+    return pathlib.PurePosixPath(name.lower().removesuffix(".gz")).stem
 
 
 def discover(folder: pathlib.Path, found: list[Listed], chosen: str = "") -> list[SourceUtterance]:
@@ -88,14 +102,16 @@ def discover(folder: pathlib.Path, found: list[Listed], chosen: str = "") -> lis
     if not any(listed.audio for listed in found):
         expected = ", ".join(f"*{suffix}" for suffix in _AUDIO_SUFFIXES)
         raise InputError(f"{folder}: expected audio files ({expected}), found none in it")
-    if unread := sorted(path for listed in found for path in listed.unread):
-        more = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
-        known = ", ".join((transcripts.TABLE, *transcripts.METADATA))
-        print(
-            f"{folder}: warning: {printable(str(unread[0]))}{more} not read; transcripts are in "
-            f"{known} or *{transcripts.CHAPTER_SUFFIX}",
-            flush=True,
-        )
+    unread = sorted(path for listed in found for path in listed.unread)
+    known = ", ".join((f"{folder}/{transcripts.TABLE}", *transcripts.METADATA))
+    for suffixes, advice in (
+        (_OTHER_TABLES, f"transcripts are in {known} or *{transcripts.CHAPTER_SUFFIX}"),
+        (_VIDEO, "a video whose sound is wanted has to be converted"),
+    ):
+        if left := [path for path in unread if path.name.lower().endswith(suffixes)]:
+            more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+            where = printable(str(left[0]))
+            print(f"{folder}: warning: {where}{more} not read; {advice}", flush=True)
     split = splits.split_of(chosen)
     deep = {
         listed.path: [transcripts.read_table(path, split) for path in listed.tables]

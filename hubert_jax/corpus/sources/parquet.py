@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from hubert_jax import files
 from hubert_jax.corpus.sources import splits
 from hubert_jax.corpus.sources.transcripts import COLUMNS, SPLIT_COLUMN, utterance_of
 from hubert_jax.corpus.sources.utterances import SourceUtterance
@@ -142,6 +143,10 @@ def _open(path: pathlib.Path) -> Any:
             f"{path}: reading Parquet needs pyarrow; install hubert_jax[parquet]"
         ) from None
     with _guarded(path):
+        with path.open("rb") as file:
+            found = files.pretence(file.read(512))
+        if found:
+            raise InputError(f"{path}: {found}")
         return pyarrow.parquet.ParquetFile(path)
 
 

@@ -143,10 +143,12 @@ def _table(path: pathlib.Path) -> _Rows:
 def _ljspeech(path: pathlib.Path, lines: list[tuple[int, str]]) -> _Rows:
     """metadata.csv of one speaker: lines `ID|TEXT|TEXT WITHOUT NUMBERS` for `wavs/ID.wav`."""
     speaker = path.absolute().parent.name
+    columns = len(lines[0][1].split("|"))
     for number, line in lines:
         cells = line.split("|")
-        if len(cells) < 2:
-            raise InputError(f"{path}, line {number}: expected ID|TEXT, found {line[:40]!r}")
+        if not 2 <= columns <= 3 or len(cells) != columns:
+            expected = {2: "ID|TEXT"}.get(columns, "ID|TEXT|TEXT WITHOUT NUMBERS")
+            raise InputError(f"{path}, line {number}: expected {expected}, found {line[:40]!r}")
         yield number, f"wavs/{cells[0].strip()}", Transcript(normalised(cells[-1]), speaker)
 
 
@@ -157,7 +159,10 @@ def _csv(path: pathlib.Path) -> _Rows:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     begins = 1
     try:
-        reader.fieldnames  # noqa: B018 - reads the first line
+        names = reader.fieldnames or []
+        if len({*names}) < len(names):
+            twice = max(names, key=list(names).count)
+            raise InputError(f"{path}, line 1: the column {twice!r} is there twice; expected once")
         while True:
             # Cells may hold line breaks, and blank lines are left out.
             begins = reader.line_num + 1
@@ -165,7 +170,7 @@ def _csv(path: pathlib.Path) -> _Rows:
                 begins += 1
             if (row := next(reader, None)) is None:
                 return
-            if more := row.pop(None, None):
+            if any(more := row.pop(None, [])):
                 raise InputError(
                     f"{path}, line {begins}: more cells than columns, {more[0]!r:.40} for one; put "
                     "quotation marks around a cell that has commas"
@@ -182,12 +187,20 @@ def _jsonl(path: pathlib.Path) -> _Rows:
     """metadata.jsonl of a Hugging Face audio folder: an object a line."""
     for number, line in read_lines(path):
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}, line {number}: not JSON ({error})") from None
         if not isinstance(row, dict):
             raise InputError(f"{path}, line {number}: expected an object, found {line[:40]!r}")
         yield _metadata(path, number, row)
+
+
+def _object(pairs: list[tuple[str, object]]) -> dict:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{max(names, key=names.count)!r} is there twice")
+    return row
 
 
 def _metadata(path: pathlib.Path, number: int, row: dict) -> tuple[int, str, Transcript]:
@@ -198,6 +211,11 @@ def _metadata(path: pathlib.Path, number: int, row: dict) -> tuple[int, str, Tra
             f"{', '.join(str(column) for column in row)}; rename the file if it is not a Hugging "
             "Face audio folder's"
         )
+    for column in (*_TEXT_COLUMNS, *_SPEAKER_COLUMNS):
+        if isinstance(value := row.get(column), (list, dict, bool)):
+            raise InputError(
+                f"{path}, line {number}: {column} is {json.dumps(value)[:40]}; expected a text"
+            )
     return number, pathlib.PurePosixPath(name.strip()).as_posix(), _of_columns(row)
 
 
