@@ -37,7 +37,7 @@ class LanguageModel(nn.Module):
         init = normal(dim**-0.5)
         self.widen = [self.param(f"widen_{i}", init, (width, dim)) for i, width in tails]
         self.narrow = [self.param(f"narrow_{i}", init, (dim, width)) for i, width in tails]
-        self.band_embeddings = self.param("band_embeddings", init, (len(tails), dim))
+        self.of_bands = [self.param("band_embeddings", init, (len(tails), dim))] if tails else []
         self.transformer = Transformer(self.architecture, self.regularization, self.kernels)
         self.final_norm = LayerNorm(self.kernels)
         self.input_dropout = Dropout(self.regularization.input_dropout, self.kernels)
@@ -88,7 +88,7 @@ class LanguageModel(nn.Module):
 
     def _logits(self, queries: list[jax.Array]) -> list[jax.Array]:
         """Of the first band, whose last ones are the others', then within each of them; float32."""
-        tables = [jnp.concatenate([self.embeddings[0], self.band_embeddings]), *self.embeddings[1:]]
+        tables = [jnp.concatenate([self.embeddings[0], *self.of_bands]), *self.embeddings[1:]]
         dtype = self.kernels.dtype
         return [
             jnp.matmul(
