@@ -104,4 +104,3 @@ def _encoded(
             yield part()
             numbers, ends, words = [], [], 0
     yield part()
-

@@ -39,7 +39,9 @@ class Tokens:
             return cls(unit, spelling=letters)
         if unit == "piece":
             texts = map(" ".join, itertools.islice(sentences, _LEARNT_FROM))
-            return cls(unit, spelling=Vocabulary.learnt_pieces(texts, size, "config.vocabulary_size"))
+            return cls(
+                unit, spelling=Vocabulary.learnt_pieces(texts, size, "config.vocabulary_size")
+            )
         counts = collections.Counter(itertools.chain.from_iterable(sentences))
         # Ties by the alphabet, so that the order of the sources does not matter.
         ordered = sorted(counts, key=lambda word: (-counts[word], word))

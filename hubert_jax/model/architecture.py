@@ -97,11 +97,15 @@ class LmArchitecture:
             fits = 1 <= getattr(self, name) <= most
             _require(self, name, fits, f"expected 1 to {most:,}")
         divides = self.dim % self.num_heads == 0 and self.dim % 2 == 0
-        _require(self, "num_heads", divides, f"must divide config.architecture.dim={self.dim}, even")
+        _require(
+            self, "num_heads", divides, f"must divide config.architecture.dim={self.dim}, even"
+        )
         ascending = list(self.cutoffs) == sorted({*self.cutoffs}) and min((2, *self.cutoffs)) > 1
         _require(self, "cutoffs", ascending, "expected numbers of tokens that ascend, from 2 on")
         narrowest = self.dim // _BAND_FACTOR ** len(self.cutoffs)
-        _require(self, "cutoffs", narrowest >= 1, f"the last band of dim={self.dim} has no dimension")
+        _require(
+            self, "cutoffs", narrowest >= 1, f"the last band of dim={self.dim} has no dimension"
+        )
 
     @property
     def head_dim(self) -> int:

@@ -117,7 +117,8 @@ class LanguageModel(nn.Module):
 
         rows, places = targets.shape
         parts = next(
-            n for n in range(1, places + 1)
+            n
+            for n in range(1, places + 1)
             if places % n == 0 and (n == places or rows * places // n * self.tokens <= _MOST_LOGITS)
         )
         if parts == 1:

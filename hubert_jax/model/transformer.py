@@ -46,7 +46,9 @@ class _TransformerLayer(nn.Module):
         query, key, value = (
             self._dense(dim, name)(x).reshape(heads) for name in ("query", "key", "value")
         )
-        if self.has_variable("past", "key"):  # padded, so the new frame comes before: keys are a set
+        if self.has_variable(
+            "past", "key"
+        ):  # padded, so the new frame comes before: keys are a set
             past = (self.get_variable("past", name) for name in ("key", "value"))
             self.sow("present", "key", key)
             self.sow("present", "value", value)
