@@ -4,7 +4,6 @@ import bisect
 import functools
 import itertools
 import math
-import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -26,11 +25,6 @@ _ROWS = (4, 16, 64)  # of a batch, so that few programs are compiled
 _LEAST_LENGTH = 16  # padded tokens; further ones are twice as many
 _POOL_BYTES = 2**28  # of keys and values at first
 _ROOT = 1  # its slot; what is written for rows that are none goes to slot 0
-
-
-def is_transformer(where: str) -> bool:
-    """Whether `config.lm` names one: orbax:DIR, or a folder; else it is an n-gram's file."""
-    return where.startswith("orbax:") or os.path.isdir(where)
 
 
 class State:
