@@ -50,9 +50,9 @@ class Searchers:
         self._rescore, self._rescored = rescore, dict[str, float]()
         self._decoder: Decoder | None = None
         if not isinstance(lm, str):
-            from hubert_jax.asr.beam import Decoder
+            from hubert_jax.asr import beam
 
-            self._decoder = Decoder(vocabulary, lm, lexicon)
+            self._decoder = beam.Decoder(vocabulary, lm, lexicon)
             return
         self._pool = concurrent.futures.ProcessPoolExecutor(
             self._count,

@@ -47,7 +47,7 @@ class Encoded:
 
     @classmethod
     def read(cls, directory: pathlib.Path) -> "Encoded | None":
-        """What `write` wrote, its numbers as a mapped file; None where it is not there, or whole."""
+        """What `write` wrote, its numbers a mapped file; None where it is not whole."""
         try:
             described = files.read_json(directory / "text.json", "encoded text")
             count, words, unknown = described["counts"]

@@ -1,4 +1,4 @@
-"""Sentences of prepared splits' transcripts and of text files, as a vocabulary's policy has them."""
+"""Sentences of prepared splits and of text files, as a vocabulary's policy has them."""
 
 import collections
 import gzip
@@ -64,7 +64,7 @@ class Text:
 
     @property
     def outside(self) -> str:
-        """One line on what the head cannot spell of the sentences so far; "" if there is nothing."""
+        """One line on what the head cannot spell of the sentences so far; "" if it can."""
         if not self._outside:
             return ""
         listed = ", ".join(f"{c!r} {count}" for c, count in self._outside.most_common(_NAMED))

@@ -47,12 +47,12 @@ class Scorer:
     computed together.
     """
 
-    def __init__(self, where: str, key: str = "config.lm", execution: Execution = Execution()):
+    def __init__(self, where: str, key: str = "config.lm", execution: Execution | None = None):
         """`where` is orbax:DIR, DIR@STEP, DIR@best or DIR@meanN, from the configuration's `key`.
 
         Raises InputError for a checkpoint that is missing, damaged or of another kind.
         """
-        self.where = where
+        self.where, execution = where, execution or Execution()
         mesh = sharding.make_mesh(sharding.MeshConfig(), jax.local_devices())
         shardings = functools.partial(sharding.parameter_shardings, mesh, rules=SHARDING_RULES)
         try:

@@ -146,8 +146,8 @@ def read(config: TrainLmConfig, directory: pathlib.Path) -> Data:
         sentences = sentences[:: -(-len(sentences) // at_most)]
     if not sentences:
         raise InputError(
-            f"config.validation_audio={config.validation_audio}: nothing is left of its transcripts "
-            "by the vocabulary's policy; validate on another split"
+            f"config.validation_audio={config.validation_audio}: nothing is left of its "
+            "transcripts by the vocabulary's policy; validate on another split"
         )
     held_out = Encoded.of(sentences, encoded.tokens)
     return Data(encoded, digest, text.vocabulary.policy, held_out, audio)
