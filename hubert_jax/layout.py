@@ -2,7 +2,7 @@
 
 The stage JOB or GROUP/JOB writes WORKDIR/JOB or WORKDIR/GROUP/JOB. `prepare:train` is a prepared
 split, `it1/label:train` the labels of one, `it1/label:NAME/train` those by one of several
-codebooks, `it1/label` the codebook or codebooks, `lm` an n-gram, `train_lm` a Transformer language model;
+codebooks, `it1/label` the codebook or codebooks, `lm` an n-gram, `train_lm` a Transformer of words;
 `it1/train`, `pretrained/finetune`, `pretrained/export` and `public/convert` are networks;
 `it1/train@best`, `@mean3` and `@500` are others of a training's checkpoints than the newest.
 """

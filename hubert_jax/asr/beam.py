@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from flashlight.lib.text import decoder as flashlight
 
-from hubert_jax.asr.search import BeamSearch, Hypothesis, Word, with_confidences
+from hubert_jax.asr.search import BeamSearch, Hypothesis, Word
 from hubert_jax.frames import HOP, SAMPLE_RATE, WINDOW
 from hubert_jax.language import ngram
 from hubert_jax.language.lexicon import Lexicon
@@ -50,7 +50,7 @@ class Decoder:
             found.setdefault(hypothesis.text, hypothesis)
             if len(found) == search.n_best:
                 break
-        return with_confidences(list(found.values()))
+        return Hypothesis.ranked(found.values())
 
 
 class _InLexicon:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from hubert_jax.asr.search import BeamSearch, Hypothesis, with_confidences
+from hubert_jax.asr.search import BeamSearch, Hypothesis
 from hubert_jax.errors import InputError
 from hubert_jax.language.lexicon import Lexicon
 from hubert_jax.vocabulary import Vocabulary
@@ -96,7 +96,7 @@ class Searchers:
             lm = self._rescored[each.text]
             score = each.score + lm_weight * (lm - each.lm)
             scored.append(dataclasses.replace(each, score=score, lm=lm))
-        return with_confidences(sorted(scored, key=lambda each: -each.score))
+        return Hypothesis.ranked(scored)
 
     def _searched(
         self, emitted: Iterable[np.ndarray], search: BeamSearch

@@ -7,6 +7,7 @@ torchaudio have it so, and published w1 of n-grams are meant so; of a Transforme
 
 import dataclasses
 import importlib.util
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -68,32 +69,35 @@ class Hypothesis:
     words: tuple[Word, ...]
     complete: bool = True  # False: the beam had no text that ends with a word of the lexicon
 
+    @staticmethod
+    def ranked(found: "Iterable[Hypothesis]") -> "list[Hypothesis]":
+        """Best first, with their words' confidences."""
+        found = sorted(found, key=lambda hypothesis: -hypothesis.score)
+        scores = np.array([hypothesis.score for hypothesis in found])
+        posterior = np.exp(scores - scores.max())
+        posterior /= posterior.sum()
+        spoken: dict[str, list[tuple[int, Word]]] = {}
+        for number, hypothesis in enumerate(found):
+            for word in hypothesis.words:
+                spoken.setdefault(word.text, []).append((number, word))
 
-def with_confidences(found: list[Hypothesis]) -> list[Hypothesis]:
-    """Hypotheses with their words' confidences, by their scores."""
-    scores = np.array([hypothesis.score for hypothesis in found])
-    posterior = np.exp(scores - scores.max())
-    posterior /= posterior.sum()
-    spoken: dict[str, list[tuple[int, Word]]] = {}
-    for number, hypothesis in enumerate(found):
-        for word in hypothesis.words:
-            spoken.setdefault(word.text, []).append((number, word))
+        def confidence(word: Word) -> float:
+            having = {
+                number
+                for number, other in spoken[word.text]
+                if other.start < word.end and word.start < other.end
+            }
+            return float(sum(posterior[number] for number in having))
 
-    def confidence(word: Word) -> float:
-        having = {
-            number
-            for number, other in spoken[word.text]
-            if other.start < word.end and word.start < other.end
-        }
-        return float(sum(posterior[number] for number in having))
-
-    return [
-        dataclasses.replace(
-            hypothesis,
-            words=tuple(dataclasses.replace(w, confidence=confidence(w)) for w in hypothesis.words),
-        )
-        for hypothesis in found
-    ]
+        return [
+            dataclasses.replace(
+                hypothesis,
+                words=tuple(
+                    dataclasses.replace(w, confidence=confidence(w)) for w in hypothesis.words
+                ),
+            )
+            for hypothesis in found
+        ]
 
 
 def require_library(name: str, key: str) -> None:

@@ -58,7 +58,9 @@ class Tokens:
             found = (UNKNOWN,)
             if self.spelling and word:
                 classes, outside = self.spelling.spell(word)
-                boundary = (self.spelling.boundary,) * (self.spelling.boundary > 0)
+                boundary = (self.spelling.boundary,) * (
+                    self.unit == "letter" and self.spelling.boundary > 0
+                )
                 if classes and not outside:
                     found = tuple(1 + index for index in (*boundary, *classes))
             if not self.spelling:
@@ -74,7 +76,7 @@ class Tokens:
         """Raises InputError where most of the letters are none of a CTC head's."""
         symbols = self.spelling.characters if self.spelling else self.words
         letters = {*"".join(symbols[:_COMPARED])} - {" ", "|"}
-        foreign = sorted(letter for letter in letters if vocabulary.outside(letter))
+        foreign = sorted(letters - {*"".join(vocabulary.characters)})
         if 2 * len(foreign) > len(letters):
             raise InputError(
                 f"{where}: of its {len(letters)} letters the network's vocabulary lacks "

@@ -198,11 +198,11 @@ def task(config: TrainLmConfig, data: Data, mesh: Mesh) -> Task:
             f"{left_out} of {len(text.ends)} sentences are left out: longer than "
             f"{config.padded_tokens[-1]} tokens (config.padded_tokens)"
         )
-    model = network(config, text.tokens.size, mesh)
+    model = _network(config, text.tokens.size, mesh)
     return Task(
         kind="language_model",
-        init=init(config.architecture, text.tokens.size),
-        loss=loss_function(model),
+        init=_init(config.architecture, text.tokens.size),
+        loss=_loss(model),
         optimizer=optimizer.build(config.optimizer, config.loop.steps),
         learning_rate=optimizer.learning_rate(config.optimizer, config.loop.steps),
         batch_shapes=tuple(_shapes(bucket.rows, bucket.frames) for bucket in buckets),
@@ -222,21 +222,21 @@ def task(config: TrainLmConfig, data: Data, mesh: Mesh) -> Task:
     )
 
 
-def network(config: TrainLmConfig, tokens: int, mesh: Mesh) -> LanguageModel:
+def _network(config: TrainLmConfig, tokens: int, mesh: Mesh) -> LanguageModel:
     """The network as it runs on the mesh."""
     made = (config.execution, config.architecture, config.regularization)
     kernels = choice.choose(*made, sharding.attention_sharding(mesh), causal=True)
     return LanguageModel(config.architecture, tokens, kernels, config.regularization)
 
 
-def init(architecture: LmArchitecture, tokens: int) -> Callable[[jax.Array], dict]:
+def _init(architecture: LmArchitecture, tokens: int) -> Callable[[jax.Array], dict]:
     """key -> fresh parameters."""
     model = LanguageModel(architecture, tokens, choice.choose(Execution(), architecture))
     few = jnp.zeros((1, 2), jnp.int32)
     return lambda key: model.init(key, few, few)["params"]
 
 
-def loss_function(model: LanguageModel) -> AdditiveLoss:
+def _loss(model: LanguageModel) -> AdditiveLoss:
     """(params, batch, key, step) -> (loss, metrics), in nats per token of the global batch.
 
     The batch is as `Encoded.rows` gives it.
