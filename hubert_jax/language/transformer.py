@@ -41,10 +41,10 @@ class State:
 
 
 class Scorer:
-    """A trained language model, of words in their place and of whole sentences.
+    """A trained language model, of words in their place and of whole sentences; on one device.
 
-    Keys and values of a state's tokens stay on the devices; states that wait for theirs are
-    computed together.
+    Keys and values of a state's tokens stay there; states that wait for theirs are computed
+    together.
     """
 
     def __init__(self, where: str, key: str = "config.lm", execution: Execution | None = None):
@@ -53,7 +53,7 @@ class Scorer:
         Raises InputError for a checkpoint that is missing, damaged or of another kind.
         """
         self.where, execution = where, execution or Execution()
-        mesh = sharding.make_mesh(sharding.MeshConfig(), jax.local_devices())
+        mesh = sharding.make_mesh(sharding.MeshConfig(), jax.local_devices()[:1])
         shardings = functools.partial(sharding.parameter_shardings, mesh, rules=SHARDING_RULES)
         try:
             params, metadata = restore_parameters(where.removeprefix("orbax:"), shardings)
