@@ -96,7 +96,7 @@ def test_a_run_that_is_killed_ends_as_one_that_is_not(run, tmp_path, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path / "cut")
     capsys.readouterr()
-    resumed = run(tmp_path / "cut", mesh=dict(data=4, fsdp=2), row_multiple=1)
+    resumed = run(tmp_path / "cut")
     assert "reading the text" not in capsys.readouterr().out
     assert resumed["resumed_from"] == 4
     for name in ("last", "fingerprint", "validation"):
