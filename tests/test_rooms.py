@@ -20,7 +20,7 @@ MANY_NAMES = {
     "corpus": 50,
     "data": 53,
     "model": 36,
-    "tasks": 24,
+    "tasks": 25,
     "training": 35,
     "units": 50,
 }

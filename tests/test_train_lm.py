@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from lm_oracle import distributions
 
+from configs import transformer_lm
 from hubert_jax import config as config_lib
 from hubert_jax import files, train_lm
 from hubert_jax.errors import InputError
@@ -166,6 +167,15 @@ def test_what_is_wrong_is_named(run, tmp_path, speech_split, values, message):
         run(tmp_path, **values)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "train_lm" / "checkpoints").exists()
+
+
+def test_the_papers_network_has_its_published_size():
+    """562 million parameters, by wav2letter's table; its vocabulary has some words more."""
+    values = transformer_lm.get_config()
+    asked = config_lib.build(train_lm.TrainLmConfig, values)
+    tokens = asked.vocabulary_size + 2
+    shapes = jax.eval_shape(language_model.init(asked.architecture, tokens), jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6 == pytest.approx(562, abs=1.5)
 
 
 def test_damaged_text_is_read_again(run, tmp_path):

@@ -73,7 +73,7 @@ class LanguageModel(nn.Module):
         for (first, count, _), table, widen in zip(
             self.bands, self.embeddings, [None, *self.widen], strict=True
         ):
-            rows = table[jnp.clip(tokens - first, 0, count - 1)]
+            rows = jnp.take(table, jnp.clip(tokens - first, 0, count - 1), axis=0)
             wide = rows if widen is None else rows @ widen
             inside = (first <= tokens) & (tokens < first + count)
             x = jnp.where(inside[..., None], wide, x)

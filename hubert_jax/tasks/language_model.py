@@ -201,7 +201,7 @@ def task(config: TrainLmConfig, data: Data, mesh: Mesh) -> Task:
     model = _network(config, text.tokens.size, mesh)
     return Task(
         kind="language_model",
-        init=_init(config.architecture, text.tokens.size),
+        init=init(config.architecture, text.tokens.size),
         loss=_loss(model),
         optimizer=optimizer.build(config.optimizer, config.loop.steps),
         learning_rate=optimizer.learning_rate(config.optimizer, config.loop.steps),
@@ -229,7 +229,7 @@ def _network(config: TrainLmConfig, tokens: int, mesh: Mesh) -> LanguageModel:
     return LanguageModel(config.architecture, tokens, kernels, config.regularization)
 
 
-def _init(architecture: LmArchitecture, tokens: int) -> Callable[[jax.Array], dict]:
+def init(architecture: LmArchitecture, tokens: int) -> Callable[[jax.Array], dict]:
     """key -> fresh parameters."""
     model = LanguageModel(architecture, tokens, choice.choose(Execution(), architecture))
     few = jnp.zeros((1, 2), jnp.int32)
