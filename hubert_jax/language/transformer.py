@@ -85,7 +85,7 @@ class Scorer:
         one = (architecture.num_layers, 1, architecture.num_heads, architecture.head_dim)
         slots = max(2 * _ROWS[-1], _POOL_BYTES // (2 * math.prod(one) * kernels.dtype.itemsize))
         self._pool = {
-            name: jnp.zeros((one[0], slots, *one[2:]), kernels.dtype) for name in ("key", "value")
+            name: jnp.zeros((one[0], slots, *one[2:]), kernels.dtype) for name in ("keys", "values")
         }
         self.computed = 0  # states
         self._free, self._waiting = _ROOT, dict[State, None]()
@@ -164,7 +164,7 @@ class Scorer:
         waiting = list(self._waiting) or [state]
         at = waiting.index(state)
         states = waiting[max(0, min(at, len(waiting) - _ROWS[-1])) :][: _ROWS[-1]]
-        slots = self._pool["key"].shape[1]
+        slots = self._pool["keys"].shape[1]
         if self._free + len(states) > slots:
             wider = [(0, 0), (0, slots), (0, 0), (0, 0)]
             self._pool = {name: jnp.pad(array, wider) for name, array in self._pool.items()}

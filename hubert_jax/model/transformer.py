@@ -46,15 +46,13 @@ class _TransformerLayer(nn.Module):
         query, key, value = (
             self._dense(dim, name)(x).reshape(heads) for name in ("query", "key", "value")
         )
-        if self.has_variable(
-            "past", "key"
-        ):  # padded, so the new frame comes before: keys are a set
-            past = (self.get_variable("past", name) for name in ("key", "value"))
-            self.sow("present", "key", key)
-            self.sow("present", "value", value)
+        if self.has_variable("past", "keys"):
+            # Padded, so the new frame comes before: to attention keys are a set.
+            past = [self.get_variable("past", name) for name in ("keys", "values")]
+            self.sow("present", "keys", key)
+            self.sow("present", "values", value)
             key, value = (
-                jnp.concatenate([new, old], axis=1)
-                for new, old in zip((key, value), past, strict=True)
+                jnp.concatenate(pair, axis=1) for pair in zip((key, value), past, strict=True)
             )
         rate = 0.0 if self.deterministic else regularization.attention_dropout
         if rate:
@@ -117,8 +115,8 @@ class Transformer(nn.Module):
         """Output of the last layer, as x, and with `collect` of all, (num_layers, B, T, dim).
 
         x is (B, T, dim) in the compute dtype, `lengths` (B,) int32 the valid frames of each row,
-        None: all. No final LayerNorm is applied. With the variables `past`, each layer's `key` and
-        `value` (B, S, heads, head_dim) of earlier frames, x is the one that follows (T = 1), which
+        None: all. No final LayerNorm is applied. With the variables `past`, each layer's `keys` and
+        `values` (B, S, heads, head_dim) of earlier frames, x is the one that follows (T = 1), which
         counts in `lengths`; its own are sown as `present`.
         """
         num_layers, layer_drop = self.architecture.num_layers, self.regularization.layer_drop

@@ -57,14 +57,14 @@ def test_states_are_computed_together_whenever_they_are_asked_for(made, scorer):
 def test_keys_and_values_have_more_room_when_they_need_it(made, monkeypatch):
     monkeypatch.setattr(transformer, "_POOL_BYTES", 0)
     scorer = Scorer(made[0])
-    before = scorer._pool["key"].shape[1]
+    before = scorer._pool["keys"].shape[1]
     state = scorer.start()
     for first, second, third in itertools.product(WORDS[:6], repeat=3):
         reached = state
         for word in (first, second, third):
             reached, _ = scorer.score(reached, word)
         scorer.finish(reached)
-    assert scorer._pool["key"].shape[1] > before
+    assert scorer._pool["keys"].shape[1] > before
     for words in ("ABC", "FED"):
         assert scorer.sentence(words) == pytest.approx(made[1](words), rel=1e-5)
 
