@@ -162,21 +162,18 @@ def foretelling(request, tmp_path_factory):
 
 
 def _equation_4(log_probs, log10, w1, w2, known=None):
-    """{text: (score, log p_CTC, log10 p_LM)} of the words `known`, or of the best labelling."""
-    by_words = collections.defaultdict(float)
+    """{text: (score, log p_CTC, log10 p_LM)} of texts of the words `known`, or of all."""
+    found = collections.defaultdict(float)
     for labels, log_p in _labellings(log_probs).items():
-        words = tuple(SMALL.decode(labels).split())
+        text = SMALL.decode(labels)
         if known is None:  # those that differ in outer boundaries are searched apart
-            by_words[words] = max(by_words[words], math.exp(log_p))
-        elif {*words} <= {*known}:
-            by_words[words] += math.exp(log_p)
+            found[text] = max(found[text], math.exp(log_p))
+        elif {*text.split()} <= {*known}:
+            found[" ".join(text.split())] += math.exp(log_p)
+    scores = {text: (math.log(p), log10(text.split())) for text, p in found.items()}
     return {
-        " ".join(words): (
-            math.log(p) + w1 * log10(words) + w2 * len(words),
-            math.log(p),
-            log10(words),
-        )
-        for words, p in by_words.items()
+        text: (log_ctc + w1 * lm + w2 * len(text.split()), log_ctc, lm)
+        for text, (log_ctc, lm) in scores.items()
     }
 
 
