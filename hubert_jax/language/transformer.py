@@ -1,6 +1,7 @@
 """A trained Transformer language model in use; log probabilities are to base 10, as an n-gram's."""
 
 import bisect
+import dataclasses
 import functools
 import itertools
 import math
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hubert_jax import config as config_lib
+from hubert_jax import distributed
 from hubert_jax.errors import InputError
 from hubert_jax.language.tokens import END, UNKNOWN, Tokens
 from hubert_jax.model.architecture import Execution, LmArchitecture
@@ -72,10 +74,11 @@ class Scorer:
             execution, architecture, activations=sharding.attention_sharding(mesh), causal=True
         )
         model = LanguageModel(architecture, self.tokens.size, kernels)
-        self._whole = jax.jit(lambda p, tokens, to: model.apply({"params": p}, tokens, to))
-        plain = choice.choose(Execution(dtype=execution.dtype, attention="xla"), architecture)
+        here = distributed.compiled_here()
+        self._whole = jax.jit(lambda p, tokens, to: model.apply({"params": p}, tokens, to), **here)
+        plain = choice.choose(dataclasses.replace(execution, attention="xla"), architecture)
         step = LanguageModel(architecture, self.tokens.size, plain)
-        self._step = jax.jit(functools.partial(_step, step), donate_argnums=1)
+        self._step = jax.jit(functools.partial(_step, step), donate_argnums=1, **here)
         self._first, _, widths = zip(*architecture.bands(self.tokens.size), strict=True)
         self._starts = (0, *itertools.accumulate(widths))  # of the bands' queries
         tables = [np.asarray(params[f"embedding_{i}"]) for i in range(len(widths))]
@@ -84,19 +87,20 @@ class Scorer:
         self._tables = tables
         one = (architecture.num_layers, 1, architecture.num_heads, architecture.head_dim)
         slots = max(2 * _ROWS[-1], _POOL_BYTES // (2 * math.prod(one) * kernels.dtype.itemsize))
-        self._pool = {
-            name: jnp.zeros((one[0], slots, *one[2:]), kernels.dtype) for name in ("keys", "values")
-        }
+        self._new_pool = functools.partial(jnp.zeros, (one[0], slots, *one[2:]), kernels.dtype)
+        self._pool: dict[str, jax.Array] = {}  # none where whole sentences are scored alone
         self.computed = 0  # states
         self._free, self._waiting = _ROOT, dict[State, None]()
         self._root = State(END, ())
-        self._compute(self._root)
 
     def __contains__(self, word: str) -> bool:
         return UNKNOWN not in self.tokens.of_word(word)
 
     def start(self) -> State:
         """The state in which a sentence begins; those of before are no longer kept."""
+        if self._root.queries is None:
+            self._pool = {name: self._new_pool() for name in ("keys", "values")}
+            self._compute(self._root)
         self._root.children.clear()
         self._waiting.clear()
         self._free = _ROOT + 1
@@ -120,7 +124,7 @@ class Scorer:
 
     def sentence(self, words: Iterable[str]) -> float:
         """log10 probability of a sentence, its end included."""
-        state, total = self._root, 0.0
+        state, total = self._root if self._free > _ROOT else self.start(), 0.0
         for word in words:
             state, log10 = self.score(state, word)
             total += log10
@@ -128,7 +132,8 @@ class Scorer:
 
     def first_tokens(self, words: Iterable[str]) -> list[float]:
         """log10 probability that a sentence begins with the first token of each word."""
-        return [self._log10(self._root, self.tokens.of_word(word)[0]) for word in words]
+        root = self.start()
+        return [self._log10(root, self.tokens.of_word(word)[0]) for word in words]
 
     def sentences(self, many: Sequence[Iterable[str]]) -> np.ndarray:
         """log10 probabilities (n,) of sentences, their ends included, without any state."""

@@ -31,7 +31,6 @@ def scorer(made):
 def test_sentences_have_their_formulas_probabilities(made, scorer):
     expected = [made[1](words) for words in SENTENCES]
     np.testing.assert_allclose(scorer.sentences(SENTENCES), expected, rtol=1e-5)
-    scorer.start()
     found = [scorer.sentence(words) for words in SENTENCES]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert "A" in scorer and "?" not in scorer
@@ -57,8 +56,8 @@ def test_states_are_computed_together_whenever_they_are_asked_for(made, scorer):
 def test_keys_and_values_have_more_room_when_they_need_it(made, monkeypatch):
     monkeypatch.setattr(transformer, "_POOL_BYTES", 0)
     scorer = Scorer(made[0])
-    before = scorer._pool["keys"].shape[1]
     state = scorer.start()
+    before = scorer._pool["keys"].shape[1]
     for first, second, third in itertools.product(WORDS[:6], repeat=3):
         reached = state
         for word in (first, second, third):
