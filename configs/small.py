@@ -7,6 +7,7 @@
     python -m hubert_jax.evaluate --config=configs/small.py
     python -m hubert_jax.finetune --config=configs/small.py
     python -m hubert_jax.lm       --config=configs/small.py --config.kenlm=DIR   (needs lmplz)
+    python -m hubert_jax.train_lm --config=configs/small.py   (may be left out)
     python -m hubert_jax.decode   --config=configs/small.py
     python -m hubert_jax.export   --config=configs/small.py
 
@@ -20,7 +21,7 @@ from configs import demo
 from hubert_jax.layout import Reference
 
 WORKDIR = "runs/small"
-PARTS = ("prepare", "label", "train", "evaluate", "finetune", "lm", "decode", "export")
+PARTS = ("prepare", "label", "train", "evaluate", "finetune", "lm", "train_lm", "decode", "export")
 
 
 def get_config(part: str = "train") -> ConfigDict:
@@ -32,6 +33,21 @@ def get_config(part: str = "train") -> ConfigDict:
                 audio=(_paths("prepare:train-clean-5"),),
                 measured_on=_paths("prepare:dev-mini"),
                 order=3,
+            )
+        )
+    if part == "train_lm":
+        return ConfigDict(
+            dict(
+                workdir=WORKDIR,
+                audio=(_paths("prepare:train-clean-5"),),
+                validation_audio=_paths("prepare:dev-mini"),
+                vocabulary_size=2_000,
+                architecture=dict(dim=128, num_layers=2, ffn_dim=512, num_heads=4, cutoffs=()),
+                dropout=0.3,
+                optimizer=dict(peak_learning_rate=2e-3),
+                loop=dict(steps=200, log_every=20, save_every=20),
+                tokens_per_step=4_096,
+                seed=1337,
             )
         )
     stages = demo.get_config().stages.to_dict()

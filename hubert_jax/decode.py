@@ -1,9 +1,10 @@
 """Transcribes a prepared split with a fine-tuned network, and scores what has a transcript.
 
 Takes the likeliest class of each frame (greedy), or searches for the best text by equation 4 of the
-HuBERT paper, with a lexicon or letter by letter, with an n-gram or none. The network's outputs are
-kept in WORKDIR/decode/emissions: later calls with other weights take them. A call that was killed
-goes on where it was. Writes WORKDIR/decode/hypotheses.jsonl (id, reference by the vocabulary's
+HuBERT paper, with a lexicon or letter by letter, with an n-gram, a Transformer or none; another
+Transformer may score the best texts again. The network's outputs are kept in
+WORKDIR/decode/emissions: later calls with other weights take them. A call that was killed goes on
+where it was. Writes WORKDIR/decode/hypotheses.jsonl (id, reference by the vocabulary's
 policy or null, greedy; of a search also beam and n_best, with scores, words' times and confidences)
 and result.json (word and character error rates over the utterances that have transcripts, with
 intervals; null where none has; the first dozen of these as `examples`).
@@ -14,11 +15,12 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import pathlib
 import pprint
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from hubert_jax.asr.emissions import Emitted, KeptEmissions
     from hubert_jax.data.manifests import AudioManifest
     from hubert_jax.language.lexicon import Lexicon
+    from hubert_jax.language.transformer import Scorer as Transformer
     from hubert_jax.vocabulary import Vocabulary
 
 _PAIRS_SHOWN = 5
@@ -57,11 +60,12 @@ class DecodeConfig:
     checkpoint: Reads[str]  # network with a CTC head: orbax:DIR[@STEP, @best, @mean3], hf:DIR, ...
     audio: Reads[str]  # directory of a prepared split
     method: str = "greedy"  # or lexicon, beam search of words, or letters, beam search without
-    lm: Reads[str] = ""  # n-gram of `lm` or KenLM, ARPA or binary; of words, or letters and "|"
-    lexicon: Reads[str] = ""  # of its method, lines "cat c a t |"; or the n-gram's words are taken
+    lm: Reads[str] = ""  # n-gram's file, of words, or letters and "|"; or orbax:DIR of train_lm
+    lexicon: Reads[str] = ""  # of its method, lines "cat c a t |"; or the lm's words are taken
+    rescore: Reads[str] = ""  # orbax:DIR of train_lm: scores the n-best texts in the lm's place
     search: BeamSearch = BeamSearch()
     weights: WeightSearch = WeightSearch()  # searches those of `search` on this split
-    processes: MayChange[int] = 0  # that search; 0: one for each core
+    processes: MayChange[int] = 0  # that search; 0: one for each core; 1 with lm=orbax:DIR
     seed: int = 0  # of the intervals, which draw utterances
     execution: MayChange[Execution] = Execution()  # how the network runs
     distributed: MayChange[DistributedConfig] = DistributedConfig()
@@ -76,6 +80,7 @@ class DecodeConfig:
             raise InputError("config.method=lexicon: needs config.lm or config.lexicon; pass one")
         unused = {
             "lm": self.method == "greedy" and self.lm,
+            "rescore": self.method == "greedy" and self.rescore,
             "lexicon": self.method != "lexicon" and self.lexicon,
             "search": self.method == "greedy" and self.search != BeamSearch() and "...",
             "weights.trials": self.method == "greedy" and self.weights.trials,
@@ -92,8 +97,8 @@ class DecodeConfig:
 def run(config: DecodeConfig) -> dict:
     """Decodes the split; returns the content of `WORKDIR/decode/result.json`.
 
-    Raises InputError for networks without CTC head or that give NaN, and for an n-gram or lexicon
-    that cannot be used, before the network runs.
+    Raises InputError for networks without CTC head or that give NaN, and for a language model or
+    lexicon that cannot be used, before the network runs.
     """
     started = time.monotonic()
     from hubert_jax.data.manifests import read_manifest
@@ -107,7 +112,8 @@ def run(config: DecodeConfig) -> dict:
             f"config.audio={config.audio}: has no transcripts, by which weights are searched; "
             "expected a validation split, or leave out config.weights.trials"
         )
-    words = _words(config)
+    models = _transformers(config)
+    words = _words(config, models)
     # Later than the cheap checks: it imports orbax and TensorFlow.
     from hubert_jax.asr.emissions import KeptEmissions
     from hubert_jax.networks import trained as trained_lib
@@ -116,9 +122,13 @@ def run(config: DecodeConfig) -> dict:
     trained = trained_lib.load(config.checkpoint, execution=config.execution)
     vocabulary = trained_lib.require_ctc(trained)
     lexicon = _lexicon(config, words, vocabulary)
-    read = [key for key in ("lm", "lexicon") if getattr(config, key)]
     found = {"config.checkpoint": trained.fingerprint, "config.audio": manifest.digest}
-    found |= {f"config.{key}": files.sha256_file(getattr(config, key)) for key in read}
+    for key in ("lm", "lexicon", "rescore"):
+        if key in models:
+            models[key].tokens.require_fits(vocabulary, f"config.{key}={models[key].where}")
+            found[f"config.{key}"] = models[key].fingerprint
+        elif getattr(config, key):
+            found[f"config.{key}"] = files.sha256_file(getattr(config, key))
     directory = workdir / "decode"
     distributed.require_agreement(config, found, directory)
     if distributed.is_first():
@@ -131,8 +141,8 @@ def run(config: DecodeConfig) -> dict:
         if config.method != "greedy":
             from hubert_jax.asr.decoding import Searchers
 
-            made = (vocabulary, config.lm, lexicon, config.processes)
-            searchers = stack.enter_context(Searchers(*made))
+            made = (vocabulary, models.get("lm", config.lm), lexicon, config.processes)
+            searchers = stack.enter_context(Searchers(*made, models.get("rescore")))
         # Only a finished job has a result.
         distributed.from_first(lambda: (directory / "result.json").unlink(missing_ok=True))
         kept = KeptEmissions(
@@ -177,10 +187,31 @@ def _require_installed(config: DecodeConfig) -> None:
             raise InputError("config.weights.trials: runs in one process; leave out the others")
 
 
-def _words(config: DecodeConfig) -> list[str]:
-    """What the n-gram knows, if there is one; raises InputError where it does not fit."""
+def _transformers(config: DecodeConfig) -> "dict[str, Transformer]":
+    """The Transformers among the language models, by their keys."""
+    found = {}
+    for key in ("lm", "rescore"):
+        where = getattr(config, key)
+        if where and (key == "rescore" or where.startswith("orbax:") or os.path.isdir(where)):
+            # It imports orbax.
+            from hubert_jax.language.transformer import Scorer
+
+            found[key] = Scorer(where, f"config.{key}", config.execution)
+    return found
+
+
+def _words(config: DecodeConfig, models: "dict[str, Transformer]") -> Sequence[str]:
+    """What the language model knows, if there is one; raises InputError where it does not fit."""
     from hubert_jax.language import ngram
 
+    if "lm" in models:
+        tokens = models["lm"].tokens
+        if config.method == "lexicon" and not (config.lexicon or tokens.words):
+            raise InputError(
+                f"config.lm={config.lm}: a language model of {tokens.unit}s, which tells no words; "
+                "pass --config.lexicon, or --config.method=letters"
+            )
+        return tokens.words
     words = ngram.words(config.lm) if config.lm else []
     if config.method == "lexicon" and not (config.lexicon or words):
         raise InputError(
@@ -195,7 +226,9 @@ def _words(config: DecodeConfig) -> list[str]:
     return words
 
 
-def _lexicon(config: DecodeConfig, words: list[str], vocabulary: "Vocabulary") -> "Lexicon | None":
+def _lexicon(
+    config: DecodeConfig, words: Sequence[str], vocabulary: "Vocabulary"
+) -> "Lexicon | None":
     from hubert_jax.language import lexicon
 
     if config.method != "greedy" and (vocabulary.boundary < 0 or vocabulary.separated):
@@ -242,7 +275,9 @@ def _weighed(
         asked, config.search, error_rate, directory / "trials.log", study, distributed.announce
     )
     config = dataclasses.replace(config, search=best, weights=WeightSearch())
-    values = {key: getattr(config, key) for key in ("checkpoint", "method", "lm", "lexicon")}
+    values = {
+        key: getattr(config, key) for key in ("checkpoint", "method", "lm", "lexicon", "rescore")
+    }
     values["search"] = dataclasses.asdict(best)
     rate = min(trial["error_rate"] for trial in trials)
     path, listed = directory / "searched.py", pprint.pformat(values, sort_dicts=False)

@@ -2,9 +2,9 @@
 
 The stage JOB or GROUP/JOB writes WORKDIR/JOB or WORKDIR/GROUP/JOB. `prepare:train` is a prepared
 split, `it1/label:train` the labels of one, `it1/label:NAME/train` those by one of several
-codebooks, `it1/label` the codebook or codebooks, `lm` an n-gram; `it1/train`,
-`pretrained/finetune`, `pretrained/export` and `public/convert` are networks; `it1/train@best`,
-`@mean3` and `@500` are others of a training's checkpoints than the newest.
+codebooks, `it1/label` the codebook or codebooks, `lm` an n-gram, `train_lm` a Transformer of words;
+`it1/train`, `pretrained/finetune`, `pretrained/export` and `public/convert` are networks;
+`it1/train@best`, `@mean3` and `@500` are others of a training's checkpoints than the newest.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ _EXAMPLES = {
     "labels": "GROUP/label:SPLIT",
     "a codebook": "GROUP/label",
     "a network": "GROUP/train, GROUP/finetune, GROUP/export or GROUP/convert",
-    "a language model": "GROUP/lm",
+    "a language model": "GROUP/lm or GROUP/train_lm",
 }
 _TAKEN = {
     "audio": "a prepared split",
@@ -30,6 +30,7 @@ _TAKEN = {
     "measured_on": "a prepared split",
     "codebook": "a codebook",
     "lm": "a language model",
+    "rescore": "a language model",
     "checkpoint": "a network",
     "init_from": "a network",
     "source": "a network",
@@ -37,6 +38,7 @@ _TAKEN = {
 _GIVEN = {("prepare", True): "a prepared split", ("label", True): "labels"} | {
     ("label", False): "a codebook",
     ("lm", False): "a language model",
+    ("train_lm", False): "a language model",
     **{(job, False): "a network" for job in ("train", "finetune", "export", "convert")},
 }
 
@@ -78,7 +80,7 @@ class Reference:
         if key not in _TAKEN:
             raise InputError(f"inputs.{key}: no such input; known: {', '.join(_TAKEN)}")
         taken, job = _TAKEN[key], job_of(self.stage)
-        trained = job in ("train", "finetune")
+        trained = job in ("train", "finetune", "train_lm")
         if _GIVEN.get((job, bool(self.split))) != taken or (self.which and not trained):
             raise InputError(f"inputs.{key}={self}: expected {taken}, {_EXAMPLES[taken]}")
         if self.which and not re.fullmatch(r"[1-9][0-9]*|best|mean[1-9][0-9]*", self.which):
@@ -88,7 +90,7 @@ class Reference:
         """What a job's configuration takes for it; `values` are the stage's own configuration."""
         job, where = job_of(self.stage), f"{workdir}/{self.stage}"
         values = values or {}
-        if job in ("train", "finetune"):
+        if job in ("train", "finetune", "train_lm"):
             return f"orbax:{where}/checkpoints" + (f"@{self.which}" if self.which else "")
         if job == "export":
             return f"hf:{values.get('out') or f'{where}/model'}"
@@ -133,7 +135,7 @@ def outputs(stage: str, result: Mapping[str, Any]) -> list[str]:
     if job == "label":
         for name in result.get("codebooks", ("",)):
             found += [f"{name}/codebook.{end}".lstrip("/") for end in ("npz", "json")]
-    if job in ("train", "finetune"):
+    if job in ("train", "finetune", "train_lm"):
         best = (result.get("validation") or {}).get("step")
         found += [f"checkpoints/{step}" for step in (result["steps"], best) if step is not None]
     if job == "evaluate":

@@ -5,22 +5,16 @@ of a network's vocabulary. Writes WORKDIR/lm/lm.arpa, the same as the binary lm.
 with the perplexity and the rate of unknown words on a split. launch/kenlm.sh builds lmplz.
 """
 
-import collections
 import dataclasses
-import gzip
-import pathlib
 import time
-from collections.abc import Iterator
 
 from hubert_jax import files, job
 from hubert_jax.asr.search import require_library
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 from hubert_jax.language import ngram
-from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
 _UNITS = ("word", "letter")
-_NAMED = 5
 
 VERSION = 1  # raise it when the same configuration and inputs give another output
 
@@ -64,25 +58,26 @@ def run(config: LmConfig) -> dict:
     programs = ngram.require_programs(config.kenlm)
     if config.measured_on:
         require_library("flashlight", f"config.measured_on={config.measured_on}")
-    for path in config.texts:
-        if not pathlib.Path(path).is_file():
-            raise InputError(f"config.texts={path}: not found; expected a file of sentences")
     from hubert_jax.data.manifests import read_manifest
+    from hubert_jax.language.text import Text
 
-    digests = [read_manifest(path).digest for path in config.audio]
+    text = Text(config.audio, config.texts, config.checkpoint)
     measured = read_manifest(config.measured_on).digest if config.measured_on else None
-    vocabulary = LIBRISPEECH
-    if config.checkpoint:
-        from hubert_jax.networks import trained as trained_lib
+    tokens = 0
 
-        vocabulary = trained_lib.require_ctc(trained_lib.load(config.checkpoint))
+    def units(words: list[str]) -> list[str]:
+        nonlocal tokens
+        found = list("|".join(words)) if config.unit == "letter" else words
+        tokens += len(found)
+        return found
+
     directory = workdir / "lm"
     directory.mkdir(exist_ok=True)
     with files.locked(workdir / ".lm.lock", "lm job"):
         (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
-        text = _Text(config, vocabulary)
+        sentences = map(units, text.sentences())
         arpa, binary = ngram.estimate(
-            text.sentences(), directory, config.order, config.prune, config.memory, programs
+            sentences, directory, config.order, config.prune, config.memory, programs
         )
         result = {
             "arpa": str(arpa),
@@ -91,76 +86,28 @@ def run(config: LmConfig) -> dict:
             "unit": config.unit,
             "order": config.order,
             "sentences": text.count,
-            "tokens": text.tokens,
-            "audio_digests": digests,
-            "texts_digests": [files.sha256_file(path) for path in config.texts],
+            "tokens": tokens,
+            "audio_digests": text.audio_digests,
+            "texts_digests": text.texts_digests,
             "measured_on": measured,
             "measured": None,
         }
         if config.measured_on:
-            spoken = text.of_split(config.measured_on)
+            spoken = map(units, text.of_split(config.measured_on))
             result["measured"] = ngram.measure(ngram.Scorer(binary), spoken)
         result = job.finish(config.workdir, "lm", result, started)
-    _show(result, text)
+    _show(result, text.outside)
     return result
 
 
-class _Text:
-    """The sentences, counted while they are read."""
-
-    def __init__(self, config: LmConfig, vocabulary: Vocabulary) -> None:
-        self._config, self._vocabulary = config, vocabulary
-        self.count = self.tokens = 0
-        self.outside: collections.Counter[str] = collections.Counter()  # what no head spells
-
-    def sentences(self) -> Iterator[list[str]]:
-        """Of all that is read; InputError if that is nothing."""
-        for path in self._config.audio:
-            yield from map(self._counted, self.of_split(path))
-        for path in self._config.texts:
-            try:
-                with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as lines:
-                    for line in lines:
-                        if tokens := self._tokens(line.decode()):
-                            yield self._counted(tokens)
-            except UnicodeDecodeError:
-                raise InputError(f"{path}: is not UTF-8; expected a sentence a line") from None
-            except (OSError, EOFError) as error:
-                raise InputError(f"{path}: cannot be read ({error})") from None
-        if not self.count:
-            raise InputError("config.audio, config.texts: no sentence in them, expected some")
-
-    def of_split(self, path: str) -> Iterator[list[str]]:
-        """Transcripts of a prepared split."""
-        from hubert_jax.data.manifests import read_manifest
-        from hubert_jax.data.reading import RecordReader
-
-        for text in RecordReader(pathlib.Path(path), read_manifest(path)).transcripts():
-            if tokens := self._tokens(text):
-                yield tokens
-
-    def _counted(self, tokens: list[str]) -> list[str]:
-        self.count, self.tokens = self.count + 1, self.tokens + len(tokens)
-        self.outside.update(self._vocabulary.outside("".join(tokens).replace("|", " ")))
-        return tokens
-
-    def _tokens(self, text: str) -> list[str]:
-        words = self._vocabulary.normalised(text).split()
-        return list("|".join(words)) if self._config.unit == "letter" else words
-
-
-def _show(result: dict, text: _Text) -> None:
+def _show(result: dict, outside: str) -> None:
     found = result["measured"]
     print(
         f"{result['order']}-gram of {result['tokens']:,} {result['unit']}s in "
         f"{result['sentences']:,} sentences: {result['arpa']}, {result['binary']}"
     )
-    if text.outside:
-        listed = ", ".join(f"{c!r} {count}" for c, count in text.outside.most_common(_NAMED))
-        print(
-            f"the text has {text.outside.total():,} characters of {len(text.outside)} kinds that "
-            f"the vocabulary lacks, whose words no lexicon will have: {listed}"
-        )
+    if outside:
+        print(outside)
     if found:
         print(
             f"on {found['words']:,} {result['unit']}s of {found['sentences']:,} sentences: "

@@ -11,9 +11,10 @@ import base64
 import collections
 import dataclasses
 import functools
+import io
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ _CHOICES = {
     "outside": ("fail", "drop"),
 }
 _LISTED = 60  # symbols of a message
+_SENTENCE_BYTES = 2**20  # sentencepiece passes over longer ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,6 +256,35 @@ class Vocabulary:
         text = base64.b64encode(model).decode()
         return cls(symbols, policy=policy, model=text)  # type: ignore[arg-type]
 
+    @classmethod
+    def learnt_pieces(cls, texts: Iterable[str], pieces: int, key: str) -> Vocabulary:
+        """Word pieces of sentencepiece's unigrams; it takes the texts as they stand.
+
+        Raises InputError, about the configuration's `key`, for what they do not give.
+        """
+        model = io.BytesIO()
+        try:
+            _library(f"{key}={pieces}: word pieces are learnt").SentencePieceTrainer.train(
+                sentence_iterator=iter(list(texts)),  # what it raises would be lost in there
+                model_writer=model,
+                model_type="unigram",
+                vocab_size=pieces,
+                character_coverage=1.0,
+                normalization_rule_name="identity",
+                unk_id=0,
+                bos_id=-1,
+                eos_id=-1,
+                max_sentence_length=_SENTENCE_BYTES,
+                num_threads=1,  # or the pieces would depend on the cores
+                minloglevel=2,
+            )
+        except InputError:
+            raise
+        except Exception as error:  # of several kinds
+            reason = " ".join(str(error).split())
+            raise InputError(f"{key}={pieces}: {reason}") from None
+        return cls.from_pieces(model.getvalue())
+
     def completed(self, described: object) -> Vocabulary:
         """What `to_dict` gave, where its classes are these: a list of symbols does not tell all."""
         if described is None:
@@ -336,16 +367,20 @@ def _without_punctuation(text: str) -> str:
     return "".join(c if stays(i) else " " for i, c in enumerate(text))
 
 
-def _sentencepiece(model: bytes) -> Any:
+def _library(use: str) -> Any:
     try:
         import sentencepiece
     except ImportError:
         raise InputError(
-            "vocabulary: word pieces are spelt by sentencepiece, which is not installed; pip "
-            "install 'hubert_jax[pieces]'"
+            f"{use} by sentencepiece, which is not installed; pip install 'hubert_jax[pieces]'"
         ) from None
+    return sentencepiece
+
+
+def _sentencepiece(model: bytes) -> Any:
+    library = _library("vocabulary: word pieces are spelt")
     try:
-        return sentencepiece.SentencePieceProcessor(model_proto=model)
+        return library.SentencePieceProcessor(model_proto=model)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"vocabulary: no model of sentencepiece ({error!s:.100})") from None
 

@@ -23,6 +23,7 @@ from hubert_jax.prepare import PrepareConfig
 from hubert_jax.report import rehearsal
 from hubert_jax.tasks.pretraining import init
 from hubert_jax.train import TrainConfig
+from hubert_jax.train_lm import TrainLmConfig
 
 SCHEMAS = {
     "prepare": PrepareConfig,
@@ -31,11 +32,12 @@ SCHEMAS = {
     "evaluate": EvaluateConfig,
     "finetune": FinetuneConfig,
     "lm": LmConfig,
+    "train_lm": TrainLmConfig,
     "decode": DecodeConfig,
     "export": ExportConfig,
     "pipeline": PipelineConfig,
 }
-JOB_CONFIGS = ("base_it1", "base_it2", "large", "xlarge", "small")
+JOB_CONFIGS = ("base_it1", "base_it2", "large", "xlarge", "small", "transformer_lm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,6 +223,7 @@ TESTED_ELSEWHERE = {
     "configs.demo": ("tests/configs/tiny.py", "from configs import demo"),  # of test_pipeline.py
     "configs.own_audio": ("tests/test_stages.py", "own_audio.py"),  # planned; stages of the demo
     "configs.small": ("tests/training/test_interruption.py", "configs/small.py"),
+    "configs.transformer_lm": ("tests/test_train_lm.py", "import transformer_lm"),
 }
 
 

@@ -9,16 +9,18 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "hubert_jax"
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 JOBS = {
     *("prepare", "check", "label", "train", "evaluate", "finetune", "lm", "decode", "export"),
-    "pipeline",
+    *("train_lm", "pipeline"),
 }
 # Rooms with more public names, and how many. convert, corpus and data have the files and formats of
-# other people and of ours; a model and its training are many small functions of one kind; units are
-# made in that room, and judged: by alignments, counts, ABX and a probe.
+# other people and of ours; a model and its training are many small functions of one kind; each of
+# the tasks has a configuration, data and a few more; units are made in that room, and judged: by
+# alignments, counts, ABX and a probe.
 MANY_NAMES = {
     "convert": 55,
     "corpus": 51,
     "data": 55,
-    "model": 34,
+    "model": 36,
+    "tasks": 25,
     "training": 36,
     "units": 59,
     "asr": 23,

@@ -662,6 +662,37 @@ def test_an_ngram_feeds_decoding(tmp_path):
         Reference.parse("it1/label").require_fits("lm")
 
 
+def test_a_transformer_feeds_decoding_in_the_beam_or_after_it(tmp_path):
+    def planned(**inputs):
+        values = {
+            "prepare": {"corpus": str(tmp_path), "splits": ("train=a", "dev=b")},
+            "text": {
+                "lm": {"inputs": {"audio": ("prepare:train",)}},
+                "train_lm": {
+                    "inputs": {"audio": ("prepare:train",), "validation_audio": "prepare:dev"},
+                    "loop": {"steps": 5},
+                },
+            },
+            "decode": {
+                "inputs": {"audio": "prepare:dev", **inputs},
+                "checkpoint": f"hf:{tmp_path}",
+                "method": "lexicon",
+            },
+        }
+        stages = pipeline.plan(pipeline.PipelineConfig(str(tmp_path / "run"), values))
+        return {stage.name: stage.config for stage in stages}
+
+    where = f"orbax:{tmp_path}/run/text/train_lm/checkpoints"
+    assert planned(lm="text/train_lm@best")["decode"].lm == f"{where}@best"
+    both = planned(lm="text/lm", rescore="text/train_lm")["decode"]
+    assert (both.lm, both.rescore) == (f"{tmp_path}/run/text/lm/lm.bin", where)
+    with pytest.raises(InputError, match="inputs.rescore=text/lm: is an n-gram; expected a Trans"):
+        planned(lm="text/train_lm", rescore="text/lm")
+    result = {"fingerprint": "last", "steps": 5, "validation": {"step": 4}}
+    assert Reference.parse("text/train_lm").digest(result) == "last"
+    assert layout.outputs("text/train_lm", result) == ["checkpoints/5", "checkpoints/4"]
+
+
 def test_references():
     found = {
         text: Reference.parse(text).path("runs/x")

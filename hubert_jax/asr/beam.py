@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from flashlight.lib.text import decoder as flashlight
@@ -13,6 +13,9 @@ from hubert_jax.language import ngram
 from hubert_jax.language.lexicon import Lexicon
 from hubert_jax.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
 
+if TYPE_CHECKING:
+    from hubert_jax.language.transformer import Scorer as Transformer
+
 _IMPOSSIBLE = -1e30  # of infinities, log-add would make NaN
 
 
@@ -20,13 +23,16 @@ class Decoder:
     """Searches emissions, within a lexicon or else letter by letter.
 
     Letter by letter, an n-gram over characters, with "|" for spaces, scores every letter. One over
-    words scores where a word ends, by calls of Python that take their time.
+    words scores where a word ends, by calls of Python that take their time, as does a Transformer.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, lm: str = "", lexicon: Lexicon | None = None
+        self,
+        vocabulary: Vocabulary,
+        lm: "str | Transformer" = "",
+        lexicon: Lexicon | None = None,
     ) -> None:
-        """`lm` is an n-gram's file or "". Raises InputError where KenLM refuses it."""
+        """`lm` is an n-gram's file, "", or a model. Raises InputError where KenLM refuses it."""
         specials = [index for index, _ in vocabulary.specials]
         self._classes = np.setdiff1d(np.arange(vocabulary.size), specials)
         made = (vocabulary, self._classes, lm)
@@ -44,24 +50,33 @@ class Decoder:
             found.setdefault(hypothesis.text, hypothesis)
             if len(found) == search.n_best:
                 break
-        return _confident(list(found.values()))
+        return Hypothesis.ranked(found.values())
 
 
 class _InLexicon:
     """Labellings that are words of a lexicon, with one boundary or more between them."""
 
     def __init__(
-        self, vocabulary: Vocabulary, classes: np.ndarray, lm: str, lexicon: Lexicon
+        self,
+        vocabulary: Vocabulary,
+        classes: np.ndarray,
+        lm: "str | Transformer",
+        lexicon: Lexicon,
     ) -> None:
         column = {index: place for place, index in enumerate(classes.tolist())}
         self._words, self._boundary = lexicon.words, column[vocabulary.boundary]
         self._symbols = ["", *(vocabulary.symbols[index - 1] for index in classes[1:])]
         self._has_lm = bool(lm)
-        self._lm = ngram.load(lm, (*lexicon.words, "<unk>")) if lm else flashlight.ZeroLM()
-        self._trie, start = flashlight.Trie(len(column), self._boundary), self._lm.start(False)
-        for number, spelling in lexicon.spellings:
-            unigram = self._lm.score(start, number)[1]  # looked ahead for, within words
-            self._trie.insert([column[index] for index in spelling], number, unigram)
+        if isinstance(lm, str):
+            self._lm = ngram.load(lm, (*lexicon.words, "<unk>")) if lm else flashlight.ZeroLM()
+            start = self._lm.start(False)
+            ahead = [self._lm.score(start, number)[1] for number in range(len(lexicon.words))]
+        else:
+            self._lm = _ByWord(lm, lexicon.words)
+            ahead = lm.first_tokens(lexicon.words)
+        self._trie = flashlight.Trie(len(column), self._boundary)
+        for number, spelling in lexicon.spellings:  # looked ahead for, within words
+            self._trie.insert([column[index] for index in spelling], number, ahead[number])
         self._trie.smear(flashlight.SmearingMode.MAX)
 
     def weigh(self, search: BeamSearch) -> None:
@@ -135,14 +150,19 @@ class _InLexicon:
 class _ByLetter:
     """All labellings; those that differ in outer boundaries alone are searched apart."""
 
-    def __init__(self, vocabulary: Vocabulary, classes: np.ndarray, lm: str) -> None:
-        of_words = bool(lm) and not ngram.is_of_characters(lm)
+    def __init__(
+        self, vocabulary: Vocabulary, classes: np.ndarray, lm: "str | Transformer"
+    ) -> None:
         self._vocabulary, self._classes = vocabulary, classes
         self._boundary = int(np.flatnonzero(classes == vocabulary.boundary)[0])
         self._symbols = ["<blank>", *(vocabulary.symbols[index - 1] for index in classes[1:])]
         self._symbols[self._boundary] = WORD_BOUNDARY
-        self._letters = ngram.load(lm, self._symbols) if lm and not of_words else None
-        self._scorer = ngram.Scorer(lm) if of_words else None
+        self._letters, self._scorer = None, None if isinstance(lm, str) else lm
+        if isinstance(lm, str) and lm:
+            if ngram.is_of_characters(lm):
+                self._letters = ngram.load(lm, self._symbols)
+            else:
+                self._scorer = ngram.Scorer(lm)
 
     def weigh(self, search: BeamSearch) -> None:
         """Decides the search of later calls."""
@@ -176,13 +196,36 @@ class _ByLetter:
             yield Hypothesis(text, result.score, acoustic, lm, words)
 
 
+class _ByWord(flashlight.LM):
+    """A model of words, by their numbers in a lexicon; beyond it is the unknown one."""
+
+    def __init__(self, model: "Transformer", words: Sequence[str]) -> None:
+        super().__init__()
+        self._model, self._words = model, (*words, "")
+
+    def start(self, start_with_nothing: bool) -> Any:
+        state = flashlight.LMState()
+        self._known = {state: (self._model.start(), 0.0)}
+        return state
+
+    def score(self, state: Any, number: int) -> tuple[Any, float]:
+        reached = state.child(number)
+        if reached not in self._known:
+            before, _ = self._known[state]
+            self._known[reached] = self._model.score(before, self._words[number])
+        return reached, self._known[reached][1]
+
+    def finish(self, state: Any) -> tuple[Any, float]:
+        return state.child(-1), self._model.finish(self._known[state][0])
+
+
 class _Spelled(flashlight.LM):
-    """w1 log10 p + w2 |Y|, of an n-gram over letters and one over words, where there is one."""
+    """w1 log10 p + w2 |Y|, of an n-gram over letters and a model of words, where there is one."""
 
     def __init__(
         self,
         letters: Any,
-        words: ngram.Scorer | None,
+        words: "ngram.Scorer | Transformer | None",
         symbols: list[str],
         boundary: int,
         weights: tuple[float, float],
@@ -279,30 +322,3 @@ def _spans(path: np.ndarray, boundary: int) -> tuple[list[float], list[float]]:
             within = True
         ends[-1] = _end(frame)
     return starts, ends
-
-
-def _confident(found: list[Hypothesis]) -> list[Hypothesis]:
-    """With each word's confidence."""
-    scores = np.array([hypothesis.score for hypothesis in found])
-    posterior = np.exp(scores - scores.max())
-    posterior /= posterior.sum()
-    spoken: dict[str, list[tuple[int, Word]]] = {}
-    for number, hypothesis in enumerate(found):
-        for word in hypothesis.words:
-            spoken.setdefault(word.text, []).append((number, word))
-
-    def confidence(word: Word) -> float:
-        having = {
-            number
-            for number, other in spoken[word.text]
-            if other.start < word.end and word.start < other.end
-        }
-        return float(sum(posterior[number] for number in having))
-
-    return [
-        dataclasses.replace(
-            hypothesis,
-            words=tuple(dataclasses.replace(w, confidence=confidence(w)) for w in hypothesis.words),
-        )
-        for hypothesis in found
-    ]

@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -20,6 +21,10 @@ from hubert_jax.asr.search import BeamSearch, Hypothesis
 from hubert_jax.errors import InputError
 from hubert_jax.language.lexicon import Lexicon
 from hubert_jax.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from hubert_jax.asr.beam import Decoder
+    from hubert_jax.language.transformer import Scorer as Transformer
 
 _AHEAD = 4  # utterances that wait for a process each
 
@@ -30,15 +35,25 @@ class Searchers:
     def __init__(
         self,
         vocabulary: Vocabulary,
-        lm: str = "",
+        lm: "str | Transformer" = "",
         lexicon: Lexicon | None = None,
         processes: int = 0,
+        rescore: "Transformer | None" = None,
     ) -> None:
         """As `beam.Decoder`, in as many processes as there are cores, or in `processes`.
 
-        Returns when the n-gram is loaded. Raises InputError where KenLM refuses it.
+        A Transformer as the `lm` searches in this one, where the devices are. That to `rescore`
+        with scores the n-best texts again. Returns when the n-gram is loaded. Raises InputError
+        where KenLM refuses it.
         """
         self._lm, self._count = lm, processes or len(os.sched_getaffinity(0))
+        self._rescore, self._rescored = rescore, dict[str, float]()
+        self._decoder: Decoder | None = None
+        if not isinstance(lm, str):
+            from hubert_jax.asr import beam
+
+            self._decoder = beam.Decoder(vocabulary, lm, lexicon)
+            return
         self._pool = concurrent.futures.ProcessPoolExecutor(
             self._count,
             multiprocessing.get_context("spawn"),  # JAX's threads forbid to fork
@@ -56,12 +71,41 @@ class Searchers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        if self._decoder is None:
+            self._pool.shutdown(cancel_futures=True)
 
     def search(
         self, emitted: Iterable[np.ndarray], search: BeamSearch
     ) -> Iterator[tuple[list[Hypothesis], float]]:
         """The n-best texts of emissions (T, V), in order, and the seconds that each took."""
+        for hypotheses, seconds in self._searched(emitted, search):
+            if self._rescore:
+                begun = time.monotonic()
+                hypotheses = self._by_transformer(hypotheses, search.lm_weight)
+                seconds += time.monotonic() - begun
+            yield hypotheses, seconds
+
+    def _by_transformer(self, found: list[Hypothesis], lm_weight: float) -> list[Hypothesis]:
+        """Scored with the Transformer's probability in the place of the search's, and in order."""
+        assert self._rescore is not None
+        new = [each.text for each in found if each.text not in self._rescored]
+        log10 = self._rescore.sentences([text.split() for text in new])
+        self._rescored |= dict(zip(new, log10.tolist(), strict=True))
+        scored = []
+        for each in found:
+            lm = self._rescored[each.text]
+            score = each.score + lm_weight * (lm - each.lm)
+            scored.append(dataclasses.replace(each, score=score, lm=lm))
+        return Hypothesis.ranked(scored)
+
+    def _searched(
+        self, emitted: Iterable[np.ndarray], search: BeamSearch
+    ) -> Iterator[tuple[list[Hypothesis], float]]:
+        if self._decoder is not None:
+            for log_probs in emitted:
+                begun = time.monotonic()
+                yield self._decoder(log_probs, search), time.monotonic() - begun
+            return
         with self._named():
             waiting: collections.deque[concurrent.futures.Future] = collections.deque()
             for log_probs in emitted:

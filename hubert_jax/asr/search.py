@@ -2,11 +2,14 @@
 
 A text Y scores log p_CTC(Y) + w1 log10 p_LM(Y) + w2 |Y|, equation 4 of the HuBERT paper, |Y| in
 words. The logarithm of p_LM is to base 10 and counts the end of the sentence: KenLM, fairseq and
-torchaudio have it so, and published w1 of n-grams are meant so.
+torchaudio have it so, and published w1 of n-grams are meant so; of a Transformer it is the same.
 """
 
 import dataclasses
 import importlib.util
+from collections.abc import Iterable
+
+import numpy as np
 
 from hubert_jax.errors import InputError
 
@@ -20,8 +23,8 @@ class BeamSearch:
     beam: int = 500  # hypotheses kept after each frame
     beam_tokens: int = 100  # likeliest classes of a frame that hypotheses go on with, at most
     beam_threshold: float = 100.0  # nats below the frame's best hypothesis
-    lm_weight: float = 2.0  # w1, for log10 of the n-gram's probability
-    word_score: float | None = None  # w2, for every word; unset: -1 with an n-gram of words, else 0
+    lm_weight: float = 2.0  # w1, for log10 of the language model's probability
+    word_score: float | None = None  # w2, for every word; unset: -1 with a model of words, else 0
     silence_score: float = 0.0  # for every frame that is a word boundary
     unknown_score: float | None = None  # for a word outside the lexicon; unset: there is none
     log_add: bool = True  # p_CTC sums all alignments, as equation 4; False: takes the best
@@ -65,6 +68,36 @@ class Hypothesis:
     lm: float
     words: tuple[Word, ...]
     complete: bool = True  # False: the beam had no text that ends with a word of the lexicon
+
+    @staticmethod
+    def ranked(found: "Iterable[Hypothesis]") -> "list[Hypothesis]":
+        """Best first, with their words' confidences."""
+        found = sorted(found, key=lambda hypothesis: -hypothesis.score)
+        scores = np.array([hypothesis.score for hypothesis in found])
+        posterior = np.exp(scores - scores.max())
+        posterior /= posterior.sum()
+        spoken: dict[str, list[tuple[int, Word]]] = {}
+        for number, hypothesis in enumerate(found):
+            for word in hypothesis.words:
+                spoken.setdefault(word.text, []).append((number, word))
+
+        def confidence(word: Word) -> float:
+            having = {
+                number
+                for number, other in spoken[word.text]
+                if other.start < word.end and word.start < other.end
+            }
+            return float(sum(posterior[number] for number in having))
+
+        return [
+            dataclasses.replace(
+                hypothesis,
+                words=tuple(
+                    dataclasses.replace(w, confidence=confidence(w)) for w in hypothesis.words
+                ),
+            )
+            for hypothesis in found
+        ]
 
 
 def require_library(name: str, key: str) -> None:

@@ -1,7 +1,6 @@
 """The vocabulary of a fine-tuning: learnt from transcripts, of a file, or of another network."""
 
 import dataclasses
-import io
 import os
 import pathlib
 import unicodedata
@@ -14,7 +13,6 @@ from hubert_jax.errors import InputError, printable
 from hubert_jax.vocabulary import LIBRISPEECH, WORD_BOUNDARY, TextPolicy, Vocabulary
 
 _SOURCES = ("", "transcripts", "pieces", "init_from")
-_SENTENCE_BYTES = 2**20  # sentencepiece passes over longer ones
 _LISTED = 60  # symbols of a message
 
 
@@ -87,7 +85,9 @@ def choose(
         if config.source == "transcripts":
             vocabulary = _learnt(texts(), config.separated, directory)
         elif config.source == "pieces":
-            vocabulary = Vocabulary.from_pieces(_trained_pieces(texts(), config.pieces))
+            vocabulary = Vocabulary.learnt_pieces(
+                texts(), config.pieces, "config.vocabulary.pieces"
+            )
         elif config.source == "init_from":
             vocabulary = _of_network(init_from)
         else:
@@ -132,37 +132,6 @@ def _learnt(texts: Iterable[str], separated: bool, directory: str) -> Vocabulary
         return Vocabulary.from_symbols(sorted(symbols), separated=True)
     first = [WORD_BOUNDARY] * (" " in symbols)
     return Vocabulary.from_symbols([*first, *sorted(symbols - {" ", WORD_BOUNDARY})])
-
-
-def _trained_pieces(texts: Iterable[str], classes: int) -> bytes:
-    """The model of sentencepiece's unigrams; it takes the text as it stands."""
-    try:
-        import sentencepiece
-    except ImportError:
-        raise InputError(
-            "config.vocabulary.source=pieces: sentencepiece is not installed; pip install "
-            "'hubert_jax[pieces]'"
-        ) from None
-    model = io.BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(list(texts)),  # what it raises would be lost in there
-            model_writer=model,
-            model_type="unigram",
-            vocab_size=classes,
-            character_coverage=1.0,
-            normalization_rule_name="identity",
-            unk_id=0,
-            bos_id=-1,
-            eos_id=-1,
-            max_sentence_length=_SENTENCE_BYTES,
-            num_threads=1,  # or the pieces would depend on the cores
-            minloglevel=2,
-        )
-    except Exception as error:  # of several kinds
-        reason = " ".join(str(error).split())
-        raise InputError(f"config.vocabulary.pieces={classes}: {reason}") from None
-    return model.getvalue()
 
 
 def _of_network(where: str) -> Vocabulary:

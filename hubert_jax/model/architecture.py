@@ -7,12 +7,14 @@ from hubert_jax import frames
 from hubert_jax.errors import InputError
 
 _MOST_LAYERS, _MOST_CONVOLUTIONS, _WIDEST = 1024, 64, 2**16
+_BAND_FACTOR = 4  # by which the dimensions of a band of rarer tokens are fewer
 
 
 def _require(settings: object, field: str, holds: bool, expected: str) -> None:
     """Raises InputError about a field of `settings` unless `holds`."""
     if not holds:
-        section, value = type(settings).__name__.lower(), getattr(settings, field)
+        section = type(settings).__name__.removeprefix("Lm").lower()
+        value = getattr(settings, field)
         raise InputError(f"config.{section}.{field}={value!r}: {expected}")
 
 
@@ -73,6 +75,56 @@ class Architecture:
     def head_dim(self) -> int:
         """Channels of one attention head."""
         return self.dim // self.num_heads
+
+
+@dataclasses.dataclass(frozen=True)
+class LmArchitecture:
+    """Shapes of the Transformer language model, pre-LN.
+
+    The defaults are the paper's, of Synnaeve et al. 2020 as wav2letter's recipe has it. Tokens are
+    ordered by frequency: each band of them has a quarter of the dimensions of the one before.
+    """
+
+    dim: int = 1280
+    num_layers: int = 20
+    ffn_dim: int = 6144
+    num_heads: int = 16
+    cutoffs: tuple[int, ...] = (60_000, 160_000)  # tokens before each further band; () is one band
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "num_layers", "ffn_dim", "num_heads"):
+            most = _MOST_LAYERS if name == "num_layers" else _WIDEST
+            fits = 1 <= getattr(self, name) <= most
+            _require(self, name, fits, f"expected 1 to {most:,}")
+        divides = self.dim % self.num_heads == 0 and self.dim % 2 == 0
+        _require(
+            self, "num_heads", divides, f"must divide config.architecture.dim={self.dim}, even"
+        )
+        ascending = list(self.cutoffs) == sorted({*self.cutoffs}) and min((2, *self.cutoffs)) > 1
+        _require(self, "cutoffs", ascending, "expected numbers of tokens that ascend, from 2 on")
+        narrowest = self.dim // _BAND_FACTOR ** len(self.cutoffs)
+        _require(
+            self, "cutoffs", narrowest >= 1, f"the last band of dim={self.dim} has no dimension"
+        )
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.dim // self.num_heads
+
+    @property
+    def pre_norm(self) -> bool:
+        """Whether LayerNorm comes before each residual branch: always."""
+        return True
+
+    def bands(self, tokens: int) -> list[tuple[int, int, int]]:
+        """(first token, number of tokens, dimensions) of each band of so many tokens."""
+        ends = [*(end for end in self.cutoffs if end < tokens), tokens]
+        starts = [0, *ends[:-1]]
+        return [
+            (start, end - start, self.dim // _BAND_FACTOR**number)
+            for number, (start, end) in enumerate(zip(starts, ends, strict=True))
+        ]
 
 
 @dataclasses.dataclass(frozen=True)

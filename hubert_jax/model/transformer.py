@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from hubert_jax.model.architecture import Architecture, Regularization
+from hubert_jax.model.architecture import Architecture, LmArchitecture, Regularization
 from hubert_jax.model.kernels.choice import Kernels
 from hubert_jax.model.layers import Dropout, LayerNorm, gelu, linear_init
 
@@ -12,7 +12,7 @@ from hubert_jax.model.layers import Dropout, LayerNorm, gelu, linear_init
 class _TransformerLayer(nn.Module):
     """Self-attention and a feed-forward network, each with its residual and LayerNorm."""
 
-    architecture: Architecture
+    architecture: Architecture | LmArchitecture
     regularization: Regularization
     kernels: Kernels
     deterministic: bool
@@ -46,6 +46,14 @@ class _TransformerLayer(nn.Module):
         query, key, value = (
             self._dense(dim, name)(x).reshape(heads) for name in ("query", "key", "value")
         )
+        if self.has_variable("past", "keys"):
+            # Padded, so the new frame comes before: to attention keys are a set.
+            past = [self.get_variable("past", name) for name in ("keys", "values")]
+            self.sow("present", "keys", key)
+            self.sow("present", "values", value)
+            key, value = (
+                jnp.concatenate(pair, axis=1) for pair in zip((key, value), past, strict=True)
+            )
         rate = 0.0 if self.deterministic else regularization.attention_dropout
         if rate:
             random = self.make_rng("dropout")
@@ -67,7 +75,7 @@ class _TransformerLayer(nn.Module):
 class _ScannedLayer(nn.Module):
     """One step of the scan: the layer, or with LayerDrop nothing at all."""
 
-    architecture: Architecture
+    architecture: Architecture | LmArchitecture
     regularization: Regularization
     kernels: Kernels
     deterministic: bool
@@ -92,7 +100,7 @@ class _ScannedLayer(nn.Module):
 class Transformer(nn.Module):
     """The stack of layers; their parameters have a leading axis of `num_layers`."""
 
-    architecture: Architecture
+    architecture: Architecture | LmArchitecture
     regularization: Regularization
     kernels: Kernels
 
@@ -107,7 +115,9 @@ class Transformer(nn.Module):
         """Output of the last layer, as x, and with `collect` of all, (num_layers, B, T, dim).
 
         x is (B, T, dim) in the compute dtype, `lengths` (B,) int32 the valid frames of each row,
-        None: all. No final LayerNorm is applied.
+        None: all. No final LayerNorm is applied. With the variables `past`, each layer's `keys` and
+        `values` (B, S, heads, head_dim) of earlier frames, x is the one that follows (T = 1), which
+        counts in `lengths`; its own are sown as `present`.
         """
         num_layers, layer_drop = self.architecture.num_layers, self.regularization.layer_drop
         if deterministic or layer_drop == 0:
@@ -117,7 +127,7 @@ class Transformer(nn.Module):
         rematerialize = self.kernels.rematerialize
         scanned = nn.scan(
             nn.remat(_ScannedLayer, prevent_cse=False) if rematerialize else _ScannedLayer,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "past": 0, "present": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),
             length=num_layers,

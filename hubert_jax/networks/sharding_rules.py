@@ -1,4 +1,4 @@
-"""How the parameters of HuBERT are divided over the axes of the mesh."""
+"""How the parameters of HuBERT, and of a language model, are divided over the axes of the mesh."""
 
 from jax.sharding import PartitionSpec as P
 
@@ -12,13 +12,15 @@ SHARDING_RULES: tuple[tuple[str, P], ...] = (
     (r"hubert/mask_embedding", P()),
     (r"hubert/positional/direction", P(None, None, "fsdp")),
     (r"hubert/positional/(magnitude|bias)", P()),
-    (r"hubert/transformer/.*/(query|key|value|ffn_in)/kernel", P(None, "fsdp", "tensor")),
-    (r"hubert/transformer/.*/(query|key|value|ffn_in)/bias", P(None, "tensor")),
-    (r"hubert/transformer/.*/(output|ffn_out)/kernel", P(None, "tensor", "fsdp")),
-    (r"hubert/transformer/.*/(output|ffn_out)/bias", P()),
-    (r"hubert/transformer/.*/(attention_norm|ffn_norm)/.*", P()),
+    (r"(hubert/)?transformer/.*/(query|key|value|ffn_in)/kernel", P(None, "fsdp", "tensor")),
+    (r"(hubert/)?transformer/.*/(query|key|value|ffn_in)/bias", P(None, "tensor")),
+    (r"(hubert/)?transformer/.*/(output|ffn_out)/kernel", P(None, "tensor", "fsdp")),
+    (r"(hubert/)?transformer/.*/(output|ffn_out)/bias", P()),
+    (r"(hubert/)?transformer/.*/(attention_norm|ffn_norm)/.*", P()),
     (r"final_proj_\d+/kernel", P("fsdp", None)),
     (r"final_proj_\d+/bias", P()),
     (r"label_embeddings_\d+", P()),
     (r"ctc_head/.*", P()),
+    (r"embedding_\d+", P("fsdp", None)),
+    (r"(widen|narrow)_\d+|band_embeddings|final_norm/.*", P()),
 )

@@ -111,6 +111,8 @@ def require_data(stage: Stage, attached: bool = True) -> None:
 def _lacking(reference: Reference, stages: Mapping[str, Stage], key: str, config: Any) -> str:
     """Why a stage that is finished never has what another one reads of it; "" if it may."""
     source, which = stages[reference.stage], reference.which
+    if key == "rescore" and job_of(source.name) == "lm":
+        return "is an n-gram; expected a Transformer, GROUP/train_lm, or pass it as inputs.lm"
     if isinstance(config, decode.DecodeConfig) and key == "checkpoint":
         network, seen = source, {source.name}
         while network.inputs and job_of(network.name) in ("export", "convert"):

@@ -17,7 +17,11 @@ from hubert_jax.layout import Reference, job_of, outputs
 from hubert_jax.stages.content import ContentDigests
 from hubert_jax.stages.stage import JOBS, Stage, named, outside_paths
 
-_METRICS = {"train": "masked_loss", "finetune": "wer"}  # by which the best is chosen by default
+_METRICS = {
+    "train": "masked_loss",
+    "finetune": "wer",
+    "train_lm": "perplexity",
+}  # by which the best is chosen by default
 _RECORD = "stage.json"
 _CONTENTS = "stages/contents.json"
 _MISSING = object()

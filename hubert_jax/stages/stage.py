@@ -7,7 +7,18 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from hubert_jax import check, decode, evaluate, export, finetune, label, lm, prepare, train
+from hubert_jax import (
+    check,
+    decode,
+    evaluate,
+    export,
+    finetune,
+    label,
+    lm,
+    prepare,
+    train,
+    train_lm,
+)
 from hubert_jax.convert import __main__ as convert
 from hubert_jax.errors import Diverged, InputError, Preempted
 from hubert_jax.layout import Reference, job_of
@@ -30,6 +41,7 @@ JOBS = {
     "evaluate": Job(evaluate.EvaluateConfig, evaluate.run, evaluate.VERSION, False),
     "finetune": Job(finetune.FinetuneConfig, finetune.run, finetune.VERSION, True),
     "lm": Job(lm.LmConfig, lm.run, lm.VERSION, False),
+    "train_lm": Job(train_lm.TrainLmConfig, train_lm.run, train_lm.VERSION, True),
     "decode": Job(decode.DecodeConfig, decode.run, decode.VERSION, True),
     "export": Job(export.ExportConfig, export.run, export.VERSION, False),
     "convert": Job(convert.ConvertConfig, convert.run, convert.VERSION, False),

@@ -115,10 +115,8 @@ class Checkpoints:
     @staticmethod
     def newest_metadata(directory: str | os.PathLike) -> dict:
         """Metadata of a directory's newest readable checkpoint, {} where there is none."""
-        folder = pathlib.Path(directory).absolute()
         try:
-            read = functools.partial(_restore_metadata, folder)
-            return _first_readable(folder, _steps(folder)[::-1], read, "")[1]
+            return read_metadata(directory)
         except InputError:  # to be told by who needs it
             return {}
 

@@ -99,8 +99,9 @@ class ProgressLog:
             f"{name.replace('_', ' ')} {scalars[name]:.4g}" for name in _SHOWN if name in scalars
         )
         to_go = self._to_go(max(step - self._first_step, 1), self._total_steps - step)
+        speed = f"{rate:.0f} audio-s/s  " if rate else ""
         print(
-            f"step {step}/{self._total_steps}  {shown}  {rate:.0f} audio-s/s  "
+            f"step {step}/{self._total_steps}  {shown}  {speed}"
             f"{fraction:.1%} waiting for data  ETA {to_go}",
             flush=True,
         )

@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 import splits
 from asr import kneser_ney
+from lm_oracle import write
 
 from hubert_jax import config
-from hubert_jax.asr import emissions
+from hubert_jax.asr import decoding, emissions
 from hubert_jax.asr.search import BeamSearch
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
 from hubert_jax.errors import InputError
 from hubert_jax.language import lexicon, ngram
+from hubert_jax.language.tokens import Tokens
+from hubert_jax.language.transformer import Scorer
 from hubert_jax.model.architecture import Architecture, Regularization
 from hubert_jax.networks import forward, trained
 from hubert_jax.vocabulary import Vocabulary
@@ -148,6 +151,77 @@ def test_letter_by_letter_scores_as_equation_4(trigram, tmp_path, of):
     for hypothesis in found:
         expected = pytest.approx(best[hypothesis.text], abs=1e-5)
         assert (hypothesis.score, hypothesis.acoustic, hypothesis.lm) == expected
+
+
+@pytest.fixture(scope="module", params=["word", "letter"])
+def foretelling(request, tmp_path_factory):
+    """A Transformer that nobody trained, which knows two words of three, or letters; its log10."""
+    tokens = {"word": Tokens("word", ("AB", "A")), "letter": Tokens("letter", spelling=SMALL)}
+    where, log10 = write(tmp_path_factory.mktemp("lm") / "checkpoints", tokens[request.param])
+    return Scorer(where), log10
+
+
+def _equation_4(log_probs, log10, w1, w2, known=None):
+    """{text: (score, log p_CTC, log10 p_LM)} of texts of the words `known`, or of all."""
+    found = collections.defaultdict(float)
+    for labels, log_p in _labellings(log_probs).items():
+        text = SMALL.decode(labels)
+        if known is None:  # those that differ in outer boundaries are searched apart
+            found[text] = max(found[text], math.exp(log_p))
+        elif {*text.split()} <= {*known}:
+            found[" ".join(text.split())] += math.exp(log_p)
+    scores = {text: (math.log(p), log10(text.split())) for text, p in found.items()}
+    return {
+        text: (log_ctc + w1 * lm + w2 * len(text.split()), log_ctc, lm)
+        for text, (log_ctc, lm) in scores.items()
+    }
+
+
+@pytest.mark.parametrize("method", ["lexicon", "letters"])
+def test_a_transformer_in_the_beam_scores_as_equation_4(foretelling, method):
+    scorer, log10 = foretelling
+    log_probs = _log_probs(5, 6)
+    known = ("AB", "A", "BA") if method == "lexicon" else None
+    words = known and lexicon.of_words(known, SMALL, "")
+    expected = _equation_4(log_probs, log10, 1.3, -0.6, known)
+    decoder = beam.Decoder(SMALL, scorer, words)
+    for _ in range(2):  # another utterance changes nothing
+        found = decoder(log_probs, BeamSearch(**WIDE, lm_weight=1.3, word_score=-0.6))
+        assert {hypothesis.text for hypothesis in found} == set(expected)
+        for hypothesis in found:
+            scores = (hypothesis.score, hypothesis.acoustic, hypothesis.lm)
+            assert scores == pytest.approx(expected[hypothesis.text], abs=1e-4)
+        assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
+
+
+def test_a_narrow_beam_with_a_transformer_computes_few_states(foretelling):
+    scorer, log10 = foretelling
+    decoder = beam.Decoder(SMALL, scorer, lexicon.of_words(("AB", "A", "BA"), SMALL, ""))
+    before = scorer.computed
+    found = decoder(_log_probs(8, 120), BeamSearch(beam=20, lm_weight=1.3))
+    for hypothesis in found:
+        assert hypothesis.lm == pytest.approx(log10(hypothesis.text.split()), rel=1e-5)
+    # Every word of every hypothesis that was ever in the beam would be 20 a frame.
+    assert scorer.computed - before < 20 * 120
+
+
+def test_n_best_texts_are_put_in_order_by_another_model(foretelling, trigram):
+    scorer, log10 = foretelling
+    words = lexicon.of_words(ngram.words(trigram), SMALL, trigram)
+    log_probs = _log_probs(6, 6)
+    search = BeamSearch(**WIDE | dict(n_best=40), lm_weight=2.5, word_score=-0.6)
+    first = searching(search, SMALL, trigram, words)(log_probs)
+    with decoding.Searchers(SMALL, trigram, words, 1, rescore=scorer) as searchers:
+        ((found, _),) = searchers.search([log_probs], search)
+    expected = {
+        each.text: each.acoustic + 2.5 * log10(each.text.split()) - 0.6 * len(each.words)
+        for each in first
+    }
+    assert [each.text for each in found] == sorted(expected, key=lambda text: -expected[text])
+    assert [each.text for each in found] != [each.text for each in first]
+    for each in found:
+        assert each.score == pytest.approx(expected[each.text], abs=1e-4)
+        assert each.lm == pytest.approx(log10(each.text.split()), abs=1e-5)
 
 
 @pytest.mark.parametrize("beam", [5, 100])

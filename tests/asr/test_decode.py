@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import splits
 from asr import kneser_ney
+from lm_oracle import write
 
 from hubert_jax import command_line, config, decode, files, prepare
 from hubert_jax.asr import decoding, emissions
@@ -18,6 +19,7 @@ from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
 from hubert_jax.data import manifests
 from hubert_jax.errors import InputError
+from hubert_jax.language.tokens import Tokens
 from hubert_jax.model.architecture import Architecture, Regularization
 from hubert_jax.networks import trained
 from hubert_jax.tasks import transcripts
@@ -272,6 +274,7 @@ def test_weights_are_searched_and_a_search_goes_on(tmp_path, outputs, monkeypatc
         (dict(method="beam"), "config.method='beam': expected one of"),
         (dict(method="lexicon"), "config.method=lexicon: needs config.lm or config.lexicon"),
         (dict(lm="lm.arpa"), "config.lm=lm.arpa: has no effect with config.method=greedy"),
+        (dict(rescore="orbax:x"), "config.rescore=orbax:x: has no effect with config.method=g"),
         (dict(method="letters", lexicon="x"), "config.lexicon=x: has no effect"),
         (dict(search=dict(beam=3)), "config.search=...: has no effect with config.method=greedy"),
         (dict(method="letters", search=dict(beam=0)), "config.search.beam=0: expected at least 1"),
@@ -304,6 +307,76 @@ def test_a_bad_ngram_ends_the_job_before_the_network_runs(tmp_path, outputs):
         with pytest.raises(InputError, match=message):
             decode.run(_config(tmp_path, method="lexicon", lm=str(lm), processes=1))
         assert not outputs.computed
+
+
+@needs_flashlight
+@pytest.mark.parametrize("key", ["lm", "rescore"])
+def test_a_transformer_in_the_beam_or_after_it(tmp_path, outputs, key):
+    tokens = Tokens("word", ("THE", "CAT", "SAT", "HELLO", "ALL", "CAD"))
+    where, log10 = write(tmp_path / "checkpoints", tokens)
+    lexicon = tmp_path / "lexicon.txt"
+    lexicon.write_text("".join(f"{word} {' '.join(word)} |\n" for word in tokens.words))
+    asked = dict(method="lexicon", lexicon=str(lexicon), processes=1, **{key: where})
+    asked["search"] = dict(lm_weight=0.7, n_best=3, word_score=-0.5)
+    result = decode.run(_config(tmp_path, **asked))
+    rows = (tmp_path / "decode" / "hypotheses.jsonl").read_text().splitlines()
+    for row in map(json.loads, rows):
+        for each in row["n_best"]:
+            words = each["text"].split()
+            assert each["lm"] == pytest.approx(log10(words), abs=1e-3)
+            score = each["acoustic"] + 0.7 * each["lm"] - 0.5 * len(words)
+            assert each["score"] == pytest.approx(score, abs=1e-3)
+    assert result["config"][key] == where
+    again = decode.run(_config(tmp_path, **asked))
+    assert again["hypotheses_digest"] == result["hypotheses_digest"]
+    # Of another model nothing is kept.
+    other, _ = write(tmp_path / "other", tokens, seed=1)
+    found = decode.run(_config(tmp_path, **asked | {key: other}))
+    assert found["hypotheses_digest"] != result["hypotheses_digest"]
+    assert outputs.computed == ["utt-0", "utt-1"]
+
+
+@needs_flashlight
+@pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="no Optuna")
+@pytest.mark.parametrize("key", ["lm", "rescore"])
+def test_weights_are_searched_with_a_transformer(tmp_path, outputs, key):
+    tokens = Tokens("word", ("THE", "CAT", "SAT", "HELLO", "ALL", "CAD"))
+    where, _ = write(tmp_path / "checkpoints", tokens)
+    lexicon = tmp_path / "lexicon.txt"
+    lexicon.write_text("".join(f"{word} {' '.join(word)} |\n" for word in tokens.words))
+    asked = dict(method="lexicon", lexicon=str(lexicon), processes=1, **{key: where})
+    found = decode.run(_config(tmp_path, **asked, weights=dict(trials=3, lm_weight=(0.0, 4.0))))
+    assert len(found["trials"]) == 3
+    arguments = [f"--config={tmp_path}/decode/searched.py", "--config.audio=split"]
+    arguments.append(f"--config.workdir={tmp_path}/again")
+    assert getattr(command_line.read(arguments, "decode", decode.DecodeConfig), key) == where
+
+
+@needs_flashlight
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (dict(lm="orbax:nowhere"), "config.lm=orbax:nowhere: .*no checkpoint found"),
+        (
+            dict(method="letters", rescore="WRITTEN", lower=True),
+            "config.rescore=.*of its 7 letters",
+        ),
+        (dict(lm="WRITTEN", lower=True), "no word can be spelled with"),
+        (dict(lm="WRITTEN", of="letter"), "config.lm=.*: a language model of letters, which tells"),
+        (dict(lm="WRITTEN", kind="ctc"), "config.lm=.*of kind 'ctc'; expected one of train_lm"),
+    ],
+)
+def test_a_bad_transformer_ends_the_job_before_the_network_runs(tmp_path, outputs, values, message):
+    values = dict(method="lexicon") | values
+    words = ("the", "cat", "hello") if values.pop("lower", False) else ("THE", "CAT")
+    tokens = Tokens("word", words)
+    if values.pop("of", "word") == "letter":
+        tokens = Tokens("letter", spelling=LIBRISPEECH)
+    where, _ = write(tmp_path / "checkpoints", tokens, kind=values.pop("kind", "language_model"))
+    values = {key: where if value == "WRITTEN" else value for key, value in values.items()}
+    with pytest.raises(InputError, match=message) as refused:
+        decode.run(_config(tmp_path, **values))
+    assert "\n" not in str(refused.value) and not outputs.computed
 
 
 def test_a_search_without_flashlight_says_what_to_install(tmp_path, outputs, monkeypatch):

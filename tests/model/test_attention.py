@@ -22,12 +22,14 @@ def _inputs(frames, batch=2, heads=4, head_dim=8):
     ]
 
 
-def _definition(query, key, value, lengths):
+def _definition(query, key, value, lengths, causal=False):
     """softmax(q k / sqrt(d)) v in float64, row by row."""
     out = np.zeros(query.shape)
     for row, length in enumerate(lengths):
         q, k, v = (x[row].astype(np.float64).swapaxes(0, 1) for x in (query, key, value))
         logits = q @ k[:, :length].swapaxes(1, 2) / np.sqrt(query.shape[-1])
+        if causal:
+            logits[:, ~np.tri(*logits.shape[1:], dtype=bool)] = -np.inf
         weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
         weights /= weights.sum(axis=-1, keepdims=True)
         out[row] = (weights @ v[:, :length]).swapaxes(0, 1)
@@ -38,11 +40,14 @@ _splash = functools.partial(splash, interpret=True)  # the TPU's kernel
 
 
 @pytest.mark.parametrize("backend", [xla, _splash], ids=["xla", "splash"])
-@pytest.mark.parametrize(("frames", "lengths"), [(96, (96, 50)), (300, (299, 300))])
-def test_valid_frames_agree_with_the_definition(backend, frames, lengths):
+@pytest.mark.parametrize(
+    ("frames", "lengths", "causal"),
+    [(96, (96, 50), False), (300, (299, 300), False), (96, (96, 50), True)],
+)
+def test_valid_frames_agree_with_the_definition(backend, frames, lengths, causal):
     inputs = _inputs(frames)
-    found = backend(*inputs, jnp.array(lengths, jnp.int32))
-    expected = _definition(*inputs, lengths)
+    found = backend(*inputs, jnp.array(lengths, jnp.int32), causal=causal)
+    expected = _definition(*inputs, lengths, causal)
     assert np.isfinite(found).all()
     for row, length in enumerate(lengths):
         np.testing.assert_allclose(found[row, :length], expected[row, :length], rtol=0, atol=1e-5)

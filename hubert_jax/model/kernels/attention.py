@@ -2,7 +2,8 @@
 
 Query, key, value and what is returned, in the dtype of `value`, are (B, T, heads, head_dim); the
 softmax is in float32. Of each row the first `lengths` (B,) int32 frames are attended to, None: all;
-what comes out for the others is finite and differs between the kernels.
+what comes out for the others is finite and differs between the kernels. Where it is `causal`, no
+frame attends to later ones.
 """
 
 import functools
@@ -23,15 +24,17 @@ def xla(
     value: jax.Array,
     lengths: jax.Array | None = None,
     drop: Callable[[jax.Array], jax.Array] | None = None,
+    *,
+    causal: bool = False,
 ) -> jax.Array:
-    """Attention written out; `drop` is applied to the attention weights.
+    """Attention written out, `causal` or not; `drop` is applied to the attention weights.
 
-    Without it, memory grows with frames and not with their square from 4,096 on.
+    With neither, memory grows with frames and not with their square from 4,096 on.
     """
-    attend = functools.partial(_written_out, key=key, value=value, lengths=lengths, drop=drop)
+    attend = functools.partial(_written_out, key=key, value=value, lengths=lengths)
     rows, frames, *each = query.shape
-    if drop is not None or frames <= 4 * _QUERIES:
-        return attend(query)
+    if causal or drop is not None or frames <= 4 * _QUERIES:
+        return attend(query, drop=drop, causal=causal)
     padded = jnp.pad(query, [(0, 0), (0, -frames % _QUERIES), (0, 0), (0, 0)])
     blocks = padded.reshape(rows, -1, _QUERIES, *each).swapaxes(0, 1)
     return jax.lax.map(attend, blocks).swapaxes(0, 1).reshape(padded.shape)[:, :frames]
@@ -42,13 +45,17 @@ def _written_out(
     key: jax.Array,
     value: jax.Array,
     lengths: jax.Array | None,
-    drop: Callable[[jax.Array], jax.Array] | None,
+    drop: Callable[[jax.Array], jax.Array] | None = None,
+    causal: bool = False,
 ) -> jax.Array:
     scale = query.shape[-1] ** -0.5
     logits = jnp.einsum("bqhd,bkhd->bhqk", query * scale, key, preferred_element_type=jnp.float32)
     if lengths is not None:
         valid = jnp.arange(key.shape[1]) < lengths[:, None]
         logits = jnp.where(valid[:, None, None, :], logits, _MASKED)
+    if causal:
+        earlier = jnp.tri(query.shape[1], key.shape[1], dtype=bool)
+        logits = jnp.where(earlier, logits, _MASKED)
     weights = jax.nn.softmax(logits, axis=-1)
     if drop is not None:
         weights = drop(weights)
@@ -56,12 +63,19 @@ def _written_out(
 
 
 def cudnn(
-    query: jax.Array, key: jax.Array, value: jax.Array, lengths: jax.Array | None = None
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    lengths: jax.Array | None = None,
+    *,
+    causal: bool = False,
 ) -> jax.Array:
     """cuDNN's flash attention, for GPUs in half precision."""
     if lengths is not None:
         lengths = jnp.maximum(lengths, 1)  # a softmax over no key would be NaN
-    attend = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+    attend = functools.partial(
+        jax.nn.dot_product_attention, implementation="cudnn", is_causal=causal
+    )
     return attend(query, key, value, query_seq_lengths=lengths, key_value_seq_lengths=lengths)
 
 
@@ -71,6 +85,7 @@ def splash(
     value: jax.Array,
     lengths: jax.Array | None = None,
     *,
+    causal: bool = False,
     sharding: NamedSharding | None = None,
     interpret: bool = False,
 ) -> jax.Array:
@@ -84,7 +99,9 @@ def splash(
         lengths = jnp.full((query.shape[0],), frames, jnp.int32)
     padding = [(0, 0), (0, -frames % _SPLASH_BLOCK), (0, 0), (0, 0)]
     padded = [jnp.pad(x, padding) for x in (scaled, key, value)]
-    run: Callable[..., jax.Array] = functools.partial(_splash_on_device, interpret=interpret)
+    run: Callable[..., jax.Array] = functools.partial(
+        _splash_on_device, causal=causal, interpret=interpret
+    )
     if sharding is not None:
         rows, _, heads, *_ = sharding.spec
         if heads is not None and query.shape[2] % sharding.mesh.shape[heads]:
@@ -101,14 +118,21 @@ def splash(
 
 
 def _splash_on_device(
-    query: jax.Array, key: jax.Array, value: jax.Array, lengths: jax.Array, *, interpret: bool
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    lengths: jax.Array,
+    *,
+    causal: bool,
+    interpret: bool,
 ) -> jax.Array:
     from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 
     frames, heads = query.shape[1:3]
     block = max(size for size in (128, 256, 384, 512) if frames % size == 0)
+    mask = pallas.CausalMask if causal else pallas.FullMask
     kernel = pallas.make_splash_mha_single_device(
-        pallas.MultiHeadMask([pallas.FullMask((frames, frames))] * heads),
+        pallas.MultiHeadMask([mask((frames, frames))] * heads),
         block_sizes=pallas.BlockSizes(
             block_q=block,
             block_kv=block,

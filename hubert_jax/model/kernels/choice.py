@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
 
-from hubert_jax.model.architecture import NO_REGULARIZATION, Architecture, Execution, Regularization
+from hubert_jax.model.architecture import (
+    NO_REGULARIZATION,
+    Architecture,
+    Execution,
+    LmArchitecture,
+    Regularization,
+)
 from hubert_jax.model.kernels import attention, dense, dropout, grouped_convolution, norm
 
 _CUDNN_MAX_HEAD_DIM = 128
@@ -32,14 +38,16 @@ class Kernels:
 
 def choose(
     execution: Execution,
-    architecture: Architecture,
+    architecture: Architecture | LmArchitecture,
     regularization: Regularization = NO_REGULARIZATION,
     activations: NamedSharding | None = None,
+    *,
+    causal: bool = False,
 ) -> Kernels:
     """The fastest kernels that compute the same.
 
-    `activations` says where (B, T, heads, head_dim) lies on the mesh, None: on one device. Raises
-    as `Execution.require_dropout`.
+    `activations` says where (B, T, heads, head_dim) lies on the mesh, None: on one device;
+    `causal`, that no frame attends to later ones. Raises as `Execution.require_dropout`.
     """
     platform = execution.platform or jax.default_backend()
     backend, reason = _attention_backend(execution, architecture, regularization, platform)
@@ -50,7 +58,7 @@ def choose(
     }
     on_cpu = platform == "cpu"
     return Kernels(
-        attention=forms[backend],
+        attention=functools.partial(forms[backend], causal=True) if causal else forms[backend],
         attention_backend=backend,
         attention_reason=reason,
         dropout=dropout.on_cpu if on_cpu else dropout.plain,
@@ -64,7 +72,10 @@ def choose(
 
 
 def _attention_backend(
-    execution: Execution, architecture: Architecture, regularization: Regularization, platform: str
+    execution: Execution,
+    architecture: Architecture | LmArchitecture,
+    regularization: Regularization,
+    platform: str,
 ) -> tuple[str, str]:
     """Name of the attention kernel, and why it is the one."""
     rate, head_dim = regularization.attention_dropout, architecture.head_dim
