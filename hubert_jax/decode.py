@@ -15,12 +15,11 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import pathlib
 import pprint
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +27,7 @@ import numpy as np
 from hubert_jax import config as config_lib
 from hubert_jax import distributed, files, job
 from hubert_jax.asr import weights
+from hubert_jax.asr.recognition import SearchParts, require_usable
 from hubert_jax.asr.search import BeamSearch, Hypothesis, require_library
 from hubert_jax.asr.weights import WeightSearch
 from hubert_jax.config import MayChange, Reads
@@ -40,14 +40,11 @@ if TYPE_CHECKING:
     from hubert_jax.asr.decoding import Searchers
     from hubert_jax.asr.emissions import Emitted, KeptEmissions
     from hubert_jax.data.manifests import AudioManifest
-    from hubert_jax.language.lexicon import Lexicon
-    from hubert_jax.language.transformer import Scorer as Transformer
     from hubert_jax.vocabulary import Vocabulary
 
 _PAIRS_SHOWN = 5
 _NAMES_SHOWN = 5
 _EXAMPLES = 12
-_METHODS = ("greedy", "lexicon", "letters")
 
 VERSION = 3  # raise it when the same configuration and inputs give another output
 
@@ -71,27 +68,10 @@ class DecodeConfig:
     distributed: MayChange[DistributedConfig] = DistributedConfig()
 
     def __post_init__(self) -> None:
-        if self.method not in _METHODS:
-            raise InputError(f"config.method={self.method!r}: expected one of {_METHODS}")
-        if self.processes < 0 or self.seed < 0:
-            key = "processes" if self.processes < 0 else "seed"
-            raise InputError(f"config.{key}={getattr(self, key)}: expected 0 or more")
-        if self.method == "lexicon" and not (self.lm or self.lexicon):
-            raise InputError("config.method=lexicon: needs config.lm or config.lexicon; pass one")
-        unused = {
-            "lm": self.method == "greedy" and self.lm,
-            "rescore": self.method == "greedy" and self.rescore,
-            "lexicon": self.method != "lexicon" and self.lexicon,
-            "search": self.method == "greedy" and self.search != BeamSearch() and "...",
-            "weights.trials": self.method == "greedy" and self.weights.trials,
-            "search.unknown_score": self.method == "letters" and self.search.unknown_score,
-        }
-        for key, value in unused.items():
-            if value:
-                raise InputError(
-                    f"config.{key}={value}: has no effect with config.method={self.method}; leave "
-                    "it out, or pass --config.method=lexicon"
-                )
+        if self.seed < 0:
+            raise InputError(f"config.seed={self.seed}: expected 0 or more")
+        trials = {"weights.trials": self.method == "greedy" and self.weights.trials}
+        require_usable(self, trials)
 
 
 def run(config: DecodeConfig) -> dict:
@@ -104,7 +84,10 @@ def run(config: DecodeConfig) -> dict:
     from hubert_jax.data.manifests import read_manifest
 
     workdir = files.require_writable(config.workdir)
-    _require_installed(config)
+    if config.weights.trials:
+        require_library("optuna", "config.weights.trials")
+        if config.distributed.coordinator:
+            raise InputError("config.weights.trials: runs in one process; leave out the others")
     distributed.join(config.distributed)
     manifest = read_manifest(config.audio)
     if config.weights.trials and not manifest.transcribed:
@@ -112,8 +95,7 @@ def run(config: DecodeConfig) -> dict:
             f"config.audio={config.audio}: has no transcripts, by which weights are searched; "
             "expected a validation split, or leave out config.weights.trials"
         )
-    models = _transformers(config)
-    words = _words(config, models)
+    asked = SearchParts(config)
     # Later than the cheap checks: it imports orbax and TensorFlow.
     from hubert_jax.asr.emissions import KeptEmissions
     from hubert_jax.networks import trained as trained_lib
@@ -121,28 +103,17 @@ def run(config: DecodeConfig) -> dict:
 
     trained = trained_lib.load(config.checkpoint, execution=config.execution)
     vocabulary = trained_lib.require_ctc(trained)
-    lexicon = _lexicon(config, words, vocabulary)
     found = {"config.checkpoint": trained.fingerprint, "config.audio": manifest.digest}
-    for key in ("lm", "lexicon", "rescore"):
-        if key in models:
-            models[key].tokens.require_fits(vocabulary, f"config.{key}={models[key].where}")
-            found[f"config.{key}"] = models[key].fingerprint
-        elif getattr(config, key):
-            found[f"config.{key}"] = files.sha256_file(getattr(config, key))
+    found |= asked.fit(vocabulary)
     directory = workdir / "decode"
     distributed.require_agreement(config, found, directory)
     if distributed.is_first():
         transcripts.tell_outside(config.audio, manifest, vocabulary)
-    if lexicon and lexicon.dropped:
-        distributed.announce(lexicon.dropped)
     with contextlib.ExitStack() as stack:
         stack.enter_context(distributed.locked(workdir / ".decode.lock", "decode job"))
-        searchers = None
-        if config.method != "greedy":
-            from hubert_jax.asr.decoding import Searchers
-
-            made = (vocabulary, models.get("lm", config.lm), lexicon, config.processes)
-            searchers = stack.enter_context(Searchers(*made, models.get("rescore")))
+        searchers = asked.begin()
+        if searchers:
+            stack.enter_context(searchers)
         # Only a finished job has a result.
         distributed.from_first(lambda: (directory / "result.json").unlink(missing_ok=True))
         kept = KeptEmissions(
@@ -169,78 +140,13 @@ def run(config: DecodeConfig) -> dict:
             "fingerprint": trained.fingerprint,
             "emissions": str(kept.directory),
             "emissions_computed": computed,  # audio shards; the others were kept
-            "lexicon_words": len(lexicon.words) if lexicon else None,
+            "lexicon_words": asked.lexicon_words,
             "trials": trials,
         }
         files_of_shards = [parts / f"{number:05d}.jsonl" for number in shards]
         return distributed.from_first(
             lambda: _finish(config, vocabulary, files_of_shards, about, started)
         )
-
-
-def _require_installed(config: DecodeConfig) -> None:
-    if config.method != "greedy":
-        require_library("flashlight", f"config.method={config.method}")
-    if config.weights.trials:
-        require_library("optuna", "config.weights.trials")
-        if config.distributed.coordinator:
-            raise InputError("config.weights.trials: runs in one process; leave out the others")
-
-
-def _transformers(config: DecodeConfig) -> "dict[str, Transformer]":
-    """The Transformers among the language models, by their keys."""
-    found = {}
-    for key in ("lm", "rescore"):
-        where = getattr(config, key)
-        if where and (key == "rescore" or where.startswith("orbax:") or os.path.isdir(where)):
-            # It imports orbax.
-            from hubert_jax.language.transformer import Scorer
-
-            found[key] = Scorer(where, f"config.{key}", config.execution)
-    return found
-
-
-def _words(config: DecodeConfig, models: "dict[str, Transformer]") -> Sequence[str]:
-    """What the language model knows, if there is one; raises InputError where it does not fit."""
-    from hubert_jax.language import ngram
-
-    if "lm" in models:
-        tokens = models["lm"].tokens
-        if config.method == "lexicon" and not (config.lexicon or tokens.words):
-            raise InputError(
-                f"config.lm={config.lm}: a language model of {tokens.unit}s, which tells no words; "
-                "pass --config.lexicon, or --config.method=letters"
-            )
-        return tokens.words
-    words = ngram.words(config.lm) if config.lm else []
-    if config.method == "lexicon" and not (config.lexicon or words):
-        raise InputError(
-            f"config.lm={config.lm}: a binary without its words; pass --config.lexicon, or an "
-            "n-gram with them"
-        )
-    if config.method == "lexicon" and ngram.WORD_BOUNDARY in words:
-        raise InputError(
-            f"config.lm={config.lm}: an n-gram of letters; expected one of words, or pass "
-            "--config.method=letters"
-        )
-    return words
-
-
-def _lexicon(
-    config: DecodeConfig, words: Sequence[str], vocabulary: "Vocabulary"
-) -> "Lexicon | None":
-    from hubert_jax.language import lexicon
-
-    if config.method != "greedy" and (vocabulary.boundary < 0 or vocabulary.separated):
-        raise InputError(
-            f"config.method={config.method}: {config.checkpoint} has no word boundary, by which "
-            "words are told apart; expected a vocabulary with '|', or pass --config.method=greedy"
-        )
-    if config.lexicon:
-        return lexicon.read(config.lexicon, vocabulary)
-    if config.method == "lexicon":
-        return lexicon.of_words(words, vocabulary, config.lm)
-    return None
 
 
 def _weighed(

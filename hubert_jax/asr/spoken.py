@@ -108,7 +108,7 @@ class Captions:
             else:
                 found.append([word])
         # A frame sees 25 ms, so that neighbours may overlap.
-        next_starts = [each[0].start for each in found[1:]] + [math.inf]
+        next_starts = [*(each[0].start for each in found), math.inf][1:]
         return cls(
             tuple(
                 (
