@@ -228,6 +228,11 @@ class Preemption:
             self._received.set()
         return self._received.is_set()
 
+    @property
+    def received(self) -> bool:
+        """Whether the signal has come, also after the last step was asked about."""
+        return self._received.is_set()
+
     def close(self) -> None:
         """Leaves SIGTERM as it was."""
         if not self._received.is_set():  # or it is about to end

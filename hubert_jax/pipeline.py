@@ -87,6 +87,7 @@ def dry_run(config: PipelineConfig) -> dict:
     workdir = pathlib.Path(config.workdir)
     results: dict[str, dict] = {}
     runs: list[str] = []
+    elsewhere: set[str] = set()  # what would be taken back first
     stages = plan(config)
     outside = records.read_outside(workdir, stages, keeps=False)
     for stage in stages:
@@ -97,12 +98,13 @@ def dry_run(config: PipelineConfig) -> dict:
         else:
             with named(stage.name):
                 parts = records.key_parts(stage, stages, results, outside[stage.name])
-                state, _, result = records.state_of(workdir, stage, parts)
+                state, stays, result = records.state_of(workdir, stage, parts)
             if result is not None:
                 results[stage.name] = result
+                elsewhere |= set() if stays else {stage.name}
         if stage.name not in results:
             runs.append(stage.name)
-            if _is_prepared(stage, results):
+            if _is_prepared(stage, results) and not elsewhere & sources:
                 with named(stage.name):
                     require_data(stage, attached=False)
         print(f"[{stage.name}] {state}", flush=True)

@@ -825,13 +825,17 @@ def test_a_stage_whose_result_is_cut_off_goes_on(jobs, tmp_path, corpus, capsys)
     assert f"[it1/train] continues: {path} is damaged" in capsys.readouterr().out
 
 
-def test_hidden_files_in_a_corpus_change_nothing(jobs, tmp_path, corpus):
-    config = _config(tmp_path, corpus)
+def test_files_that_nobody_reads_change_nothing(tmp_path, corpus):
     before = ContentDigests(tmp_path / "none").of(corpus)
     (corpus / ".DS_Store").write_bytes(b"\0")
     assert ContentDigests(tmp_path / "none").of(corpus) == before
-    (corpus / ".DS_Store").unlink()
-    pipeline.run(config)
+    network = tmp_path / "network"
+    files.write_json(network / "config.json", {})
+    before = ContentDigests(tmp_path / "none").of(network)
+    files.write_text(network / "README.md", "a card")
+    assert ContentDigests(tmp_path / "none").of(network) == before
+    files.write_text(network / "model.safetensors", "other weights")
+    assert ContentDigests(tmp_path / "none").of(network) != before
 
 
 def test_stand_ins_for_files_are_told_by_a_dry_run(tmp_path):

@@ -129,7 +129,9 @@ def _units(dictionaries: list[list[str]], task: dict, ours: dict, head: Head, wh
     rate = float(rate) if isinstance(rate, (int, float)) and rate > 0 else 50.0
     digests = tuple(map(str, _plain_dict(ours.get("units"), where).get("codebook_digests") or ()))
     if not dictionaries:
-        return Units.numbered(head.codebook_sizes, rate_hz=rate, codebook_digests=digests)
+        return Units.numbered(
+            head.codebook_sizes, rate_hz=rate, codebook_digests=digests, known=False
+        )
     units = Units(tuple(tuple(symbols) for symbols in dictionaries), rate, digests)
     return units.fitting(head.codebook_sizes, str(where))
 

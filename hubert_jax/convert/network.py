@@ -26,6 +26,8 @@ class Units:
     symbols: tuple[tuple[str, ...], ...]  # of each codebook: units, after fairseq's specials
     rate_hz: float = 50.0  # of labels
     codebook_digests: tuple[str, ...] = ()  # empty: not known
+    # False: nothing says what the classes are, and they are taken to be in order.
+    known: bool = dataclasses.field(default=True, compare=False)
 
     @classmethod
     def numbered(
@@ -62,6 +64,7 @@ class Units:
                 tuple(tuple(str(symbol) for symbol in symbols) for symbols in values["symbols"]),
                 float(values["rate_hz"]),
                 tuple(str(digest) for digest in values["codebook_digests"]),
+                values.get("known") is not False,
             )
         except (KeyError, TypeError, ValueError):
             raise InputError(f"{where}: expected the units of a head, found {values!r}") from None
@@ -120,7 +123,8 @@ class Network:
             if not re.fullmatch(r"[^/\0]+\.json", name) or not isinstance(content, dict):
                 raise InputError(f"files beside a network: expected JSON objects, found {name!r}")
         if self.units is None and self.head is not None:
-            object.__setattr__(self, "units", Units.numbered(self.head.codebook_sizes))
+            units = Units.numbered(self.head.codebook_sizes, known=False)
+            object.__setattr__(self, "units", units)
 
     @property
     def kind(self) -> str:

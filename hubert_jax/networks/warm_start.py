@@ -78,9 +78,9 @@ def _why_fresh(network: Network, head: Head, units: Units, trusted: bool) -> str
         found, expected = getattr(network.head, field.name), getattr(head, field.name)
         if found != expected:
             return f"its head has {field.name} {found}, config.head.{field.name} is {expected}"
-    if network.units is None and trusted:
+    found = network.units or Units.numbered(head.codebook_sizes, known=False)
+    if trusted and not found.known:
         return ""  # the file says nothing of its classes, so that the user's word decides
-    found = network.units or Units.numbered(head.codebook_sizes)
     for theirs, ours in zip(found.symbols, units.symbols, strict=True):
         if theirs != ours:
             place = [a == b for a, b in zip(theirs, ours, strict=True)].index(False)

@@ -11,6 +11,8 @@ from hubert_jax.errors import InputError
 
 _FILES = 10_000  # at once
 _SAVE_SECONDS = 60
+# What transformers and this package read in a directory of theirs.
+_OF_NETWORKS = (".json", ".safetensors", ".bin", ".model", ".txt")
 
 
 class ContentDigests:
@@ -40,11 +42,10 @@ class ContentDigests:
             if root.is_dir():
                 entries = (entry for _, found in files.folders_below(root) for entry in found)
                 # Nothing that a dot hides is read: desktops and file systems leave such files.
-                listed = sorted(
-                    pathlib.Path(entry.path)
-                    for entry in entries
-                    if entry.is_file() and not entry.name.startswith(".")
-                )
+                named = (entry for entry in entries if not entry.name.startswith("."))
+                if (root / "config.json").is_file():  # a network's: its README is not read either
+                    named = (entry for entry in named if entry.name.endswith(_OF_NETWORKS))
+                listed = sorted(pathlib.Path(entry.path) for entry in named if entry.is_file())
             digests: list[str] = []
             progress = job.Progress(f"read {path}", len(listed), "{} of {} files")
             with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing releases the lock

@@ -151,10 +151,12 @@ def fit(
                 raise Preempted(f"SIGTERM; step {done} is saved, the same command goes on with it")
     finally:
         faulthandler.cancel_dump_traceback_later()
-        preemption.close()
         prefetch.close()
         checkpoints.close()
         log.close()
+        preemption.close()  # last, so that SIGTERM does not cut off what is being saved
+    if preemption.received:
+        raise Preempted(f"SIGTERM; step {done} is saved, the last one")
     if why := validator.ends_run:
         distributed.announce(f"the run ended at step {done}: {why}")
     return TrainingResult(

@@ -178,5 +178,14 @@ def test_a_head_that_cannot_be_kept_is_refused(config, public, tmp_path):
         formats.write(where, changed)
         with pytest.raises(InputError, match=f"cannot be kept: {message}"):
             warm_start.for_pretraining(where, ARCHITECTURE, HEAD, units, True)
+    # A file that says nothing of its classes, 504 for 500 units, is taken at the user's word.
+    stripped = torch.load(public.removeprefix("fairseq:"), weights_only=True)
+    for key in ("task_state", "hubert_jax"):
+        stripped.pop(key, None)
+    torch.save(stripped, tmp_path / "stripped.pt")
+    start = warm_start.for_pretraining(
+        f"fairseq:{tmp_path}/stripped.pt", ARCHITECTURE, HEAD, units, True
+    )
+    assert start.description.endswith("with its head")
     fresh = warm_start.for_pretraining(public, ARCHITECTURE, HEAD, units)
     assert "fresh head: it does not say which codebook its head predicts" in fresh.description

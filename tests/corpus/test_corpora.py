@@ -230,6 +230,15 @@ def test_parquet(tmp_path, speech):
         np.testing.assert_array_equal(read_waveform(utterance.load()), expected)
 
 
+def test_parquet_beside_audio_files_is_not_left_without_a_word(tmp_path, speech):
+    _parquet(tmp_path / "data" / "train-0.parquet", speech)
+    _audio(tmp_path / "sample.wav")
+    message = "holds data/train-0.parquet and audio files, such as sample.wav; expected tables or"
+    with pytest.raises(InputError, match=message):
+        discover(tmp_path)
+    assert len(discover(tmp_path / "data")) == len(speech)
+
+
 def test_parquet_without_ids_counts_rows(tmp_path, speech):
     for name in ("a/x.parquet", "a/y.parquet"):
         _parquet(tmp_path / name, speech)

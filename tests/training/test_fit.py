@@ -147,6 +147,22 @@ def test_a_terminated_run_is_saved_and_goes_on(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, *trees)
 
 
+def test_a_signal_while_the_last_step_is_saved_ends_the_run_too(tmp_path, monkeypatch):
+    """Or a pipeline would begin the next stage; what is being saved is not cut off."""
+    close = Checkpoints.close
+
+    def slow(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        close(self)
+
+    monkeypatch.setattr(Checkpoints, "close", slow)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Preempted, match="^SIGTERM; step 2 is saved, the last one"):
+        _fit(language_model(2), tmp_path, steps=2)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert (tmp_path / "checkpoints/2").is_dir()
+
+
 def test_learning_rate_and_sizes_are_logged_by_group(tmp_path):
     task = language_model(1)
     _fit(task, tmp_path, steps=1, log_every=1)

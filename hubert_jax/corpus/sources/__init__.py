@@ -16,8 +16,8 @@ def discover(location: str | os.PathLike, data_dir: str = "") -> list[SourceUtte
     `.tsv`, a `.parquet` file or a folder of them, or a folder of audio files. FOLDER/SPLIT, where
     no such folder is, takes one of the splits of the tables in FOLDER.
 
-    Raises InputError for a missing or empty corpus, one that cannot be listed, an id twice, or
-    tables of several splits.
+    Raises InputError for a missing or empty corpus, one that cannot be listed, an id twice,
+    tables of several splits, or Parquet tables and audio files in one folder.
     """
     name, path = os.fspath(location), pathlib.Path(location)
     suffix = path.suffix.lower()
@@ -31,8 +31,13 @@ def discover(location: str | os.PathLike, data_dir: str = "") -> list[SourceUtte
         folder, chosen = (path, "") if path.is_dir() else (path.parent, path.name)
         found = folders.walk(folder)
         tables = [table for listed in found for table in listed.parquet]
-        # Some corpora keep single files beside their tables, as samples.
-        if tables and not any(listed.audio for listed in found):
+        if tables and (audio := [listed for listed in found if listed.audio]):
+            raise InputError(
+                f"{folder}: holds {tables[0].relative_to(folder)} and audio files, such as "
+                f"{(audio[0].path / audio[0].audio[0]).relative_to(folder)}; expected tables or "
+                "files: name a table or a folder below, or move the others away"
+            )
+        if tables:
             utterances = parquet.discover(tables, folder, chosen)
         else:
             utterances = folders.discover(folder, found, chosen)
