@@ -17,13 +17,13 @@ JOBS = {
 # alignments, counts, ABX and a probe.
 MANY_NAMES = {
     "convert": 55,
-    "corpus": 51,
+    "corpus": 52,
     "data": 55,
     "model": 36,
     "tasks": 25,
     "training": 36,
     "units": 59,
-    "asr": 23,
+    "asr": 25,
 }
 MOST_NAMES = 20
 

@@ -33,7 +33,7 @@ _PARTS = ("state", "metadata")
 _CHECKSUMS = "sha256.json"
 _UNLISTED = {_CHECKSUMS, "commit_success.txt"}  # written after what the list names
 # What file systems, copying programs and desktops leave beside files; they write no such names.
-_FOREIGN = re.compile(r"(^|/)\.|_\.gstmp$|\.rclone-partial$|(^|/)(Thumbs\.db|desktop\.ini)$")
+_FOREIGN = re.compile(r"(^|/)\.|_\.gstmp$|\.rclone-partial$|~$|(^|/)(Thumbs\.db|desktop\.ini)$")
 _DECISIVE = ("kind", "inputs", "config", "rows", "version", "step")
 
 

@@ -230,6 +230,20 @@ def test_parquet(tmp_path, speech):
         np.testing.assert_array_equal(read_waveform(utterance.load()), expected)
 
 
+@pytest.mark.parametrize("column", ["split", "subset", "partition"])
+def test_rows_and_names_of_every_spelling_of_a_split_are_not_mixed(tmp_path, speech, column):
+    rows = {column: ["trainset", "Test-Set", "training_set"]}
+    path = _parquet(tmp_path / "one" / "rows.parquet", speech, **rows)
+    with pytest.raises(InputError, match=r"several splits: test \(1\), train \(2\)"):
+        discover(path.parent)
+    for name in ("trainset", "testset"):
+        _parquet(tmp_path / "two" / f"{name}.parquet", speech)
+    with pytest.raises(InputError, match=r"several splits: test \(1\), train \(1\)"):
+        discover(tmp_path / "two")
+    other = _parquet(tmp_path / "three" / "rows.parquet", speech, subset=["clean", "other", ""])
+    assert len(discover(other.parent)) == len(speech)  # of no split that has a name
+
+
 def test_parquet_beside_audio_files_is_not_left_without_a_word(tmp_path, speech):
     _parquet(tmp_path / "data" / "train-0.parquet", speech)
     _audio(tmp_path / "sample.wav")

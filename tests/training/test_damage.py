@@ -152,7 +152,7 @@ def test_every_changed_byte_is_seen_or_changes_nothing(folder):
 
 def test_what_others_leave_beside_its_files_changes_nothing(folder, capsys):
     state = folder / "6" / "state"
-    for name in (".nfs0001", ".rsync-partial/a", ".AppleDouble/x", "d_.gstmp", "Thumbs.db"):
+    for name in (".nfs0001", ".rsync-partial/a", ".AppleDouble/x", "d_.gstmp", "x~", "Thumbs.db"):
         path = state / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"left by a file system, a copying program or a desktop")

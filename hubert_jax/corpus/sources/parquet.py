@@ -14,7 +14,7 @@ from typing import Any
 
 from hubert_jax import files
 from hubert_jax.corpus.sources import splits
-from hubert_jax.corpus.sources.transcripts import COLUMNS, SPLIT_COLUMN, utterance_of
+from hubert_jax.corpus.sources.transcripts import COLUMNS, utterance_of
 from hubert_jax.corpus.sources.utterances import SourceUtterance
 from hubert_jax.errors import InputError
 
@@ -106,7 +106,7 @@ def _rows(path: pathlib.Path, top: pathlib.Path) -> list[tuple[str, SourceUttera
     """Utterances, and the splits that a column names."""
     table = _open(path)
     column = _audio_column(path, table.schema_arrow)
-    names = [name for name in (*COLUMNS, SPLIT_COLUMN) if name in table.schema_arrow.names]
+    names = [name for name in (*COLUMNS, *splits.COLUMNS) if name in table.schema_arrow.names]
     stem = path.relative_to(top).with_suffix("").as_posix()
     folder, file = path.parent, path.name
     utterances: list[tuple[str, SourceUtterance]] = []
@@ -118,7 +118,7 @@ def _rows(path: pathlib.Path, top: pathlib.Path) -> list[tuple[str, SourceUttera
             name = values.get("id")
             name = f"{stem}:{len(utterances)}" if name in (None, "") else str(name)
             row = ParquetRow(path, column, group, number)
-            split = splits.split_of(str(values.get(SPLIT_COLUMN) or ""))
+            split = splits.split_of_row(values)
             utterances.append((split, utterance_of(name, folder, file, values, row)))
     return utterances
 

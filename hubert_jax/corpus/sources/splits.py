@@ -3,7 +3,8 @@
 import collections
 import pathlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from hubert_jax.corpus.sources.utterances import SourceUtterance
 from hubert_jax.errors import InputError
@@ -14,13 +15,19 @@ _KINDS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 _NAMES = {name: kind for kind, names in _KINDS.items() for name in names}
-_NAME = re.compile(rf"(?<![a-z])({'|'.join(_NAMES)})(?![a-z])", re.IGNORECASE)
+_NAME = re.compile(rf"(?<![a-z])({'|'.join(_NAMES)})(?:[_ -]?set)?(?![a-z])", re.IGNORECASE)
+COLUMNS = ("split", "subset", "partition")  # of tables, in which rows say of which they are
 
 
 def split_of(name: str) -> str:
     """train, validation or test, whichever a path or a cell names last; "" for none."""
     found = _NAME.findall(name)
     return _NAMES[found[-1].lower()] if found else ""
+
+
+def split_of_row(row: Mapping[str, Any]) -> str:
+    """As `split_of`, of the first column of a table that names one."""
+    return next(filter(None, (split_of(str(row.get(name) or "")) for name in COLUMNS)), "")
 
 
 def refuse_several(where: pathlib.Path, splits: Iterable[str]) -> None:

@@ -29,7 +29,6 @@ _FILE_COLUMNS = ("file", "utterance", "id")  # the first one of transcripts.tsv
 # The names under which Hugging Face's corpora have them, the first one that is there.
 _TEXT_COLUMNS = ("transcription", "text", "sentence", "transcript", "normalized_text")
 _SPEAKER_COLUMNS = ("speaker_id", "speaker", "client_id")
-SPLIT_COLUMN = "split"
 COLUMNS = ("id", *_TEXT_COLUMNS, *_SPEAKER_COLUMNS)
 
 
@@ -135,7 +134,7 @@ def _table(path: pathlib.Path) -> _Rows:
                 f"{path}, line {number}: expected {'<TAB>'.join(columns).upper()}, found "
                 f"{len(cells)} columns"
             )
-        split = splits.split_of(row.get(SPLIT_COLUMN, ""))
+        split = splits.split_of_row(row)
         said = Transcript(normalised(row["text"]), row.get("speaker", "").strip(), split)
         yield number, pathlib.PurePosixPath(cells[0].strip()).as_posix(), said
 
@@ -224,7 +223,7 @@ def _of_columns(row: dict) -> Transcript:
     speakers = [row[name] for name in _SPEAKER_COLUMNS if name in row]
     text = None if not texts else normalised("" if texts[0] is None else str(texts[0]))
     speaker = "" if not speakers or speakers[0] is None else str(speakers[0]).strip()
-    return Transcript(text, speaker, splits.split_of(str(row.get(SPLIT_COLUMN) or "")))
+    return Transcript(text, speaker, splits.split_of_row(row))
 
 
 def utterance_of(
