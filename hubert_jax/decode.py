@@ -125,7 +125,8 @@ def run(config: DecodeConfig) -> dict:
     found = {"config.checkpoint": trained.fingerprint, "config.audio": manifest.digest}
     for key in ("lm", "lexicon", "rescore"):
         if key in models:
-            models[key].tokens.require_fits(vocabulary, f"config.{key}={models[key].where}")
+            spelled = (vocabulary, lexicon.words if lexicon else ())
+            models[key].tokens.require_fits(*spelled, f"config.{key}={models[key].where}")
             found[f"config.{key}"] = models[key].fingerprint
         elif getattr(config, key):
             found[f"config.{key}"] = files.sha256_file(getattr(config, key))
