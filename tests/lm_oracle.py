@@ -48,7 +48,7 @@ def distributions(params, sentence, architecture=SMALL, tokens=12):
     for place, token in enumerate(sentence):
         band = max(b for b in range(len(edges) - 1) if edges[b] <= token)
         row = p[f"embedding_{band}"][token - edges[band]]
-        row = row @ p[f"widen_{band}"] if band else row
+        row = row @ p[f"widen_{band}"]
         rates = 10_000.0 ** (-np.arange(dim // 2) / (dim // 2))
         waves = np.concatenate([np.sin(place * rates), np.cos(place * rates)])
         rows.append(math.sqrt(dim) * row + waves)

@@ -78,7 +78,8 @@ class SearchParts:
         for key in ("lm", "lexicon", "rescore"):
             if key in self._models:
                 model = self._models[key]
-                model.tokens.require_fits(vocabulary, f"config.{key}={model.where}")
+                words = self._lexicon.words if self._lexicon else ()
+                model.tokens.require_fits(vocabulary, words, f"config.{key}={model.where}")
                 found[f"config.{key}"] = model.fingerprint
             elif getattr(config, key):
                 found[f"config.{key}"] = files.sha256_file(getattr(config, key))

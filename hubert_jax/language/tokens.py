@@ -72,16 +72,26 @@ class Tokens:
         """The tokens of a sentence, with its end."""
         return [*itertools.chain.from_iterable(map(self.of_word, words)), END]
 
-    def require_fits(self, vocabulary: Vocabulary, where: str) -> None:
-        """Raises InputError where most of the letters are none of a CTC head's."""
+    def require_fits(self, vocabulary: Vocabulary, words: Sequence[str], where: str) -> None:
+        """Raises InputError where it knows none of `words`, those of a lexicon.
+
+        Where there is none, and texts are searched letter by letter, InputError where most of its
+        letters are none of a CTC head's.
+        """
+        expected = "expected a language model of text in the letters and the case of"
+        if words and all(UNKNOWN in self.of_word(word) for word in words):
+            raise InputError(
+                f"{where}: knows none of the {len(words)} words of the lexicon, {words[0]!r} for "
+                f"one; {expected} the lexicon"
+            )
         symbols = self.spelling.characters if self.spelling else self.words
         letters = {*"".join(symbols[:_COMPARED])} - {" ", "|"}
         foreign = sorted(letters - {*"".join(vocabulary.characters)})
-        if 2 * len(foreign) > len(letters):
+        if not words and 2 * len(foreign) > len(letters):
             raise InputError(
                 f"{where}: of its {len(letters)} letters the network's vocabulary lacks "
-                f"{len(foreign)}, such as {foreign[0]!r}; expected a language model of text in the "
-                "letters and the case of that vocabulary (config.checkpoint of train_lm)"
+                f"{len(foreign)}, such as {foreign[0]!r}; {expected} that vocabulary "
+                "(config.checkpoint of train_lm)"
             )
 
     def to_dict(self) -> dict[str, Any]:

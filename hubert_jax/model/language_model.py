@@ -33,9 +33,10 @@ class LanguageModel(nn.Module):
             self.param(f"embedding_{i}", normal(width**-0.5), (count, width))
             for i, (_, count, width) in enumerate(bands)
         ]
-        tails = [(i, width) for i, (_, _, width) in enumerate(bands) if i]
-        init = normal(dim**-0.5)
-        self.widen = [self.param(f"widen_{i}", init, (width, dim)) for i, width in tails]
+        widths, init = [width for _, _, width in bands], normal(dim**-0.5)
+        # The first one, too, or a token would at first foretell itself.
+        self.widen = [self.param(f"widen_{i}", init, (w, dim)) for i, w in enumerate(widths)]
+        tails = list(enumerate(widths))[1:]
         self.narrow = [self.param(f"narrow_{i}", init, (dim, width)) for i, width in tails]
         self.of_bands = [self.param("band_embeddings", init, (len(tails), dim))] if tails else []
         self.transformer = Transformer(self.architecture, self.regularization, self.kernels)
@@ -71,12 +72,11 @@ class LanguageModel(nn.Module):
         dim = self.architecture.dim
         x = jnp.zeros((*tokens.shape, dim), jnp.float32)
         for (first, count, _), table, widen in zip(
-            self.bands, self.embeddings, [None, *self.widen], strict=True
+            self.bands, self.embeddings, self.widen, strict=True
         ):
             rows = jnp.take(table, jnp.clip(tokens - first, 0, count - 1), axis=0)
-            wide = rows if widen is None else rows @ widen
             inside = (first <= tokens) & (tokens < first + count)
-            x = jnp.where(inside[..., None], wide, x)
+            x = jnp.where(inside[..., None], rows @ widen, x)
         rates = jnp.exp(-jnp.log(10_000.0) * jnp.arange(dim // 2) / (dim // 2))
         angles = places[..., None] * rates
         waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

@@ -33,7 +33,6 @@ from hubert_jax.training.fit import LoopConfig, require_run
 from hubert_jax.training.optimizer import OptimizerConfig
 from hubert_jax.training.sharding import MeshConfig
 from hubert_jax.training.task import AdditiveLoss, Batch, Task, Validation
-from hubert_jax.vocabulary import TextPolicy
 
 VERSION = 1  # raise it when the same configuration and inputs give other weights
 # What validation gives, and whether larger is better.
@@ -125,7 +124,6 @@ class Data:
 
     text: Encoded
     digest: str
-    policy: TextPolicy  # of both
     held_out: Encoded | None = None
     held_out_audio: AudioManifest | None = None
 
@@ -140,7 +138,7 @@ def read(config: TrainLmConfig, directory: pathlib.Path) -> Data:
     text = Text(config.audio, config.texts, config.checkpoint)
     digest, encoded = _encode(config, text, directory)
     if audio is None:
-        return Data(encoded, digest, text.vocabulary.policy)
+        return Data(encoded, digest)
     sentences = list(text.of_split(config.validation_audio))
     if at_most := config.validation.utterances:
         sentences = sentences[:: -(-len(sentences) // at_most)]
@@ -150,7 +148,7 @@ def read(config: TrainLmConfig, directory: pathlib.Path) -> Data:
             "transcripts by the vocabulary's policy; validate on another split"
         )
     held_out = Encoded.of(sentences, encoded.tokens)
-    return Data(encoded, digest, text.vocabulary.policy, held_out, audio)
+    return Data(encoded, digest, held_out, audio)
 
 
 def _held_out(config: TrainLmConfig) -> AudioManifest | None:
@@ -212,7 +210,6 @@ def task(config: TrainLmConfig, data: Data, mesh: Mesh) -> Task:
         facts={
             "architecture": config_lib.to_dict(config.architecture),
             "tokens": text.tokens.to_dict(),
-            "policy": config_lib.to_dict(data.policy),
             "inputs": {"text": data.digest},
             "config": config_lib.decisive(config, complete=True),
             "decisive": config_lib.decisive(config),

@@ -361,7 +361,8 @@ def test_weights_are_searched_with_a_transformer(tmp_path, outputs, key):
             dict(method="letters", rescore="WRITTEN", lower=True),
             "config.rescore=.*of its 7 letters",
         ),
-        (dict(lm="WRITTEN", lower=True), "no word can be spelled with"),
+        (dict(lm="WRITTEN", foreign=True), "no word can be spelled with"),
+        (dict(lm="WRITTEN", lower=True, lexicon="UPPER"), "config.lm=.*knows none of the 1 words"),
         (dict(lm="WRITTEN", of="letter"), "config.lm=.*: a language model of letters, which tells"),
         (dict(lm="WRITTEN", kind="ctc"), "config.lm=.*of kind 'ctc'; expected one of train_lm"),
     ],
@@ -369,11 +370,14 @@ def test_weights_are_searched_with_a_transformer(tmp_path, outputs, key):
 def test_a_bad_transformer_ends_the_job_before_the_network_runs(tmp_path, outputs, values, message):
     values = dict(method="lexicon") | values
     words = ("the", "cat", "hello") if values.pop("lower", False) else ("THE", "CAT")
+    words = ("ÉÜ",) if values.pop("foreign", False) else words
+    (tmp_path / "UPPER").write_text("THE T H E |\n")
     tokens = Tokens("word", words)
     if values.pop("of", "word") == "letter":
         tokens = Tokens("letter", spelling=LIBRISPEECH)
     where, _ = write(tmp_path / "checkpoints", tokens, kind=values.pop("kind", "language_model"))
-    values = {key: where if value == "WRITTEN" else value for key, value in values.items()}
+    named = {"WRITTEN": where, "UPPER": str(tmp_path / "UPPER")}
+    values = {key: named.get(value, value) for key, value in values.items()}
     with pytest.raises(InputError, match=message) as refused:
         decode.run(_config(tmp_path, **values))
     assert "\n" not in str(refused.value) and not outputs.computed

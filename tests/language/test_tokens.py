@@ -43,8 +43,11 @@ def test_pieces_spell_each_word_by_itself():
 
 def test_text_of_another_case_does_not_fit():
     with pytest.raises(InputError, match="lm: of its 3 letters the network's vocabulary lacks 3"):
-        Tokens("word", ("the",)).require_fits(LIBRISPEECH, "lm")
-    Tokens("word", ("THE", "É")).require_fits(LIBRISPEECH, "lm")
+        Tokens("word", ("the",)).require_fits(LIBRISPEECH, (), "lm")
+    with pytest.raises(InputError, match="lm: knows none of the 2 words of the lexicon, 'A' for"):
+        Tokens("word", ("THE",)).require_fits(LIBRISPEECH, ("A", "the"), "lm")
+    Tokens("word", ("THE", "É")).require_fits(LIBRISPEECH, (), "lm")
+    Tokens("word", ("the",)).require_fits(LIBRISPEECH, ("a", "the"), "lm")
 
 
 def test_rows_hold_sentences_and_nothing_in_the_padding(tmp_path, monkeypatch):
