@@ -66,6 +66,7 @@ def write_tables(
     *,
     encoding: str,
     mixture: Mixture | None,
+    provenance: dict | None = None,
 ) -> AudioManifest:
     """Writes a split's manifest, its index (`indexed`, of `shards`), what was refused and is odd.
 
@@ -89,6 +90,7 @@ def write_tables(
         flagged=len(noted.flagged),
         groups=_groups(split, shards, mixture) if mixture else (),
         index=write_index(directory, indexed),
+        provenance=provenance or {},
     )
     manifests.write_manifest(directory, manifest)
     return manifest

@@ -58,6 +58,14 @@ class AudioManifest:
     flagged: int = 0
     groups: tuple[GroupInfo, ...] = ()  # the corpora of a mixture
     index: str = ""  # digest of the split's index
+    provenance: dict = dataclasses.field(default_factory=dict)  # of transcripts nobody wrote
+
+
+@dataclasses.dataclass(frozen=True)
+class JoinedManifest(AudioManifest):
+    """Several splits as one mixture; its shards are named by their whole paths."""
+
+    parts: tuple[tuple[str, AudioManifest], ...] = ()  # directories and what they hold
 
 
 @dataclasses.dataclass(frozen=True)
