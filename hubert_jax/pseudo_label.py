@@ -64,22 +64,21 @@ def run(config: PseudoLabelConfig) -> dict:
     manifest = read_manifest(config.audio)
     decoded = _decoded(config, manifest.digest)
     index = read_index(config.audio, manifest)
-    seconds = {name: samples / SAMPLE_RATE for name, samples in zip(index.ids, index.samples.tolist())}
+    samples = dict(zip(index.ids, index.samples.tolist(), strict=True))
     texts: dict[str, str] = {}
     spoken, left_out = [], collections.Counter[str]()
     path = pathlib.Path(config.hypotheses, "hypotheses.jsonl")
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
-            frames = num_frames(round(seconds[row["id"]] * SAMPLE_RATE))
-            if reason := _why_not(config, row, frames):
+            if reason := _why_not(config, row, num_frames(samples[row["id"]])):
                 left_out[reason] += 1
                 continue
             text = unicodedata.normalize("NFC", " ".join(row["n_best"][0]["text"].split()))
             texts[row["id"]] = text
             if row["reference"]:
                 spoken.append((row["reference"], text))
-    kept = sum(seconds[name] for name in texts)
+    kept = sum(samples[name] for name in texts) / SAMPLE_RATE
     for reason, count in left_out.items():
         print(f"{count} of {manifest.utterances} utterances are left out: {reason}", flush=True)
     if not texts:
@@ -88,7 +87,6 @@ def run(config: PseudoLabelConfig) -> dict:
             "kept; lower it"
         )
     provenance = {
-        "audio": manifest.digest,
         "measure": config.measure,
         "threshold": config.threshold,
         "hours": round(kept / 3600, 3),
@@ -146,8 +144,7 @@ def _decoded(config: PseudoLabelConfig, audio_digest: str) -> dict[str, Any]:
         )
     return {
         "hypotheses": found["hypotheses_digest"],
-        "checkpoint": found["fingerprint"],
-        "lm": found["lm_digest"],
+        "inputs": found["inputs"],
         "method": found["config"]["method"],
         "search": found["config"]["search"],
     }

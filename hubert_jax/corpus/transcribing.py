@@ -27,7 +27,8 @@ def write_transcribed(
     """Writes the utterances of the split `source` that are in `texts`, by id, with these.
 
     Their audio is copied as it is encoded, since a record holds both. The split has the name of
-    `directory`, which appears complete or not at all; corpora that `manifest` mixes are one.
+    `directory`, which appears complete or not at all. It mixes nothing, and flags nothing: that
+    is in the tables of `source`.
     Raises InputError for a damaged record, or a shard that cannot be written.
     """
     reader = RecordReader(source, manifest)
@@ -43,24 +44,18 @@ def write_transcribed(
             for number, (first, end) in enumerate(planned):
                 path = aside / assembly.shard_name(frames, number, len(planned))
                 rows = []
+                (contents,), _ = reader.read(mine[first:end])
                 with records.RecordWriter(path) as writer:
-                    for record in mine[first:end]:
-                        content = reader.read(np.array([record]))[0][0][0]
-                        content = records.with_text(content, texts[ids[int(record)]])
-                        writer.write(content)
-                        rows.append(records.index_row(content))
+                    for record, content in zip(mine[first:end].tolist(), contents, strict=True):
+                        retold = records.with_text(content, texts[ids[record]])
+                        writer.write(retold)
+                        rows.append(records.index_row(retold))
                 speakers |= {row[3] for row in rows} - {""}
                 total = int(reader.index.samples[mine[first:end]].sum(dtype=np.int64))
                 digest = files.sha256_file(path)
                 shards.append(ShardInfo(path.name, frames, end - first, total, digest))
                 indexed.append(ShardIndex.of(rows))
-        odd = [line.split("\t") for line in (source / "flagged.tsv").read_text().splitlines()]
-        notes = Notes(
-            flagged=tuple((name, reason) for name, reason in odd if name in texts),
-            speakers=tuple(speakers),
-            transcribed=len(kept),
-            utterances=len(kept),
-        )
+        notes = Notes(speakers=tuple(speakers), transcribed=len(kept), utterances=len(kept))
         return assembly.write_tables(
             aside,
             directory.name,

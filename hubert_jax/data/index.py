@@ -188,7 +188,10 @@ def read_index(split_dir: str | os.PathLike, manifest: AudioManifest) -> Index:
     paths = [_checked(*part, "hubert_jax.prepare") for part in parts]
     lengths, samples = (
         np.concatenate(
-            [_column(path, name, np.uint32, part) for path, (_, part) in zip(paths, parts, strict=True)]
+            [
+                _column(path, name, np.uint32, part)
+                for path, (_, part) in zip(paths, parts, strict=True)
+            ]
         )
         for name in ("lengths", "samples")
     )

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from hubert_jax.data.index import read_index
 from hubert_jax.data.manifests import (
@@ -14,6 +15,22 @@ from hubert_jax.data.manifests import (
     shards_digest,
 )
 from hubert_jax.errors import InputError
+
+_DESCRIBED = ("split", "utterances", "seconds", "digest", "provenance")
+
+
+def described(manifest: AudioManifest) -> list[dict[str, Any]]:
+    """What a run's metadata say of each split that it draws from, JSON-able."""
+    joined = isinstance(manifest, JoinedManifest)
+    parts = manifest.parts if joined else [("", manifest)]
+    found = []
+    for directory, part in parts:
+        shares = [g.share for g in manifest.groups if g.name.startswith(f"{directory}:")]
+        found.append(
+            {name: getattr(part, name) for name in _DESCRIBED}
+            | {"share": sum(shares) if joined else 1.0}
+        )
+    return found
 
 
 def read_joined(directories: Sequence[str], weights: Sequence[float] = ()) -> AudioManifest:

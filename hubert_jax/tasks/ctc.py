@@ -19,7 +19,7 @@ from hubert_jax.asr.vocabularies import VocabularyConfig
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.data import batches, manifests, schedule
 from hubert_jax.data.index import read_index
-from hubert_jax.data.joined import read_joined
+from hubert_jax.data.joined import described, read_joined
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
 from hubert_jax.frames import HOP, SAMPLE_RATE, num_frames, num_samples
@@ -274,6 +274,7 @@ def task(
             "architecture": config_lib.to_dict(config.architecture),
             "regularization": config_lib.to_dict(config.regularization),
             "vocabulary": vocabulary.to_dict(),
+            "data": described(audio),
             "adapter_scale": config.lora.scale,
             "inputs": inputs,
             "config": config_lib.decisive(config, complete=True),
