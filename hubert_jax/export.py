@@ -40,12 +40,15 @@ class ExportConfig:
     execution: MayChange[Execution] = Execution()  # of our network in the comparison
 
     def __post_init__(self) -> None:
-        for key in ("license", "languages"):
-            for value in [*([getattr(self, key)] if key == "license" else self.languages)]:
-                if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", value):
+        for key, values, example in (
+            ("license", (self.license,), "apache-2.0"),
+            ("languages", self.languages, "en"),
+        ):
+            for value in values:
+                if not re.fullmatch(r"[a-z0-9][A-Za-z0-9.+-]*", value):
                     raise InputError(
                         f"config.{key}={value!r}: expected a name of Hugging Face's, such as "
-                        f"{'apache-2.0' if key == 'license' else 'en'}"
+                        f"{example}"
                     )
 
 

@@ -1,10 +1,11 @@
 """Where the stages of a pipeline write, and how one refers to what another has written.
 
 The stage JOB or GROUP/JOB writes WORKDIR/JOB or WORKDIR/GROUP/JOB. `prepare:train` is a prepared
-split, as is `teacher/pseudo_label:train`, of the hypotheses `teacher/decode`; `it1/label:train` the labels of one, `it1/label:NAME/train` those by one of several
-codebooks, `it1/label` the codebook or codebooks, `lm` an n-gram; `it1/train`,
-`pretrained/finetune`, `pretrained/export` and `public/convert` are networks; `it1/train@best`,
-`@mean3` and `@500` are others of a training's checkpoints than the newest.
+split, as is `first/pseudo_label:train`, which is made of the texts of `first/decode`;
+`it1/label:train` the labels of one, `it1/label:NAME/train` those by one of several codebooks,
+`it1/label` the codebook or codebooks, `lm` an n-gram; `it1/train`, `pretrained/finetune`,
+`pretrained/export` and `public/convert` are networks; `it1/train@best`, `@mean3` and `@500` are
+others of a training's checkpoints than the newest.
 """
 
 import dataclasses

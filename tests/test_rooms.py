@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "hubert_jax"
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 JOBS = {
     *("prepare", "check", "label", "train", "evaluate", "finetune", "lm", "decode", "export"),
-    "pipeline",
+    *("pseudo_label", "pipeline"),
 }
 # Rooms with more public names, and how many. convert, corpus and data have the files and formats of
 # other people and of ours; a model and its training are many small functions of one kind; units are
