@@ -8,7 +8,7 @@
     python -m hubert_jax.finetune --config=configs/small.py
     python -m hubert_jax.lm       --config=configs/small.py --config.kenlm=DIR   (needs lmplz)
     python -m hubert_jax.decode   --config=configs/small.py
-    python -m hubert_jax.pseudo_label --config=configs/small.py   (after decode --config.method=letters)
+    python -m hubert_jax.pseudo_label --config=configs/small.py   (of decode's beam search)
     python -m hubert_jax.export   --config=configs/small.py
 
 For a corpus of one's own see the README; `--config.workdir=...` alone is not enough to move
