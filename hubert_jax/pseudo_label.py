@@ -62,6 +62,12 @@ def run(config: PseudoLabelConfig) -> dict:
 
     workdir = files.require_writable(config.workdir)
     manifest = read_manifest(config.audio)
+    split = config.split or manifest.split
+    directory = workdir / "pseudo_label" / split
+    if directory.resolve() == pathlib.Path(config.audio).resolve():
+        raise InputError(
+            f"config.audio={config.audio}: would be replaced; pass --config.split=NAME"
+        )
     decoded = _decoded(config, manifest.digest)
     index = read_index(config.audio, manifest)
     samples = dict(zip(index.ids, index.samples.tolist(), strict=True))
@@ -93,8 +99,6 @@ def run(config: PseudoLabelConfig) -> dict:
         "of_hours": round(manifest.seconds / 3600, 3),
         **decoded,
     }
-    split = config.split or manifest.split
-    directory = workdir / "pseudo_label" / split
     with files.locked(workdir / ".pseudo_label.lock", "pseudo-labelling"):
         (workdir / "pseudo_label" / "result.json").unlink(missing_ok=True)
         source = pathlib.Path(config.audio)

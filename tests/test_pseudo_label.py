@@ -102,6 +102,14 @@ def test_what_is_sure_becomes_a_split(labelled, decoded, held_out_split, tmp_pat
     assert labelled()["splits"] == result["splits"]  # again, and the same
 
 
+def test_a_split_is_not_written_over_itself(labelled, decoded, tmp_path):
+    labelled()
+    source = str(tmp_path / "pseudo_label" / "dev")
+    decoded.write(audio_digest=read_manifest(source).digest)
+    with pytest.raises(InputError, match="would be replaced; pass --config.split=NAME"):
+        labelled(audio=source)
+
+
 def test_by_score_and_by_name(labelled, tmp_path):
     result = labelled(measure="score_per_frame", threshold=-0.2, split="sure")
     assert result["splits"]["sure"]["fraction_kept"] == pytest.approx(1)
