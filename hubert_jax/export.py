@@ -60,8 +60,8 @@ def run(config: ExportConfig) -> dict:
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)
     from hubert_jax.convert import formats
-    from hubert_jax.convert.model_card import model_card
-    from hubert_jax.convert.programs import require_programs, write_programs
+    from hubert_jax.networks.programs import write_programs
+    from hubert_jax.report.model_card import model_card
 
     if config.audio:
         from hubert_jax.data import manifests, records
@@ -69,9 +69,7 @@ def run(config: ExportConfig) -> dict:
         manifest = manifests.read_manifest(config.audio)
     if config.lm and not pathlib.Path(config.lm).is_file():
         raise InputError(f"config.lm={config.lm}: not found; expected a file of an n-gram")
-    require_programs(config.programs)
     network = formats.read(config.checkpoint, "config.checkpoint")
-    require_programs(config.programs, network)
     out = config.out or str(workdir / "export" / "model")
     lm = f"language_model/{pathlib.Path(config.lm).name}" if config.lm else ""
     results = [_decoded(path, network.fingerprint) for path in config.decoded]
@@ -80,12 +78,12 @@ def run(config: ExportConfig) -> dict:
     more: dict[str, str | pathlib.Path] = {"README.md": model_card(network, name, results, *about)}
     if lm:
         more[lm] = pathlib.Path(config.lm)
-    written = formats.write(f"hf:{out}", network, "config.out", more)
     programs = {}
     if config.programs:
         directory = workdir / "export" / "programs"
         programs = write_programs(directory, network, config.programs)
         print(f"{', '.join(config.programs)} as StableHLO in {directory}", flush=True)
+    written = formats.write(f"hf:{out}", network, "config.out", more)
     (workdir / "export" / "result.json").unlink(missing_ok=True)  # of the model that was there
     notes = [*network.notes, *written.notes]
     for note in notes:

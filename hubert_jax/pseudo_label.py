@@ -8,17 +8,25 @@ error rate of what is kept.
 """
 
 import collections
+import concurrent.futures
 import dataclasses
 import json
+import os
 import pathlib
+import shutil
 import time
 import unicodedata
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from hubert_jax import config as config_lib
 from hubert_jax import files, job
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE, num_frames
+
+if TYPE_CHECKING:
+    from hubert_jax.data.manifests import AudioManifest
 
 _MEASURES = ("confidence", "score_per_frame")
 
@@ -56,7 +64,6 @@ def run(config: PseudoLabelConfig) -> dict:
     """
     started = time.monotonic()
     from hubert_jax.asr.error_rates import word_error_rate
-    from hubert_jax.corpus.transcribing import write_transcribed
     from hubert_jax.data.index import read_index
     from hubert_jax.data.manifests import read_manifest
 
@@ -101,10 +108,7 @@ def run(config: PseudoLabelConfig) -> dict:
     }
     with files.locked(workdir / ".pseudo_label.lock", "pseudo-labelling"):
         (workdir / "pseudo_label" / "result.json").unlink(missing_ok=True)
-        source = pathlib.Path(config.audio)
-        written = write_transcribed(
-            directory, source, manifest, texts, config.shard_megabytes, provenance
-        )
+        written = _write(config, manifest, texts, provenance, directory)
         wer = word_error_rate(*zip(*spoken, strict=True)).rate if spoken else None
         of_split = {
             "utterances": written.utterances,
@@ -122,6 +126,58 @@ def run(config: PseudoLabelConfig) -> dict:
         )
         result = {"splits": {split: of_split}, "provenance": provenance}
         return job.finish(config.workdir, "pseudo_label", result, started)
+
+
+def _write(
+    config: PseudoLabelConfig,
+    manifest: "AudioManifest",
+    texts: Mapping[str, str],
+    provenance: dict[str, Any],
+    directory: pathlib.Path,
+) -> "AudioManifest":
+    """Writes the utterances that are in `texts`, by id, with these, as a split.
+
+    Parts, one of each audio shard, outlive a call that is killed.
+    """
+    from hubert_jax.corpus import assembly, parts
+    from hubert_jax.data import records
+
+    made_of = config_lib.digest([VERSION, manifest.digest, provenance])
+    aside = directory.with_name(f".{directory.name}.{made_of[:16]}.parts")
+    aside.mkdir(parents=True, exist_ok=True)
+    hours = manifest.seconds / 3600
+    progress = job.Progress("pseudo_label", hours, "{:.2f} of {:.2f} h")
+
+    def part_of(number: int) -> parts.Part:
+        shard, path = manifest.shards[number], aside / f"{number:05d}.tfrecord"
+        read = records.read_shard(pathlib.Path(config.audio, shard.file), shard.utterances)
+        kept = (
+            ((number, place), dataclasses.replace(utterance, text=texts[utterance.id]))
+            for place, utterance in enumerate(read)
+            if utterance.id in texts
+        )
+        part = parts.read(path) or parts.write(
+            path, [parts.Item(shard.file, kept)], manifest.encoding
+        )
+        if part.notes.rejected:
+            raise InputError(": ".join(part.notes.rejected[0]))
+        progress(shard.samples / SAMPLE_RATE / 3600)
+        return part
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        written = list(pool.map(part_of, range(len(manifest.shards))))
+    with files.writing_directory(directory) as new:
+        result = assembly.assemble(
+            new,
+            directory.name,
+            written,
+            config.shard_megabytes,
+            encoding=manifest.encoding,
+            provenance=provenance,
+        )
+    for left in directory.parent.glob(f".{directory.name}.*.parts"):
+        shutil.rmtree(left, ignore_errors=True)
+    return result
 
 
 def _decoded(config: PseudoLabelConfig, audio_digest: str) -> dict[str, Any]:

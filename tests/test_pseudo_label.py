@@ -1,6 +1,7 @@
 """A training split of what a network heard, and fine-tuning on it beside transcribed speech."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from splits import TINY_BASE
 
 from hubert_jax import config as config_lib
 from hubert_jax import files, finetune, pseudo_label
-from hubert_jax.corpus import assembly
+from hubert_jax.corpus import assembly, parts
 from hubert_jax.data import preflight, records
 from hubert_jax.data.manifests import read_manifest
 from hubert_jax.errors import InputError
@@ -146,17 +147,34 @@ def test_hypotheses_that_do_not_fit_are_refused(labelled, decoded, speech_split,
     assert not (tmp_path / "pseudo_label").exists()
 
 
-def test_a_killed_call_leaves_nothing_half_written(labelled, tmp_path, monkeypatch):
+def test_a_killed_call_leaves_parts_and_no_split(labelled, tmp_path, monkeypatch):
     def killed(*arguments, **named):
         raise KeyboardInterrupt
 
+    expected = labelled(split="whole")
     with monkeypatch.context() as patch:
-        patch.setattr(assembly, "write_tables", killed)
+        patch.setattr(assembly, "assemble", killed)
         with pytest.raises(KeyboardInterrupt):
             labelled()
     assert not (tmp_path / "pseudo_label" / "dev").exists()
-    labelled()
-    assert [path.name for path in (tmp_path / "pseudo_label").iterdir() if path.is_dir()] == ["dev"]
+    with monkeypatch.context() as patch:  # nothing is read again
+        patch.setattr(parts, "write", killed)
+        found = labelled()
+    assert found["splits"]["dev"]["digest"] == expected["splits"]["whole"]["digest"]
+    there = {path.name for path in (tmp_path / "pseudo_label").iterdir() if path.is_dir()}
+    assert there == {"dev", "whole"}
+
+
+def test_a_damaged_record_is_no_utterance_that_is_left_out(
+    labelled, decoded, held_out_split, tmp_path
+):
+    shutil.copytree(held_out_split, tmp_path / "damaged")
+    shard = tmp_path / "damaged" / read_manifest(held_out_split).shards[0].file
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(InputError, match=f"{shard.name}.*, record .: cut off or damaged"):
+        labelled(audio=str(tmp_path / "damaged"))
 
 
 def test_fine_tuning_mixes_it_by_weight(labelled, speech_split, tmp_path):
@@ -186,6 +204,15 @@ def test_fine_tuning_mixes_it_by_weight(labelled, speech_split, tmp_path):
     again = {**values, "audio_weights": (1.0, 1.0), "loop": dict(steps=3)}
     with pytest.raises(InputError, match=r"config.audio_weights was \[1.0, 3.0\], is \[1.0, 1.0"):
         finetune.run(config_lib.build(finetune.FinetuneConfig, again))
+    shutil.copytree(speech_split, tmp_path / "copy")
+    with pytest.raises(
+        InputError, match="/copy: 22 of its 22 utterances are in .* too, .* for one"
+    ):
+        finetune.run(
+            config_lib.build(
+                finetune.FinetuneConfig, {**values, "more_audio": (f"{tmp_path}/copy",)}
+            )
+        )
     for weights in ((1.0,), (1.0, 0.0)):
         with pytest.raises(InputError, match="config.audio_weights=.*: expected numbers above 0"):
             config_lib.build(finetune.FinetuneConfig, {**values, "audio_weights": weights})

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from hubert_jax import files
+from hubert_jax.data.joined import JoinedManifest
 from hubert_jax.data.manifests import (
     MANIFEST,
     AudioManifest,
-    JoinedManifest,
     LabelManifest,
     LabelShardInfo,
     ShardInfo,

@@ -60,12 +60,10 @@ class AudioManifest:
     index: str = ""  # digest of the split's index
     provenance: dict = dataclasses.field(default_factory=dict)  # of transcripts nobody wrote
 
-
-@dataclasses.dataclass(frozen=True)
-class JoinedManifest(AudioManifest):
-    """Several splits as one mixture; its shards are named by their whole paths."""
-
-    parts: tuple[tuple[str, AudioManifest], ...] = ()  # directories and what they hold
+    def described(self) -> list[dict[str, Any]]:
+        """What a run's metadata say of it, and which fraction of what is drawn it is, JSON-able."""
+        names = ("split", "utterances", "seconds", "digest", "provenance")
+        return [{name: getattr(self, name) for name in names} | {"share": 1.0}]
 
 
 @dataclasses.dataclass(frozen=True)

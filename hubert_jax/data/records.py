@@ -63,13 +63,6 @@ def serialize(utterance: Utterance, encoded: str = "pcm16") -> bytes:
     )
 
 
-def with_text(record: bytes, text: str) -> bytes:
-    """An audio record with another transcript; its audio stays as it is encoded."""
-    example = tf.train.Example.FromString(record)
-    example.features.feature["text"].bytes_list.value[:] = [text.encode()]
-    return example.SerializeToString(deterministic=True)
-
-
 class RecordWriter:
     """A TFRecord file being written; complete when its `with` block has ended well.
 

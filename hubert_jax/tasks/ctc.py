@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import pathlib
 from collections.abc import Callable, Generator
@@ -19,11 +20,11 @@ from hubert_jax.asr.vocabularies import VocabularyConfig
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.data import batches, manifests, schedule
 from hubert_jax.data.index import read_index
-from hubert_jax.data.joined import described, read_joined
+from hubert_jax.data.joined import JoinedManifest
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
 from hubert_jax.frames import HOP, SAMPLE_RATE, num_frames, num_samples
-from hubert_jax.model import adapters
+from hubert_jax.model.adapters import NO_ADAPTERS, Adapters
 from hubert_jax.model.architecture import Architecture, Execution, Regularization
 from hubert_jax.model.ctc import ctc_loss, is_feasible
 from hubert_jax.model.hubert import HubertForCTC
@@ -68,32 +69,6 @@ class CTCConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class LoraConfig:
-    """Adapters of low rank, which learn with the linear layer beside a frozen network; or none."""
-
-    rank: int = 0  # 0: no adapters, the network learns
-    alpha: float = 16.0  # an adapter's output is multiplied by alpha / rank
-    matrices: tuple[str, ...] = ("query", "value")  # that have one; or key, output, ffn_in, ffn_out
-
-    def __post_init__(self) -> None:
-        known = 0 < len({*self.matrices}) == len(self.matrices) and {*self.matrices} <= {
-            *adapters.MATRICES
-        }
-        for name, fits, expected in (
-            ("rank", self.rank >= 0, "0 or more"),
-            ("alpha", self.alpha > 0, "more than 0"),
-            ("matrices", known, f"some of {', '.join(adapters.MATRICES)}, each once"),
-        ):
-            if not fits:
-                raise InputError(f"config.lora.{name}={getattr(self, name)}: expected {expected}")
-
-    @property
-    def scale(self) -> float:
-        """What the output of an adapter is multiplied by; 0 without adapters."""
-        return self.alpha / self.rank if self.rank else 0.0
-
-
-@dataclasses.dataclass(frozen=True)
 class FinetuneConfig:
     """Configuration of fine-tuning; from scratch the front-end, otherwise frozen, learns too."""
 
@@ -107,7 +82,7 @@ class FinetuneConfig:
     more_audio: Reads[tuple[str, ...]] = ()  # others mixed with it, such as of pseudo_label
     audio_weights: tuple[float, ...] = ()  # how often `audio` and each of the others is drawn
     ctc: CTCConfig = CTCConfig()
-    lora: LoraConfig = LoraConfig()
+    lora: Adapters = Adapters()
     optimizer: OptimizerConfig = OptimizerConfig(
         peak_learning_rate=2e-5,
         epsilon=1e-8,
@@ -190,7 +165,14 @@ def read(config: FinetuneConfig) -> tuple[manifests.AudioManifest, HeldOut | Non
     the splits share utterances.
     """
     splits = (config.audio, *config.more_audio)
-    audio, held_out = read_joined(splits, config.audio_weights), None
+    audio, held_out = JoinedManifest.read(splits, config.audio_weights), None
+    if isinstance(audio, JoinedManifest):
+        for one, other in itertools.combinations(audio.parts, 2):
+            if shared := read_index(*one).shared(read_index(*other)):
+                raise InputError(
+                    f"{other[0]}: {len(shared)} of its {other[1].utterances} utterances are in "
+                    f"{one[0]} too, {shared[0]} for one; expected splits without any in common"
+                )
     if config.validation_audio:
         held_out = HeldOut.read(config.validation_audio, config.audio, audio)
     if audio.transcribed < audio.utterances:
@@ -251,7 +233,7 @@ def task(
             config.ctc,
             freeze_steps,
             from_scratch,
-            config.lora.scale,
+            config.lora,
         ),
         frozen=("hubert",) if config.lora.rank else (),
         optimizer=optimizer.build_finetuning(
@@ -274,8 +256,8 @@ def task(
             "architecture": config_lib.to_dict(config.architecture),
             "regularization": config_lib.to_dict(config.regularization),
             "vocabulary": vocabulary.to_dict(),
-            "data": described(audio),
-            "adapter_scale": config.lora.scale,
+            "data": audio.described(),
+            "adapters": config_lib.to_dict(config.lora),
             "inputs": inputs,
             "config": config_lib.decisive(config, complete=True),
             "decisive": config_lib.decisive(config),
@@ -295,21 +277,14 @@ def network(config: FinetuneConfig, classes: int, mesh: Mesh) -> HubertForCTC:
 
 
 def init(
-    architecture: Architecture, classes: int, lora: LoraConfig = LoraConfig()
+    architecture: Architecture, classes: int, adapters: Adapters = NO_ADAPTERS
 ) -> Callable[[jax.Array], dict]:
     """key -> fresh parameters of the network, its linear layer over characters and its adapters."""
     network = HubertForCTC(architecture, classes, choice.choose(Execution(), architecture))
     silence = jnp.zeros((1, num_samples(2)))
 
     def create(key: jax.Array) -> dict:
-        params = network.init(key, silence)["params"]
-        if lora.rank:
-            drawn = jax.random.fold_in(key, 1)
-            params = {
-                **params,
-                "adapters": adapters.init(drawn, params, lora.matrices, lora.rank),
-            }
-        return params
+        return adapters.added(network.init(key, silence)["params"], jax.random.fold_in(key, 1))
 
     return create
 
@@ -319,14 +294,15 @@ def loss_function(
     ctc: CTCConfig,
     freeze_steps: int,
     train_frontend: bool,
-    adapter_scale: float = 0.0,
+    adapters: Adapters = NO_ADAPTERS,
 ) -> AdditiveLoss:
     """(params, batch, key, step) -> (loss, metrics) on padded utterances.
 
     The batch holds `waveform` (B, N) float32, `num_samples` (B,), `labels` (B, L) int32 and
     `label_lengths` (B,), -1 of one that is not learnt from. The loss is per utterance of the global
     batch, as released, 0 for one too short for its transcript. In the first `freeze_steps` steps
-    the linear layer alone gets a gradient, the front-end only with `train_frontend`.
+    the linear layer alone gets a gradient, the front-end only with `train_frontend`. The parameters
+    are as `adapters` describes them.
     """
 
     def prepare(batch: Batch, key: jax.Array) -> Batch:
@@ -362,7 +338,7 @@ def loss_function(
         def encode(params: dict) -> Any:
             names = ("waveform", "num_samples", "mask", "channel_mask")
             inputs = [batch.get(name) for name in names]
-            variables = adapters.variables(params, adapter_scale)
+            variables = adapters.variables(params)
             return network.apply(
                 variables, *inputs, False, not train_frontend, rngs=rngs, method="encode"
             )
@@ -390,7 +366,7 @@ def loss_function(
     return AdditiveLoss(prepare, part)
 
 
-def _evaluation(network: HubertForCTC, adapter_scale: float) -> Callable:
+def _evaluation(network: HubertForCTC, adapters: Adapters) -> Callable:
     """(params, batch) -> `losses` (B,), `classes` (B, T) and what `_error_rates` takes beside them.
 
     The batch is as of `loss_function`; there is no dropout and no mask.
@@ -398,7 +374,7 @@ def _evaluation(network: HubertForCTC, adapter_scale: float) -> Callable:
 
     def evaluate(params: dict, batch: Batch) -> dict[str, jax.Array]:
         lengths = num_frames(batch["num_samples"])
-        variables = adapters.variables(params, adapter_scale)
+        variables = adapters.variables(params)
         logits: Any = network.apply(variables, batch["waveform"], batch["num_samples"])
         labels = {name: batch[name] for name in ("labels", "label_lengths")}
         losses, _ = ctc_loss(logits, lengths, **labels)
@@ -456,7 +432,7 @@ def _validation(
             for bucket in plan.buckets
         ),
         batches=read_batches,
-        evaluate=_evaluation(network(config, vocabulary.size, mesh), config.lora.scale),
+        evaluate=_evaluation(network(config, vocabulary.size, mesh), config.lora),
         summarise=lambda found: _error_rates(found, vocabulary),
         facts={"audio": held_out.audio.digest, "utterances": config.validation.utterances},
         **config.validation.chosen(config.loop.save_every, _FIGURES),

@@ -11,12 +11,12 @@ from splits import TINY_BASE, random_parameters
 from hubert_jax import config as config_lib
 from hubert_jax import decode, export, files
 from hubert_jax.convert import formats
-from hubert_jax.convert.model_card import model_card
 from hubert_jax.convert.network import Network
 from hubert_jax.data import records
 from hubert_jax.data.waveform import to_float
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Architecture
+from hubert_jax.report.model_card import model_card
 from hubert_jax.vocabulary import LIBRISPEECH
 
 pytestmark = pytest.mark.parity

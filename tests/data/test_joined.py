@@ -2,7 +2,6 @@
 
 import collections
 import pathlib
-import shutil
 
 import numpy as np
 import pytest
@@ -10,10 +9,9 @@ from splits import write_split
 
 from hubert_jax.data import batches, encoding, records, schedule
 from hubert_jax.data.index import read_index
-from hubert_jax.data.joined import described, read_joined
+from hubert_jax.data.joined import JoinedManifest
 from hubert_jax.data.manifests import read_manifest
 from hubert_jax.data.reading import RecordReader
-from hubert_jax.errors import InputError
 
 
 @pytest.fixture
@@ -22,7 +20,7 @@ def both(speech_split, held_out_split):
 
 
 def test_records_are_those_of_both_in_turn(both):
-    joined = read_joined(both)
+    joined = JoinedManifest.read(both)
     parts = [read_manifest(directory) for directory in both]
     index = read_index(both[0], joined)
     assert joined.utterances == len(index.ids) == sum(part.utterances for part in parts)
@@ -39,16 +37,16 @@ def test_records_are_those_of_both_in_turn(both):
         assert fields["id"].decode() == utterance.id and fields["text"].decode() == utterance.text
         assert fields["audio"] == utterance.audio.tobytes()
     assert list(reader.transcripts()) == [utterance.text for utterance in expected]
-    assert read_joined(both[:1]) == parts[0]
+    assert JoinedManifest.read(both[:1]) == parts[0]
 
 
 @pytest.mark.parametrize("weights", [(), (1.0, 6.0)])
 def test_rows_are_drawn_by_weight(both, weights):
-    joined = read_joined(both, weights)
+    joined = JoinedManifest.read(both, weights)
     index = read_index(both[0], joined)
     seconds = np.array([read_manifest(directory).seconds for directory in both])
     expected = seconds * (weights or (1.0, 1.0)) / (seconds @ (weights or (1.0, 1.0)))
-    assert [part["share"] for part in described(joined)] == pytest.approx(expected.tolist())
+    assert [part["share"] for part in joined.described()] == pytest.approx(expected.tolist())
     buckets = schedule.padded_buckets(joined, index, 3072, (384,), 1)
     plan = schedule.BucketSchedule(buckets, 0)
     drawn = batches.finetuning_batches(
@@ -69,15 +67,6 @@ def test_rows_are_drawn_by_weight(both, weights):
     assert len(heard) == joined.utterances
 
 
-def test_splits_that_share_utterances_are_refused(both, tmp_path):
-    shutil.copytree(both[0], tmp_path / "copy")
-    message = f"{tmp_path}/copy: 22 of its 22 utterances are in {both[0]} too, .* for one"
-    with pytest.raises(InputError, match=message):
-        read_joined((both[0], f"{tmp_path}/copy"))
-    with pytest.raises(InputError, match="utterances are in"):
-        read_joined((both[0], both[0]))
-
-
 def test_flac_beside_pcm(both, tmp_path, monkeypatch):
     utterances = list(records.read_audio(both[1]))
     split = tmp_path / "flac"
@@ -88,7 +77,7 @@ def test_flac_beside_pcm(both, tmp_path, monkeypatch):
         write_split(split, "flac", utterances, [], 64)
     path = split / "manifest.json"
     path.write_text(path.read_text().replace('"pcm16"', '"flac"'))
-    joined = read_joined((both[0], str(split)))
+    joined = JoinedManifest.read((both[0], str(split)))
     assert joined.encoding == "flac" and "flac" in encoding.ENCODINGS
     plan = schedule.BucketSchedule(
         schedule.padded_buckets(joined, read_index(split, joined), 3072, (384,), 1), 0

@@ -13,7 +13,7 @@ from hubert_jax.asr.emissions import emissions
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
 from hubert_jax.errors import InputError
-from hubert_jax.model import adapters
+from hubert_jax.model.adapters import Adapters
 from hubert_jax.model.architecture import Architecture, Execution, Regularization
 from hubert_jax.model.hubert import HubertForCTC
 from hubert_jax.model.kernels import choice
@@ -26,14 +26,7 @@ from hubert_jax.training.state import abstract_state
 from hubert_jax.training.task import AdditiveLoss
 from hubert_jax.vocabulary import LIBRISPEECH
 
-SCALE = 2.5
-
-
-def _with_adapters(params, rank=3):
-    """All matrices have adapters of random numbers, B included."""
-    drawn = adapters.init(jax.random.key(1), params, adapters.MATRICES, rank)
-    random = np.random.default_rng(1)
-    return jax.tree.map(lambda leaf: random.normal(0, 0.2, leaf.shape).astype(np.float32), drawn)
+ALL = ("query", "key", "value", "output", "ffn_in", "ffn_out")
 
 
 @pytest.mark.parametrize("model", [TINY_BASE, TINY_LARGE])
@@ -45,33 +38,40 @@ def test_adapters_are_what_is_added_to_the_matrices(model):
     kernels = choice.choose(execution, architecture, regularization)
     network = HubertForCTC(architecture, 29, kernels, regularization)
     params = random_parameters(architecture, vocabulary_size=29)
+    # Far from a uniform attention, whose queries and keys have gradients near zero.
+    layer = params["hubert"]["transformer"]["layers"]["layer"]
+    for name in ("query", "key"):
+        layer[name]["kernel"] *= 8
+    lora = Adapters(rank=3, alpha=7.5, matrices=ALL)
+    random = np.random.default_rng(1)
+    fresh = lora.added(params, jax.random.key(1))
+    drawn = jax.tree.map(
+        lambda leaf: jnp.asarray(random.normal(0, 0.2, leaf.shape), jnp.float32), fresh["adapters"]
+    )
     waveform = jax.random.normal(jax.random.key(2), (2, 6_000))
 
     def value(trained, form):
         inputs = (waveform, None, None, None, False)
         rngs = {"dropout": jax.random.key(3)}
-        variables = form({**params, "adapters": trained}, SCALE)
+        variables = form({**params, "adapters": trained})
         found = network.apply(variables, *inputs, rngs=rngs, method="encode")
         return jnp.sum(found * jnp.cos(jnp.arange(found.size).reshape(found.shape)))
 
-    def as_sum(params, scale):
-        return {"params": adapters.merged(params, scale)}
+    def as_sum(params):
+        return {"params": lora.merged(params)}
 
-    drawn = jax.tree.map(jnp.asarray, _with_adapters(params))
     step = jax.jit(jax.value_and_grad(value), static_argnums=1)
-    (ours, gradients), (expected, wanted) = (step(drawn, f) for f in (adapters.variables, as_sum))
+    (ours, gradients), (expected, wanted) = (step(drawn, f) for f in (lora.variables, as_sum))
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * np.abs(b).max()),
-        gradients,
-        wanted,
-    )
-    assert min(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients)) > 1e-3
-    fresh = adapters.init(jax.random.key(1), params, adapters.MATRICES, 3)
-    for name, leaf in adapters.merged({**params, "adapters": fresh}, SCALE).items():
+    largest = [float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted)]
+    print(largest)
+    assert min(largest) > 1e-3 * max(largest)
+    for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(largest))
+    for name, leaf in lora.merged(fresh).items():
         jax.tree.map(np.testing.assert_array_equal, leaf, params[name])
     mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=2, tensor=2))
-    cut = sharding.parameter_shardings(mesh, {**params, "adapters": drawn}, SHARDING_RULES)
+    cut = sharding.parameter_shardings(mesh, fresh, SHARDING_RULES)
     layer = cut["adapters"]["hubert"]["transformer"]["layers"]["layer"]
     assert layer["query_up"].spec[2] == layer["output_down"].spec[1] == "tensor"
 
@@ -134,9 +134,8 @@ def test_adapters_learn_and_the_network_stays(values, held_out_split, tmp_path, 
     kernels = choice.choose(Execution(), network.architecture)
     model = HubertForCTC(network.architecture, LIBRISPEECH.size, kernels)
     waveform = np.random.default_rng(0).normal(size=(1, 8_000)).astype(np.float32)
-    scale = metadata["adapter_scale"]
-    assert scale == 2.5
-    ours = model.apply(adapters.variables(params, scale), waveform)
+    assert metadata["adapters"] == dict(rank=2, alpha=5.0, matrices=["query", "ffn_out"])
+    ours = model.apply(config.lora.variables(params), waveform)
     for read in (network, formats.read(f"hf:{tmp_path}/exported")):
         found = model.apply({"params": dict(read.params)}, waveform)
         np.testing.assert_allclose(found, ours, atol=1e-5)

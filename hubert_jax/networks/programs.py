@@ -31,30 +31,16 @@ _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 _NAMES = re.compile(r"emissions|layer_(0|[1-9][0-9]*)")
 
 
-def require_programs(names: tuple[str, ...], network: Network | None = None) -> None:
-    """Raises InputError for what is no program, or none of `network`."""
-    for name in names:
-        found = _NAMES.fullmatch(name)
-        if not found or len({*names}) < len(names):
-            raise InputError(
-                f"config.programs={names}: expected emissions, or layer_N for the output of layer "
-                "N, each once"
-            )
-        if network is None:
-            continue
-        if found[1] is None and network.vocabulary is None:
-            raise InputError("config.programs=emissions: the network has no CTC head")
-        if found[1] and int(found[1]) > (layers := network.architecture.num_layers):
-            raise InputError(f"config.programs={name}: expected a layer of 0 to {layers}")
-
-
 def write_programs(
     directory: str | os.PathLike, network: Network, names: tuple[str, ...]
 ) -> dict[str, str]:
     """Writes NAME.stablehlo of each, the parameters and programs.json; SHA-256 by file.
 
-    "emissions" are log probabilities of the classes, "layer_N" are hidden states.
+    "emissions" are log probabilities of the classes, "layer_N" are hidden states. Raises
+    InputError for other names, and for what the network does not have.
     """
+    for name in names:
+        _require(name, network)
     with files.writing_directory(pathlib.Path(directory)) as aside:
         for name in names:
             (aside / f"{name}.stablehlo").write_bytes(_program(network, name))
@@ -70,6 +56,17 @@ def write_programs(
         }
         files.write_json(aside / "programs.json", described)
         return {path.name: files.sha256_file(path) for path in sorted(aside.iterdir())}
+
+
+def _require(name: str, network: Network) -> None:
+    found = _NAMES.fullmatch(name)
+    layers = network.architecture.num_layers
+    if not found:
+        raise InputError(f"config.programs={name}: expected emissions, or layer_N of layer N")
+    if not found[1] and network.vocabulary is None:
+        raise InputError("config.programs=emissions: the network has no CTC head")
+    if found[1] and int(found[1]) > layers:
+        raise InputError(f"config.programs={name}: expected a layer of 0 to {layers}")
 
 
 def _program(network: Network, name: str) -> bytes:
