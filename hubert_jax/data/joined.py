@@ -36,12 +36,12 @@ class JoinedManifest(AudioManifest):
         for (directory, manifest), share in zip(parts, shares, strict=True):
             whole = GroupInfo("", manifest.utterances, manifest.seconds, 1.0)
             for group in manifest.groups or (whole,):
-                named = {"name": f"{directory}:{group.name}", "share": group.share * share}
-                groups.append(dataclasses.replace(group, **named))
+                name = f"{directory}:{group.name}"
+                groups.append(dataclasses.replace(group, name=name, share=group.share * share))
             for shard in manifest.shards:
                 place = os.path.abspath(os.path.join(directory, shard.file))
-                named = {"file": place, "group": f"{directory}:{shard.group}"}
-                shards.append(dataclasses.replace(shard, **named))
+                name = f"{directory}:{shard.group}"
+                shards.append(dataclasses.replace(shard, file=place, group=name))
         manifests = [manifest for _, manifest in parts]
         return cls(
             split=manifests[0].split,
