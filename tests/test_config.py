@@ -20,6 +20,7 @@ from hubert_jax.label import LabelConfig
 from hubert_jax.lm import LmConfig
 from hubert_jax.pipeline import PipelineConfig
 from hubert_jax.prepare import PrepareConfig
+from hubert_jax.pseudo_label import PseudoLabelConfig
 from hubert_jax.report import rehearsal
 from hubert_jax.tasks.pretraining import init
 from hubert_jax.train import TrainConfig
@@ -34,6 +35,7 @@ SCHEMAS = {
     "lm": LmConfig,
     "train_lm": TrainLmConfig,
     "decode": DecodeConfig,
+    "pseudo_label": PseudoLabelConfig,
     "export": ExportConfig,
     "pipeline": PipelineConfig,
 }

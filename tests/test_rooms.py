@@ -9,7 +9,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "hubert_jax"
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 JOBS = {
     *("prepare", "check", "label", "train", "evaluate", "finetune", "lm", "decode", "export"),
-    *("train_lm", "pipeline"),
+    *("train_lm", "pseudo_label", "pipeline"),
 }
 # Rooms with more public names, and how many. convert, corpus and data have the files and formats of
 # other people and of ours; a model and its training are many small functions of one kind; each of
@@ -18,8 +18,8 @@ JOBS = {
 MANY_NAMES = {
     "convert": 55,
     "corpus": 52,
-    "data": 55,
-    "model": 36,
+    "data": 56,
+    "model": 37,
     "tasks": 25,
     "training": 36,
     "units": 59,

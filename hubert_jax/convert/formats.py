@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from hubert_jax.convert import fairseq, hugging_face, torchaudio
 from hubert_jax.convert.encoders import require_names, shapes
 from hubert_jax.convert.network import Network, Units, with_mask_embedding
 from hubert_jax.errors import InputError
+from hubert_jax.model.adapters import Adapters
 from hubert_jax.model.architecture import Architecture, Head, Regularization
 from hubert_jax.vocabulary import Vocabulary
 
@@ -89,8 +90,13 @@ def _has_steps(folder: pathlib.Path) -> bool:
     return any(each.name.isdecimal() for each in folder.glob("*/"))
 
 
-def write(where: str, network: Network, key: str = "--to") -> WriteResult:
-    """Writes a network, complete or not at all.
+def write(
+    where: str,
+    network: Network,
+    key: str = "--to",
+    more: Mapping[str, str | pathlib.Path] | None = None,
+) -> WriteResult:
+    """Writes a network, complete or not at all, of hf: with `more` as of `write_directory`.
 
     Raises InputError if something else is there, or for a network that the format cannot express.
     """
@@ -98,7 +104,7 @@ def write(where: str, network: Network, key: str = "--to") -> WriteResult:
     path = pathlib.Path(os.path.abspath(path))  # even . has a name
     try:
         if scheme == "hf":
-            return WriteResult(hugging_face.write_directory(path, network))
+            return WriteResult(hugging_face.write_directory(path, network, more or {}))
         if scheme == "orbax":
             return _write_orbax(path, network, where, key)
         if path.is_dir():
@@ -115,7 +121,11 @@ def write(where: str, network: Network, key: str = "--to") -> WriteResult:
 def _read_orbax(path: pathlib.Path, shardings: Callable[[Any], Any] | None) -> Network:
     from hubert_jax.training.checkpoint import fingerprint, restore_parameters
 
-    params, metadata = restore_parameters(path, shardings)
+    def merged(params: dict, saved: dict) -> dict:
+        where = f"{path}: adapters"
+        return config_lib.build(Adapters, saved.get("adapters", {}), where).merged(params)
+
+    params, metadata = restore_parameters(path, shardings, merged)
     if metadata["kind"] not in ("pretraining", "ctc", "encoder"):
         raise InputError(
             f"{path}: a checkpoint of kind {metadata['kind']!r}, expected one of train or finetune"
@@ -144,8 +154,9 @@ def _read_orbax(path: pathlib.Path, shardings: Callable[[Any], Any] | None) -> N
             )
     digest = fingerprint(metadata)
     beside = metadata.get("beside", {})
+    run = metadata if "config" in metadata else {}  # else it was converted
     return Network(
-        params, architecture, head, regularization, vocabulary, units, digest, (), beside
+        params, architecture, head, regularization, vocabulary, units, digest, (), beside, run
     )
 
 

@@ -23,4 +23,8 @@ SHARDING_RULES: tuple[tuple[str, P], ...] = (
     (r"ctc_head/.*", P()),
     (r"embedding_\d+", P("fsdp", None)),
     (r"(widen|narrow)_\d+|band_embeddings|final_norm/.*", P()),
+    (r"adapters/.*/(query|key|value|ffn_in)_up", P(None, None, "tensor")),
+    (r"adapters/.*/(query|key|value|ffn_in)_down", P()),
+    (r"adapters/.*/(output|ffn_out)_down", P(None, "tensor", None)),
+    (r"adapters/.*/(output|ffn_out)_up", P()),
 )

@@ -16,6 +16,7 @@ from hubert_jax import (
     label,
     lm,
     prepare,
+    pseudo_label,
     train,
     train_lm,
 )
@@ -43,6 +44,9 @@ JOBS = {
     "lm": Job(lm.LmConfig, lm.run, lm.VERSION, False),
     "train_lm": Job(train_lm.TrainLmConfig, train_lm.run, train_lm.VERSION, True),
     "decode": Job(decode.DecodeConfig, decode.run, decode.VERSION, True),
+    "pseudo_label": Job(
+        pseudo_label.PseudoLabelConfig, pseudo_label.run, pseudo_label.VERSION, False
+    ),
     "export": Job(export.ExportConfig, export.run, export.VERSION, False),
     "convert": Job(convert.ConvertConfig, convert.run, convert.VERSION, False),
 }

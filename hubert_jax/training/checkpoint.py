@@ -193,17 +193,24 @@ class Checkpoints:
 
 
 def restore_parameters(
-    directory: str | os.PathLike, shardings: _Shardings | None = None
+    directory: str | os.PathLike,
+    shardings: _Shardings | None = None,
+    merge: Callable[[dict, dict], dict] = lambda params, metadata: params,
 ) -> tuple[dict, dict]:
     """A checkpoint's parameters, and its metadata with `step`, whatever mesh wrote them.
 
     `directory` is a run's checkpoint directory, for its newest readable one; DIR@STEP; DIR@best,
     by the run's validation; or DIR@meanN, the mean of the newest N, where `step` lists their steps.
     With `shardings` (tree of shapes -> of shardings) they are read onto these devices, else as
-    NumPy arrays. Raises InputError where there are none, or too few, or they cannot be read.
+    NumPy arrays. `merge` makes the parameters of each step's parameters and metadata, before the
+    mean. Raises InputError where there are none, or too few, or they cannot be read.
     """
     folder, steps, count = _named(directory)
-    read = functools.partial(_restore, folder, shardings=shardings)
+
+    def read(step: int) -> tuple[dict, dict]:
+        params, metadata = _restore(folder, step, shardings)
+        return merge(params, metadata), metadata
+
     if count:
         return _mean(steps, lambda step: _first_readable(folder, [step], read, _advice(folder))[1])
     return _first_readable(folder, steps, read, _advice(folder, steps))[1]
