@@ -5,6 +5,7 @@
     python -m hubert_jax.check    --config=configs/small.py   (may be left out)
     python -m hubert_jax.train    --config=configs/small.py
     python -m hubert_jax.evaluate --config=configs/small.py
+    python -m hubert_jax.analyse  --config=configs/small.py   (may be left out)
     python -m hubert_jax.finetune --config=configs/small.py
     python -m hubert_jax.lm       --config=configs/small.py --config.kenlm=DIR   (needs lmplz)
     python -m hubert_jax.decode   --config=configs/small.py
@@ -20,7 +21,7 @@ from configs import demo
 from hubert_jax.layout import Reference
 
 WORKDIR = "runs/small"
-PARTS = ("prepare", "label", "train", "evaluate", "finetune", "lm", "decode", "export")
+PARTS = ("prepare", "label", "train", "evaluate", "analyse", "finetune", "lm", "decode", "export")
 
 
 def get_config(part: str = "train") -> ConfigDict:
@@ -32,6 +33,19 @@ def get_config(part: str = "train") -> ConfigDict:
                 audio=(_paths("prepare:train-clean-5"),),
                 measured_on=_paths("prepare:dev-mini"),
                 order=3,
+            )
+        )
+    if part == "analyse":
+        return ConfigDict(
+            dict(
+                workdir=WORKDIR,
+                audio=_paths("prepare:dev-mini"),
+                alignments="examples/minilibri/alignments/dev-mini.phones.txt",
+                fit_audio=_paths("prepare:train"),
+                checkpoints=(f"it1={_paths('train')}",),
+                hours=(0.1, 0.5),
+                trials=3,
+                kmeans=dict(n_init=3),  # 60 codebooks are fitted
             )
         )
     stages = demo.get_config().stages.to_dict()

@@ -8,7 +8,18 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "hubert_jax"
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 JOBS = {
-    *("prepare", "check", "label", "train", "evaluate", "finetune", "lm", "decode", "export"),
+    *(
+        "prepare",
+        "check",
+        "label",
+        "train",
+        "evaluate",
+        "analyse",
+        "finetune",
+        "lm",
+        "decode",
+        "export",
+    ),
     "pipeline",
 }
 # Rooms with more public names, and how many. convert, corpus and data have the files and formats of
