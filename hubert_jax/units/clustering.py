@@ -4,6 +4,7 @@ Every sum over frames is one of integers, exact in any order, and nearest centro
 result depends on the frames and the seed alone, not on devices, processes or the order of frames.
 """
 
+import copy
 import dataclasses
 import functools
 import io
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
 from jax import lax
 
 from hubert_jax import distributed, files
@@ -23,8 +25,8 @@ from hubert_jax.units.nearest import Nearest
 
 SCIKIT_LEARN = "scikit-learn"
 _METHODS = ("lloyd", "minibatch", SCIKIT_LEARN)
-# Bits of a difference, the upper and the lower ones; sums over a block's frames fit into 32 bits.
-_UPPER, _LOWER = 17, 13
+_BITS = 30  # that frames are rounded to; float64 adds a block's exactly
+_CHUNK = 8192  # frames that are looked at together
 _POLISHING = 10  # passes over the frames that starts are made from
 
 
@@ -101,22 +103,19 @@ def refine(
     cosine = settings.metric == "cosine"
     while passes < most:
         counts, squared = np.zeros_like(weights), 0.0
-        distances = np.empty(len(frames), np.float32)
-        done = 0
         for part in parts:
-            moves, of_part, inertia, some = part.measured(centroids)
+            sums, of_part, inertia = part.measured(centroids)
             weights = of_part if part is whole else weights + of_part
+            moves = sums - of_part[:, None] * centroids.astype(np.float64)
             moved = centroids + moves / np.maximum(weights, 1)[:, None]
             centroids = unit(moved) if cosine else moved.astype(np.float32)
             counts, squared = counts + of_part, squared + inertia
-            distances[done : done + len(some)] = some
-            done += len(some)
         empty = np.flatnonzero(counts == 0)
-        there = whole.drawn(distances, len(empty), passes)
+        there = whole.drawn(centroids, len(empty), passes)
         centroids[empty[: len(there)]] = there
         weights[empty] = 0
         passes += 1
-        mean = squared * whole.square / whole.everywhere
+        mean = squared / whole.everywhere
         seeded = f", {len(there)} empty clusters re-seeded" if len(there) else ""
         distributed.announce(f"k-means: pass {passes}: inertia {mean:.6g} a frame{seeded}")
         if not len(there) and mean >= before * (1.0 - settings.tolerance):
@@ -124,29 +123,43 @@ def refine(
         before = mean
         if kept is not None and distributed.is_first():
             _write(kept, passes, before, weights, centroids)
-    _, counts, total, _ = whole.measured(centroids)
-    total *= whole.square / whole.everywhere
-    return centroids, total, int((counts == 0).sum())
+    _, counts, total = whole.measured(centroids)
+    return centroids, total / whole.everywhere, int((counts == 0).sum())
 
 
 class _Frames:
-    """This process's part of the frames that are clustered."""
+    """This process's part of the frames that are clustered, and where they were found last."""
 
     def __init__(self, frames: np.ndarray, keys: np.ndarray) -> None:
         self._frames, self._keys = frames, keys
         self.everywhere = int(distributed.everywhere(np.array(len(frames))).sum())
         largest = np.zeros(frames.shape[1])
-        for start in range(0, len(frames), 8192):
-            largest = np.maximum(largest, np.abs(frames[start : start + 8192]).max(axis=0))
+        for some in self._chunks():
+            largest = np.maximum(largest, np.abs(some).max(axis=0))
         largest = distributed.everywhere(largest).max(axis=0)
-        # A difference is at most twice the largest number. Powers of two: no rounding.
-        self.units = 2.0 ** (np.ceil(np.log2(np.maximum(largest, 1e-30))) + 1 - _UPPER)
-        # Of squared distances, of which 2^62 have to be enough for all frames.
-        self.square = 2.0 ** (
-            math.ceil(math.log2(4 * float(np.square(largest).sum()) + 1e-60))
+        # Powers of two: no rounding.
+        self._units = 2.0 ** (np.ceil(np.log2(np.maximum(largest, 1e-27))) + 1 - _BITS)
+        # Of squared lengths, of which 2^62 have to be enough for all frames.
+        self._square = 2.0 ** (
+            math.ceil(math.log2(float(np.square(largest).sum()) + 1e-60))
             + math.ceil(math.log2(self.everywhere))
             - 61
         )
+        self._start()
+
+    def _start(self) -> None:
+        self._labels, self._totals = np.zeros(0, np.int32), np.zeros((0, 0), np.int64)
+        self._squares = 0
+        for some in self._chunks():
+            lengths = np.square(self._rounded(some) * self._units).sum(axis=1)
+            self._squares += int(np.rint(lengths / self._square).astype(np.int64).sum())
+
+    def _chunks(self) -> Iterator[np.ndarray]:
+        return (self._frames[i : i + _CHUNK] for i in range(0, len(self._frames), _CHUNK))
+
+    def _rounded(self, frames: np.ndarray) -> np.ndarray:
+        """Whole numbers of units, float32 (T, D)."""
+        return np.rint(frames * (1.0 / self._units).astype(np.float32))
 
     def parts(self, count: int) -> Iterator["_Frames"]:
         """All frames in `count` parts, about as many of all processes' in each."""
@@ -155,52 +168,63 @@ class _Frames:
         bounds = [np.uint64(i * span // count) for i in range(1, count)]
         cuts = [0, *np.searchsorted(self._keys, bounds).tolist(), len(self._keys)]
         for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
-            part = object.__new__(_Frames)
+            part = copy.copy(self)
             part._frames, part._keys = self._frames[start:stop], self._keys[start:stop]
-            part.units, part.square = self.units, self.square
+            part._start()
             yield part
 
-    def measured(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
-        """Of the frames of all processes, and this one's squared distances.
+    def measured(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """Of the frames of all processes, divided by the nearest of the centroids.
 
-        Sums of their differences from their centroids, float64 (K, D); their numbers, int64 (K,);
-        the sum of squared distances in units of `square`.
+        Sums of frames, float64 (K, D); their numbers, int64 (K,); the sum of squared distances.
         """
-        nearest, k = Nearest(centroids), len(centroids)
-        scale = (1.0 / self.units).astype(np.float32)
+        k, dim = centroids.shape
+        if not self._totals.size:  # one row more, for frames that have not been looked at
+            self._labels = np.full(len(self._frames), k, np.int32)
+            self._totals = np.zeros((k + 1, dim + 1), np.int64)
 
-        def of_block(labels: np.ndarray, here: jax.Array) -> tuple[np.ndarray, ...]:
-            filled = np.full(len(here), k, np.int32)  # zeros belong nowhere
-            filled[: len(labels)] = labels
-            sums, distances = _differences()(here, filled, centroids, scale)
-            counts = np.bincount(labels, minlength=k)
-            return np.asarray(sums, np.int64), counts, np.asarray(distances)[: len(labels)]
+        def changes(start: int, labels: np.ndarray) -> np.ndarray:
+            before = self._labels[start : start + len(labels)]
+            changed = np.flatnonzero(labels != before)
+            moved = np.ones((len(changed), dim + 1), np.float32)  # the last column counts them
+            moved[:, :-1] = self._rounded(self._frames[start : start + len(labels)][changed])
+            rows = np.stack([labels[changed], before[changed]], axis=1).ravel()
+            signs, ends = np.tile([1.0, -1.0], len(changed)), 2 * np.arange(len(changed) + 1)
+            belongs = scipy.sparse.csc_array((signs, rows, ends), shape=(k + 1, len(changed)))
+            before[:] = labels
+            return (belongs @ moved).astype(np.int64)
 
-        totals = np.zeros((k, centroids.shape[1] + 2), np.int64)
-        distances = [np.zeros(0, np.float32)]
-        for sums, counts, of_some in nearest.blocks(self._frames, of_block):
-            totals[:, :-2] += sums[0] * 2**_LOWER + sums[1]
-            totals[:, -2] += counts
-            totals[0, -1] += np.rint(of_some / self.square).astype(np.int64).sum()
-            distances.append(of_some)
+        for change in Nearest(centroids).blocks(self._frames, changes):
+            self._totals += change
+        totals = self._totals.copy()
+        totals[-1] = self._squares
         totals = distributed.everywhere(totals).sum(axis=0)
-        moves, counts = totals[:, :-2] * (self.units * 2.0**-_LOWER), totals[:, -2]
-        return moves, counts, float(totals[0, -1]), np.concatenate(distances)
+        sums, counts = totals[:-1, :-1] * self._units, totals[:-1, -1]
+        exact = centroids.astype(np.float64)
+        distances = counts * np.square(exact).sum(axis=1) - 2.0 * (exact * sums).sum(axis=1)
+        squared = distances.sum() + totals[-1, -1] * self._square
+        return sums, counts, max(float(squared), 0.0)
 
-    def drawn(self, distances: np.ndarray, count: int, number: int) -> np.ndarray:
+    def drawn(self, centroids: np.ndarray, count: int, number: int) -> np.ndarray:
         """At most `count` frames of all processes, drawn as k-means++ does: by squared distance.
 
-        Fewer where fewer are away from their centroids. `number` makes draws differ.
+        Fewer where fewer are away from the centroids. `number` makes draws differ.
         """
         if not count:
             return self._frames[:0]
+        labels = Nearest(centroids).labels(self._frames)
+        distances, start = np.empty(len(labels)), 0
+        for some in self._chunks():
+            here = slice(start, start + len(some))
+            away = some.astype(np.float64) - centroids[labels[here]]
+            distances[here], start = np.square(away).sum(axis=1), start + len(some)
         mixed = self._keys ^ np.uint64(number)
         for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB):
             mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(factor)
         uniform = (mixed >> np.uint64(11)).astype(np.float64) + 0.5
         # The smallest of exponential variables of these rates.
         with np.errstate(divide="ignore"):
-            times = -np.log(uniform * 2.0**-53) / distances.astype(np.float64)
+            times = -np.log(uniform * 2.0**-53) / distances
         order = np.lexsort((self._keys, times))[:count]
         mine = np.full((count, self._frames.shape[1] + 1), np.inf)
         mine[: len(order), 0] = times[order]
@@ -214,21 +238,6 @@ def unit(frames: np.ndarray) -> np.ndarray:
     """float32 frames of length 1, but for those of length 0."""
     lengths = np.sqrt(np.square(frames.astype(np.float64)).sum(axis=1, keepdims=True))
     return (frames / np.maximum(lengths, 1e-30)).astype(np.float32)
-
-
-@functools.cache
-def _differences() -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """Sums of the differences of frames from their centroids, as integers; squared distances."""
-
-    def differences(frames, labels, centroids, scale):  # type: ignore[no-untyped-def]
-        found = frames - centroids[labels]
-        units = found * scale
-        upper = jnp.rint(units)
-        both = jnp.stack([upper, jnp.rint((units - upper) * 2.0**_LOWER)], axis=1)
-        sums = jax.ops.segment_sum(both.astype(jnp.int32), labels, len(centroids))
-        return sums.swapaxes(0, 1), jnp.square(found).sum(axis=1)
-
-    return jax.jit(differences, **distributed.compiled_here())
 
 
 @functools.cache
