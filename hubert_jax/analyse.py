@@ -168,10 +168,17 @@ def _analyse(config: AnalyseConfig, directory: pathlib.Path, started: float) -> 
             chosen = _drawn(samples, trial.hours, trial.seed)
             of_fit = {name: fitted[name][trial.layer] for name in chosen}
             of_score = {name: layers[trial.layer] for name, layers in scored.items()}
-            figures_of = _scores(trial, features[trial[:2]], of_fit, of_score, split, config)
-            kept[keys[trial]] = trial._asdict() | figures_of
+            found = _scores(trial, features[trial[:2]], of_fit, of_score, split, config)
+            kept[keys[trial]] = found
             files.write_json(kept_in, kept)
-            print(f"analyse: {', '.join(f'{k} {v}' for k, v in kept[keys[trial]].items())}")
+            where = (
+                trial.feature if trial.layer is None else f"{trial.feature}, layer {trial.layer}"
+            )
+            print(
+                f"analyse: {where}, K = {trial.clusters}, {trial.hours:.3g} hours, "
+                f"seed {trial.seed}: PNMI {found['pnmi']:.4f}",
+                flush=True,
+            )
     rows = [trial._asdict() | kept[key] for trial, key in keys.items()]
     quality = _means(rows)
     files.write_text(directory / "trials.csv", _csv(rows))
