@@ -9,9 +9,11 @@ import dataclasses
 import functools
 import io
 import math
+import os
 import pathlib
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent import futures
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +29,7 @@ SCIKIT_LEARN = "scikit-learn"
 _METHODS = ("lloyd", "minibatch", SCIKIT_LEARN)
 _BITS = 30  # that frames are rounded to; float64 adds a block's exactly
 _CHUNK = 8192  # frames that are looked at together
+_TILE = 512  # of frames that starts are made from, whose distances a core's cache holds
 _POLISHING = 10  # passes over the frames that starts are made from
 
 
@@ -71,9 +74,13 @@ def starts(frames: np.ndarray, num_clusters: int, seed: int, settings: KMeansCon
     Best after some of Lloyd's passes, which they have gone through.
     """
     centre = frames.mean(axis=0, dtype=np.float64).astype(np.float32)
+    moved = jax.device_put(frames - centre)
     keys = jax.random.split(jax.random.key(seed), settings.n_init)
-    centroids, inertia = _plus_plus(num_clusters)(frames - centre, keys)
-    best = np.asarray(centroids)[np.asarray(inertia).argmin()] + centre
+    compiled = _start(num_clusters)
+    # XLA's CPU back-end gives most of this one core.
+    with futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = list(pool.map(lambda key: jax.device_get(compiled(moved, key)), keys))
+    best = min(found, key=lambda start: start[1])[0] + centre
     return unit(best) if settings.metric == "cosine" else best
 
 
@@ -241,47 +248,65 @@ def unit(frames: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _plus_plus(num_clusters: int) -> Callable[[np.ndarray, jax.Array], tuple[jax.Array, jax.Array]]:
-    """(frames (N, D), keys (R,)) -> centroids (R, K, D) and their inertia (R,)."""
+def _start(num_clusters: int) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    """(frames (N, D), key) -> centroids (K, D), and their inertia but for what all have."""
     trials = 2 + int(math.log(num_clusters))
 
-    def squared(frames: jax.Array, centroids: jax.Array) -> jax.Array:
-        products = jnp.dot(centroids, frames.T, precision=lax.Precision.HIGHEST)
-        squares = jnp.square(centroids).sum(axis=1)[:, None] + jnp.square(frames).sum(axis=1)
-        return jnp.maximum(squares - 2.0 * products, 0.0)
+    def chosen(frames: jax.Array, key: jax.Array) -> jax.Array:
+        lengths = jnp.square(frames).sum(axis=1)
 
-    def start(frames: jax.Array, key: jax.Array) -> jax.Array:
+        def squared(some: jax.Array) -> jax.Array:
+            products = jnp.dot(some, frames.T, precision=lax.Precision.HIGHEST)
+            squares = jnp.square(some).sum(axis=1)[:, None] + lengths
+            return jnp.maximum(squares - 2.0 * products, 0.0)
+
         def choose(i: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             chosen, closest = state
             cumulative = jnp.cumsum(closest)
             drawn = jax.random.uniform(jax.random.fold_in(key, i), (trials,)) * cumulative[-1]
             candidates = jnp.searchsorted(cumulative, drawn).clip(0, len(frames) - 1)
-            distances = jnp.minimum(closest, squared(frames, frames[candidates]))
+            distances = jnp.minimum(closest, squared(frames[candidates]))
             best = distances.sum(axis=1).argmin()
             return chosen.at[i].set(candidates[best]), distances[best]
 
         first = jax.random.randint(key, (1,), 0, len(frames))
         chosen = jnp.zeros(num_clusters, jnp.int32).at[0].set(first[0])
-        state = chosen, squared(frames, frames[first])[0]
-        return lax.fori_loop(1, num_clusters, choose, state)[0]
+        return lax.fori_loop(1, num_clusters, choose, (chosen, squared(frames[first])[0]))[0]
 
     def lloyds(frames: jax.Array, centroids: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # Numbers that are 1, or 0 in rows that fill the last tile, count frames and add squares.
+        longer = jnp.pad(frames, ((0, 0), (0, 1)), constant_values=1.0)
+        tiles = jnp.pad(longer, ((0, -len(frames) % _TILE), (0, 0)))
+        tiles = tiles.reshape(-1, _TILE, longer.shape[1])
+
+        def measured(centroids: jax.Array) -> tuple[jax.Array, jax.Array]:
+            squares = jnp.square(centroids).sum(axis=1, keepdims=True)
+            products = jnp.concatenate([-2.0 * centroids, squares], axis=1)
+
+            def add(sums: jax.Array, tile: jax.Array) -> tuple[jax.Array, jax.Array]:
+                distances = lax.dot_general(
+                    products, tile, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST
+                )
+                smallest = distances.min(axis=0)
+                # A product, since a scattered sum has no order on GPUs.
+                belongs = jnp.equal(distances, smallest).astype(jnp.float32)
+                return sums + jnp.dot(belongs, tile, precision=lax.Precision.HIGHEST), smallest
+
+            sums, smallest = lax.scan(add, jnp.zeros_like(products), tiles)
+            return sums, smallest.sum()
+
         def once(_: jax.Array, centroids: jax.Array) -> jax.Array:
-            nearest = squared(frames, centroids).argmin(axis=0)
-            # A product, since a scattered sum has no order on GPUs.
-            belongs = jnp.equal(jnp.arange(num_clusters)[:, None], nearest).astype(jnp.float32)
-            sums = jnp.dot(belongs, frames, precision=lax.Precision.HIGHEST)
-            counts = belongs.sum(axis=1)[:, None]
-            return jnp.where(counts > 0, sums / jnp.maximum(counts, 1.0), centroids)
+            sums, _ = measured(centroids)
+            counts = sums[:, -1:]
+            return jnp.where(counts > 0, sums[:, :-1] / jnp.maximum(counts, 1.0), centroids)
 
         centroids = lax.fori_loop(0, _POLISHING, once, centroids)
-        return centroids, squared(frames, centroids).min(axis=0).sum()
+        return centroids, measured(centroids)[1]
 
-    def all_starts(frames: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-        chosen = jax.vmap(start, in_axes=(None, 0))(frames, keys)
-        return lax.map(lambda some: lloyds(frames, frames[some]), chosen)
+    def start(frames: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return lloyds(frames, frames[chosen(frames, key)])
 
-    return jax.jit(all_starts, **distributed.compiled_here())
+    return jax.jit(start, **distributed.compiled_here())
 
 
 def _write(
