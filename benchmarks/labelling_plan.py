@@ -15,6 +15,7 @@ second if nothing but arithmetic, memory or the host's link took time; the least
 """
 
 import argparse
+import math
 import os
 import re
 import time
@@ -26,7 +27,6 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from hubert_jax.convert import encoders
 from hubert_jax.frames import SAMPLE_RATE, num_samples
 from hubert_jax.model.architecture import Architecture, Execution
 from hubert_jax.model.hubert import Hubert
@@ -42,11 +42,17 @@ PEAKS = {
 }
 
 
+BYTES = {"pred": 1, "u8": 1, "s8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "u32": 4, "s64": 8}
+
+
 def work(architecture: Architecture) -> float:
     """Floating-point operations of a row of FRAMES."""
     samples, channels, total = num_samples(FRAMES), 1, 0.0
     shapes = zip(
-        architecture.conv_channels, architecture.conv_kernels, architecture.conv_strides, strict=True
+        architecture.conv_channels,
+        architecture.conv_kernels,
+        architecture.conv_strides,
+        strict=True,
     )
     for outputs, kernel, stride in shapes:
         samples = (samples - kernel) // stride + 1
@@ -62,9 +68,7 @@ def work(architecture: Architecture) -> float:
 
 def compiled(architecture: Architecture, platform: str, device: Any, rows: int) -> Any:
     """The program for batches of so many rows."""
-    execution = Execution(
-        dtype="bfloat16", platform=platform, scan_unroll=architecture.num_layers
-    )
+    execution = Execution(dtype="bfloat16", platform=platform, scan_unroll=architecture.num_layers)
     model = Hubert(architecture, choice.choose(execution, architecture))
     codebook = nearest.Nearest(np.zeros((CODEWORDS, architecture.dim), np.float32))
     on_chip = SingleDeviceSharding(device)
@@ -86,17 +90,29 @@ def compiled(architecture: Architecture, platform: str, device: Any, rows: int) 
     return jax.jit(labels).lower(*arguments).compile()
 
 
-def bytes_of(program: Any) -> float:
-    """XLA's account of the bytes that its instructions read and write, or ours of its text."""
+def traffic(program: Any) -> float:
+    """Bytes that the program's instructions read and write, a loop's once."""
     cost = program.cost_analysis()
-    if cost and cost.get("bytes accessed", 0) > 0:
+    if cost:
         return cost["bytes accessed"]
-    raise NotImplementedError
+    entry = re.search(r"^ENTRY .*?^}", program.as_text(), re.DOTALL | re.MULTILINE)
+    held, total = {}, 0.0
+    instruction = r"^\s*(?:ROOT )?%([\w.-]+) = (\(.*?\)|\S+) ([\w-]+)\((.*?)\)"
+    for name, shape, kind, operands in re.findall(instruction, entry[0], re.MULTILINE):
+        sizes = [
+            math.prod(map(int, filter(None, dims.split(",")))) * BYTES[dtype]
+            for dtype, dims in re.findall(r"(\w+)\[([\d,]*)\]", shape)
+        ]
+        held[name] = sum(sizes)
+        if kind not in ("parameter", "constant", "bitcast", "tuple", "get-tuple-element"):
+            inputs = [] if kind == "while" else re.findall(r"%([\w.-]+)", operands)
+            total += held[name] + sum(held[one] for one in inputs)
+    return total
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--topology", default="v5e:1x1x1", help="of TPUs")
+    parser.add_argument("--topology", default="v5e:1x1x1", help="of one TPU")
     parser.add_argument("--target", help="description of a GPU, instead")
     arguments = parser.parse_args()
     if arguments.target:
@@ -114,14 +130,28 @@ def main() -> None:
     # The position convolution alone takes half a minute to compile at full effort.
     jax.config.update("jax_optimization_level", "O1")
     architecture = Architecture(num_layers=LAYER)
+    whole = work(Architecture())
+    print(f"{device.device_kind}: {work(architecture) / whole:.0%} of a whole forward pass")
     for rows in (8, 32):
         started = time.monotonic()
         program = compiled(architecture, "gpu" if arguments.target else "tpu", device, rows)
-        audio = rows * num_samples(FRAMES) / SAMPLE_RATE
-        held = program.memory_analysis()
-        held = held.argument_size_in_bytes + held.temp_size_in_bytes + held.output_size_in_bytes
-        print(program.cost_analysis())
-        print(held, time.monotonic() - started, work(architecture) * rows / audio / 1e9, flush=True)
+        seconds = rows * num_samples(FRAMES) / SAMPLE_RATE
+        account = program.memory_analysis()
+        held = account.argument_size_in_bytes + account.temp_size_in_bytes
+        operations, moved = rows * work(architecture) / seconds, traffic(program) / seconds
+        bounds = {
+            "arithmetic": arithmetic / operations,
+            "memory": memory / moved,
+            "the host's link": link / (4 * SAMPLE_RATE + 4 * 50),
+        }
+        figures = ", ".join(f"{what} {at:,.0f}" for what, at in bounds.items())
+        print(
+            f"{rows} rows of {FRAMES} frames: {held / 2**30:.2f} GiB; {operations / 1e9:.1f} GFLOP "
+            f"and {moved / 1e6:.0f} MB a second of audio; seconds of audio a second by {figures}: "
+            f"bound by {min(bounds, key=bounds.__getitem__)}; compiled in "
+            f"{time.monotonic() - started:.0f} s",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
