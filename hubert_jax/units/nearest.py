@@ -15,8 +15,8 @@ from jax import lax
 from hubert_jax import distributed
 
 Result = TypeVar("Result")
-_BLOCK = 8192  # frames that go to a device together
-_FEWEST = 1024  # frames that a program is compiled for
+_MOST, _FEWEST = 2**14, 2**10  # frames that go to a device together
+_NUMBERS = 2**21  # that they have, at most
 _DISTANCES = 2**18  # that are computed together; about what a core's cache holds
 
 
@@ -54,14 +54,16 @@ class Nearest:
         It takes the number of the first frame, and the labels, and is called in several threads.
         Devices take blocks in turn.
         """
-        devices = jax.local_devices()
+        devices, size = jax.local_devices(), _MOST
+        while size * frames.shape[1] > _NUMBERS and size > _FEWEST:
+            size //= 2
 
         def work(number: int) -> Result:
-            start = number * _BLOCK
-            block = frames[start : start + _BLOCK]
+            start = number * size
+            block = frames[start : start + size]
             return function(start, self._of_block(block, devices[number % len(devices)]))
 
-        count = -(-len(frames) // _BLOCK)
+        count = -(-len(frames) // size)
         if count == 1:
             yield work(0)
             return
