@@ -5,6 +5,7 @@
     python -m hubert_jax.check    --config=configs/small.py   (may be left out)
     python -m hubert_jax.train    --config=configs/small.py
     python -m hubert_jax.evaluate --config=configs/small.py
+    python -m hubert_jax.analyse  --config=configs/small.py   (may be left out)
     python -m hubert_jax.finetune --config=configs/small.py
     python -m hubert_jax.lm       --config=configs/small.py --config.kenlm=DIR   (needs lmplz)
     python -m hubert_jax.train_lm --config=configs/small.py   (may be left out)
@@ -23,7 +24,7 @@ from hubert_jax.layout import Reference
 
 WORKDIR = "runs/small"
 PARTS = (
-    *("prepare", "label", "train", "evaluate", "finetune", "lm", "train_lm", "decode"),
+    *("prepare", "label", "train", "evaluate", "analyse", "finetune", "lm", "train_lm", "decode"),
     *("pseudo_label", "export"),
 )
 
@@ -57,6 +58,19 @@ def get_config(part: str = "train") -> ConfigDict:
     if part == "pseudo_label":
         audio, hypotheses = _paths("prepare:dev-mini"), _paths("decode")
         return ConfigDict(dict(workdir=WORKDIR, audio=audio, hypotheses=hypotheses))
+    if part == "analyse":
+        return ConfigDict(
+            dict(
+                workdir=WORKDIR,
+                audio=_paths("prepare:dev-mini"),
+                alignments="examples/minilibri/alignments/dev-mini.phones.txt",
+                fit_audio=_paths("prepare:train"),
+                checkpoints=(f"it1={_paths('train')}",),
+                hours=(0.1, 0.5),
+                trials=3,
+                kmeans=dict(n_init=3),  # 60 codebooks are fitted
+            )
+        )
     stages = demo.get_config().stages.to_dict()
     group = "it1" if part in ("label", "train", "evaluate") else "pretrained"
     values = stages[part] if part == "prepare" else stages[group][part]

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from hubert_jax import command_line, pipeline
 from hubert_jax import config as config_lib
+from hubert_jax.analyse import AnalyseConfig
 from hubert_jax.decode import DecodeConfig
 from hubert_jax.errors import InputError
 from hubert_jax.evaluate import EvaluateConfig
@@ -31,6 +32,7 @@ SCHEMAS = {
     "label": LabelConfig,
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
+    "analyse": AnalyseConfig,
     "finetune": FinetuneConfig,
     "lm": LmConfig,
     "train_lm": TrainLmConfig,

@@ -8,8 +8,8 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "hubert_jax"
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 JOBS = {
-    *("prepare", "check", "label", "train", "evaluate", "finetune", "lm", "decode", "export"),
-    *("train_lm", "pseudo_label", "pipeline"),
+    *("prepare", "check", "label", "train", "evaluate", "analyse", "finetune", "lm", "train_lm"),
+    *("decode", "pseudo_label", "export", "pipeline"),
 }
 # Rooms with more public names, and how many. convert, corpus and data have the files and formats of
 # other people and of ours; a model and its training are many small functions of one kind; each of

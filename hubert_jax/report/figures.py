@@ -2,6 +2,7 @@
 
 import html
 import io
+import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -72,6 +73,41 @@ def bars(iterations: Sequence[Mapping[str, Any]], mfcc: float | None) -> str:
     panels[0].set_ylabel("PNMI")
     panels[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
     return _svg(figure, "PNMI by layer")
+
+
+@mpl.rc_context(_STYLE)
+def quality_by_layer(quality: Sequence[Mapping[str, Any]]) -> str:
+    """Phone purity, cluster purity and PNMI of networks' layers: an SVG file's content.
+
+    Rows of `analyse`: means and standard deviations by `feature`, `layer` and `clusters`; lines for
+    networks, dotted where the layer is None.
+    """
+    figure = Figure(figsize=(14.4, 4.6), layout="constrained")
+    names = list(dict.fromkeys(row["feature"] for row in quality if row["layer"] is not None))
+    clusters = list(dict.fromkeys(row["clusters"] for row in quality))
+    metrics = {"phone_purity": "phone purity", "cluster_purity": "cluster purity", "pnmi": "PNMI"}
+    panels = figure.subplots(1, 3)
+    for axes, (metric, title) in zip(panels, metrics.items(), strict=True):
+        for k, colour in zip(clusters, _SERIES * len(clusters), strict=False):
+            rows = [row for row in quality if row["clusters"] == k]
+            for row in rows:
+                if row["layer"] is None:
+                    axes.axhline(row[metric], color=colour, linestyle=":", label=f"MFCC, K = {k}")
+            for name, style in zip(names, ("-", "--", "-.") * len(names), strict=False):
+                found = sorted(
+                    (row["layer"], row[metric], row[f"{metric}_sd"] or 0.0)
+                    for row in rows
+                    if row["feature"] == name
+                )
+                axes.errorbar(*zip(*found, strict=True), color=colour, linestyle=style, marker="o",
+                              markersize=3, label=f"{name}, K = {k}")  # fmt: skip
+        axes.set(title=title, xlabel="layer (0 is the input to the first block)")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    drawn = _svg(figure, "Quality of units by layer")
+    colours = pathlib.Path(__file__).with_name("templates").joinpath("style.css").read_text()
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return drawn.replace("<svg", f"<svg {spaces}", 1).replace(">", f"><style>{colours}</style>", 1)
 
 
 def sort_by_phone(phones: Sequence[str], counts: np.ndarray) -> tuple[list[str], Any, Any]:

@@ -4,17 +4,21 @@ Every sum over frames is one of integers, exact in any order, and nearest centro
 result depends on the frames and the seed alone, not on devices, processes or the order of frames.
 """
 
+import copy
 import dataclasses
 import functools
 import io
 import math
+import os
 import pathlib
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent import futures
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
 from jax import lax
 
 from hubert_jax import distributed, files
@@ -23,8 +27,9 @@ from hubert_jax.units.nearest import Nearest
 
 SCIKIT_LEARN = "scikit-learn"
 _METHODS = ("lloyd", "minibatch", SCIKIT_LEARN)
-# Bits of a difference, the upper and the lower ones; sums over a block's frames fit into 32 bits.
-_UPPER, _LOWER = 17, 13
+_BITS = 30  # that frames are rounded to; float64 adds a block's exactly
+_CHUNK = 8192  # frames that are looked at together
+_TILE = 512  # of frames that starts are made from, whose distances a core's cache holds
 _POLISHING = 10  # passes over the frames that starts are made from
 
 
@@ -69,9 +74,13 @@ def starts(frames: np.ndarray, num_clusters: int, seed: int, settings: KMeansCon
     Best after some of Lloyd's passes, which they have gone through.
     """
     centre = frames.mean(axis=0, dtype=np.float64).astype(np.float32)
+    moved = jax.device_put(frames - centre)
     keys = jax.random.split(jax.random.key(seed), settings.n_init)
-    centroids, inertia = _plus_plus(num_clusters)(frames - centre, keys)
-    best = np.asarray(centroids)[np.asarray(inertia).argmin()] + centre
+    compiled = _start(num_clusters)
+    # XLA's CPU back-end gives most of this one core.
+    with futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = list(pool.map(lambda key: jax.device_get(compiled(moved, key)), keys))
+    best = min(found, key=lambda start: start[1])[0] + centre
     return unit(best) if settings.metric == "cosine" else best
 
 
@@ -101,22 +110,19 @@ def refine(
     cosine = settings.metric == "cosine"
     while passes < most:
         counts, squared = np.zeros_like(weights), 0.0
-        distances = np.empty(len(frames), np.float32)
-        done = 0
         for part in parts:
-            moves, of_part, inertia, some = part.measured(centroids)
+            sums, of_part, inertia = part.measured(centroids)
             weights = of_part if part is whole else weights + of_part
+            moves = sums - of_part[:, None] * centroids.astype(np.float64)
             moved = centroids + moves / np.maximum(weights, 1)[:, None]
             centroids = unit(moved) if cosine else moved.astype(np.float32)
             counts, squared = counts + of_part, squared + inertia
-            distances[done : done + len(some)] = some
-            done += len(some)
         empty = np.flatnonzero(counts == 0)
-        there = whole.drawn(distances, len(empty), passes)
+        there = whole.drawn(centroids, len(empty), passes)
         centroids[empty[: len(there)]] = there
         weights[empty] = 0
         passes += 1
-        mean = squared * whole.square / whole.everywhere
+        mean = squared / whole.everywhere
         seeded = f", {len(there)} empty clusters re-seeded" if len(there) else ""
         distributed.announce(f"k-means: pass {passes}: inertia {mean:.6g} a frame{seeded}")
         if not len(there) and mean >= before * (1.0 - settings.tolerance):
@@ -124,29 +130,43 @@ def refine(
         before = mean
         if kept is not None and distributed.is_first():
             _write(kept, passes, before, weights, centroids)
-    _, counts, total, _ = whole.measured(centroids)
-    total *= whole.square / whole.everywhere
-    return centroids, total, int((counts == 0).sum())
+    _, counts, total = whole.measured(centroids)
+    return centroids, total / whole.everywhere, int((counts == 0).sum())
 
 
 class _Frames:
-    """This process's part of the frames that are clustered."""
+    """This process's part of the frames that are clustered, and where they were found last."""
 
     def __init__(self, frames: np.ndarray, keys: np.ndarray) -> None:
         self._frames, self._keys = frames, keys
         self.everywhere = int(distributed.everywhere(np.array(len(frames))).sum())
         largest = np.zeros(frames.shape[1])
-        for start in range(0, len(frames), 8192):
-            largest = np.maximum(largest, np.abs(frames[start : start + 8192]).max(axis=0))
+        for some in self._chunks():
+            largest = np.maximum(largest, np.abs(some).max(axis=0))
         largest = distributed.everywhere(largest).max(axis=0)
-        # A difference is at most twice the largest number. Powers of two: no rounding.
-        self.units = 2.0 ** (np.ceil(np.log2(np.maximum(largest, 1e-30))) + 1 - _UPPER)
-        # Of squared distances, of which 2^62 have to be enough for all frames.
-        self.square = 2.0 ** (
-            math.ceil(math.log2(4 * float(np.square(largest).sum()) + 1e-60))
+        # Powers of two: no rounding.
+        self._units = 2.0 ** (np.ceil(np.log2(np.maximum(largest, 1e-27))) + 1 - _BITS)
+        # Of squared lengths, of which 2^62 have to be enough for all frames.
+        self._square = 2.0 ** (
+            math.ceil(math.log2(float(np.square(largest).sum()) + 1e-60))
             + math.ceil(math.log2(self.everywhere))
             - 61
         )
+        self._start()
+
+    def _start(self) -> None:
+        self._labels, self._totals = np.zeros(0, np.int32), np.zeros((0, 0), np.int64)
+        self._squares = 0
+        for some in self._chunks():
+            lengths = np.square(self._rounded(some) * self._units).sum(axis=1)
+            self._squares += int(np.rint(lengths / self._square).astype(np.int64).sum())
+
+    def _chunks(self) -> Iterator[np.ndarray]:
+        return (self._frames[i : i + _CHUNK] for i in range(0, len(self._frames), _CHUNK))
+
+    def _rounded(self, frames: np.ndarray) -> np.ndarray:
+        """Whole numbers of units, float32 (T, D)."""
+        return np.rint(frames * (1.0 / self._units).astype(np.float32))
 
     def parts(self, count: int) -> Iterator["_Frames"]:
         """All frames in `count` parts, about as many of all processes' in each."""
@@ -155,52 +175,63 @@ class _Frames:
         bounds = [np.uint64(i * span // count) for i in range(1, count)]
         cuts = [0, *np.searchsorted(self._keys, bounds).tolist(), len(self._keys)]
         for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
-            part = object.__new__(_Frames)
+            part = copy.copy(self)
             part._frames, part._keys = self._frames[start:stop], self._keys[start:stop]
-            part.units, part.square = self.units, self.square
+            part._start()
             yield part
 
-    def measured(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
-        """Of the frames of all processes, and this one's squared distances.
+    def measured(self, centroids: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """Of the frames of all processes, divided by the nearest of the centroids.
 
-        Sums of their differences from their centroids, float64 (K, D); their numbers, int64 (K,);
-        the sum of squared distances in units of `square`.
+        Sums of frames, float64 (K, D); their numbers, int64 (K,); the sum of squared distances.
         """
-        nearest, k = Nearest(centroids), len(centroids)
-        scale = (1.0 / self.units).astype(np.float32)
+        k, dim = centroids.shape
+        if not self._totals.size:  # one row more, for frames that have not been looked at
+            self._labels = np.full(len(self._frames), k, np.int32)
+            self._totals = np.zeros((k + 1, dim + 1), np.int64)
 
-        def of_block(labels: np.ndarray, here: jax.Array) -> tuple[np.ndarray, ...]:
-            filled = np.full(len(here), k, np.int32)  # zeros belong nowhere
-            filled[: len(labels)] = labels
-            sums, distances = _differences()(here, filled, centroids, scale)
-            counts = np.bincount(labels, minlength=k)
-            return np.asarray(sums, np.int64), counts, np.asarray(distances)[: len(labels)]
+        def changes(start: int, labels: np.ndarray) -> np.ndarray:
+            before = self._labels[start : start + len(labels)]
+            changed = np.flatnonzero(labels != before)
+            moved = np.ones((len(changed), dim + 1), np.float32)  # the last column counts them
+            moved[:, :-1] = self._rounded(self._frames[start : start + len(labels)][changed])
+            rows = np.stack([labels[changed], before[changed]], axis=1).ravel()
+            signs, ends = np.tile([1.0, -1.0], len(changed)), 2 * np.arange(len(changed) + 1)
+            belongs = scipy.sparse.csc_array((signs, rows, ends), shape=(k + 1, len(changed)))
+            before[:] = labels
+            return (belongs @ moved).astype(np.int64)
 
-        totals = np.zeros((k, centroids.shape[1] + 2), np.int64)
-        distances = [np.zeros(0, np.float32)]
-        for sums, counts, of_some in nearest.blocks(self._frames, of_block):
-            totals[:, :-2] += sums[0] * 2**_LOWER + sums[1]
-            totals[:, -2] += counts
-            totals[0, -1] += np.rint(of_some / self.square).astype(np.int64).sum()
-            distances.append(of_some)
+        for change in Nearest(centroids).blocks(self._frames, changes):
+            self._totals += change
+        totals = self._totals.copy()
+        totals[-1] = self._squares
         totals = distributed.everywhere(totals).sum(axis=0)
-        moves, counts = totals[:, :-2] * (self.units * 2.0**-_LOWER), totals[:, -2]
-        return moves, counts, float(totals[0, -1]), np.concatenate(distances)
+        sums, counts = totals[:-1, :-1] * self._units, totals[:-1, -1]
+        exact = centroids.astype(np.float64)
+        distances = counts * np.square(exact).sum(axis=1) - 2.0 * (exact * sums).sum(axis=1)
+        squared = distances.sum() + totals[-1, -1] * self._square
+        return sums, counts, max(float(squared), 0.0)
 
-    def drawn(self, distances: np.ndarray, count: int, number: int) -> np.ndarray:
+    def drawn(self, centroids: np.ndarray, count: int, number: int) -> np.ndarray:
         """At most `count` frames of all processes, drawn as k-means++ does: by squared distance.
 
-        Fewer where fewer are away from their centroids. `number` makes draws differ.
+        Fewer where fewer are away from the centroids. `number` makes draws differ.
         """
         if not count:
             return self._frames[:0]
+        labels = Nearest(centroids).labels(self._frames)
+        distances, start = np.empty(len(labels)), 0
+        for some in self._chunks():
+            here = slice(start, start + len(some))
+            away = some.astype(np.float64) - centroids[labels[here]]
+            distances[here], start = np.square(away).sum(axis=1), start + len(some)
         mixed = self._keys ^ np.uint64(number)
         for factor in (0xBF58476D1CE4E5B9, 0x94D049BB133111EB):
             mixed = (mixed ^ (mixed >> np.uint64(31))) * np.uint64(factor)
         uniform = (mixed >> np.uint64(11)).astype(np.float64) + 0.5
         # The smallest of exponential variables of these rates.
         with np.errstate(divide="ignore"):
-            times = -np.log(uniform * 2.0**-53) / distances.astype(np.float64)
+            times = -np.log(uniform * 2.0**-53) / distances
         order = np.lexsort((self._keys, times))[:count]
         mine = np.full((count, self._frames.shape[1] + 1), np.inf)
         mine[: len(order), 0] = times[order]
@@ -217,62 +248,65 @@ def unit(frames: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _differences() -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """Sums of the differences of frames from their centroids, as integers; squared distances."""
-
-    def differences(frames, labels, centroids, scale):  # type: ignore[no-untyped-def]
-        found = frames - centroids[labels]
-        units = found * scale
-        upper = jnp.rint(units)
-        both = jnp.stack([upper, jnp.rint((units - upper) * 2.0**_LOWER)], axis=1)
-        sums = jax.ops.segment_sum(both.astype(jnp.int32), labels, len(centroids))
-        return sums.swapaxes(0, 1), jnp.square(found).sum(axis=1)
-
-    return jax.jit(differences, **distributed.compiled_here())
-
-
-@functools.cache
-def _plus_plus(num_clusters: int) -> Callable[[np.ndarray, jax.Array], tuple[jax.Array, jax.Array]]:
-    """(frames (N, D), keys (R,)) -> centroids (R, K, D) and their inertia (R,)."""
+def _start(num_clusters: int) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    """(frames (N, D), key) -> centroids (K, D), and their inertia but for what all have."""
     trials = 2 + int(math.log(num_clusters))
 
-    def squared(frames: jax.Array, centroids: jax.Array) -> jax.Array:
-        products = jnp.dot(centroids, frames.T, precision=lax.Precision.HIGHEST)
-        squares = jnp.square(centroids).sum(axis=1)[:, None] + jnp.square(frames).sum(axis=1)
-        return jnp.maximum(squares - 2.0 * products, 0.0)
+    def chosen(frames: jax.Array, key: jax.Array) -> jax.Array:
+        lengths = jnp.square(frames).sum(axis=1)
 
-    def start(frames: jax.Array, key: jax.Array) -> jax.Array:
+        def squared(some: jax.Array) -> jax.Array:
+            products = jnp.dot(some, frames.T, precision=lax.Precision.HIGHEST)
+            squares = jnp.square(some).sum(axis=1)[:, None] + lengths
+            return jnp.maximum(squares - 2.0 * products, 0.0)
+
         def choose(i: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             chosen, closest = state
             cumulative = jnp.cumsum(closest)
             drawn = jax.random.uniform(jax.random.fold_in(key, i), (trials,)) * cumulative[-1]
             candidates = jnp.searchsorted(cumulative, drawn).clip(0, len(frames) - 1)
-            distances = jnp.minimum(closest, squared(frames, frames[candidates]))
+            distances = jnp.minimum(closest, squared(frames[candidates]))
             best = distances.sum(axis=1).argmin()
             return chosen.at[i].set(candidates[best]), distances[best]
 
         first = jax.random.randint(key, (1,), 0, len(frames))
         chosen = jnp.zeros(num_clusters, jnp.int32).at[0].set(first[0])
-        state = chosen, squared(frames, frames[first])[0]
-        return lax.fori_loop(1, num_clusters, choose, state)[0]
+        return lax.fori_loop(1, num_clusters, choose, (chosen, squared(frames[first])[0]))[0]
 
     def lloyds(frames: jax.Array, centroids: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # Numbers that are 1, or 0 in rows that fill the last tile, count frames and add squares.
+        longer = jnp.pad(frames, ((0, 0), (0, 1)), constant_values=1.0)
+        tiles = jnp.pad(longer, ((0, -len(frames) % _TILE), (0, 0)))
+        tiles = tiles.reshape(-1, _TILE, longer.shape[1])
+
+        def measured(centroids: jax.Array) -> tuple[jax.Array, jax.Array]:
+            squares = jnp.square(centroids).sum(axis=1, keepdims=True)
+            products = jnp.concatenate([-2.0 * centroids, squares], axis=1)
+
+            def add(sums: jax.Array, tile: jax.Array) -> tuple[jax.Array, jax.Array]:
+                distances = lax.dot_general(
+                    products, tile, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST
+                )
+                smallest = distances.min(axis=0)
+                # A product, since a scattered sum has no order on GPUs.
+                belongs = jnp.equal(distances, smallest).astype(jnp.float32)
+                return sums + jnp.dot(belongs, tile, precision=lax.Precision.HIGHEST), smallest
+
+            sums, smallest = lax.scan(add, jnp.zeros_like(products), tiles)
+            return sums, smallest.sum()
+
         def once(_: jax.Array, centroids: jax.Array) -> jax.Array:
-            nearest = squared(frames, centroids).argmin(axis=0)
-            # A product, since a scattered sum has no order on GPUs.
-            belongs = jnp.equal(jnp.arange(num_clusters)[:, None], nearest).astype(jnp.float32)
-            sums = jnp.dot(belongs, frames, precision=lax.Precision.HIGHEST)
-            counts = belongs.sum(axis=1)[:, None]
-            return jnp.where(counts > 0, sums / jnp.maximum(counts, 1.0), centroids)
+            sums, _ = measured(centroids)
+            counts = sums[:, -1:]
+            return jnp.where(counts > 0, sums[:, :-1] / jnp.maximum(counts, 1.0), centroids)
 
         centroids = lax.fori_loop(0, _POLISHING, once, centroids)
-        return centroids, squared(frames, centroids).min(axis=0).sum()
+        return centroids, measured(centroids)[1]
 
-    def all_starts(frames: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-        chosen = jax.vmap(start, in_axes=(None, 0))(frames, keys)
-        return lax.map(lambda some: lloyds(frames, frames[some]), chosen)
+    def start(frames: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return lloyds(frames, frames[chosen(frames, key)])
 
-    return jax.jit(all_starts, **distributed.compiled_here())
+    return jax.jit(start, **distributed.compiled_here())
 
 
 def _write(

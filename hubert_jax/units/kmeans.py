@@ -472,10 +472,10 @@ def _checked(features: np.ndarray) -> np.ndarray:
         )
     features = np.ascontiguousarray(features, np.float32)
     for start in range(0, len(features), _CHUNK):  # a mask of all would be a quarter of them
-        finite = np.isfinite(features[start : start + _CHUNK]).all(axis=1)
+        finite = np.isfinite(features[start : start + _CHUNK])
         if not finite.all():
             raise InputError(
-                f"k-means: frame {start + finite.argmin()} has NaN or infinite features; check the "
-                "checkpoint that they come from, or the waveform's range"
+                f"k-means: frame {start + finite.all(axis=1).argmin()} has NaN or infinite "
+                "features; check the checkpoint that they come from, or the waveform's range"
             )
     return features

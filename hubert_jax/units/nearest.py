@@ -15,9 +15,10 @@ from jax import lax
 from hubert_jax import distributed
 
 Result = TypeVar("Result")
-_BLOCK = 8192  # frames that go to a device together
-_ROWS = 1024  # of them whose distances to all centroids are in memory at once
-_FRAMES = 256  # of each row of a batch likewise
+_MOST, _FEWEST = 2**14, 2**10  # frames that go to a device together
+_NUMBERS = 2**21  # that they have, at most
+_DISTANCES = 2**18  # that are computed together; about what a core's cache holds
+_FRAMES = 256  # of each row of a batch, that are looked at together
 
 
 class Nearest:
@@ -35,39 +36,35 @@ class Nearest:
         squares = np.square(moved).sum(axis=1)
         rounding = 2.0 * (centroids.shape[1] + 4) * np.finfo(np.float32).eps
         longest = np.sqrt(squares.max())
-        doubled = np.ascontiguousarray(-2.0 * moved.T, np.float32)
+        products = np.concatenate([-2.0 * moved, squares[:, None]], axis=1).astype(np.float32)
         bound = np.array([2.0 * rounding * longest, rounding * longest**2], np.float32)
-        self._arguments: tuple[Any, ...] = (centre, doubled, squares.astype(np.float32), bound)
+        self._arguments: tuple[Any, ...] = (centre, products, bound)
 
     def labels(self, frames: np.ndarray) -> np.ndarray:
         """The nearest centroids of finite float32 (T, D): uint16 (T,)."""
-        labels, start = np.empty(len(frames), np.uint16), 0
-        for some in self.blocks(frames, lambda labels, here: labels):
+        labels = np.empty(len(frames), np.uint16)
+        for start, some in self.blocks(frames, lambda start, labels: (start, labels)):
             labels[start : start + len(some)] = some
-            start += len(some)
         return labels
 
     def blocks(
-        self, frames: np.ndarray, function: Callable[[np.ndarray, jax.Array], Result]
+        self, frames: np.ndarray, function: Callable[[int, np.ndarray], Result]
     ) -> Iterator[Result]:
-        """What `function` gives for blocks of float32 (T, D), in order.
+        """What `function` gives for each block of float32 (T, D), in order.
 
-        It takes a block's labels, and its frames on a device, where zeros may follow them. Devices
-        take blocks in turn.
+        It takes the number of the first frame, and the labels, and is called in several threads.
+        Devices take blocks in turn.
         """
-        devices = jax.local_devices()
+        devices, size = jax.local_devices(), _MOST
+        while size * frames.shape[1] > _NUMBERS and size > _FEWEST:
+            size //= 2
 
         def work(number: int) -> Result:
-            block = frames[number * _BLOCK : (number + 1) * _BLOCK]
-            size = _ROWS
-            while size < len(block):
-                size *= 2
-            filled = np.zeros((size, block.shape[1]), np.float32)
-            filled[: len(block)] = block
-            here = jax.device_put(filled, devices[number % len(devices)])
-            return function(self._of_block(block, here), here)
+            start = number * size
+            block = frames[start : start + size]
+            return function(start, self._of_block(block, devices[number % len(devices)]))
 
-        count = -(-len(frames) // _BLOCK)
+        count = -(-len(frames) // size)
         if count == 1:
             yield work(0)
             return
@@ -91,46 +88,60 @@ class Nearest:
         padded = jnp.pad(frames, [(0, 0), (0, -count % _FRAMES), (0, 0)])
         # Of each row some frames at a time, so that devices keep their rows.
         parts = padded.reshape(rows, -1, _FRAMES, dim).swapaxes(0, 1)
-        found = lax.map(lambda some: _found(some, *self._arguments), parts)
-        best, close = (each.swapaxes(0, 1).reshape(rows, -1)[:, :count] for each in found)
-        return best, close
+        coded = lax.map(lambda some: _coded(some.reshape(-1, dim), *self._arguments), parts)
+        found = coded.reshape(-1, rows, _FRAMES).swapaxes(0, 1).reshape(rows, -1)[:, :count]
+        found = found - len(self._exact)
+        return found.astype(jnp.uint16), ~((found >= 0) & (found < len(self._exact)))
 
     def exactly(self, frames: np.ndarray) -> np.ndarray:
         """As `labels`, by float64 alone."""
         exact = frames.astype(np.float64) @ (-2.0 * self._exact.T) + self._squares
         return exact.argmin(axis=1).astype(np.uint16)
 
-    def _of_block(self, block: np.ndarray, here: jax.Array) -> np.ndarray:
-        best, close = map(np.asarray, _search()(here, *self._arguments))
-        labels = best[: len(block)].copy()
-        undecided = np.flatnonzero(close[: len(block)])
+    def _of_block(self, block: np.ndarray, device: jax.Device) -> np.ndarray:
+        size = _FEWEST
+        while size < len(block):
+            size *= 2
+        filled = block
+        if size > len(block):
+            filled = np.zeros((size, block.shape[1]), np.float32)
+            filled[: len(block)] = block
+        found = np.asarray(_search()(jax.device_put(filled, device), *self._arguments))
+        k = len(self._exact)
+        found = found[: len(block)] - k
+        labels = found.astype(np.uint16)
+        undecided = np.flatnonzero(~((found >= 0) & (found < k)))
         if len(undecided):
             labels[undecided] = self.exactly(block[undecided])
         return labels
 
 
-def _found(
-    some: jax.Array, centre: jax.Array, doubled: jax.Array, squares: jax.Array, bound: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The nearest centroid of every frame, and whether it is too close to another to be sure."""
+def _coded(some: jax.Array, centre: jax.Array, products: jax.Array, bound: jax.Array) -> jax.Array:
+    """K and the number of every frame's nearest centroid; where others may be as near, their sum.
+
+    That is at least 2 K, and one reduction. Numbers below 2 K are exact in float32.
+    """
     some = some - centre
-    distances = jnp.dot(some, doubled, precision=lax.Precision.HIGHEST) + squares
-    distances = lax.optimization_barrier(distances)  # or the product is made twice
-    numbers = lax.broadcasted_iota(jnp.int32, distances.shape, distances.ndim - 1)
-    smallest = distances.min(axis=-1)
-    best = jnp.where(distances == smallest[..., None], numbers, len(squares)).min(axis=-1)
-    second = jnp.where(numbers == best[..., None], jnp.inf, distances).min(axis=-1)
-    closest = bound[0] * jnp.sqrt(jnp.square(some).sum(axis=-1)) + bound[1]
-    return best.astype(jnp.uint16), ~(second - smallest > closest)
+    longer = jnp.concatenate([some, jnp.ones((len(some), 1), jnp.float32)], axis=1)
+    # Frames last: reductions over centroids are then sums of vectors.
+    distances = lax.dot_general(
+        products, longer, (((1,), (1,)), ((), ())), precision=lax.Precision.HIGHEST
+    )
+    closest = bound[0] * jnp.sqrt(jnp.square(some).sum(axis=1)) + bound[1]
+    near = distances <= distances.min(axis=0) + closest
+    numbers = len(products) + lax.broadcasted_iota(jnp.float32, distances.shape, 0)
+    return jnp.where(near, numbers, 0.0).sum(axis=0)
 
 
 @functools.cache
-def _search() -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """`_found` of (N, D), some rows at a time."""
+def _search() -> Callable[..., jax.Array]:
+    """`_coded` of (N, D), as many frames at a time as a cache holds the distances of."""
 
-    def search(frames: jax.Array, *arguments: jax.Array) -> tuple[jax.Array, jax.Array]:
-        rows = frames.reshape(-1, _ROWS, frames.shape[1])
-        best, close = lax.map(lambda some: _found(some, *arguments), rows)
-        return best.ravel(), close.ravel()
+    def search(frames: jax.Array, *arguments: jax.Array) -> jax.Array:
+        k, together = len(arguments[1]), 64
+        while together < len(frames) and 2 * together * k <= _DISTANCES:
+            together *= 2
+        parts = frames.reshape(-1, together, frames.shape[1])
+        return lax.map(lambda some: _coded(some, *arguments), parts).ravel()
 
     return jax.jit(search, **distributed.compiled_here())

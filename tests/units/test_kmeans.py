@@ -56,6 +56,27 @@ def test_assignment_is_exact_under_a_large_offset():
     assert (naive != exact).any()
 
 
+@pytest.mark.parametrize(("clusters", "dim"), [(1, 3), (700, 5), (5_000, 2), (40, 2_500)])
+def test_assignment_of_any_size_is_exact(clusters, dim):
+    """Tiles of many and of few frames, several blocks, and codewords that are there twice."""
+    rng = np.random.default_rng(0)
+    frames = rng.normal(size=(2_500, dim)).astype(np.float32)
+    centroids = np.concatenate([frames[:clusters], frames[:clusters]])[:clusters]
+    centroids[clusters // 2 :] = centroids[: clusters - clusters // 2]
+    found = kmeans.assign(codebook_of(centroids), frames)
+    exact = centroids.astype(np.float64)
+    distances = np.square(exact).sum(axis=1) - 2.0 * frames.astype(np.float64) @ exact.T
+    np.testing.assert_array_equal(found, distances.argmin(axis=1))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_frame_that_is_not_finite_is_named(value):
+    frames = np.zeros((9_000, 3), np.float32)
+    frames[8_500, 1] = value
+    with pytest.raises(InputError, match="frame 8500 has NaN or infinite features"):
+        kmeans.assign(codebook_of(np.eye(3)), frames)
+
+
 def test_labels_do_not_depend_on_the_batch(features):
     codebook = fit(features, 20)
     whole = kmeans.assign(codebook, features)
