@@ -40,7 +40,8 @@ class _TransformerLayer(nn.Module):
         )(x)
         if not self.has_variable("adapters", f"{name}_down"):
             return y
-        down, up = (self.get_variable("adapters", f"{name}_{way}") for way in ("down", "up"))
+        down: jax.Array = self.get_variable("adapters", f"{name}_down")
+        up: jax.Array = self.get_variable("adapters", f"{name}_up")
         return y + (x @ down.astype(dtype)) @ up.astype(dtype)
 
     def _drop(self, x: jax.Array, rate: float) -> jax.Array:
@@ -54,7 +55,7 @@ class _TransformerLayer(nn.Module):
         )
         if self.has_variable("past", "keys"):
             # Padded, so the new frame comes before: to attention keys are a set.
-            past = [self.get_variable("past", name) for name in ("keys", "values")]
+            past: list[jax.Array] = [self.get_variable("past", name) for name in ("keys", "values")]
             self.sow("present", "keys", key)
             self.sow("present", "values", value)
             key, value = (
