@@ -233,6 +233,8 @@ def read_codebook(path: str, expected: dict[str, Any], dim: int | None) -> Codeb
             "not name the feature, the label job was told"
         )
         codebook = Codebook(centroids, expected, None, None, None, None, origin)
+    elif not pathlib.Path(path).exists():
+        raise InputError(f"config.codebook={path}: no such file or directory")
     else:
         codebook = Codebook.load(path)
     if dim is not None and codebook.centroids.shape[1] != dim:
