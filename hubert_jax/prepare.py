@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from hubert_jax import config as config_lib
 from hubert_jax import files, job
 from hubert_jax.config import MayChange, Reads
+from hubert_jax.corpus.sources import common_voice
 from hubert_jax.corpus.sources.utterances import read_lines
 from hubert_jax.errors import InputError
 
@@ -91,6 +92,9 @@ class PrepareConfig:
             found.append(path.parent if not path.exists() and any(tables) else path)
             if path.suffix.lower() == ".tsv" and path.is_file():
                 # A manifest of fairseq's names its folder of audio; transcripts lie beside it.
+                if common_voice.is_table(path):
+                    found.append(path.parent / "clips")
+                    continue
                 (_, first), *lines = read_lines(path) or [(1, "")]
                 root = path.parent / first.strip()
                 listed = [root / line.partition("\t")[0] for _, line in lines]

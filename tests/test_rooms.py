@@ -17,7 +17,7 @@ JOBS = {
 # alignments, counts, ABX and a probe.
 MANY_NAMES = {
     "convert": 55,
-    "corpus": 52,
+    "corpus": 56,
     "data": 56,
     "model": 37,
     "tasks": 25,

@@ -532,7 +532,7 @@ def test_dry_run_says_what_and_why_and_touches_nothing(jobs, tmp_path, corpus, c
         ),
         (
             {"it1": {"label": {"inputs": {"audios": ("prepare:train",)}}}},
-            r"\[it1/label\] inputs.audios: no such input; known: audio, fit_audio, labels",
+            r"\[it1/label\] inputs.audios: no such input; known: audio, more_audio, fit_audio",
         ),
         (
             {"it1": {"label": {"workdir": "elsewhere"}}},

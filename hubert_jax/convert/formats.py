@@ -74,6 +74,8 @@ def read_architecture(where: str, key: str) -> Architecture | None:
     scheme, path = parse(where, key)
     if scheme == "hf" and (path / "config.json").is_file():
         return hugging_face.read_architecture(path)
+    if scheme in ("fairseq", "torchaudio") and path.is_file():
+        return read(where, key).architecture  # whose tensors stay in the file until used
     if scheme != "orbax":
         return None
     folder = path if path.is_dir() else path.with_name(path.name.rpartition("@")[0])

@@ -9,15 +9,19 @@ from hubert_jax.errors import InputError
 
 _MOST_BYTES = 2**24  # of JSON: a vocabulary of 100,000 tokens has a tenth
 _DEEPEST = 100
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 
 
 def require_genuine(path: str | os.PathLike) -> None:
-    """Raises InputError for no file, a pointer of Git LFS and a saved web page."""
+    """Raises InputError for no file, an empty one, a pointer of Git LFS and a saved web page."""
     if not os.path.isfile(path):
         raise InputError(f"{path}: {'a directory' if os.path.isdir(path) else 'no such file'}")
     try:
         with open(path, "rb") as file:
-            found = files.pretence(file.read(512))
+            start = file.read(512)
+        found = files.pretence(start) if start else "an empty file (0 bytes); copy it again"
+        if start.lstrip().startswith(b"{") and pathlib.Path(path).suffix in _WEIGHTS:
+            found = "a JSON text, such as an error's, under this name; download the file itself"
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     if found:

@@ -212,7 +212,9 @@ def restore_parameters(
         return merge(params, metadata), metadata
 
     if count:
-        return _mean(steps, lambda step: _first_readable(folder, [step], read, _advice(folder))[1])
+        return _mean(
+            steps, lambda step: _first_readable(folder, [step], read, _advice(folder, [step]))[1]
+        )
     return _first_readable(folder, steps, read, _advice(folder, steps))[1]
 
 
@@ -267,8 +269,9 @@ def _advice(folder: pathlib.Path, tried: Sequence[int] = ()) -> str:
     steps = _steps(folder)
     if len(tried) == len(steps):
         return ", nor any after it; restore one from a copy, or name another run"
-    there = ", ".join(map(str, steps))
-    return f"; there are steps {there}: name another (orbax:DIR@STEP), or another run"
+    there = ", ".join(str(step) for step in steps if step not in tried)
+    also = " too" if tried else ""
+    return f"; there are steps {there}{also}: name one (orbax:DIR@STEP), or another run"
 
 
 def fingerprint(metadata: dict) -> str:

@@ -136,6 +136,8 @@ def read(
             "not name the feature, the label job was told"
         )
         codebook = Codebook(centroids, expected, None, None, None, None, origin)
+    elif not pathlib.Path(path).exists():
+        raise InputError(f"{key}={path}: no such file or directory")
     else:
         codebook = Codebook.load(path)
     if dim is not None and codebook.dim != dim:

@@ -244,6 +244,25 @@ def test_rows_and_names_of_every_spelling_of_a_split_are_not_mixed(tmp_path, spe
     assert len(discover(other.parent)) == len(speech)  # of no split that has a name
 
 
+def test_common_voice(tmp_path):
+    """A table a split; the folder as a whole would mix them."""
+    for name in "abc":
+        _audio(tmp_path / "en" / "clips" / f"{name}.wav")
+    header = "client_id\tpath\tsentence\tup_votes"
+    rows = {"train": ["x\ta.wav\tIt’s one.\t2", "y\tnone.wav\ttwo\t2"], "test": ["z\tb.wav\t\t0"]}
+    for split, lines in rows.items():
+        (tmp_path / "en" / f"{split}.tsv").write_text("\n".join([header, *lines]) + "\n")
+    found = _rows(tmp_path / "en" / "train.tsv")
+    assert found[0] == ("a", "x", "It’s one.", "")
+    assert found[1][3].startswith("no such file in")
+    assert "empty transcript" in _rows(tmp_path / "en" / "test.tsv")[0][3]
+    with pytest.raises(InputError, match="en: the tables of Common Voice's splits, .*; take one"):
+        discover(tmp_path / "en")
+    (tmp_path / "en" / "dev.tsv").write_text(f"{header}\nx\ta.wav\n")
+    with pytest.raises(InputError, match="dev.tsv, line 2: expected 4 columns, found 2"):
+        discover(tmp_path / "en" / "dev.tsv")
+
+
 def test_parquet_beside_audio_files_is_not_left_without_a_word(tmp_path, speech):
     _parquet(tmp_path / "data" / "train-0.parquet", speech)
     _audio(tmp_path / "sample.wav")

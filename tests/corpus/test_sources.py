@@ -181,7 +181,7 @@ def test_a_row_with_more_cells_than_columns_is_refused(tmp_path):
 def test_tables_that_are_not_read_are_named(tmp_path, capsys):
     _audio(tmp_path / "clips" / "a.wav")
     for split in ("train", "dev"):
-        (tmp_path / f"{split}.tsv").write_text("client_id\tpath\tsentence\nx\ta.wav\tone\n")
+        (tmp_path / f"{split}.tsv").write_text("speaker\tname\tsaid\nx\ta.wav\tone\n")
     (found,) = discover(tmp_path)
     assert found.text is None
     assert f"warning: {tmp_path}/dev.tsv and 1 more not read" in capsys.readouterr().out

@@ -4,7 +4,7 @@ import operator
 import os
 import pathlib
 
-from hubert_jax.corpus.sources import fairseq, folders, parquet, splits, tfds
+from hubert_jax.corpus.sources import common_voice, fairseq, folders, parquet, splits, tfds
 from hubert_jax.corpus.sources.utterances import SourceUtterance, refuse_duplicates
 from hubert_jax.errors import InputError
 
@@ -12,9 +12,9 @@ from hubert_jax.errors import InputError
 def discover(location: str | os.PathLike, data_dir: str = "") -> list[SourceUtterance]:
     """A corpus's utterances, sorted by id.
 
-    `location` is `tfds:NAME/SPLIT` (with `data_dir` as in `tfds.discover`), a fairseq manifest
-    `.tsv`, a `.parquet` file or a folder of them, or a folder of audio files. FOLDER/SPLIT, where
-    no such folder is, takes one of the splits of the tables in FOLDER.
+    `location` is `tfds:NAME/SPLIT` (with `data_dir` as in `tfds.discover`), a `.tsv` of fairseq or
+    Common Voice, a `.parquet` file or a folder of them, or a folder of audio files. FOLDER/SPLIT,
+    where no such folder is, takes one of the splits of the tables in FOLDER.
 
     Raises InputError for a missing or empty corpus, one that cannot be listed, an id twice,
     tables of several splits, or Parquet tables and audio files in one folder.
@@ -24,13 +24,20 @@ def discover(location: str | os.PathLike, data_dir: str = "") -> list[SourceUtte
     if name.startswith(tfds.PREFIX):
         utterances = tfds.discover(name, data_dir)
     elif suffix == ".tsv" and path.is_file():
-        utterances = fairseq.discover(path)
+        of_table = common_voice if common_voice.is_table(path) else fairseq
+        utterances = of_table.discover(path)
     elif suffix == ".parquet" and path.is_file():
         utterances = parquet.discover([path], path.parent)
     elif path.is_dir() or (splits.split_of(path.name) and path.parent.is_dir()):
         folder, chosen = (path, "") if path.is_dir() else (path.parent, path.name)
         found = folders.walk(folder)
         tables = [table for listed in found for table in listed.parquet]
+        unread = [table for listed in found for table in listed.unread]
+        if of_splits := common_voice.tables(unread):
+            raise InputError(
+                f"{folder}: the tables of Common Voice's splits, {', '.join(map(str, of_splits))}; "
+                "take one, by its name behind the folder's"
+            )
         if tables and (audio := [listed for listed in found if listed.audio]):
             raise InputError(
                 f"{folder}: holds {tables[0].relative_to(folder)} and audio files, such as "

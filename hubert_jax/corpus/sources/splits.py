@@ -14,6 +14,7 @@ _KINDS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+_KINDS_IN_ORDER = ["", "test", "validation", "train"]  # the last is named as an example
 _NAMES = {name: kind for kind, names in _KINDS.items() for name in names}
 _NAME = re.compile(rf"(?<![a-z])({'|'.join(_NAMES)})(?:[_ -]?set)?(?![a-z])", re.IGNORECASE)
 COLUMNS = ("split", "subset", "partition")  # of tables, in which rows say of which they are
@@ -35,11 +36,10 @@ def refuse_several(where: pathlib.Path, splits: Iterable[str]) -> None:
     counts = collections.Counter(splits)
     if len(counts) > 1:
         listed = ", ".join(f"{split or 'none'} ({n})" for split, n in sorted(counts.items()))
-        del counts[""]
         folder = where if where.is_dir() else where.parent
         raise InputError(
             f"{where}: tables or rows of several splits: {listed}; take one with its name behind "
-            f"the folder's, such as {folder.name}/{max(counts, key=counts.__getitem__)}"
+            f"the folder's, such as {folder.name}/{max(counts, key=_KINDS_IN_ORDER.index)}"
         )
 
 
