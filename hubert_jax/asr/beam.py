@@ -157,7 +157,8 @@ class _ByLetter:
         self._boundary = int(np.flatnonzero(classes == vocabulary.boundary)[0])
         self._symbols = ["<blank>", *(vocabulary.symbols[index - 1] for index in classes[1:])]
         self._symbols[self._boundary] = WORD_BOUNDARY
-        self._letters, self._scorer = None, None if isinstance(lm, str) else lm
+        self._letters: Any = None
+        self._scorer: ngram.Scorer | Transformer | None = None if isinstance(lm, str) else lm
         if isinstance(lm, str) and lm:
             if ngram.is_of_characters(lm):
                 self._letters = ngram.load(lm, self._symbols)
