@@ -55,7 +55,7 @@ class Tokens:
     def of_word(self, word: str) -> tuple[int, ...]:
         """A word's tokens, at least one; those of a sentence are its words', then `END`."""
         if word not in self._known:
-            found = (UNKNOWN,)
+            found: tuple[int, ...] = (UNKNOWN,)
             if self.spelling and word:
                 classes, outside = self.spelling.spell(word)
                 boundary = (self.spelling.boundary,) * (

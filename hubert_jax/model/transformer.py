@@ -48,7 +48,7 @@ class _TransformerLayer(nn.Module):
         )
         if self.has_variable("past", "keys"):
             # Padded, so the new frame comes before: to attention keys are a set.
-            past = [self.get_variable("past", name) for name in ("keys", "values")]
+            past: list[jax.Array] = [self.get_variable("past", n) for n in ("keys", "values")]
             self.sow("present", "keys", key)
             self.sow("present", "values", value)
             key, value = (
