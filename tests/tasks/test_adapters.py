@@ -41,7 +41,7 @@ def test_adapters_are_what_is_added_to_the_matrices(model):
     # Far from a uniform attention, whose queries and keys have gradients near zero.
     layer = params["hubert"]["transformer"]["layers"]["layer"]
     for name in ("query", "key"):
-        layer[name]["kernel"] *= 8
+        layer[name]["kernel"] *= 24
     lora = Adapters(rank=3, alpha=7.5, matrices=ALL)
     random = np.random.default_rng(1)
     fresh = lora.added(params, jax.random.key(1))
@@ -62,10 +62,9 @@ def test_adapters_are_what_is_added_to_the_matrices(model):
 
     step = jax.jit(jax.value_and_grad(value), static_argnums=1)
     (ours, gradients), (expected, wanted) = (step(drawn, f) for f in (lora.variables, as_sum))
-    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
     largest = [float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted)]
-    print(largest)
-    assert min(largest) > 1e-3 * max(largest)
+    assert min(largest) > 5e-4 * max(largest)
     for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(largest))
     for name, leaf in lora.merged(fresh).items():
