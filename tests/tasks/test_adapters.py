@@ -40,8 +40,10 @@ def test_adapters_are_what_is_added_to_the_matrices(model):
     params = random_parameters(architecture, vocabulary_size=29)
     # Far from a uniform attention, whose queries and keys have gradients near zero.
     layer = params["hubert"]["transformer"]["layers"]["layer"]
+    for norm in (layer["attention_norm"], params["hubert"]["encoder_norm"]):
+        norm["scale"] += 1
     for name in ("query", "key"):
-        layer[name]["kernel"] *= 8
+        layer[name]["kernel"] *= 4
     lora = Adapters(rank=3, alpha=7.5, matrices=ALL)
     random = np.random.default_rng(1)
     fresh = lora.added(params, jax.random.key(1))
@@ -62,10 +64,9 @@ def test_adapters_are_what_is_added_to_the_matrices(model):
 
     step = jax.jit(jax.value_and_grad(value), static_argnums=1)
     (ours, gradients), (expected, wanted) = (step(drawn, f) for f in (lora.variables, as_sum))
-    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5)
     largest = [float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(wanted)]
-    print(largest)
-    assert min(largest) > 1e-3 * max(largest)
+    assert min(largest) > 4e-5 * max(largest)
     for a, b in zip(jax.tree.leaves(gradients), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * max(largest))
     for name, leaf in lora.merged(fresh).items():
@@ -78,7 +79,7 @@ def test_adapters_are_what_is_added_to_the_matrices(model):
 
 @pytest.fixture
 def values(tmp_path, speech_split, held_out_split):
-    """A configuration of four updates of adapters beside a network of random weights."""
+    """A configuration of three updates of adapters beside a network of random weights."""
     architecture = Architecture(**TINY_BASE["architecture"])
     where = f"hf:{tmp_path}/source"
     formats.write(where, Network(random_parameters(architecture), architecture))
@@ -88,7 +89,7 @@ def values(tmp_path, speech_split, held_out_split):
         init_from=where,
         architecture=TINY_BASE["architecture"],
         regularization=TINY_BASE["regularization"],
-        loop=dict(steps=4, log_every=1, save_every=1, keep=10),
+        loop=dict(steps=3, log_every=1, save_every=1, keep=10),
         ctc=dict(freeze_steps=1, channel_mask_probability=0.1, channel_mask_span=4),
         # Decay would move a frozen parameter that has no gradient.
         optimizer=dict(peak_learning_rate=1e-2, weight_decay=0.1, schedule="tri_stage"),
@@ -114,6 +115,8 @@ def test_adapters_learn_and_the_network_stays(values, held_out_split, tmp_path, 
             finetune.run(config)
     result = finetune.run(config)
     assert result["resumed_from"] == 2
+    with pytest.raises(InputError, match="config.lora.rank was 2, is 4"):
+        finetune.run(config_lib.build(ctc.FinetuneConfig, {**values, "lora": dict(rank=4)}))
     other = config_lib.build(ctc.FinetuneConfig, {**values, "workdir": f"{tmp_path}/whole"})
     whole = finetune.run(other)
     params, metadata = restore_parameters(result["checkpoint"])
@@ -134,12 +137,14 @@ def test_adapters_learn_and_the_network_stays(values, held_out_split, tmp_path, 
     kernels = choice.choose(Execution(), network.architecture)
     model = HubertForCTC(network.architecture, LIBRISPEECH.size, kernels)
     waveform = np.random.default_rng(0).normal(size=(1, 8_000)).astype(np.float32)
+    apply = jax.jit(lambda variables: model.apply(variables, waveform))
     assert metadata["adapters"] == dict(rank=2, alpha=5.0, matrices=["query", "ffn_out"])
-    ours = model.apply(config.lora.variables(params), waveform)
+    ours = apply(config.lora.variables(params))
     for read in (network, formats.read(f"hf:{tmp_path}/exported")):
-        found = model.apply({"params": dict(read.params)}, waveform)
+        found = apply({"params": dict(read.params)})
         np.testing.assert_allclose(found, ours, atol=1e-5)
-    assert np.abs(model.apply({"params": params}, waveform) - ours).max() > 1e-3
+    unchanged = {"hubert": source["hubert"], "ctc_head": params["ctc_head"]}
+    assert np.abs(apply({"params": unchanged}) - ours).max() > 1e-3
     losses = []
     for _, emitted in emissions(trained.load(where), held_out_split):
         spoken = LIBRISPEECH.encode(emitted.text)
@@ -152,7 +157,7 @@ def test_adapters_learn_and_the_network_stays(values, held_out_split, tmp_path, 
         losses.append(float(optax.ctc_loss(*(np.asarray(array)[None] for array in arrays))[0]))
     assert result["validation"]["last"]["loss"] == pytest.approx(np.mean(losses), rel=1e-5)
     # The mean of checkpoints is that of their networks: A B is not linear in both.
-    steps = [formats.read(f"{where}@{step}").params for step in (3, 4)]
+    steps = [formats.read(f"{where}@{step}").params for step in (2, 3)]
     mean = jax.tree.map(lambda *leaves: sum(leaves) / 2, *steps)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7),
@@ -194,7 +199,3 @@ def test_impossible_adapters_are_refused(values, lora, message):
 def test_adapters_need_a_network_that_has_learnt(values):
     with pytest.raises(InputError, match="config.lora.rank=2: found without config.init_from"):
         config_lib.build(ctc.FinetuneConfig, {**values, "init_from": ""})
-    resumed = {**values, "lora": dict(rank=4)}
-    finetune.run(config_lib.build(ctc.FinetuneConfig, {**values, "loop": dict(steps=1)}))
-    with pytest.raises(InputError, match="config.lora.rank was 2, is 4"):
-        finetune.run(config_lib.build(ctc.FinetuneConfig, resumed))

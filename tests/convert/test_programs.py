@@ -19,9 +19,9 @@ from hubert_jax.model.kernels import choice
 from hubert_jax.vocabulary import LIBRISPEECH
 
 NETWORKS = {"base": BASE_LIKE, "large": LARGE_LIKE}
-PROGRAMS = ("emissions", "layer_0", "layer_2")
+PROGRAMS = ("emissions", "layer_2")
 # (samples of the batch, samples of each row)
-BATCHES = {"two": (9_000, (9_000, 5_311)), "one": (4_000, (4_000,)), "short": (400, (400,))}
+BATCHES = {"two": (9_000, (9_000, 5_311)), "short": (400, (400,))}
 
 _DEPLOYED = """
 import json, sys, pathlib
@@ -76,17 +76,20 @@ def test_a_program_gives_the_networks_numbers(deployed, name):
     kernels = choice.choose(Execution(), architecture)
     ctc = HubertForCTC(architecture, LIBRISPEECH.size, kernels)
     hubert = Hubert(architecture, kernels)
+
+    @jax.jit
+    def of_network(waveform):
+        logits = ctc.apply({"params": params[name]}, waveform[None])
+        states = hubert.apply({"params": params[name]["hubert"]}, waveform[None], collect=True)
+        return {"emissions": jax.nn.log_softmax(logits)[0], "layer_2": states["layers"][2, 0]}
+
     for batch, (_, lengths) in BATCHES.items():
         for row, length in enumerate(lengths):
             waveform = given[batch][row, :length]
             if architecture.normalize_waveform:
                 waveform = normalize(waveform)
             frames = (length - 400) // 320 + 1
-            logits = ctc.apply({"params": params[name]}, waveform[None])
-            expected = {"emissions": jax.nn.log_softmax(logits)[0]}
-            states = hubert.apply({"params": params[name]["hubert"]}, waveform[None], collect=True)
-            expected |= {f"layer_{layer}": states["layers"][layer, 0] for layer in (0, 2)}
-            for program, values in expected.items():
+            for program, values in of_network(waveform).items():
                 ours = found[f"{name}/{program}/{batch}"][row, :frames]
                 np.testing.assert_allclose(ours, values, rtol=0, atol=1e-5)
 
