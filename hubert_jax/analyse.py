@@ -31,7 +31,7 @@ from hubert_jax.units.clustering import KMeansConfig
 from hubert_jax.units.kmeans import require_fittable
 
 if TYPE_CHECKING:
-    from hubert_jax.units.evaluation import AlignedSplit
+    from hubert_jax.quality.evaluation import AlignedSplit
     from hubert_jax.units.features import Feature
 
 VERSION = 1  # raise it when the same configuration and inputs give another output
@@ -123,9 +123,9 @@ def _analyse(config: AnalyseConfig, directory: pathlib.Path, started: float) -> 
     from hubert_jax.data import manifests
     from hubert_jax.data.index import read_index
     from hubert_jax.networks import trained as trained_lib
+    from hubert_jax.quality.evaluation import AlignedSplit
     from hubert_jax.report import figures
     from hubert_jax.units import alignments
-    from hubert_jax.units.evaluation import AlignedSplit
     from hubert_jax.units.features import Feature
 
     features: dict[_Named, Feature] = {("mfcc", None): Feature("mfcc")}
@@ -246,8 +246,8 @@ def _scores(
     config: AnalyseConfig,
 ) -> dict[str, Any]:
     """Frames and inertia of a fit on frames by utterance, and the metrics on others."""
+    from hubert_jax.quality.counts import JointCounts, score
     from hubert_jax.units import kmeans
-    from hubert_jax.units.quality import JointCounts, score
 
     sample = kmeans.FrameSample(sum(map(len, fitted.values())), trial.seed)
     for name, frames in fitted.items():

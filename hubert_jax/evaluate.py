@@ -16,13 +16,13 @@ from hubert_jax import files, job
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
-from hubert_jax.units.abx import AbxConfig
+from hubert_jax.quality.abx import AbxConfig
+from hubert_jax.quality.probe import ProbeConfig
 from hubert_jax.units.clustering import KMeansConfig
 from hubert_jax.units.kmeans import require_fittable
-from hubert_jax.units.probe import ProbeConfig
 
 if TYPE_CHECKING:
-    from hubert_jax.units.evaluation import SplitScorer
+    from hubert_jax.quality.evaluation import SplitScorer
 
 VERSION = 5  # raise it when the same configuration and inputs give another output
 
@@ -105,7 +105,8 @@ def run(config: EvaluateConfig) -> dict:
     started = time.monotonic()
     directory = pathlib.Path(files.require_writable(config.workdir), "evaluate")
     from hubert_jax.networks import trained as trained_lib
-    from hubert_jax.units import alignments, evaluation
+    from hubert_jax.quality import evaluation
+    from hubert_jax.units import alignments
     from hubert_jax.units.features import require_layers
     from hubert_jax.units.fitting import Fitting
 

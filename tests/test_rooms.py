@@ -13,8 +13,7 @@ JOBS = {
 }
 # Rooms with more public names, and how many. convert, corpus and data have the files and formats of
 # other people and of ours; a model and its training are many small functions of one kind; each of
-# the tasks has a configuration, data and a few more; units are made in that room, and judged: by
-# alignments, counts, ABX and a probe.
+# the tasks has a configuration, data and a few more; units have features, k-means and label sets.
 MANY_NAMES = {
     "convert": 55,
     "corpus": 56,

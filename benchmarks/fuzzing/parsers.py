@@ -199,14 +199,15 @@ def _alignment_seeds(folder: pathlib.Path) -> list[Files]:
 
 
 def _read_alignments(folder: pathlib.Path) -> None:
-    from hubert_jax.units import alignments, quality
+    from hubert_jax.quality import counts as counts_lib
+    from hubert_jax.units import alignments
 
     for name in ("a.txt", "a.ctm", "a"):
         read = alignments.read_alignments(folder / name)
         found, _ = alignments.fitted(read, {"1-2-3": 16_000}, 0.0, name)
-        counts = quality.JointCounts(found, 2, 50)
+        counts = counts_lib.JointCounts(found, 2, 50)
         counts.add("1-2-3", 16_000, np.zeros(100, np.uint16), 100)
-        quality.score(counts)
+        counts_lib.score(counts)
 
 
 def _codebook_seeds(folder: pathlib.Path) -> list[Files]:

@@ -1,1 +1,1 @@
-"""Units: features, codebooks, label shards and their phonetic quality."""
+"""Units: features, codebooks, label shards, and the phones that they are compared with."""

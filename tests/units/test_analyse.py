@@ -13,10 +13,10 @@ from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Architecture
+from hubert_jax.quality.abx import AbxConfig
+from hubert_jax.quality.evaluation import AlignedSplit, SplitScorer
 from hubert_jax.units import kmeans
-from hubert_jax.units.abx import AbxConfig
 from hubert_jax.units.clustering import KMeansConfig
-from hubert_jax.units.evaluation import AlignedSplit, SplitScorer
 from hubert_jax.units.fitting import Fitting
 
 METRICS = ("phone_purity", "cluster_purity", "pnmi")

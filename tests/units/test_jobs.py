@@ -22,14 +22,14 @@ from hubert_jax.data.label_sets import check_labels
 from hubert_jax.data.waveform import to_float
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Architecture
+from hubert_jax.quality.abx import AbxConfig
+from hubert_jax.quality.probe import ProbeConfig
 from hubert_jax.units import kmeans
-from hubert_jax.units.abx import AbxConfig
 from hubert_jax.units.alignments import read_alignments
 from hubert_jax.units.clustering import KMeansConfig
 from hubert_jax.units.features import Feature
 from hubert_jax.units.fitting import Fitting
 from hubert_jax.units.mfcc import mfcc as mfcc_of
-from hubert_jax.units.probe import ProbeConfig
 
 QUICK = KMeansConfig(n_init=1, max_iter=5)
 
@@ -445,7 +445,7 @@ def test_evaluate_job_scores_labels_beside_mfcc(evaluation):
 def test_evaluate_job_scores_layers(evaluation, items, monkeypatch):
     """Layer 1 tells phones apart as MFCC do, layer 2 is noise."""
     from hubert_jax.networks import trained as trained_lib
-    from hubert_jax.units import evaluation as evaluation_lib
+    from hubert_jax.quality import evaluation as evaluation_lib
 
     def layers_of(trained, split_dir, layers, wanted=lambda name: True):
         rng = np.random.default_rng(0)

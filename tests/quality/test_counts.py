@@ -9,8 +9,8 @@ import pytest
 from sklearn.metrics import mutual_info_score
 
 from hubert_jax.errors import InputError
+from hubert_jax.quality.counts import JointCounts, PairedBootstrap, score, units_at_frames
 from hubert_jax.units.alignments import Alignment
-from hubert_jax.units.quality import JointCounts, PairedBootstrap, score, units_at_frames
 
 
 def aligned(phones):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hubert_jax.errors import InputError
-from hubert_jax.units.abx import AbxConfig, Item, abx, read_items, triphones
+from hubert_jax.quality.abx import AbxConfig, Item, abx, read_items, triphones
 from hubert_jax.units.alignments import Alignment
 
 ALL = AbxConfig(max_items=0, max_speakers=0)

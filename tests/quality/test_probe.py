@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from hubert_jax.errors import InputError
-from hubert_jax.units.probe import Probe, ProbeConfig, scores
+from hubert_jax.quality.probe import Probe, ProbeConfig, scores
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,13 @@ from hubert_jax.data.label_sets import check_labels
 from hubert_jax.errors import InputError
 from hubert_jax.frames import RATES, SAMPLE_RATE, num_frames
 from hubert_jax.networks.trained import Trained
-from hubert_jax.units import abx, kmeans
+from hubert_jax.quality import abx
+from hubert_jax.quality.counts import JointCounts, PairedBootstrap, score
+from hubert_jax.quality.probe import Probe, ProbeConfig, scores
+from hubert_jax.units import kmeans
 from hubert_jax.units.alignments import fitted, phones_at_frames, read_alignments
 from hubert_jax.units.features import Feature, extract, hidden_states
 from hubert_jax.units.fitting import Fitting
-from hubert_jax.units.probe import Probe, ProbeConfig, scores
-from hubert_jax.units.quality import JointCounts, PairedBootstrap, score
 
 _Features = dict[str, np.ndarray]  # float32 (layers, T, D) by utterance
 _MOST_BYTES = 2**32  # of layers that are held together, of which one is held anyway
