@@ -484,9 +484,9 @@ def test_a_network_from_elsewhere_is_looked_at_before_anything_runs(tmp_path, sc
         config.stages.it1.train.init_from = f"{scheme}:{tmp_path}/net"
     with pytest.raises(InputError, match=f"architecture.conv_channels: .* but {scheme}:.*/net has"):
         pipeline.plan(pipeline.PipelineConfig("run", config.stages))
-    for which, message in (("mean2", "1 checkpoints"), ("best", "without validation")):
+    for which, message in (("mean2", "expected 2 check"), ("best", "no validation of the run")):
         if scheme == "orbax":
             with config.unlocked():
                 config.stages.it1.train.init_from = f"orbax:{tmp_path}/net@{which}"
-            with pytest.raises(InputError, match=f"net@{which}: found .*{message}"):
+            with pytest.raises(InputError, match=message):
                 pipeline.plan(pipeline.PipelineConfig("run", config.stages))

@@ -248,8 +248,8 @@ def _named(directory: str | os.PathLike) -> tuple[pathlib.Path, list[int], int]:
             if len(kept) < count:
                 raise InputError(
                     f"{directory}: expected {count} checkpoints, found {len(kept)} of the newest "
-                    f"(steps {', '.join(map(str, kept))}); config.loop.keep says how many a run "
-                    "keeps"
+                    f"(steps {', '.join(map(str, kept))}); loop.keep of the run says how many "
+                    "it keeps"
                 )
             return folder, kept[-count:][::-1], count
         step = _best_step(newest)

@@ -224,7 +224,7 @@ def test_what_is_no_codebook_is_named(read):
         (dumped(KMeans(5)), "without cluster_centers_; fit it"),
         (dumped(BisectingKMeans(2).fit(FRAMES)), "_bisect_k_means"),
         (b"PK\x03\x04 and so on", r"begins with b'PK.*expected a k-means of scikit-learn"),
-        (b"", "begins with b''"),
+        (b"", "an empty file"),
     ):
         with pytest.raises(InputError, match=message) as refused:
             read(content)

@@ -228,9 +228,10 @@ def test_what_does_not_fit_is_named(written, edit, message):
 def test_damaged_and_missing_files_are_reported(written, tmp_path, monkeypatch):
     _, path, _ = written
     whole = path.read_bytes()
+    unreadable = "theirs.pt: (cannot be read as a file of torch|an empty file)"
     for size in (len(whole) // 2, 10, 0):
         path.write_bytes(whole[:size])
-        with pytest.raises(InputError, match="theirs.pt: cannot be read as a file of torch"):
+        with pytest.raises(InputError, match=unreadable):
             formats.read(f"fairseq:{path}")
     with pytest.raises(InputError, match="none.pt: no such file"):
         formats.read(f"fairseq:{tmp_path}/none.pt")
