@@ -40,7 +40,8 @@ class _TransformerLayer(nn.Module):
         )(x)
         if not self.has_variable("adapters", f"{name}_down"):
             return y
-        down, up = (self.get_variable("adapters", f"{name}_{way}") for way in ("down", "up"))
+        down: jax.Array = self.get_variable("adapters", f"{name}_down")
+        up: jax.Array = self.get_variable("adapters", f"{name}_up")
         return y + (x @ down.astype(dtype)) @ up.astype(dtype)
 
     def _drop(self, x: jax.Array, rate: float) -> jax.Array:

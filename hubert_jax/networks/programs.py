@@ -103,7 +103,8 @@ def _program(network: Network, name: str) -> bytes:
         jax.ShapeDtypeStruct((batch, samples), jnp.float32),
         jax.ShapeDtypeStruct((batch,), jnp.int32),
     )
-    return jax.export.export(jax.jit(program), platforms=_PLATFORMS)(*arguments).serialize()
+    exported = jax.export.export(jax.jit(program), platforms=_PLATFORMS)(*arguments)
+    return bytes(exported.serialize())
 
 
 def _normalised(waveform: jax.Array, num_samples: jax.Array) -> jax.Array:
