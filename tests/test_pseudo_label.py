@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from splits import TINY_BASE
 
-from hubert_jax import config as config_lib
 from hubert_jax import check, files, finetune, pseudo_label
+from hubert_jax import config as config_lib
 from hubert_jax.corpus import assembly, parts
 from hubert_jax.data import preflight, records
 from hubert_jax.data.manifests import read_manifest
