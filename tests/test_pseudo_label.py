@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from splits import TINY_BASE
 
+from hubert_jax import check, files, finetune, pseudo_label
 from hubert_jax import config as config_lib
-from hubert_jax import files, finetune, pseudo_label
 from hubert_jax.corpus import assembly, parts
 from hubert_jax.data import preflight, records
 from hubert_jax.data.manifests import read_manifest
@@ -193,7 +193,9 @@ def test_fine_tuning_mixes_it_by_weight(labelled, speech_split, tmp_path):
         frames_per_step=3072,
         padded_frames=(384,),
     )
-    result = finetune.run(config_lib.build(finetune.FinetuneConfig, values))
+    config = config_lib.build(finetune.FinetuneConfig, values)
+    assert check.run(config)["audio"]["utterances"] == 22 + 4
+    result = finetune.run(config)
     _, metadata = restore_parameters(result["checkpoint"])
     first, second = metadata["data"]
     assert first["share"] + second["share"] == pytest.approx(1)
