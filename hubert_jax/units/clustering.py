@@ -30,7 +30,7 @@ _METHODS = ("lloyd", "minibatch", SCIKIT_LEARN)
 _BITS = 30  # that frames are rounded to; float64 adds a block's exactly
 _CHUNK = 8192  # frames that are looked at together
 _TILE = 512  # of frames that starts are made from, whose distances a core's cache holds
-_POLISHING = 10  # passes over the frames that starts are made from
+_POLISHING = (3, 7)  # passes over these, of all starts and of the best quarter
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,16 +71,19 @@ class KMeansConfig:
 def starts(frames: np.ndarray, num_clusters: int, seed: int, settings: KMeansConfig) -> np.ndarray:
     """The best centroids, float32 (K, D), of `n_init` starts of greedy k-means++ on float32 (N, D).
 
-    Best after some of Lloyd's passes, which they have gone through.
+    All go through some of Lloyd's passes, the best quarter of them through more.
     """
     centre = frames.mean(axis=0, dtype=np.float64).astype(np.float32)
     moved = jax.device_put(frames - centre)
     keys = jax.random.split(jax.random.key(seed), settings.n_init)
-    compiled = _start(num_clusters)
+    chosen, lloyds = _plus_plus(num_clusters), _lloyds()
     # XLA's CPU back-end gives most of this one core.
     with futures.ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = list(pool.map(lambda key: jax.device_get(compiled(moved, key)), keys))
-    best = min(found, key=lambda start: start[1])[0] + centre
+        found = list(pool.map(lambda key: jax.device_get(chosen(moved, key)), keys))
+        for passes, kept in zip(_POLISHING, (-(-len(keys) // 4), 1), strict=True):
+            tried = pool.map(lambda one: jax.device_get(lloyds(moved, one, passes)), found)  # noqa: B023
+            found = [one for one, _ in sorted(tried, key=lambda each: each[1])[:kept]]
+    best = found[0] + centre
     return unit(best) if settings.metric == "cosine" else best
 
 
@@ -248,11 +251,11 @@ def unit(frames: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _start(num_clusters: int) -> Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
-    """(frames (N, D), key) -> centroids (K, D), and their inertia but for what all have."""
+def _plus_plus(num_clusters: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """(frames (N, D), key) -> frames that are centroids, (K, D)."""
     trials = 2 + int(math.log(num_clusters))
 
-    def chosen(frames: jax.Array, key: jax.Array) -> jax.Array:
+    def start(frames: jax.Array, key: jax.Array) -> jax.Array:
         lengths = jnp.square(frames).sum(axis=1)
 
         def squared(some: jax.Array) -> jax.Array:
@@ -271,9 +274,17 @@ def _start(num_clusters: int) -> Callable[[jax.Array, jax.Array], tuple[jax.Arra
 
         first = jax.random.randint(key, (1,), 0, len(frames))
         chosen = jnp.zeros(num_clusters, jnp.int32).at[0].set(first[0])
-        return lax.fori_loop(1, num_clusters, choose, (chosen, squared(frames[first])[0]))[0]
+        state = chosen, squared(frames[first])[0]
+        return frames[lax.fori_loop(1, num_clusters, choose, state)[0]]
 
-    def lloyds(frames: jax.Array, centroids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jax.jit(start, **distributed.compiled_here())
+
+
+@functools.cache
+def _lloyds() -> Callable[[jax.Array, np.ndarray, int], tuple[jax.Array, jax.Array]]:
+    """(frames (N, D), centroids (K, D), passes) -> centroids and their inertia, less a constant."""
+
+    def lloyds(frames, centroids, passes):  # type: ignore[no-untyped-def]
         # Numbers that are 1, or 0 in rows that fill the last tile, count frames and add squares.
         longer = jnp.pad(frames, ((0, 0), (0, 1)), constant_values=1.0)
         tiles = jnp.pad(longer, ((0, -len(frames) % _TILE), (0, 0)))
@@ -300,13 +311,10 @@ def _start(num_clusters: int) -> Callable[[jax.Array, jax.Array], tuple[jax.Arra
             counts = sums[:, -1:]
             return jnp.where(counts > 0, sums[:, :-1] / jnp.maximum(counts, 1.0), centroids)
 
-        centroids = lax.fori_loop(0, _POLISHING, once, centroids)
+        centroids = lax.fori_loop(0, passes, once, centroids)
         return centroids, measured(centroids)[1]
 
-    def start(frames: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return lloyds(frames, frames[chosen(frames, key)])
-
-    return jax.jit(start, **distributed.compiled_here())
+    return jax.jit(lloyds, **distributed.compiled_here())
 
 
 def _write(

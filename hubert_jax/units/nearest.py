@@ -17,7 +17,7 @@ from hubert_jax import distributed
 Result = TypeVar("Result")
 _MOST, _FEWEST = 2**14, 2**10  # frames that go to a device together
 _NUMBERS = 2**21  # that they have, at most
-_DISTANCES = 2**18  # that are computed together; about what a core's cache holds
+_DISTANCES = 2**17  # that are computed together; about what a core's cache holds
 _FRAMES = 256  # of each row of a batch, that are looked at together
 
 
