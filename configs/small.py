@@ -50,7 +50,7 @@ def get_config(part: str = "train") -> ConfigDict:
                 architecture=dict(dim=128, num_layers=2, ffn_dim=512, num_heads=4, cutoffs=()),
                 dropout=0.3,
                 optimizer=dict(peak_learning_rate=2e-3),
-                loop=dict(steps=200, log_every=20, save_every=20),
+                loop=dict(steps=80, log_every=20, save_every=20),
                 tokens_per_step=4_096,
                 seed=1337,
             )
