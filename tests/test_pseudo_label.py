@@ -194,7 +194,7 @@ def test_fine_tuning_mixes_it_by_weight(labelled, speech_split, tmp_path):
         padded_frames=(384,),
     )
     config = config_lib.build(finetune.FinetuneConfig, values)
-    assert check.run(config)["audio"]["utterances"] == 22 + 4
+    assert check.run(config)["audio"]["utterances"] == 24 + 4
     result = finetune.run(config)
     _, metadata = restore_parameters(result["checkpoint"])
     first, second = metadata["data"]
@@ -210,7 +210,7 @@ def test_fine_tuning_mixes_it_by_weight(labelled, speech_split, tmp_path):
         finetune.run(config_lib.build(finetune.FinetuneConfig, again))
     shutil.copytree(speech_split, tmp_path / "copy")
     with pytest.raises(
-        InputError, match="/copy: 22 of its 22 utterances are in .* too, .* for one"
+        InputError, match="/copy: 24 of its 24 utterances are in .* too, .* for one"
     ):
         finetune.run(
             config_lib.build(
