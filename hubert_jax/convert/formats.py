@@ -14,6 +14,7 @@ from hubert_jax.convert import fairseq, hugging_face, torchaudio
 from hubert_jax.convert.encoders import require_names, shapes
 from hubert_jax.convert.network import Network, Units, with_mask_embedding
 from hubert_jax.errors import InputError
+from hubert_jax.model.adapters import Adapters
 from hubert_jax.model.architecture import Architecture, Head, Regularization
 from hubert_jax.vocabulary import Vocabulary
 
@@ -122,7 +123,11 @@ def write(where: str, network: Network, key: str = "--to") -> WriteResult:
 def _read_orbax(path: pathlib.Path, shardings: Callable[[Any], Any] | None) -> Network:
     from hubert_jax.training.checkpoint import fingerprint, restore_parameters
 
-    params, metadata = restore_parameters(path, shardings)
+    def merged(params: dict, saved: dict) -> dict:
+        where = f"{path}: adapters"
+        return config_lib.build(Adapters, saved.get("adapters", {}), where).merged(params)
+
+    params, metadata = restore_parameters(path, shardings, merged)
     if metadata["kind"] not in ("pretraining", "ctc", "encoder"):
         raise InputError(
             f"{path}: a checkpoint of kind {metadata['kind']!r}, expected one of train or finetune"

@@ -28,14 +28,21 @@ class _TransformerLayer(nn.Module):
         x = attention_norm(x + self._attend(x, lengths)).astype(dtype)
         return ffn_norm(x + self._feed_forward(x)).astype(dtype)
 
-    def _dense(self, features: int, name: str) -> nn.Dense:
-        return nn.Dense(
+    def _dense(self, x: jax.Array, features: int, name: str) -> jax.Array:
+        """A dense layer of x, and its adapter where there is one (see `adapters`)."""
+        dtype = self.kernels.dtype
+        y = nn.Dense(
             features,
             kernel_init=linear_init,
-            dtype=self.kernels.dtype,
+            dtype=dtype,
             dot_general=self.kernels.dot_general,
             name=name,
-        )
+        )(x)
+        if not self.has_variable("adapters", f"{name}_down"):
+            return y
+        down: jax.Array = self.get_variable("adapters", f"{name}_down")
+        up: jax.Array = self.get_variable("adapters", f"{name}_up")
+        return y + (x @ down.astype(dtype)) @ up.astype(dtype)
 
     def _drop(self, x: jax.Array, rate: float) -> jax.Array:
         return Dropout(rate, self.kernels)(x, self.deterministic)
@@ -44,7 +51,7 @@ class _TransformerLayer(nn.Module):
         dim, regularization = self.architecture.dim, self.regularization
         heads = (*x.shape[:2], self.architecture.num_heads, self.architecture.head_dim)
         query, key, value = (
-            self._dense(dim, name)(x).reshape(heads) for name in ("query", "key", "value")
+            self._dense(x, dim, name).reshape(heads) for name in ("query", "key", "value")
         )
         rate = 0.0 if self.deterministic else regularization.attention_dropout
         if rate:
@@ -54,13 +61,13 @@ class _TransformerLayer(nn.Module):
             )
         else:
             y = self.kernels.attention(query, key, value, lengths)
-        y = self._dense(dim, "output")(y.reshape(x.shape))
+        y = self._dense(y.reshape(x.shape), dim, "output")
         return self._drop(y, regularization.dropout)
 
     def _feed_forward(self, x: jax.Array) -> jax.Array:
-        y = gelu(self._dense(self.architecture.ffn_dim, "ffn_in")(x))
+        y = gelu(self._dense(x, self.architecture.ffn_dim, "ffn_in"))
         y = self._drop(y, self.regularization.activation_dropout)
-        y = self._dense(self.architecture.dim, "ffn_out")(y)
+        y = self._dense(y, self.architecture.dim, "ffn_out")
         return self._drop(y, self.regularization.dropout)
 
 
@@ -117,7 +124,7 @@ class Transformer(nn.Module):
         rematerialize = self.kernels.rematerialize
         scanned = nn.scan(
             nn.remat(_ScannedLayer, prevent_cse=False) if rematerialize else _ScannedLayer,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "adapters": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),
             length=num_layers,

@@ -21,4 +21,8 @@ SHARDING_RULES: tuple[tuple[str, P], ...] = (
     (r"final_proj_\d+/bias", P()),
     (r"label_embeddings_\d+", P()),
     (r"ctc_head/.*", P()),
+    (r"adapters/.*/(query|key|value|ffn_in)_up", P(None, None, "tensor")),
+    (r"adapters/.*/(query|key|value|ffn_in)_down", P()),
+    (r"adapters/.*/(output|ffn_out)_down", P(None, "tensor", None)),
+    (r"adapters/.*/(output|ffn_out)_up", P()),
 )

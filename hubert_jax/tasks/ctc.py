@@ -22,6 +22,7 @@ from hubert_jax.data.index import read_index
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
 from hubert_jax.frames import HOP, SAMPLE_RATE, num_frames, num_samples
+from hubert_jax.model.adapters import NO_ADAPTERS, Adapters
 from hubert_jax.model.architecture import Architecture, Execution, Regularization
 from hubert_jax.model.ctc import ctc_loss, is_feasible
 from hubert_jax.model.hubert import HubertForCTC
@@ -77,6 +78,7 @@ class FinetuneConfig:
     regularization: Regularization = Regularization()
     execution: MayChange[Execution] = Execution()
     ctc: CTCConfig = CTCConfig()
+    lora: Adapters = Adapters()
     optimizer: OptimizerConfig = OptimizerConfig(
         peak_learning_rate=2e-5,
         epsilon=1e-8,
@@ -109,6 +111,16 @@ class FinetuneConfig:
         self.vocabulary.require_meant(self.vocabulary_file, self.init_from)
         if (name := self.optimizer.name) != "adam":
             raise InputError(f"config.optimizer.name={name!r}: fine-tuning takes 'adam' alone")
+        if self.lora.rank and not self.init_from:
+            raise InputError(
+                f"config.lora.rank={self.lora.rank}: found without config.init_from; expected a "
+                "trained network for adapters to be beside, or 0 to learn from scratch"
+            )
+        if self.lora.rank > self.architecture.dim:
+            raise InputError(
+                f"config.lora.rank={self.lora.rank}: expected at most "
+                f"config.architecture.dim={self.architecture.dim}"
+            )
         lengths = self.padded_frames
         if list(lengths) != sorted({*lengths}) or min(lengths, default=0) < 1:
             raise InputError(f"config.padded_frames={lengths}: expected lengths that ascend")
@@ -197,10 +209,15 @@ def task(
 
     return Task(
         kind="ctc",
-        init=init(config.architecture, vocabulary.size),
+        init=init(config.architecture, vocabulary.size, config.lora),
         loss=loss_function(
-            network(config, vocabulary.size, mesh), config.ctc, freeze_steps, from_scratch
+            network(config, vocabulary.size, mesh),
+            config.ctc,
+            freeze_steps,
+            from_scratch,
+            config.lora,
         ),
+        frozen=("hubert",) if config.lora.rank else (),
         optimizer=optimizer.build_finetuning(
             config.optimizer,
             config.loop.steps,
@@ -221,6 +238,7 @@ def task(
             "architecture": config_lib.to_dict(config.architecture),
             "regularization": config_lib.to_dict(config.regularization),
             "vocabulary": vocabulary.to_dict(),
+            "adapters": config_lib.to_dict(config.lora),
             "inputs": inputs,
             "config": config_lib.decisive(config, complete=True),
             "decisive": config_lib.decisive(config),
@@ -239,22 +257,33 @@ def network(config: FinetuneConfig, classes: int, mesh: Mesh) -> HubertForCTC:
     )
 
 
-def init(architecture: Architecture, classes: int) -> Callable[[jax.Array], dict]:
-    """key -> fresh parameters of the network with its linear layer over characters."""
+def init(
+    architecture: Architecture, classes: int, adapters: Adapters = NO_ADAPTERS
+) -> Callable[[jax.Array], dict]:
+    """key -> fresh parameters of the network, its linear layer over characters and its adapters."""
     network = HubertForCTC(architecture, classes, choice.choose(Execution(), architecture))
     silence = jnp.zeros((1, num_samples(2)))
-    return lambda key: network.init(key, silence)["params"]
+
+    def create(key: jax.Array) -> dict:
+        return adapters.added(network.init(key, silence)["params"], jax.random.fold_in(key, 1))
+
+    return create
 
 
 def loss_function(
-    network: HubertForCTC, ctc: CTCConfig, freeze_steps: int, train_frontend: bool
+    network: HubertForCTC,
+    ctc: CTCConfig,
+    freeze_steps: int,
+    train_frontend: bool,
+    adapters: Adapters = NO_ADAPTERS,
 ) -> AdditiveLoss:
     """(params, batch, key, step) -> (loss, metrics) on padded utterances.
 
     The batch holds `waveform` (B, N) float32, `num_samples` (B,), `labels` (B, L) int32 and
     `label_lengths` (B,), -1 of one that is not learnt from. The loss is per utterance of the global
     batch, as released, 0 for one too short for its transcript. In the first `freeze_steps` steps
-    the linear layer alone gets a gradient, the front-end only with `train_frontend`.
+    the linear layer alone gets a gradient, the front-end only with `train_frontend`. The parameters
+    are as `adapters` describes them.
     """
 
     def prepare(batch: Batch, key: jax.Array) -> Batch:
@@ -290,8 +319,9 @@ def loss_function(
         def encode(params: dict) -> Any:
             names = ("waveform", "num_samples", "mask", "channel_mask")
             inputs = [batch.get(name) for name in names]
+            variables = adapters.variables(params)
             return network.apply(
-                {"params": params}, *inputs, False, not train_frontend, rngs=rngs, method="encode"
+                variables, *inputs, False, not train_frontend, rngs=rngs, method="encode"
             )
 
         if freeze_steps:  # a branch, so that a frozen network has no backward pass
@@ -317,7 +347,7 @@ def loss_function(
     return AdditiveLoss(prepare, part)
 
 
-def _evaluation(network: HubertForCTC) -> Callable:
+def _evaluation(network: HubertForCTC, adapters: Adapters) -> Callable:
     """(params, batch) -> `losses` (B,), `classes` (B, T) and what `_error_rates` takes beside them.
 
     The batch is as of `loss_function`; there is no dropout and no mask.
@@ -325,7 +355,8 @@ def _evaluation(network: HubertForCTC) -> Callable:
 
     def evaluate(params: dict, batch: Batch) -> dict[str, jax.Array]:
         lengths = num_frames(batch["num_samples"])
-        logits: Any = network.apply({"params": params}, batch["waveform"], batch["num_samples"])
+        variables = adapters.variables(params)
+        logits: Any = network.apply(variables, batch["waveform"], batch["num_samples"])
         labels = {name: batch[name] for name in ("labels", "label_lengths")}
         losses, _ = ctc_loss(logits, lengths, **labels)
         return {"losses": losses, "classes": logits.argmax(-1), "lengths": lengths, **labels}
@@ -382,7 +413,7 @@ def _validation(
             for bucket in plan.buckets
         ),
         batches=read_batches,
-        evaluate=_evaluation(network(config, vocabulary.size, mesh)),
+        evaluate=_evaluation(network(config, vocabulary.size, mesh), config.lora),
         summarise=lambda found: _error_rates(found, vocabulary),
         facts={"audio": held_out.audio.digest, "utterances": config.validation.utterances},
         **config.validation.chosen(config.loop.save_every, _FIGURES),

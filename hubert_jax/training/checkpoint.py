@@ -192,14 +192,17 @@ class Checkpoints:
 
 
 def restore_parameters(
-    directory: str | os.PathLike, shardings: _Shardings | None = None
+    directory: str | os.PathLike,
+    shardings: _Shardings | None = None,
+    merge: Callable[[dict, dict], dict] = lambda params, metadata: params,
 ) -> tuple[dict, dict]:
     """A checkpoint's parameters, and its metadata with `step`, whatever mesh wrote them.
 
     `directory` is a run's checkpoint directory, for its newest readable one; DIR@STEP; DIR@best,
     by the run's validation; or DIR@meanN, the mean of the newest N, where `step` lists their steps.
     With `shardings` (tree of shapes -> of shardings) they are read onto these devices, else as
-    NumPy arrays. Raises InputError where there are none, or too few, or they cannot be read.
+    NumPy arrays. `merge` makes the parameters of each step's parameters and metadata, before the
+    mean. Raises InputError where there are none, or too few, or they cannot be read.
     """
     path = pathlib.Path(directory).absolute()
     named = None if os.path.isdir(path) else _NAMED.fullmatch(str(path))
@@ -212,7 +215,8 @@ def restore_parameters(
     def restored(tried: Sequence[int]) -> tuple[dict, dict]:
         read = functools.partial(_restore, folder, shardings=shardings)
         advice = none_left if len(tried) == len(steps) else remedy
-        return _first_readable(folder, tried, read, advice)[1]
+        params, metadata = _first_readable(folder, tried, read, advice)[1]
+        return merge(params, metadata), metadata
 
     if named is None:
         return restored(steps[::-1])

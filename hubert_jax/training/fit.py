@@ -91,8 +91,11 @@ def fit(
     checkpoints = Checkpoints(directory / "checkpoints", loop.keep)
     abstract = abstract_state(task, mesh)
     metadata = {"kind": task.kind, **task.facts}
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
-    distributed.announce(f"{parameters:,} parameters")
+    parameters, frozen = (
+        sum(leaf.size for leaf in jax.tree.leaves(part)) for part in task.divided(abstract.params)
+    )
+    beside = f" beside {frozen:,} that are frozen" if frozen else ""
+    distributed.announce(f"{parameters:,} parameters{beside}")
     # The order of resume: the run's own checkpoint, another network's weights, scratch.
     found = checkpoints.restore_newest(
         abstract, lambda saved: require_same_run(saved, metadata, warm_start is not None, directory)

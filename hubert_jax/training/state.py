@@ -17,7 +17,7 @@ class TrainState:
 
     step: jax.Array  # () int32, updates done
     params: dict  # float32
-    opt_state: optax.OptState
+    opt_state: optax.OptState  # of the parameters that are trained
 
 
 def abstract_state(task: Task, mesh: Mesh) -> TrainState:
@@ -50,4 +50,6 @@ def with_parameters(state: TrainState, params: dict) -> TrainState:
 
 def _create(task: Task, key: jax.Array) -> TrainState:
     params = task.init(key)
-    return TrainState(jnp.zeros((), jnp.int32), params, task.optimizer.init(params))
+    return TrainState(
+        jnp.zeros((), jnp.int32), params, task.optimizer.init(task.divided(params)[0])
+    )

@@ -32,16 +32,18 @@ def train_step(task: Task, mesh: Mesh, seed: int, micro_batches: int = 1) -> _St
     The metrics are scalars: `loss`, `gradient_norm`, `learning_rate`, the task's own, and root mean
     squares of gradients, updates and parameters by group.
     """
-    if isinstance(task.loss, AdditiveLoss) and micro_batches > 1:
-        gradient_of = _accumulated(task.loss, mesh, micro_batches)
-    else:
-        gradient_of = jax.value_and_grad(task.loss, has_aux=True)
 
     def update(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        (loss, metrics), gradients = gradient_of(state.params, batch, key, state.step)
-        updates, opt_state = task.optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        trained, frozen = task.divided(state.params)
+        loss_of = task.loss_of_trained(frozen)
+        if isinstance(loss_of, AdditiveLoss) and micro_batches > 1:
+            gradient_of = _accumulated(loss_of, mesh, micro_batches)
+        else:
+            gradient_of = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, metrics), gradients = gradient_of(trained, batch, key, state.step)
+        updates, opt_state = task.optimizer.update(gradients, state.opt_state, trained)
+        params = {**optax.apply_updates(trained, updates), **frozen}
         metrics = {
             "loss": loss,
             "gradient_norm": optax.tree.norm(gradients),
@@ -49,7 +51,7 @@ def train_step(task: Task, mesh: Mesh, seed: int, micro_batches: int = 1) -> _St
             **metrics,
             **_rms("gradient_rms", gradients),
             **_rms("update_rms", updates),
-            **_rms("parameter_rms", state.params),
+            **_rms("parameter_rms", trained),
         }
         return TrainState(state.step + 1, params, opt_state), metrics
 

@@ -74,6 +74,24 @@ class Task:
     sharding_rules: tuple[tuple[str, PartitionSpec], ...]  # pattern of the whole path -> partition
     audio_seconds: Callable[[dict[str, np.ndarray]], float] = lambda batch: 0.0  # without padding
     validation: Validation | None = None
+    frozen: tuple[str, ...] = ()  # top-level entries of the parameters that are never updated
+
+    def divided(self, params: dict) -> tuple[dict, dict]:
+        """The entries of `params` that are trained, and those that are frozen."""
+        frozen = {name: params[name] for name in self.frozen}
+        return {name: leaf for name, leaf in params.items() if name not in frozen}, frozen
+
+    def loss_of_trained(
+        self, frozen: dict
+    ) -> Callable[[dict, Batch, jax.Array, jax.Array], _Scalars]:
+        """`loss` as a function of the trained entries, beside the `frozen` ones."""
+        loss = self.loss
+        if isinstance(loss, AdditiveLoss):
+            part = loss.part
+            return AdditiveLoss(
+                loss.prepare, lambda params, *rest: part({**params, **frozen}, *rest)
+            )
+        return lambda params, *rest: loss({**params, **frozen}, *rest)
 
     def micro_batch_counts(self, wanted: int, shards: int) -> tuple[int, ...]:
         """`micro_batch_counts` of its rows; InputError for several of a loss of another kind."""
