@@ -8,6 +8,7 @@
     python -m hubert_jax.finetune --config=configs/small.py
     python -m hubert_jax.lm       --config=configs/small.py --config.kenlm=DIR   (needs lmplz)
     python -m hubert_jax.decode   --config=configs/small.py
+    python -m hubert_jax.pseudo_label --config=configs/small.py   (of decode's beam search)
     python -m hubert_jax.export   --config=configs/small.py
 
 For a corpus of one's own see the README; `--config.workdir=...` alone is not enough to move
@@ -20,7 +21,10 @@ from configs import demo
 from hubert_jax.layout import Reference
 
 WORKDIR = "runs/small"
-PARTS = ("prepare", "label", "train", "evaluate", "finetune", "lm", "decode", "export")
+PARTS = (
+    *("prepare", "label", "train", "evaluate", "finetune", "lm", "decode", "pseudo_label"),
+    "export",
+)
 
 
 def get_config(part: str = "train") -> ConfigDict:
@@ -34,6 +38,9 @@ def get_config(part: str = "train") -> ConfigDict:
                 order=3,
             )
         )
+    if part == "pseudo_label":
+        audio, hypotheses = _paths("prepare:dev-mini"), _paths("decode")
+        return ConfigDict(dict(workdir=WORKDIR, audio=audio, hypotheses=hypotheses))
     stages = demo.get_config().stages.to_dict()
     group = "it1" if part in ("label", "train", "evaluate") else "pretrained"
     values = stages[part] if part == "prepare" else stages[group][part]

@@ -157,6 +157,7 @@ def run(config: DecodeConfig) -> dict:
             "audio_seconds": manifest.seconds,
             "audio_digest": manifest.digest,
             "fingerprint": trained.fingerprint,
+            "inputs": {key.removeprefix("config."): digest for key, digest in found.items()},
             "emissions": str(kept.directory),
             "emissions_computed": computed,  # audio shards; the others were kept
             "lexicon_words": len(lexicon.words) if lexicon else None,

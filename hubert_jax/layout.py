@@ -1,10 +1,11 @@
 """Where the stages of a pipeline write, and how one refers to what another has written.
 
 The stage JOB or GROUP/JOB writes WORKDIR/JOB or WORKDIR/GROUP/JOB. `prepare:train` is a prepared
-split, `it1/label:train` the labels of one, `it1/label:NAME/train` those by one of several
-codebooks, `it1/label` the codebook or codebooks, `lm` an n-gram; `it1/train`,
-`pretrained/finetune`, `pretrained/export` and `public/convert` are networks; `it1/train@best`,
-`@mean3` and `@500` are others of a training's checkpoints than the newest.
+split, as is `first/pseudo_label:train`, which is made of the texts of `first/decode`;
+`it1/label:train` the labels of one, `it1/label:NAME/train` those by one of several codebooks,
+`it1/label` the codebook or codebooks, `lm` an n-gram; `it1/train`, `pretrained/finetune`,
+`pretrained/export` and `public/convert` are networks; `it1/train@best`, `@mean3` and `@500` are
+others of a training's checkpoints than the newest.
 """
 
 import dataclasses
@@ -20,9 +21,11 @@ _EXAMPLES = {
     "a codebook": "GROUP/label",
     "a network": "GROUP/train, GROUP/finetune, GROUP/export or GROUP/convert",
     "a language model": "GROUP/lm",
+    "a decoding": "GROUP/decode",
 }
 _TAKEN = {
     "audio": "a prepared split",
+    "more_audio": "a prepared split",
     "fit_audio": "a prepared split",
     "labels": "labels",
     "validation_audio": "a prepared split",
@@ -30,11 +33,15 @@ _TAKEN = {
     "measured_on": "a prepared split",
     "codebook": "a codebook",
     "lm": "a language model",
+    "hypotheses": "a decoding",
+    "decoded": "a decoding",
     "checkpoint": "a network",
     "init_from": "a network",
     "source": "a network",
 }
 _GIVEN = {("prepare", True): "a prepared split", ("label", True): "labels"} | {
+    ("pseudo_label", True): "a prepared split",
+    ("decode", False): "a decoding",
     ("label", False): "a codebook",
     ("lm", False): "a language model",
     **{(job, False): "a network" for job in ("train", "finetune", "export", "convert")},
@@ -120,6 +127,7 @@ class Reference:
         named = {
             "label": "codebook_digest",
             "lm": "digest",
+            "decode": "hypotheses_digest",
             "export": "digests",
             "convert": "digests",
         }

@@ -158,7 +158,8 @@ def _begin(
 
 def _is_prepared(stage: Stage, results: Mapping[str, dict]) -> bool:
     """Whether the splits that a stage reads are there."""
-    read = [*stage.inputs.get("audio", ()), *stage.inputs.get("validation_audio", ())]
+    keys = ("audio", "more_audio", "validation_audio")
+    read = (reference for key in keys for reference in stage.inputs.get(key, ()))
     return all(reference.stage in results for reference in read)
 
 

@@ -17,8 +17,10 @@ from hubert_jax.evaluate import EvaluateConfig
 from hubert_jax.export import ExportConfig
 from hubert_jax.finetune import FinetuneConfig
 from hubert_jax.label import LabelConfig
+from hubert_jax.lm import LmConfig
 from hubert_jax.pipeline import PipelineConfig
 from hubert_jax.prepare import PrepareConfig
+from hubert_jax.pseudo_label import PseudoLabelConfig
 from hubert_jax.report import rehearsal
 from hubert_jax.tasks.pretraining import init
 from hubert_jax.train import TrainConfig
@@ -29,7 +31,9 @@ SCHEMAS = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
     "finetune": FinetuneConfig,
+    "lm": LmConfig,
     "decode": DecodeConfig,
+    "pseudo_label": PseudoLabelConfig,
     "export": ExportConfig,
     "pipeline": PipelineConfig,
 }

@@ -34,12 +34,14 @@ def assemble(
     encoding: str = "pcm16",
     mixture: Mixture | None = None,
     workers: int = 1,
+    provenance: dict | None = None,
 ) -> AudioManifest:
     """Copies the records of all parts into a split's shards; writes its index, tables and manifest.
 
     A shard is of one bucket and one corpus of `mixture` (in the order of `INDEX["group"]`). Shards
     depend on the utterances and their order alone, however these were divided into parts.
-    `directory` is of a `files.writing_directory`; `workers` threads copy.
+    `directory` is of a `files.writing_directory`; `workers` threads copy. `provenance` is of
+    transcripts that nobody wrote, for the manifest.
 
     Raises InputError for two utterances of one id, or a shard that cannot be written.
     """
@@ -54,6 +56,7 @@ def assemble(
         [part.notes for part in written],
         encoding=encoding,
         mixture=mixture,
+        provenance=provenance,
     )
 
 
@@ -66,6 +69,7 @@ def write_tables(
     *,
     encoding: str,
     mixture: Mixture | None,
+    provenance: dict | None = None,
 ) -> AudioManifest:
     """Writes a split's manifest, its index (`indexed`, of `shards`), what was refused and is odd.
 
@@ -89,6 +93,7 @@ def write_tables(
         flagged=len(noted.flagged),
         groups=_groups(split, shards, mixture) if mixture else (),
         index=write_index(directory, indexed),
+        provenance=provenance or {},
     )
     manifests.write_manifest(directory, manifest)
     return manifest

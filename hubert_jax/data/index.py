@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from hubert_jax import files
+from hubert_jax.data.joined import JoinedManifest
 from hubert_jax.data.manifests import (
     MANIFEST,
     AudioManifest,
@@ -71,7 +72,7 @@ class _Strings(Sequence[str]):
 class Index:
     """The records of a split."""
 
-    path: pathlib.Path
+    paths: tuple[pathlib.Path, ...]  # several of splits that are joined
     locations: _Locations
     samples: np.ndarray  # (n,) uint32, at 16 kHz
 
@@ -91,14 +92,16 @@ class Index:
     @property
     def speakers(self) -> list[str]:
         """Of each utterance, "" where it is unknown; read when it is asked for."""
-        names = _Strings(_column(self.path, "speakers", np.uint8))
-        return [names[number] for number in _column(self.path, "speaker", np.int32).tolist()]
+        found = []
+        for path in self.paths:
+            names = _Strings(_column(path, "speakers", np.uint8))
+            found += [names[number] for number in _column(path, "speaker", np.int32).tolist()]
+        return found
 
     @property
     def transcribed(self) -> np.ndarray:
         """Whether each has a transcript, (n,) bool; read when it is asked for."""
-        with np.load(self.path) as stored:
-            return stored["transcribed"]
+        return np.concatenate([_column(path, "transcribed", np.bool_) for path in self.paths])
 
     def shared(self, other: "Index") -> list[str]:
         """The ids that both splits have, sorted; all those of `other` are in memory at once."""
@@ -116,11 +119,11 @@ class Index:
             yield block.split(b"\0")[:-1]
 
     def _joined_ids(self) -> np.ndarray:
-        joined = _column(self.path, "ids", np.uint8)
+        joined = np.concatenate([_column(path, "ids", np.uint8) for path in self.paths])
         lengths = np.diff(np.flatnonzero(joined == 0), prepend=-1)
         found = lengths.sum() == len(joined) and lengths.max(initial=0) <= _LONGEST_ID
         if not found or len(lengths) != len(self.samples):
-            raise InputError(f"{self.path}: ids: expected one for each record; {_AGAIN}")
+            raise InputError(f"{self.paths[0]}: ids: expected one for each record; {_AGAIN}")
         return joined
 
 
@@ -177,10 +180,22 @@ def write_label_index(directory: str | os.PathLike, lengths: Sequence[np.ndarray
 
 
 def read_index(split_dir: str | os.PathLike, manifest: AudioManifest) -> Index:
-    """The index of a prepared split; InputError if it is missing or not the manifest's."""
-    path = _checked(split_dir, manifest, "hubert_jax.prepare")
-    lengths, samples = (_column(path, name, np.uint32, manifest) for name in ("lengths", "samples"))
-    return Index(path, _Locations.of(lengths, manifest.shards), samples)
+    """The index of a prepared split; InputError if it is missing or not the manifest's.
+
+    Of a `JoinedManifest` it is that of all its parts, wherever `split_dir` is.
+    """
+    parts = manifest.parts if isinstance(manifest, JoinedManifest) else [(split_dir, manifest)]
+    paths = [_checked(*part, "hubert_jax.prepare") for part in parts]
+    lengths, samples = (
+        np.concatenate(
+            [
+                _column(path, name, np.uint32, part)
+                for path, (_, part) in zip(paths, parts, strict=True)
+            ]
+        )
+        for name in ("lengths", "samples")
+    )
+    return Index(tuple(paths), _Locations.of(lengths, manifest.shards), samples)
 
 
 def read_label_index(label_dir: str | os.PathLike, manifest: LabelManifest) -> _Locations:

@@ -58,6 +58,12 @@ class AudioManifest:
     flagged: int = 0
     groups: tuple[GroupInfo, ...] = ()  # the corpora of a mixture
     index: str = ""  # digest of the split's index
+    provenance: dict = dataclasses.field(default_factory=dict)  # of transcripts nobody wrote
+
+    def described(self) -> list[dict[str, Any]]:
+        """What a run's metadata say of it, and which fraction of what is drawn it is, JSON-able."""
+        names = ("split", "utterances", "seconds", "digest", "provenance")
+        return [{name: getattr(self, name) for name in names} | {"share": 1.0}]
 
 
 @dataclasses.dataclass(frozen=True)

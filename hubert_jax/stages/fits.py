@@ -38,7 +38,7 @@ def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
         for name in config.listed():
             _known_codebook(config, name, architecture)
     for reference in inputs.get("validation_audio", ()):
-        for other in inputs.get("audio", ()):
+        for other in (*inputs.get("audio", ()), *inputs.get("more_audio", ())):
             if reference == other:
                 refuse("inputs.validation_audio", reference, "inputs.audio", "the same split")
             if shared := _shared_folder(reference, other, stages):

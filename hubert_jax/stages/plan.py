@@ -151,12 +151,15 @@ def _require(reference: Reference, key: str, listed: Mapping[str, Any]) -> None:
         named = given.get("splits", JOBS["prepare"].config.splits)
         with contextlib.suppress(InputError, AttributeError, TypeError):  # the stage itself tells
             splits = list(prepare.split_folders(tuple(named)))
-    elif job_name == "label":  # each split of its audio; known before it runs if that is a stage's
-        audio = (listed[reference.stage].get("inputs") or {}).get("audio", ())
-        if isinstance(audio, (tuple, list)):
-            splits = [Reference.parse(text).split for text in audio if isinstance(text, str)]
+    elif job_name in ("label", "pseudo_label"):  # of its audio; known if that is a stage's
+        audio = (given.get("inputs") or {}).get("audio", ())
+        texts = (audio,) if isinstance(audio, str) and job_name != "label" else audio
+        if isinstance(texts, (tuple, list)):
+            splits = [Reference.parse(text).split for text in texts if isinstance(text, str)]
+        if given.get("split"):
+            splits = [given["split"]]
     if reference.split and splits and reference.audio_split not in splits:
         raise InputError(
             f"inputs.{key}={reference.stage}:{reference.split}: no such split; "
-            f"{'prepared' if job_name == 'prepare' else 'labelled'} are {', '.join(splits)}"
+            f"{'labelled' if job_name == 'label' else 'prepared'} are {', '.join(splits)}"
         )

@@ -7,7 +7,18 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from hubert_jax import check, decode, evaluate, export, finetune, label, lm, prepare, train
+from hubert_jax import (
+    check,
+    decode,
+    evaluate,
+    export,
+    finetune,
+    label,
+    lm,
+    prepare,
+    pseudo_label,
+    train,
+)
 from hubert_jax.convert import __main__ as convert
 from hubert_jax.errors import Diverged, InputError, Preempted
 from hubert_jax.layout import Reference, job_of
@@ -31,6 +42,9 @@ JOBS = {
     "finetune": Job(finetune.FinetuneConfig, finetune.run, finetune.VERSION, True),
     "lm": Job(lm.LmConfig, lm.run, lm.VERSION, False),
     "decode": Job(decode.DecodeConfig, decode.run, decode.VERSION, True),
+    "pseudo_label": Job(
+        pseudo_label.PseudoLabelConfig, pseudo_label.run, pseudo_label.VERSION, False
+    ),
     "export": Job(export.ExportConfig, export.run, export.VERSION, False),
     "convert": Job(convert.ConvertConfig, convert.run, convert.VERSION, False),
 }

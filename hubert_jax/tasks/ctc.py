@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import pathlib
 from collections.abc import Callable, Generator
@@ -19,6 +20,7 @@ from hubert_jax.asr.vocabularies import VocabularyConfig
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.data import batches, manifests, schedule
 from hubert_jax.data.index import read_index
+from hubert_jax.data.joined import JoinedManifest
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
 from hubert_jax.frames import HOP, SAMPLE_RATE, num_frames, num_samples
@@ -77,6 +79,8 @@ class FinetuneConfig:
     architecture: Architecture = Architecture()
     regularization: Regularization = Regularization()
     execution: MayChange[Execution] = Execution()
+    more_audio: Reads[tuple[str, ...]] = ()  # others mixed with it, such as of pseudo_label
+    audio_weights: tuple[float, ...] = ()  # how often `audio` and each of the others is drawn
     ctc: CTCConfig = CTCConfig()
     lora: Adapters = Adapters()
     optimizer: OptimizerConfig = OptimizerConfig(
@@ -111,6 +115,12 @@ class FinetuneConfig:
         self.vocabulary.require_meant(self.vocabulary_file, self.init_from)
         if (name := self.optimizer.name) != "adam":
             raise InputError(f"config.optimizer.name={name!r}: fine-tuning takes 'adam' alone")
+        weights = self.audio_weights
+        if weights and (len(weights) != 1 + len(self.more_audio) or min(weights) <= 0):
+            raise InputError(
+                f"config.audio_weights={weights}: expected numbers above 0, for config.audio and "
+                f"for each of the {len(self.more_audio)} of config.more_audio, or none"
+            )
         if self.lora.rank and not self.init_from:
             raise InputError(
                 f"config.lora.rank={self.lora.rank}: found without config.init_from; expected a "
@@ -154,12 +164,20 @@ def read(config: FinetuneConfig) -> tuple[manifests.AudioManifest, HeldOut | Non
     Raises InputError where a transcript is missing, of the held-out split all of them, and where
     the splits share utterances.
     """
-    audio, held_out = manifests.read_manifest(config.audio), None
+    splits = (config.audio, *config.more_audio)
+    audio, held_out = JoinedManifest.read(splits, config.audio_weights), None
+    if isinstance(audio, JoinedManifest):
+        for one, other in itertools.combinations(audio.parts, 2):
+            if shared := read_index(*one).shared(read_index(*other)):
+                raise InputError(
+                    f"{other[0]}: {len(shared)} of its {other[1].utterances} utterances are in "
+                    f"{one[0]} too, {shared[0]} for one; expected splits without any in common"
+                )
     if config.validation_audio:
         held_out = HeldOut.read(config.validation_audio, config.audio, audio)
     if audio.transcribed < audio.utterances:
         raise InputError(
-            f"{config.audio}: {audio.utterances - audio.transcribed} of {audio.utterances} "
+            f"{', '.join(splits)}: {audio.utterances - audio.transcribed} of {audio.utterances} "
             "utterances have no transcript; fine-tune on a transcribed split"
         )
     if held_out is not None and not held_out.audio.transcribed:
@@ -238,6 +256,7 @@ def task(
             "architecture": config_lib.to_dict(config.architecture),
             "regularization": config_lib.to_dict(config.regularization),
             "vocabulary": vocabulary.to_dict(),
+            "data": audio.described(),
             "adapters": config_lib.to_dict(config.lora),
             "inputs": inputs,
             "config": config_lib.decisive(config, complete=True),
