@@ -1,20 +1,27 @@
-"""Exports a network as a directory that Hugging Face transformers loads.
+"""Exports a network as a directory that Hugging Face transformers loads, with its model card.
 
 Reads a checkpoint (train, finetune) and writes WORKDIR/export/model and result.json. With an audio
 split, and transformers and torch installed, it prints the largest difference of hidden states.
+The card says what the checkpoint, and results of `decode`, tell, and what is unknown. With
+config.programs it writes WORKDIR/export/programs too: StableHLO that jax runs without this package,
+for any batch and length.
 """
 
 import dataclasses
 import itertools
+import pathlib
+import re
 import time
+from typing import Any
 
 from hubert_jax import files, job
 from hubert_jax.config import MayChange, Reads
+from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
 
 _COMPARED_UTTERANCES = 10
 
-VERSION = 2  # raise it when the same configuration and inputs give another output
+VERSION = 3  # raise it when the same configuration and inputs give another output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +32,24 @@ class ExportConfig:
     checkpoint: Reads[str]  # orbax:DIR[@STEP], fairseq:FILE, torchaudio:FILE or hf:DIR
     out: str = ""  # the model directory; empty: WORKDIR/export/model
     audio: Reads[str] = ""  # prepared split to compare on, if any
+    decoded: Reads[tuple[str, ...]] = ()  # WORKDIR/decode of the checkpoint, for the card
+    lm: Reads[str] = ""  # n-gram that is put into the directory, if any
+    license: str = "unknown"  # for the card, as Hugging Face names it, such as apache-2.0
+    languages: tuple[str, ...] = ()  # for the card, such as en
+    programs: tuple[str, ...] = ()  # emissions, and layer_N for the hidden states of layer N
     execution: MayChange[Execution] = Execution()  # of our network in the comparison
+
+    def __post_init__(self) -> None:
+        for key, values, example in (
+            ("license", (self.license,), "apache-2.0"),
+            ("languages", self.languages, "en"),
+        ):
+            for value in values:
+                if not re.fullmatch(r"[a-z0-9][A-Za-z0-9.+-]*", value):
+                    raise InputError(
+                        f"config.{key}={value!r}: expected a name of Hugging Face's, such as "
+                        f"{example}"
+                    )
 
 
 def run(config: ExportConfig) -> dict:
@@ -36,14 +60,30 @@ def run(config: ExportConfig) -> dict:
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)
     from hubert_jax.convert import formats
+    from hubert_jax.networks.programs import write_programs
+    from hubert_jax.report.model_card import model_card
 
     if config.audio:
         from hubert_jax.data import manifests, records
 
         manifest = manifests.read_manifest(config.audio)
+    if config.lm and not pathlib.Path(config.lm).is_file():
+        raise InputError(f"config.lm={config.lm}: not found; expected a file of an n-gram")
     network = formats.read(config.checkpoint, "config.checkpoint")
     out = config.out or str(workdir / "export" / "model")
-    written = formats.write(f"hf:{out}", network, "config.out")
+    lm = f"language_model/{pathlib.Path(config.lm).name}" if config.lm else ""
+    results = [_decoded(path, network.fingerprint) for path in config.decoded]
+    name = pathlib.Path(config.out or config.workdir).absolute().name
+    about = (config.license, config.languages, lm)
+    more: dict[str, str | pathlib.Path] = {"README.md": model_card(network, name, results, *about)}
+    if lm:
+        more[lm] = pathlib.Path(config.lm)
+    programs = {}
+    if config.programs:
+        directory = workdir / "export" / "programs"
+        programs = write_programs(directory, network, config.programs)
+        print(f"{', '.join(config.programs)} as StableHLO in {directory}", flush=True)
+    written = formats.write(f"hf:{out}", network, "config.out", more)
     (workdir / "export" / "result.json").unlink(missing_ok=True)  # of the model that was there
     notes = [*network.notes, *written.notes]
     for note in notes:
@@ -79,9 +119,21 @@ def run(config: ExportConfig) -> dict:
             **({"audio": manifest.digest} if config.audio else {}),
         },
         "digests": written.digests,
+        "programs": programs,
     }
     print(f"{result['parameters']:,} parameters in {out}", flush=True)
     return job.finish(config.workdir, "export", result, started)
+
+
+def _decoded(path: str, fingerprint: str) -> dict[str, Any]:
+    """A result of the decode job; InputError for that of another network."""
+    found = files.read_json(f"{path}/result.json", "result of decode", "hubert_jax.decode")
+    if found.get("job") != "decode" or found["fingerprint"] != fingerprint:
+        raise InputError(
+            f"config.decoded={path}: not of config.checkpoint, whose fingerprint is "
+            f"{fingerprint[:12]}; expected WORKDIR/decode of this checkpoint"
+        )
+    return found
 
 
 if __name__ == "__main__":

@@ -660,6 +660,52 @@ def test_an_ngram_feeds_decoding(tmp_path):
         Reference.parse("it1/label").require_fits("lm")
 
 
+def test_self_training_is_a_pipeline(tmp_path, corpus):
+    """What a first recogniser hears is what a second one learns from, too."""
+    audio = {"audio": "prepare:train"}
+    heard = {"checkpoint": "first/finetune", "audio": "prepare:more"}
+    labelled = {"audio": "prepare:more", "hypotheses": "first/decode"}
+    mixed = {**audio, "more_audio": ("first/pseudo_label:more",)}
+    exported = {"checkpoint": "second/finetune", "decoded": ("second/decode",)}
+    loop = {"init_from": "", "loop": {"steps": 2}}
+    values = {
+        "second": {
+            "finetune": {"inputs": mixed, **loop, "audio_weights": (1.0, 0.5)},
+            "decode": {"inputs": {"checkpoint": "second/finetune", "audio": "prepare:train"}},
+            "export": {"inputs": exported},
+        },
+        "first": {
+            "finetune": {"inputs": audio, **loop},
+            "decode": {"inputs": heard, "method": "letters"},
+            "pseudo_label": {"inputs": labelled, "threshold": 0.5},
+        },
+        "prepare": {"corpus": str(corpus), "splits": ("train=a", "more=b")},
+    }
+    run = str(tmp_path / "run")
+    stages = {s.name: s for s in pipeline.plan(pipeline.PipelineConfig(run, values))}
+    names = list(stages)
+    assert names.index("first/pseudo_label") < names.index("second/finetune")
+    assert stages["first/pseudo_label"].config.hypotheses == f"{run}/first/decode"
+    tuned = stages["second/finetune"].config
+    assert tuned.more_audio == (f"{run}/first/pseudo_label/more",)
+    assert stages["second/export"].config.decoded == (f"{run}/second/decode",)
+    (reference,) = stages["second/finetune"].inputs["more_audio"]
+    assert reference.digest({"splits": {"more": {"digest": "abc"}}}) == "abc"
+    assert layout.outputs("first/pseudo_label", {"splits": {"more": {}}}) == ["more/manifest.json"]
+    (decoding,) = stages["first/pseudo_label"].inputs["hypotheses"]
+    assert decoding.digest({"hypotheses_digest": "def"}) == "def"
+    for key, given, message in (
+        ("more_audio", ("first/pseudo_label:train",), "no such split; prepared are more"),
+        ("more_audio", ("first/decode",), "expected a prepared split"),
+        ("validation_audio", "first/pseudo_label:more", "the same split"),
+    ):
+        inputs = {**mixed, key: given}
+        second = {**values["second"], "finetune": {**values["second"]["finetune"]}}
+        second["finetune"]["inputs"] = inputs
+        with pytest.raises(InputError, match=message):
+            pipeline.plan(pipeline.PipelineConfig(run, {**values, "second": second}))
+
+
 def test_references():
     found = {
         text: Reference.parse(text).path("runs/x")

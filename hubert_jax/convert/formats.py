@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -97,8 +97,13 @@ def _steps(folder: pathlib.Path) -> list[str]:
     return [each.name for each in folder.glob("*/") if each.name.isdecimal()]
 
 
-def write(where: str, network: Network, key: str = "--to") -> WriteResult:
-    """Writes a network, complete or not at all.
+def write(
+    where: str,
+    network: Network,
+    key: str = "--to",
+    more: Mapping[str, str | pathlib.Path] | None = None,
+) -> WriteResult:
+    """Writes a network, complete or not at all, of hf: with `more` as of `write_directory`.
 
     Raises InputError if something else is there, or for a network that the format cannot express.
     """
@@ -106,7 +111,7 @@ def write(where: str, network: Network, key: str = "--to") -> WriteResult:
     path = pathlib.Path(os.path.abspath(path))  # even . has a name
     try:
         if scheme == "hf":
-            return WriteResult(hugging_face.write_directory(path, network))
+            return WriteResult(hugging_face.write_directory(path, network, more or {}))
         if scheme == "orbax":
             return _write_orbax(path, network, where, key)
         if path.is_dir():
@@ -156,8 +161,9 @@ def _read_orbax(path: pathlib.Path, shardings: Callable[[Any], Any] | None) -> N
             )
     digest = fingerprint(metadata)
     beside = metadata.get("beside", {})
+    run = metadata if "config" in metadata else {}  # else it was converted
     return Network(
-        params, architecture, head, regularization, vocabulary, units, digest, (), beside
+        params, architecture, head, regularization, vocabulary, units, digest, (), beside, run
     )
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,9 +39,12 @@ _PREPARATION = {  # of waveforms: another value would be another network's
 _CTC_HEAD = ("lm_head.weight", "lm_head.bias")
 
 
-def write_directory(out: str | os.PathLike, network: Network) -> dict[str, str]:
+def write_directory(
+    out: str | os.PathLike, network: Network, more: Mapping[str, str | pathlib.Path] | None = None
+) -> dict[str, str]:
     """Writes a model directory, or replaces one; gives the SHA-256 (hex) of each file by name.
 
+    `more` are texts, or files to copy, by their names in it.
     What lay beside a network that came from such a directory is written as it was, and the rows of
     its CTC head in the order that these files tell.
 
@@ -77,7 +81,14 @@ def write_directory(out: str | os.PathLike, network: Network) -> dict[str, str]:
             }
             tensors = head_to_library(network.params, network.architecture, head, "fairseq")
             write_tensors(aside / HEAD, tensors, metadata)
-        names = sorted(path.name for path in aside.iterdir())
+        for name, content in (more or {}).items():
+            (aside / name).parent.mkdir(exist_ok=True)
+            if isinstance(content, str):
+                (aside / name).write_text(content, encoding="utf-8")
+            else:
+                shutil.copyfile(content, aside / name)
+        written = (path for path in aside.rglob("*") if path.is_file())
+        names = sorted(path.relative_to(aside).as_posix() for path in written)
         return {name: files.sha256_file(aside / name) for name in names}
 
 

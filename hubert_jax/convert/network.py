@@ -95,6 +95,8 @@ class Network:
     notes: tuple[str, ...] = ()  # a sentence for all that was widened, left out or made anew
     # JSON files of the transformers directory that it came from, by name, if not as written here
     beside: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    # Metadata of the run whose checkpoint it was, if it was one
+    run: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.vocabulary is not None) != ("ctc_head" in self.params):
