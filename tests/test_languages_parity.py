@@ -56,9 +56,7 @@ def test_learnt_checked_decoded_and_exported(language, speech_split, tmp_path, c
     assert tuned["last"]["infeasible_fraction"] == 0 and np.isfinite(tuned["last"]["loss"])
 
     values = dict(workdir=str(tmp_path), checkpoint=f"orbax:{tuned['checkpoint']}")
-    decoded = decode.run(
-        config_lib.build(decode.DecodeConfig, values | dict(audio=str(split), greedy=True))
-    )
+    decoded = decode.run(config_lib.build(decode.DecodeConfig, values | dict(audio=str(split))))
     rows = [json.loads(line) for line in open(decoded["hypotheses"], encoding="utf-8")]
     policy = finetune.Vocabulary.from_dict(checked["vocabulary"])
     assert {row["id"]: row["reference"] for row in rows} == {

@@ -217,7 +217,7 @@ def test_pipeline_gives_the_text_of_the_decode_job(tiny, make_params, speech, de
     checkpoint = f"orbax:{tmp_path}/checkpoints"
     formats.write(checkpoint, config.network(params, LIBRISPEECH))
     values = dict(workdir=str(tmp_path), checkpoint=checkpoint)
-    values |= dict(audio=str(dev_mini), greedy=True)
+    values |= dict(audio=str(dev_mini))
     decode.run(config_lib.build(decode.DecodeConfig, values))
     lines = (tmp_path / "decode" / "hypotheses.jsonl").read_text().splitlines()
     expected = {row["id"]: row["greedy"] for row in map(json.loads, lines)}
