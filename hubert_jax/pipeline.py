@@ -183,13 +183,15 @@ def _require_data(
         if stage.name in {*checked, *results} or not _is_prepared(stage, results):
             continue
 
-        def require(stage: Stage = stage) -> None:
-            if stage.name in after or not records.was_made(workdir, stage, results):
+        def require(stage: Stage = stage) -> bool:
+            wanted = stage.name in after or not records.was_made(workdir, stage, results)
+            if wanted:
                 require_data(stage)
+            return wanted
 
         with named(stage.name):
-            distributed.from_first(require)
-        checked.add(stage.name)
+            if distributed.from_first(require):  # else it is looked at when what it reads runs
+                checked.add(stage.name)
 
 
 def _run_stage(workdir: pathlib.Path, stage: Stage) -> dict:
