@@ -78,7 +78,7 @@ def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
     """
     units, kind = network.units, network.kind
     model, task = fairseq_config.model_section(network), fairseq_config.task_section(network)
-    state: dict[str, Any] = {"dictionaries": units.symbols if units and units.known else [None]}
+    state: dict[str, Any] = {"dictionaries": units.symbols if units else [None]}
     if network.vocabulary is not None:
         model, task = fairseq_config.ctc_sections(model, task)
         renamed = (_PAD if symbol == _BLANK else symbol for symbol in network.vocabulary.symbols)
