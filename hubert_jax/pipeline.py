@@ -184,13 +184,13 @@ def _require_data(
         if stage.name in {*checked, *results} or not _is_prepared(stage, results):
             continue
 
-        def is_new(stage: Stage = stage) -> bool:
+        def is_wanted(stage: Stage = stage) -> bool:
             return stage.name in after or not records.was_made(workdir, stage, results)
 
         with named(stage.name):
-            if distributed.from_first(is_new):
+            if distributed.from_first(is_wanted):  # else it is looked at when what it reads runs
                 require_data(stage)  # in all processes, which it asks to wait for the first
-        checked.add(stage.name)
+                checked.add(stage.name)
 
 
 def _run_stage(workdir: pathlib.Path, stage: Stage) -> dict:

@@ -16,8 +16,9 @@ from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 from hubert_jax.layout import Reference
 from hubert_jax.prepare import PrepareConfig
+from hubert_jax.stages import records
 from hubert_jax.stages.content import ContentDigests
-from hubert_jax.stages.stage import JOBS, Job
+from hubert_jax.stages.stage import JOBS, Job, Stage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -858,6 +859,13 @@ def test_a_finished_training_is_not_held_against_other_devices_for_another_stage
     changed = {"inputs": inputs, "loss": {"alpha": 0.5}}
     pipeline.run(_config(tmp_path, corpus, it1={"train": changed}))
     assert set(held) == {"it1/train", "it2/label", "it2/train"}  # and what comes after it
+    # Where two change, what was passed over at the first is held at the second.
+    held.clear()
+    label = {"inputs": {"audio": ("prepare:train",)}, "num_clusters": 7}
+    it3, it2 = {**more, "label": label}, _config(tmp_path, corpus).stages["it2"]
+    it2 = {**it2, "label": {**it2["label"], "num_clusters": 7}}
+    pipeline.run(_config(tmp_path, corpus, it1={"train": changed}, it2=it2, it3=it3))
+    assert held.index("it3/label") >= 0 and "it2/train" in held
 
 
 def test_a_stage_whose_result_is_cut_off_goes_on(jobs, tmp_path, corpus, capsys):
@@ -871,17 +879,35 @@ def test_a_stage_whose_result_is_cut_off_goes_on(jobs, tmp_path, corpus, capsys)
     assert f"[it1/train] continues: {path} is damaged" in capsys.readouterr().out
 
 
+def test_a_corpus_that_holds_a_config_json_is_a_corpus(jobs, tmp_path, corpus):
+    (corpus / "config.json").write_text("{}")
+    pipeline.run(_config(tmp_path, corpus))
+    (corpus / "a.wav").write_text("other speech")
+    jobs.clear()
+    pipeline.run(_config(tmp_path, corpus))
+    assert "run/prepare" in jobs
+
+
 def test_files_that_nobody_reads_change_nothing(tmp_path, corpus):
     before = ContentDigests(tmp_path / "none").of(corpus)
     (corpus / ".DS_Store").write_bytes(b"\0")
     assert ContentDigests(tmp_path / "none").of(corpus) == before
+
+
+def test_a_card_beside_a_networks_weights_changes_nothing(tmp_path):
     network = tmp_path / "network"
     files.write_json(network / "config.json", {})
-    before = ContentDigests(tmp_path / "none").of(network)
+    files.write_text(network / "model.safetensors", "weights")
+    stage = Stage("label", Label("run", (), f"hf:{network}"), {})
+
+    def outside() -> dict:
+        return records.read_outside(tmp_path / "run", [stage], keeps=False)
+
+    before = outside()
     files.write_text(network / "README.md", "a card")
-    assert ContentDigests(tmp_path / "none").of(network) == before
+    assert outside() == before
     files.write_text(network / "model.safetensors", "other weights")
-    assert ContentDigests(tmp_path / "none").of(network) != before
+    assert outside() != before
 
 
 def test_stand_ins_for_files_are_told_by_a_dry_run(tmp_path):

@@ -75,10 +75,13 @@ def read_architecture(where: str, key: str) -> Architecture | None:
     if scheme == "hf" and (path / "config.json").is_file():
         return hugging_face.read_architecture(path)
     if scheme in ("fairseq", "torchaudio") and path.is_file():
-        return read(where, key).architecture  # whose tensors stay in the file until used
+        return (fairseq if scheme == "fairseq" else torchaudio).read(path).architecture
     if scheme != "orbax":
         return None
-    folder = path if path.is_dir() else path.with_name(path.name.rpartition("@")[0])
+    named = path.name.rpartition("@")[0]
+    if path.is_file() or not (path.is_dir() or named):
+        return None
+    folder = path if path.is_dir() else path.with_name(named)
     if not _has_steps(folder):
         return None
     from hubert_jax.training.checkpoint import read_metadata

@@ -20,7 +20,7 @@ def require_genuine(path: str | os.PathLike) -> None:
         with open(path, "rb") as file:
             start = file.read(512)
         found = files.pretence(start) if start else "an empty file (0 bytes); copy it again"
-        if start.lstrip().startswith(b"{") and pathlib.Path(path).suffix in _WEIGHTS:
+        if start.lstrip().startswith(b'{"') and pathlib.Path(path).suffix in _WEIGHTS:
             found = "a JSON text, such as an error's, under this name; download the file itself"
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None

@@ -79,7 +79,7 @@ def _why_fresh(network: Network, head: Head, units: Units, trusted: bool) -> str
         if found != expected:
             return f"its head has {field.name} {found}, config.head.{field.name} is {expected}"
     found = network.units or Units.numbered(head.codebook_sizes, known=False)
-    if trusted and not found.known:
+    if trusted and not (found.known or found.codebook_digests):
         return ""  # the file says nothing of its classes, so that the user's word decides
     for theirs, ours in zip(found.symbols, units.symbols, strict=True):
         if theirs != ours:

@@ -11,8 +11,6 @@ from hubert_jax.errors import InputError
 
 _FILES = 10_000  # at once
 _SAVE_SECONDS = 60
-# What transformers and this package read in a directory of theirs.
-_OF_NETWORKS = (".json", ".safetensors", ".bin", ".model", ".txt")
 
 
 class ContentDigests:
@@ -29,8 +27,10 @@ class ContentDigests:
                 print(f"{cache}: damaged; files are read again", flush=True)
         self._changed, self._saved = False, time.monotonic()
 
-    def of(self, path: str | os.PathLike) -> str:
+    def of(self, path: str | os.PathLike, ends: tuple[str, ...] = ("",)) -> str:
         """SHA-256 (hex) of a file's content, or of a folder's contents and names.
+
+        Of a folder those files count that no dot hides and that end in one of `ends`.
 
         Raises InputError for what cannot be read, and as `files.folders_below`.
         """
@@ -41,11 +41,14 @@ class ContentDigests:
             listed = [root]
             if root.is_dir():
                 entries = (entry for _, found in files.folders_below(root) for entry in found)
-                # Nothing that a dot hides is read: desktops and file systems leave such files.
-                named = (entry for entry in entries if not entry.name.startswith("."))
-                if (root / "config.json").is_file():  # a network's: its README is not read either
-                    named = (entry for entry in named if entry.name.endswith(_OF_NETWORKS))
-                listed = sorted(pathlib.Path(entry.path) for entry in named if entry.is_file())
+                # Desktops and file systems leave hidden files.
+                listed = sorted(
+                    pathlib.Path(entry.path)
+                    for entry in entries
+                    if not entry.name.startswith(".")
+                    and entry.name.endswith(ends)
+                    and entry.is_file()
+                )
             digests: list[str] = []
             progress = job.Progress(f"read {path}", len(listed), "{} of {} files")
             with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing releases the lock

@@ -12,6 +12,7 @@ from typing import Any
 
 from hubert_jax import config as config_lib
 from hubert_jax import files
+from hubert_jax.convert import genuine
 from hubert_jax.errors import InputError
 from hubert_jax.layout import Reference, job_of, outputs
 from hubert_jax.stages.content import ContentDigests
@@ -25,6 +26,8 @@ _METRICS = {
 _RECORD = "stage.json"
 _CONTENTS = "stages/contents.json"
 _MISSING = object()
+# What transformers and this package read in a directory of theirs; its README decides nothing.
+_OF_NETWORKS = (".json", ".safetensors", ".bin", ".model", ".txt")
 
 # What would be done, in words; whether the folder stays; the result, where it is finished.
 State = tuple[str, bool, dict | None]
@@ -78,28 +81,39 @@ def _outside(
                 paths = outside_paths(stage.config, field.name)
                 with named(stage.name, f"config.{field.name}: "):
                     for path in paths:
-                        _require_genuine(path)
+                        _require_genuine(path, _is_transformers(stage.config, field.name))
                         if workdir.absolute().is_relative_to(path.absolute()):
                             raise InputError(
                                 f"{path}: holds the workdir {workdir}, so that every run would "
                                 "change it; pass another --config.workdir"
                             )
-                    digests = [contents.of(path) for path in paths]
+                    ends = _OF_NETWORKS if _is_transformers(stage.config, field.name) else ("",)
+                    digests = [contents.of(path, ends) for path in paths]
                 if digests:
                     found[stage.name][field.name] = digests
     return found
 
 
-def _require_genuine(path: pathlib.Path) -> None:
+def _is_transformers(config: Any, key: str) -> bool:
+    """Whether a key names a directory of transformers."""
+    value = getattr(config, key)
+    return isinstance(value, str) and value.startswith("hf:")
+
+
+def _require_genuine(path: pathlib.Path, of_network: bool) -> None:
     """Raises InputError for a file, or a file of a network's directory, that is a stand-in."""
-    found = [path]
-    if (path / "config.json").is_file():
+    if of_network and path.is_dir():
         kinds = (".json", ".safetensors", ".bin")
-        found = sorted(each for each in path.iterdir() if each.suffix in kinds)
-    for each in filter(pathlib.Path.is_file, found):
-        with each.open("rb") as file:
-            if pretence := files.pretence(file.read(512)):
-                raise InputError(f"{each}: {pretence}")
+        for each in sorted(each for each in path.iterdir() if each.suffix in kinds):
+            genuine.require_genuine(each)
+    elif path.is_file():
+        try:
+            with path.open("rb") as file:
+                found = files.pretence(file.read(512))
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+        if found:
+            raise InputError(f"{path}: {found}")
 
 
 def read_outside(

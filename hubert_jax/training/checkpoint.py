@@ -33,7 +33,11 @@ _PARTS = ("state", "metadata")
 _CHECKSUMS = "sha256.json"
 _UNLISTED = {_CHECKSUMS, "commit_success.txt"}  # written after what the list names
 # What file systems, copying programs and desktops leave beside files; they write no such names.
-_FOREIGN = re.compile(r"(^|/)\.|_\.gstmp$|\.rclone-partial$|~$|(^|/)(Thumbs\.db|desktop\.ini)$")
+_FOREIGN = re.compile(
+    r"(^|/)(\.|@eaDir/|#)|_\.gstmp$|\.(rclone-)?partial$|~$|:Zone\.Identifier$"
+    r"|(^|/)((eh)?thumbs\.db|desktop\.ini|icon\r)$",
+    re.IGNORECASE,
+)
 _DECISIVE = ("kind", "inputs", "config", "rows", "version", "step")
 
 

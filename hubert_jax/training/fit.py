@@ -1,5 +1,6 @@
 """The training loop: resume, compile, step, validate, log, save."""
 
+import contextlib
 import dataclasses
 import faulthandler
 import pathlib
@@ -154,12 +155,12 @@ def fit(
                 raise Preempted(f"SIGTERM; step {done} is saved, the same command goes on with it")
     finally:
         faulthandler.cancel_dump_traceback_later()
-        prefetch.close()
-        checkpoints.close()
-        log.close()
-        preemption.close()  # last, so that SIGTERM does not cut off what is being saved
+        with contextlib.ExitStack() as last_first:
+            last_first.callback(preemption.close)  # or SIGTERM cuts off what is being saved
+            for each in (log, checkpoints, prefetch):
+                last_first.callback(each.close)
     if preemption.received:
-        raise Preempted(f"SIGTERM; step {done} is saved, the last one")
+        raise Preempted(f"SIGTERM; step {done}, the last, is saved; the same command goes on")
     if why := validator.ends_run:
         distributed.announce(f"the run ended at step {done}: {why}")
     return TrainingResult(

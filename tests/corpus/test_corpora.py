@@ -126,8 +126,17 @@ def test_what_a_row_has_twice_or_as_no_text_is_refused(tmp_path):
         with pytest.raises(InputError, match=message):
             discover(tmp_path)
         (tmp_path / name).unlink()
-    (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,one,,\n")  # spreadsheets do so
+    for header in ("file_name,text", "file_name,text,,"):  # spreadsheets do so
+        (tmp_path / "metadata.csv").write_text(f"{header}\na.wav,one,,\n")
+        assert [u.text for u in discover(tmp_path)] == ["one"]
+    (tmp_path / "metadata.csv").unlink()
+    row = '{"file_name": "a.wav", "transcription": "one", "text": ["A"], "speaker": "s"}'
+    (tmp_path / "metadata.jsonl").write_text(row)
     assert [u.text for u in discover(tmp_path)] == ["one"]
+    (tmp_path / "metadata.jsonl").unlink()
+    (tmp_path / "transcripts.tsv").write_text("file\ttext\ttext\na.wav\tone\ttwo\n")
+    with pytest.raises(InputError, match="line 1: the column 'text' is there twice"):
+        discover(tmp_path)
 
 
 def test_a_manifest_that_is_no_text_is_told_by_a_plan(tmp_path):
@@ -240,7 +249,8 @@ def test_rows_and_names_of_every_spelling_of_a_split_are_not_mixed(tmp_path, spe
         _parquet(tmp_path / "two" / f"{name}.parquet", speech)
     with pytest.raises(InputError, match=r"several splits: test \(1\), train \(1\)"):
         discover(tmp_path / "two")
-    other = _parquet(tmp_path / "three" / "rows.parquet", speech, subset=["clean", "other", ""])
+    subset = ["clean", "test phrases", ""]
+    other = _parquet(tmp_path / "three" / "rows.parquet", speech, subset=subset)
     assert len(discover(other.parent)) == len(speech)  # of no split that has a name
 
 
@@ -256,11 +266,25 @@ def test_common_voice(tmp_path):
     assert found[0] == ("a", "x", "It’s one.", "")
     assert found[1][3].startswith("no such file in")
     assert "empty transcript" in _rows(tmp_path / "en" / "test.tsv")[0][3]
-    with pytest.raises(InputError, match="en: the tables of Common Voice's splits, .*; take one"):
+    assert _rows(tmp_path / "en" / "train") == found
+    message = "en: the tables of Common Voice's splits, .*; take one by its name, such as en/t"
+    with pytest.raises(InputError, match=message):
         discover(tmp_path / "en")
-    (tmp_path / "en" / "dev.tsv").write_text(f"{header}\nx\ta.wav\n")
-    with pytest.raises(InputError, match="dev.tsv, line 2: expected 4 columns, found 2"):
-        discover(tmp_path / "en" / "dev.tsv")
+    for content, message in (
+        (f"{header}\nx\ta.wav\n", "line 2: expected 4 columns, found 2"),
+        (f"{header}\n", "found none after line 1"),
+        (f"{header}\tpath\nx\ta.wav\tone\t1\tb.wav\n", "the columns path and sentence once"),
+        *(
+            (f"{header}\nx\t{p}\tone\t1\n", "line 2: expected a path below")
+            for p in ("", "../a", "/a")
+        ),
+    ):
+        (tmp_path / "en" / "dev.tsv").write_text(content)
+        with pytest.raises(InputError, match=f"dev.tsv.*{message}"):
+            discover(tmp_path / "en" / "dev.tsv")
+    (tmp_path / "en" / "dev.tsv").write_bytes(b"\xe9")  # of somebody else
+    (tmp_path / "en" / "transcripts.tsv").write_text("clips/a.wav\tone\n")
+    assert {u.id for u in discover(tmp_path / "en")} >= {"clips/a", "clips/b", "clips/c"}
 
 
 def test_parquet_beside_audio_files_is_not_left_without_a_word(tmp_path, speech):

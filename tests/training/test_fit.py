@@ -157,7 +157,7 @@ def test_a_signal_while_the_last_step_is_saved_ends_the_run_too(tmp_path, monkey
 
     monkeypatch.setattr(Checkpoints, "close", slow)
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Preempted, match="^SIGTERM; step 2 is saved, the last one"):
+    with pytest.raises(Preempted, match="^SIGTERM; step 2, the last, is saved"):
         _fit(language_model(2), tmp_path, steps=2)
     assert signal.getsignal(signal.SIGTERM) is before
     assert (tmp_path / "checkpoints/2").is_dir()

@@ -28,15 +28,18 @@ def discover(location: str | os.PathLike, data_dir: str = "") -> list[SourceUtte
         utterances = of_table.discover(path)
     elif suffix == ".parquet" and path.is_file():
         utterances = parquet.discover([path], path.parent)
+    elif common_voice.tables([path.with_name(f"{path.name}.tsv")]) and not path.exists():
+        utterances = common_voice.discover(path.with_name(f"{path.name}.tsv"))
     elif path.is_dir() or (splits.split_of(path.name) and path.parent.is_dir()):
         folder, chosen = (path, "") if path.is_dir() else (path.parent, path.name)
         found = folders.walk(folder)
         tables = [table for listed in found for table in listed.parquet]
         unread = [table for listed in found for table in listed.unread]
-        if of_splits := common_voice.tables(unread):
+        of_splits = common_voice.tables(unread)
+        if of_splits and not any(listed.tables for listed in found):
             raise InputError(
                 f"{folder}: the tables of Common Voice's splits, {', '.join(map(str, of_splits))}; "
-                "take one, by its name behind the folder's"
+                f"take one by its name, such as {folder.name}/{of_splits[-1].name}"
             )
         if tables and (audio := [listed for listed in found if listed.audio]):
             raise InputError(

@@ -15,6 +15,13 @@ def is_table(path: pathlib.Path) -> bool:
     return {*_COLUMNS} <= {*first.split("\t")}
 
 
+def _is_readable_table(path: pathlib.Path) -> bool:
+    try:
+        return is_table(path)
+    except InputError:  # no text; whoever takes it by name is told
+        return False
+
+
 def tables(paths: list[pathlib.Path]) -> list[pathlib.Path]:
     """Those of splits, by their names, among tables that lie beside a folder of clips."""
     return [
@@ -23,7 +30,7 @@ def tables(paths: list[pathlib.Path]) -> list[pathlib.Path]:
         if path.suffix == ".tsv"
         and splits.split_of(path.stem)
         and (path.parent / "clips").is_dir()
-        and is_table(path)
+        and _is_readable_table(path)
     ]
 
 
@@ -31,6 +38,10 @@ def discover(table: pathlib.Path) -> list[SourceUtterance]:
     """The utterances of a table. Raises InputError, which names the line, for one cut short."""
     (_, first), *lines = read_lines(table)
     columns = first.split("\t")
+    if any(columns.count(name) > 1 for name in _COLUMNS):
+        raise InputError(f"{table}, line 1: expected the columns path and sentence once")
+    if not lines:
+        raise InputError(f"{table}: expected a recording in each line, found none after line 1")
     clips = table.parent / "clips"
     utterances = []
     for number, line in lines:
@@ -41,7 +52,12 @@ def discover(table: pathlib.Path) -> list[SourceUtterance]:
             )
         row = dict(zip(columns, cells, strict=False))
         file = row["path"].strip()
-        name, _, defect = identify(clips, pathlib.PurePosixPath(file))
+        relative = pathlib.PurePosixPath(file)
+        if not relative.name or relative.is_absolute() or ".." in relative.parts:
+            raise InputError(
+                f"{table}, line {number}: expected a path below {clips}, found {file[:80]!r}"
+            )
+        name, _, defect = identify(clips, relative)
         if not defect and not (clips / file).is_file():
             defect = f"no such file in {clips}"
         text = normalised(row["sentence"])

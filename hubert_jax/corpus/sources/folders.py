@@ -24,7 +24,7 @@ _OTHER_AUDIO = (
     *(".gsm", ".voc", ".ac3", ".tta", ".shn", ".mp1", ".mpga", ".m4r", ".adts", ".ra", ".ogx"),
     *(".dsf", ".dff", ".sf", ".wav.gz", ".flac.gz"),
 )
-# Corpora have them beside the recordings that they are of: they are named, and not refused.
+# Corpora have them beside the recordings that they are of.
 _VIDEO = (
     *(".webm", ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".ogv", ".avi", ".flv", ".mpeg", ".mpg"),
 )
@@ -41,7 +41,7 @@ class Listed(NamedTuple):
     chapters: list[pathlib.Path]  # transcripts of this folder
     tables: list[pathlib.Path]  # transcripts of this folder and those below
     parquet: list[pathlib.Path]
-    unread: list[pathlib.Path]  # tables of other names, and videos
+    unread: list[pathlib.Path]  # tables of other names, and copies that cannot be read
 
 
 def walk(top: pathlib.Path) -> list[Listed]:
@@ -60,7 +60,7 @@ def _listed(folder: pathlib.Path, entries: list[os.DirEntry], top: pathlib.Path)
         name, lower = entry.name, entry.name.lower()
         if name.startswith(".") or files.is_folder(entry):
             continue
-        if lower.endswith(_AUDIO_SUFFIXES + _OTHER_AUDIO):
+        if lower.endswith(_AUDIO_SUFFIXES + _OTHER_AUDIO + _VIDEO):
             listed.audio.append(name)
         elif name.endswith(transcripts.CHAPTER_SUFFIX):
             listed.chapters.append(folder / name)
@@ -70,19 +70,29 @@ def _listed(folder: pathlib.Path, entries: list[os.DirEntry], top: pathlib.Path)
             listed.parquet.append(folder / name)
         elif lower.endswith(".json"):
             listed.json.add(name)
-        elif lower.endswith(_OTHER_TABLES + _VIDEO):
+        elif lower.endswith(_OTHER_TABLES):
             listed.unread.append(folder / name)
-    # A video or another copy of what is read.
-    readable = {_stem(name) for name in listed.audio if name.lower().endswith(_AUDIO_SUFFIXES)}
-    listed.audio[:] = [
-        name
-        for name in listed.audio
-        if name.lower().endswith(_AUDIO_SUFFIXES) or _stem(name) not in readable
-    ]
     if not listed.audio:
         listed.json.clear()
     found = listed.audio or listed.chapters or listed.tables or listed.parquet or listed.unread
     return listed if found else None
+
+
+def _leave_copies(found: list[Listed]) -> None:
+    """Moves to `unread` videos, and audio that cannot be read, of recordings that can be."""
+    others = [name for listed in found for name in listed.audio if not _is_readable(name)]
+    if not others:
+        return
+    wanted = set(map(_stem, others))
+    there = {_stem(n) for listed in found for n in listed.audio if _is_readable(n)} & wanted
+    for listed in found:
+        copies = {n for n in listed.audio if not _is_readable(n) and _stem(n) in there}
+        listed.audio[:] = [name for name in listed.audio if name not in copies]
+        listed.unread.extend(listed.path / name for name in sorted(copies))
+
+
+def _is_readable(name: str) -> bool:
+    return name.lower().endswith(_AUDIO_SUFFIXES)
 
 
 def _stem(name: str) -> str:
@@ -99,6 +109,7 @@ def discover(folder: pathlib.Path, found: list[Listed], chosen: str = "") -> lis
 
     Raises InputError if there is no audio, or a table cannot be read.
     """
+    _leave_copies(found)
     if not any(listed.audio for listed in found):
         expected = ", ".join(f"*{suffix}" for suffix in _AUDIO_SUFFIXES)
         raise InputError(f"{folder}: expected audio files ({expected}), found none in it")
@@ -106,7 +117,7 @@ def discover(folder: pathlib.Path, found: list[Listed], chosen: str = "") -> lis
     known = ", ".join((f"{folder}/{transcripts.TABLE}", *transcripts.METADATA))
     for suffixes, advice in (
         (_OTHER_TABLES, f"transcripts are in {known} or *{transcripts.CHAPTER_SUFFIX}"),
-        (_VIDEO, "a video whose sound is wanted has to be converted"),
+        (_OTHER_AUDIO + _VIDEO, "recordings of these names are read"),
     ):
         if left := [path for path in unread if path.name.lower().endswith(suffixes)]:
             more = f" and {len(left) - 1} more" if len(left) > 1 else ""
@@ -173,7 +184,7 @@ def _utterances(
         name, speaker, defect = identify(folder, path.relative_to(folder))
         if (sidecar := path.with_suffix(".json")).name in listed.json:
             speaker = _librilight_speaker(sidecar) or speaker
-        other = next((end for end in _OTHER_AUDIO if file.lower().endswith(end)), "")
+        other = next((end for end in _OTHER_AUDIO + _VIDEO if file.lower().endswith(end)), "")
         if not defect and other:
             readable = ", ".join(_AUDIO_SUFFIXES)
             defect = f"{other} cannot be read; convert it to one of {readable}"

@@ -27,8 +27,14 @@ def split_of(name: str) -> str:
 
 
 def split_of_row(row: Mapping[str, Any]) -> str:
-    """As `split_of`, of the first column of a table that names one."""
-    return next(filter(None, (split_of(str(row.get(name) or "")) for name in COLUMNS)), "")
+    """As `split_of`, of the first column of a table that names one.
+
+    Another column than `split` may be of something else: there a name has to stand alone.
+    """
+    if found := split_of(str(row.get(COLUMNS[0]) or "")):
+        return found
+    cells = (str(row.get(name) or "").strip() for name in COLUMNS[1:])
+    return next((split_of(cell) for cell in cells if _NAME.fullmatch(cell)), "")
 
 
 def refuse_several(where: pathlib.Path, splits: Iterable[str]) -> None:

@@ -127,6 +127,9 @@ def _table(path: pathlib.Path) -> _Rows:
         cells = line.split("\t")
         if number == 1 and "text" in cells and cells[0] in _FILE_COLUMNS:
             columns = cells
+            if len({*columns}) < len(columns):
+                twice = max(columns, key=columns.count)
+                raise InputError(f"{path}, line 1: the column {twice!r} is there twice")
             continue
         row = dict(zip(columns, cells, strict=False))
         if "text" not in row or any(cells[len(columns) :]):
@@ -158,7 +161,7 @@ def _csv(path: pathlib.Path) -> _Rows:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     begins = 1
     try:
-        names = reader.fieldnames or []
+        names = [name for name in reader.fieldnames or [] if name]  # spreadsheets add empty ones
         if len({*names}) < len(names):
             twice = max(names, key=list(names).count)
             raise InputError(f"{path}, line 1: the column {twice!r} is there twice; expected once")
@@ -210,15 +213,19 @@ def _metadata(path: pathlib.Path, number: int, row: dict) -> tuple[int, str, Tra
             f"{', '.join(str(column) for column in row)}; rename the file if it is not a Hugging "
             "Face audio folder's"
         )
-    for column in (*_TEXT_COLUMNS, *_SPEAKER_COLUMNS):
-        if isinstance(value := row.get(column), (list, dict, bool)):
-            raise InputError(
-                f"{path}, line {number}: {column} is {json.dumps(value)[:40]}; expected a text"
-            )
-    return number, pathlib.PurePosixPath(name.strip()).as_posix(), _of_columns(row)
+    try:
+        said = _of_columns(row)
+    except InputError as error:
+        raise InputError(f"{path}, line {number}: {error}") from None
+    return number, pathlib.PurePosixPath(name.strip()).as_posix(), said
 
 
 def _of_columns(row: dict) -> Transcript:
+    """What a row says; raises InputError where a text is something else."""
+    for columns in (_TEXT_COLUMNS, _SPEAKER_COLUMNS):
+        column = next((name for name in columns if name in row), "")
+        if isinstance(value := row.get(column), (list, dict, bool)):
+            raise InputError(f"{column} is {str(value)[:40]}; expected a text")
     texts = [row[name] for name in _TEXT_COLUMNS if name in row]
     speakers = [row[name] for name in _SPEAKER_COLUMNS if name in row]
     text = None if not texts else normalised("" if texts[0] is None else str(texts[0]))
@@ -230,7 +237,10 @@ def utterance_of(
     name: str, folder: pathlib.Path, file: str, columns: dict, row: Row
 ) -> SourceUtterance:
     """An utterance whose transcript and speaker are in a row of named columns."""
-    said = _of_columns(columns)
+    try:
+        said = _of_columns(columns)
+    except InputError as error:
+        raise InputError(f"{folder / file}, {name}: {error}") from None
     defect = SourceUtterance.defect_of_names(name, said.speaker)
     if not defect and said.text == "":
         defect = "empty transcript; expected words"
