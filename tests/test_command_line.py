@@ -215,3 +215,12 @@ def test_help_shows_the_defaults_that_a_job_gives_to_a_group():
     trained = command_line.usage("train", [TrainConfig], "Trains.")
     assert re.search(r"--config\.optimizer\.decay_fraction +float \| None, None  # of all", trained)
     assert re.search(r"--config\.alignments +str, required  # its phones, lines UTT-ID START", text)
+
+
+@pytest.mark.parametrize("parts", ['("train")', '("train", "prepare"),', "7"])
+def test_parts_that_are_no_list_of_names_are_refused(tmp_path, parts):
+    path = tmp_path / "t.py"
+    path.write_text(f"PARTS = {parts}\ndef get_config(part='train'):\n    return {{}}\n")
+    with pytest.raises(InputError, match="cannot be loaded .TypeError: ") as refused:
+        read("train", f"--config={path}")
+    assert "\n" not in str(refused.value)
