@@ -134,7 +134,8 @@ def _load(path: str, job: str, overrides: list[str]) -> tuple[Mapping[str, Any],
     try:
         spec.loader.exec_module(module)
         parts = getattr(module, "PARTS", (part,))
-        if not all(isinstance(name, str) for name in parts):
+        # A string would be taken for its letters.
+        if isinstance(parts, str) or not all(isinstance(name, str) for name in parts):
             raise TypeError(f"PARTS holds {parts!r:.80}, not names alone")
         if part in parts:
             parameters, overrides = _parameters(module.get_config, overrides)

@@ -228,3 +228,12 @@ def test_words_are_values_of_a_key_where_a_job_lists_some():
     assert command_line.usage("units", [UnitsConfig], "", listed="files").count("FILE ...") == 1
     with pytest.raises(InputError, match="unexpected argument 'a.wav'"):
         read("train", "--config=configs/small.py", "a.wav")
+
+
+@pytest.mark.parametrize("parts", ['("train")', '("train", "prepare"),', "7"])
+def test_parts_that_are_no_list_of_names_are_refused(tmp_path, parts):
+    path = tmp_path / "t.py"
+    path.write_text(f"PARTS = {parts}\ndef get_config(part='train'):\n    return {{}}\n")
+    with pytest.raises(InputError, match="cannot be loaded .TypeError: ") as refused:
+        read("train", f"--config={path}")
+    assert "\n" not in str(refused.value)

@@ -1,6 +1,7 @@
 """One seam for all formats: a network is read from and written to `SCHEME:PATH`."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -75,7 +76,7 @@ def read_architecture(where: str, key: str) -> Architecture | None:
     if scheme == "hf" and (path / "config.json").is_file():
         return hugging_face.read_architecture(path)
     if scheme in ("fairseq", "torchaudio") and path.is_file():
-        return (fairseq if scheme == "fairseq" else torchaudio).read(path).architecture
+        return _architecture_of_file(scheme, path, path.stat().st_mtime_ns)
     if scheme != "orbax":
         return None
     named = path.name.rpartition("@")[0]
@@ -88,6 +89,12 @@ def read_architecture(where: str, key: str) -> Architecture | None:
 
     described: Any = read_metadata(path).get("architecture")
     return config_lib.build(Architecture, described, f"{path}: architecture")
+
+
+@functools.lru_cache(maxsize=16)
+def _architecture_of_file(scheme: str, path: pathlib.Path, changed: int) -> Architecture:
+    # Kept, as the file is read whole, and a plan asks for each stage that names it.
+    return (fairseq if scheme == "fairseq" else torchaudio).read(path).architecture
 
 
 def _has_steps(folder: pathlib.Path) -> bool:
