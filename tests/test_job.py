@@ -36,8 +36,8 @@ def call(repository):
         ),
         (
             "decode",
-            ["--config=configs/small.py", "--config.beam_size=0"],
-            r"config\.beam_size=0: expected at least 1",
+            ["--config=configs/small.py", "--config.search.beam=0"],
+            r"config\.search\.beam=0: expected at least 1",
         ),
         ("label", ["--config=configs/smal.py"], r"configs/smal\.py: no such file; there are .*sm"),
     ],

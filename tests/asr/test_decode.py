@@ -1,6 +1,7 @@
 """The decode job, with given log probabilities in the model's place."""
 
 import importlib.util
+import itertools
 import json
 import pathlib
 import shutil
@@ -53,11 +54,15 @@ class Outputs:
         )
         self.computed = []
 
-    def emissions(self, trained, split, shards):
-        for number, row in enumerate(self.rows):
-            if shards(number // 2):
+    def utterances(self, split, shards):
+        groups = itertools.groupby(enumerate(self.rows), lambda numbered: numbered[0] // 2)
+        return ((n, [row for _, row in group]) for n, group in groups if shards(n))
+
+    def emissions(self, trained, groups):
+        for number, rows in groups:
+            for row in rows:
                 self.computed.append(row[0])
-                yield number // 2, emissions.Emitted(*row)
+                yield number, emissions.Emitted(*row)
 
     def manifest(self, split):
         sizes = [len(self.rows[first : first + 2]) for first in range(0, len(self.rows), 2)]
@@ -73,6 +78,7 @@ class Outputs:
 def outputs(monkeypatch):
     fakes = Outputs()
     monkeypatch.setattr(emissions, "emissions", fakes.emissions)
+    monkeypatch.setattr(emissions.forward, "utterances", fakes.utterances)
     monkeypatch.setattr(trained, "load", lambda where, execution: fakes.network)
     monkeypatch.setattr(manifests, "read_manifest", fakes.manifest)
     monkeypatch.setattr(transcripts, "tell_outside", lambda *arguments: None)

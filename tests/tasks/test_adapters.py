@@ -17,7 +17,7 @@ from hubert_jax.model.adapters import Adapters
 from hubert_jax.model.architecture import Architecture, Execution, Regularization
 from hubert_jax.model.hubert import HubertForCTC
 from hubert_jax.model.kernels import choice
-from hubert_jax.networks import trained
+from hubert_jax.networks import forward, trained
 from hubert_jax.networks.sharding_rules import SHARDING_RULES
 from hubert_jax.tasks import ctc
 from hubert_jax.training import sharding
@@ -146,7 +146,7 @@ def test_adapters_learn_and_the_network_stays(values, held_out_split, tmp_path, 
     unchanged = {"hubert": source["hubert"], "ctc_head": params["ctc_head"]}
     assert np.abs(apply({"params": unchanged}) - ours).max() > 1e-3
     losses = []
-    for _, emitted in emissions(trained.load(where), held_out_split):
+    for _, emitted in emissions(trained.load(where), forward.utterances(held_out_split)):
         spoken = LIBRISPEECH.encode(emitted.text)
         arrays = (
             emitted.log_probs,
