@@ -208,17 +208,15 @@ def _decode(
     parts: pathlib.Path,
 ) -> None:
     """Writes the rows of this process's shards that are not there yet, a file for each shard."""
-    from hubert_jax.asr.decoding import Journal
-
     mine = [number for number in range(len(manifest.shards)) if distributed.takes(number)]
     samples = sum(manifest.shards[number].samples for number in mine)
     progress = job.Progress("decode", samples / SAMPLE_RATE / 3600, "{:.2f} of {:.2f} h")
     there = 0
     for number in mine:
-        with contextlib.closing(Journal(parts / f"{number:05d}.jsonl")) as journal:
-            done = {row["id"] for row in journal.rows}
+        with contextlib.closing(files.KeptLines(parts / f"{number:05d}.jsonl", parts.name)) as rows:
+            done = [*rows]
             there += len(done)
-            emitted = [each for each in kept.of_shard(number) if each.id not in done]
+            emitted = [each for each in kept.of_shard(number) if each.id not in rows]
             searched: Iterable[tuple[list[Hypothesis], float]] = itertools.repeat(([], 0.0))
             if searchers:
                 searched = searchers.search((each.log_probs for each in emitted), config.search)
@@ -230,7 +228,7 @@ def _decode(
                         "n_best": [_listed(hypothesis) for hypothesis in hypotheses],
                         "beam_seconds": seconds,
                     }
-                journal.append(row)
+                rows.add(each.id, row)
                 progress(num_samples(len(each.log_probs)) / SAMPLE_RATE / 3600)
     if there:
         print(f"{there} utterances were decoded by an earlier call", flush=True)
@@ -270,12 +268,11 @@ def _finish(
 ) -> dict:
     """Scores what the processes decoded, in the split's order, and writes it."""
     from hubert_jax.asr import error_rates
-    from hubert_jax.asr.decoding import Journal
 
     rows: list[dict[str, Any]] = []
     for path in parts:
-        with contextlib.closing(Journal(path)) as journal:
-            rows += journal.rows
+        with contextlib.closing(files.KeptLines(path, path.parent.name)) as stored:
+            rows += [stored[name] for name in stored]
     ways = ("greedy",) if config.method == "greedy" else ("greedy", "beam")
     written = ("id", "reference", *ways)
     hypotheses = pathlib.Path(config.workdir, "decode", "hypotheses.jsonl")

@@ -135,6 +135,9 @@ class KeptLines:
     def __contains__(self, name: object) -> bool:
         return name in self._places
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
     def __getitem__(self, name: str) -> Any:
         self._file.seek(self._places[name])
         return json.loads(self._file.readline())[1]
@@ -143,6 +146,10 @@ class KeptLines:
         """Keeps a value, in place of an older one."""
         self._places[name] = self._file.seek(0, os.SEEK_END)
         self._write([name, value])
+
+    def close(self) -> None:
+        """Ends the writing; the file stays."""
+        self._file.close()
 
     def _write(self, value: Any) -> None:
         self._file.write(json.dumps(value).encode() + b"\n")

@@ -22,7 +22,7 @@ MANY_NAMES = {
     "tasks": 25,
     "training": 36,
     "units": 59,
-    "asr": 25,
+    "asr": 24,
 }
 MOST_NAMES = 20
 

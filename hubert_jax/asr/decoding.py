@@ -4,10 +4,8 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import json
 import multiprocessing
 import os
-import pathlib
 import signal
 import threading
 import time
@@ -156,35 +154,3 @@ def _search(log_probs: np.ndarray, search: BeamSearch) -> tuple[list[Hypothesis]
     _decoder()
     begun = time.monotonic()
     return _made[0](log_probs, search), time.monotonic() - begun
-
-
-class Journal:
-    """Rows in a file, one line of JSON each, appended as they come.
-
-    `rows` are those that are there; of a process that was killed the last line may be half.
-    """
-
-    def __init__(self, path: str | os.PathLike) -> None:
-        path = pathlib.Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(path, "a+b")
-        self._file.seek(0)
-        self.rows: list[dict] = []
-        whole = 0
-        for line in self._file:
-            try:
-                self.rows.append(json.loads(line if line.endswith(b"\n") else b""))
-            except ValueError:
-                break
-            whole += len(line)
-        self._file.truncate(whole)
-
-    def append(self, row: dict) -> None:
-        """Writes a row."""
-        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
-        self.rows.append(row)
-
-    def close(self) -> None:
-        """Ends the writing."""
-        self._file.close()

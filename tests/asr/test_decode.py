@@ -205,23 +205,24 @@ def test_rows_of_a_call_that_was_killed_are_kept(tmp_path, outputs, monkeypatch,
         pass
 
     written = []
-    append = decoding.Journal.append
+    add = files.KeptLines.add
 
-    def dies(journal, row):
+    def adds(lines, name, row):
+        written.append(name)
+        add(lines, name, row)
+
+    def dies(lines, name, row):
         if len(written) == 3:
-            journal._file.write(b'{"id": "more-utt-1", "gre')  # half a line
-            journal._file.flush()
+            lines._file.write(b'["more-utt-1", {"gre')  # half a line
+            lines._file.flush()
             raise Killed
-        written.append(row["id"])
-        append(journal, row)
+        adds(lines, name, row)
 
-    monkeypatch.setattr(decoding.Journal, "append", dies)
+    monkeypatch.setattr(files.KeptLines, "add", dies)
     with pytest.raises(Killed):
         decode.run(asked)
     assert not (tmp_path / "decode" / "result.json").exists()
-    monkeypatch.setattr(
-        decoding.Journal, "append", lambda j, r: (written.append(r["id"]), append(j, r))
-    )
+    monkeypatch.setattr(files.KeptLines, "add", adds)
     found = decode.run(asked)
     assert sorted(written) == sorted(row[0] for row in outputs.rows)  # each once
     assert "3 utterances were decoded by an earlier call" in capsys.readouterr().out
