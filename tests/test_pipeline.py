@@ -267,7 +267,7 @@ def test_a_group_or_split_that_is_not_there_is_refused_before_anything_runs():
             ("pretrained.decode.inputs.checkpoint", f"it2/{job}", f"it2/{job}: has no CTC head")
             for job in ("train", "export")
         ),
-        ("it2.label.feature", "mfc", "feature='mfc': expected one of mfcc, mfcc_librosa, layer"),
+        ("it2.label.feature", "mfc", "feature='mfc': expected one of mfcc, mfcc_librosa, cepstra,"),
         (
             "it2.label.feature",
             "mfcc",

@@ -42,7 +42,7 @@ def test_it_says_what_the_records_say(split):
     assert len(found.samples) == len(found.ids) == len(utterances) == 9
     assert list(found.ids) == [utterance.id for utterance in utterances]
     assert found.samples.tolist() == [len(utterance.audio) for utterance in utterances]
-    with np.load(found.path) as stored:
+    with np.load(found.paths[0]) as stored:
         transcribed, speaker, speakers = (stored[n] for n in ("transcribed", "speaker", "speakers"))
     assert transcribed.tolist() == [utterance.text != "" for utterance in utterances]
     names = speakers.tobytes().decode().split("\0")
@@ -62,7 +62,7 @@ def test_ids_that_two_splits_share(split, tmp_path, monkeypatch):
         for name, ids in texts.items():
             np.savez(tmp_path / f"{name}.npz", ids=np.frombuffer(_joined(ids), np.uint8))
             samples = np.ones(len(ids), np.uint32)
-            theirs = dataclasses.replace(mine, path=tmp_path / f"{name}.npz", samples=samples)
+            theirs = dataclasses.replace(mine, paths=(tmp_path / f"{name}.npz",), samples=samples)
             assert mine.shared(theirs) == theirs.shared(mine) == sorted({*ids} & {*mine.ids})
         assert mine.shared(mine) == sorted(mine.ids)
 

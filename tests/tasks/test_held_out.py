@@ -132,7 +132,7 @@ def test_word_error_rate_is_that_of_decode(speech_split, held_out_split, tmp_pat
     assert (found["metric"], found["step"]) == ("wer", 2)
     checkpoint = f"orbax:{result['checkpoint']}@best"
     config = dict(workdir=str(tmp_path), checkpoint=checkpoint, audio=f"{tmp_path}/dev")
-    decoded = decode.run(config_lib.build(decode.DecodeConfig, {**config, "greedy": True}))
+    decoded = decode.run(config_lib.build(decode.DecodeConfig, config))
     assert (decoded["transcribed"], decoded["utterances"]) == (5, 6)
     assert decoded["wer"]["greedy"] == found["value"] == found["last"]["wer"]
     assert decoded["cer"]["greedy"] == found["last"]["cer"]

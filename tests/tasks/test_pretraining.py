@@ -160,7 +160,9 @@ def test_every_parameter_has_exactly_one_rule():
     message = "ctc_head/bias: matched by 0 sharding rules"
     with pytest.raises(InputError, match=message):
         sharding.parameter_shardings(
-            _mesh(), {**params, "ctc_head": {"bias": jnp.zeros(3)}}, rules[:-1]
+            _mesh(),
+            {**params, "ctc_head": {"bias": jnp.zeros(3)}},
+            tuple(rule for rule in rules if "ctc_head" not in rule[0]),
         )
     with pytest.raises(InputError, match="hubert/frontend/.*: matched by 2 sharding rules"):
         sharding.parameter_shardings(_mesh(), params, (*rules, rules[0]))

@@ -29,11 +29,13 @@ def xla(
 ) -> jax.Array:
     """Attention written out, `causal` or not; `drop` is applied to the attention weights.
 
-    With neither, memory grows with frames and not with their square from 4,096 on.
+    With neither, memory grows with frames and not with their square from 4,096 on, where their
+    number is known as it is compiled.
     """
     attend = functools.partial(_written_out, key=key, value=value, lengths=lengths)
     rows, frames, *each = query.shape
-    if causal or drop is not None or frames <= 4 * _QUERIES:
+    many = isinstance(frames, int) and frames > 4 * _QUERIES  # or symbolic
+    if causal or drop is not None or not many:
         return attend(query, drop=drop, causal=causal)
     padded = jnp.pad(query, [(0, 0), (0, -frames % _QUERIES), (0, 0), (0, 0)])
     blocks = padded.reshape(rows, -1, _QUERIES, *each).swapaxes(0, 1)
