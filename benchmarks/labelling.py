@@ -33,9 +33,10 @@ from hubert_jax.data import records
 from hubert_jax.data.waveform import to_float
 from hubert_jax.frames import SAMPLE_RATE
 from hubert_jax.model.architecture import Architecture
-from hubert_jax.networks import trained
+from hubert_jax.networks import forward, trained
 from hubert_jax.units import kmeans
-from hubert_jax.units.features import Feature, extract, hidden_states
+from hubert_jax.units.encoding import Labeller
+from hubert_jax.units.features import Feature, hidden_states
 
 CODEWORDS = 500
 
@@ -116,20 +117,20 @@ def main() -> None:
         frames = np.concatenate([each[LAYER] for *_, each in hidden_states(ours, *of_split)])
         chosen = np.random.default_rng(0).choice(len(frames), CODEWORDS, replace=False)
         codebook = kmeans.Codebook(frames[chosen], {}, None, None, None, None)
-        feature = Feature("layer", ours, LAYER)
+        labeller = Labeller([Feature("layer", ours, LAYER)], [codebook])
 
         def labelled() -> Labels:
-            features = extract([feature], split, audio.__contains__)
-            return {name: of for _, name, (of,) in kmeans.assign_each([codebook], features)}
+            groups = forward.utterances(split, audio.__contains__)
+            return {utterance.id: units for _, utterance, (units,) in labeller(groups)}
 
-        def forward() -> None:
+        def whole_pass() -> None:
             for _ in hidden_states(ours, split, (architecture.num_layers,), audio.__contains__):
                 pass
 
         folder, centroids = f"{temporary}/network", codebook.centroids
         passes: dict[str, Callable[[], Any]] = {
             "labels": labelled,
-            "whole forward pass": forward,
+            "whole forward pass": whole_pass,
             "transformers": transformers_labels(folder, architecture.num_layers, centroids, audio),
             "transformers, 6 layers": transformers_labels(folder, LAYER, centroids, audio),
         }
