@@ -15,6 +15,7 @@ from hubert_jax import config as config_lib
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 from hubert_jax.layout import Reference
+from hubert_jax.model.architecture import Architecture
 from hubert_jax.prepare import PrepareConfig
 from hubert_jax.stages import records
 from hubert_jax.stages.content import ContentDigests
@@ -50,6 +51,7 @@ class Train:
     labels: Reads[tuple[str, ...]]
     init_from: Reads[str] = ""
     loss: Loss = Loss()
+    architecture: Architecture = Architecture()
 
 
 @pytest.fixture
@@ -421,7 +423,7 @@ def test_prepare_reads_the_folders_that_it_names(tmp_path):
 def test_a_checkpoint_of_another_run_counts_by_its_content(jobs, tmp_path, corpus, step):
     weights = tmp_path / "other/checkpoints/2/state/weights"
     files.write_text(weights, "one")
-    described = {"architecture": {}, "keep": 2, "validation": {"best": {"step": 2}}}
+    described = {"kind": "encoder", "architecture": {}, "keep": 2, "validation": {"best": {"step": 2}}}
     files.write_json(tmp_path / "other/checkpoints/2/metadata/metadata", described)
     config = _config(tmp_path, corpus)
     config.stages["it1"]["label"]["checkpoint"] = f"orbax:{tmp_path}/other/checkpoints{step}"
@@ -634,7 +636,7 @@ def test_a_converted_network_feeds_other_stages(tmp_path, corpus):
     public = {"inputs": {"source": "theirs/export"}, "target": "orbax:"}
     values = {
         "prepare": {"corpus": str(corpus), "splits": ("train=.",)},
-        "theirs": {"export": {"checkpoint": f"hf:{corpus}", "out": "elsewhere"}},
+        "theirs": {"export": {"checkpoint": "hf:later", "out": "elsewhere"}},
         "public": {"convert": public},
         "it1": {
             "label": {

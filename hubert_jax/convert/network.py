@@ -82,6 +82,15 @@ class Units:
 
 
 @dataclasses.dataclass(frozen=True)
+class Description:
+    """What a network is, as far as that is known without its parameters."""
+
+    kind: str  # one of "encoder", "pretraining" and "ctc"
+    architecture: Architecture
+    head: Head | None = None  # of pre-training
+
+
+@dataclasses.dataclass(frozen=True)
 class Network:
     """Parameters, what they are, and what converting them changed.
 
@@ -130,6 +139,11 @@ class Network:
     def kind(self) -> str:
         """One of "encoder", "pretraining" and "ctc"."""
         return kind_of_parameters(self.params)
+
+    @property
+    def description(self) -> Description:
+        """The same without the parameters."""
+        return Description(self.kind, self.architecture, self.head)
 
     @property
     def num_parameters(self) -> int:

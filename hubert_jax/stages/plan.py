@@ -29,18 +29,19 @@ def plan(workdir: str, stages: Any) -> list[Stage]:
     for name, values in listed.items():
         with named(name):
             planned[name] = _stage(workdir, name, values, listed)
-    for stage in planned.values():
-        with named(stage.name):
-            require_fits(stage, planned)
     _require_own_places(workdir, planned)
     order: graphlib.TopologicalSorter[str] = graphlib.TopologicalSorter()
     for name, stage in planned.items():
         order.add(name, *(ref.stage for refs in stage.inputs.values() for ref in refs))
     try:
-        return [planned[name] for name in order.static_order()]
+        sorted_stages = [planned[name] for name in order.static_order()]
     except graphlib.CycleError as error:
         cycle = " -> ".join(error.args[1])
         raise InputError(f"config.stages: {cycle} wait for each other") from None
+    for stage in sorted_stages:  # what is wrong is told of the first that names it
+        with named(stage.name):
+            require_fits(stage, planned)
+    return sorted_stages
 
 
 def with_defaults(stages: Any) -> dict[str, Any]:

@@ -327,6 +327,8 @@ def _steps(directory: pathlib.Path) -> list[int]:
         steps = sorted(int(name) for name in os.listdir(directory) if name.isdecimal())
     except OSError as error:
         steps, why = [], f" ({error.strerror})"
+    if directory.name.isdecimal() and not steps:
+        why = f"; step {directory.name} of the run is named {directory.parent}@{directory.name}"
     if not steps:
         raise InputError(
             f"{directory}: no checkpoint found{why}; expected the checkpoint directory of a run, "

@@ -151,11 +151,11 @@ def test_training_goes_on_with_the_released_head(
     assert check.run(config)["labels"][0]["num_classes"] == UNITS
 
 
-def test_a_plan_knows_the_architecture_of_files_of_torch(public, tmp_path):
+def test_a_plan_knows_what_files_of_torch_hold(public, tmp_path):
     formats.write(f"torchaudio:{tmp_path}/hubert.pt", formats.read(public))
     for where in (public, f"torchaudio:{tmp_path}/hubert.pt"):
-        assert formats.read_architecture(where, "config.init_from") == ARCHITECTURE
-    assert formats.read_architecture(f"fairseq:{tmp_path}/later.pt", "config.init_from") is None
+        described = formats.describe(where, "config.init_from")
+        assert described == Description("pretraining", ARCHITECTURE, Head((CLASSES,), 16))
 
 
 def test_a_head_that_cannot_be_kept_is_refused(config, public, tmp_path):
