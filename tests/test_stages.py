@@ -210,15 +210,7 @@ def test_a_changed_default_of_the_loss_trains_again(jobs, tmp_path, corpus, monk
     pipeline.run(_config(tmp_path, corpus))
     changed = dataclasses.make_dataclass("Loss", [("alpha", float, 0.5)], frozen=True)
     other = dataclasses.make_dataclass(
-        "Train",
-        [
-            ("workdir", MayChange[str]),
-            ("audio", Reads[str]),
-            ("labels", Reads[tuple[str, ...]]),
-            ("init_from", Reads[str], ""),
-            ("loss", changed, changed()),
-        ],
-        frozen=True,
+        "Train", [("loss", changed, changed())], bases=(Train,), frozen=True
     )
     monkeypatch.setitem(JOBS, "train", JOBS["train"]._replace(config=other))
     jobs.clear()
@@ -610,7 +602,6 @@ def test_any_key_of_any_stage_can_be_overridden(jobs, tmp_path, corpus):
 def test_a_value_beside_an_input_is_never_dropped_in_silence(jobs, tmp_path, corpus):
     """A run that was to begin from other weights must not begin from those of the input."""
     weights = tmp_path / "weights"
-    weights.write_text("public")
     file = tmp_path / "config.py"
     values = dict(_config(tmp_path, corpus).stages)
     file.write_text(

@@ -15,7 +15,7 @@ from splits import TINY_BASE
 from hubert_jax import check, label, train
 from hubert_jax import config as config_lib
 from hubert_jax.convert import formats
-from hubert_jax.convert.network import Network, Units
+from hubert_jax.convert.network import Description, Network, Units
 from hubert_jax.data import records
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import NO_REGULARIZATION, Architecture, Head
@@ -155,7 +155,7 @@ def test_a_plan_knows_what_files_of_torch_hold(public, tmp_path):
     formats.write(f"torchaudio:{tmp_path}/hubert.pt", formats.read(public))
     for where in (public, f"torchaudio:{tmp_path}/hubert.pt"):
         described = formats.describe(where, "config.init_from")
-        assert described == Description("pretraining", ARCHITECTURE, Head((CLASSES,), 16))
+        assert described == Description("pretraining", ARCHITECTURE, HEAD)
 
 
 def test_a_head_that_cannot_be_kept_is_refused(config, public, tmp_path):
