@@ -8,7 +8,8 @@ import numpy as np
 
 from hubert_jax import distributed
 from hubert_jax.data import manifests
-from hubert_jax.frames import RATES
+from hubert_jax.data.index import read_index
+from hubert_jax.frames import num_frames
 from hubert_jax.units import kmeans
 from hubert_jax.units.features import Feature
 
@@ -40,8 +41,12 @@ class Fitting:
         features: Iterable[tuple[int, str, Mapping[Any, np.ndarray]]],
         described: Mapping[Any, dict[str, Any]],
     ) -> dict[Any, kmeans.Codebook]:
-        """Codebooks of (shard, utterance id, {name: float32 (T, D)}), by the `described` names."""
-        samples = {name: self._room() for name in described}
+        """Codebooks of (shard, utterance id, {name: float32 (T, D)}), by the `described` names.
+
+        The features are of 50 Hz and of the utterances that are wanted for it.
+        """
+        frames = self._frames(50)
+        samples = {name: kmeans.FrameSample(frames, self.seed) for name in described}
         for _, utterance_id, values in features:
             for name, sample in samples.items():
                 sample.add(utterance_id, values[name])
@@ -55,20 +60,21 @@ class Fitting:
     ) -> kmeans.FrameSample:
         """Frames of one feature, from some audio shards; says first how many they will be."""
         of_split = manifests.read_manifest(self.audio).seconds * feature.rate
-        frames = int(min(self.max_frames, self.fraction * of_split))
+        frames = self._frames(feature.rate)
         distributed.announce(
-            f"k-means on about {frames:,} frames, {frames / max(of_split, 1):.2%} of {self.audio}: "
+            f"k-means on {frames:,} frames, {frames / max(of_split, 1):.2%} of {self.audio}: "
             f"{4 * feature.dim * frames / 1e9:.2f} GB of memory"
         )
-        sample = self._room()
+        sample = kmeans.FrameSample(frames, self.seed)
         for _, name, values in feature.extract(self.audio, self.wanted(feature.rate), shards):
             sample.add(name, values)
         return sample
 
-    def _room(self) -> kmeans.FrameSample:
-        """For `max_frames`, but for no more than there are."""
-        most = int(manifests.read_manifest(self.audio).seconds * max(RATES)) + 1
-        return kmeans.FrameSample(min(self.max_frames, most), self.seed)
+    def _frames(self, rate: int) -> int:
+        """How many of `rate` Hz a sample will hold: `max_frames`, or all that are wanted."""
+        index = read_index(self.audio, manifests.read_manifest(self.audio))
+        wanted = np.fromiter(map(self.wanted(rate), index.ids), bool, len(index.ids))
+        return min(self.max_frames, int(num_frames(index.samples[wanted].astype(int), rate).sum()))
 
     def fit_sample(self, sample: kmeans.FrameSample, feature: dict[str, Any]) -> kmeans.Codebook:
         """The codebook of a sample of the `feature` described."""
