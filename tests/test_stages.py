@@ -20,6 +20,7 @@ from hubert_jax.prepare import PrepareConfig
 from hubert_jax.stages import records
 from hubert_jax.stages.content import ContentDigests
 from hubert_jax.stages.stage import JOBS, Job, Stage
+from hubert_jax.training.sharding import MeshConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -771,6 +772,32 @@ def test_a_finished_training_is_not_held_against_other_devices_for_another_stage
     it2 = {**it2, "label": {**it2["label"], "num_clusters": 7}}
     pipeline.run(_config(tmp_path, corpus, it1={"train": changed}, it2=it2, it3=it3))
     assert held.index("it3/label") >= 0 and "it2/train" in held
+
+
+def test_devices_that_are_not_there_are_told_before_anything_runs(
+    jobs, tmp_path, corpus, monkeypatch
+):
+    pipeline.run(_config(tmp_path, corpus))
+    mesh = ("mesh", MayChange[MeshConfig], MeshConfig(fsdp=1000))
+    meshed = dataclasses.make_dataclass("Train", [mesh], bases=(Train,), frozen=True)
+    monkeypatch.setitem(JOBS, "train", JOBS["train"]._replace(config=meshed))
+    jobs.clear()
+    message = r"\[it1/train\] config.stages.it1.train.mesh: data x fsdp x tensor = 1 x 1000 x 1 does"
+    with pytest.raises(InputError, match=message):
+        pipeline.run(_config(tmp_path / "new", corpus))
+    assert not jobs
+    # What has finished needs no devices, also where it lies aside.
+    assert len(pipeline.run(_config(tmp_path, corpus))["skipped"]) == 5
+    other = {"inputs": {"audio": "prepare:train", "labels": ("it1/label:train",)}}
+    with monkeypatch.context() as patch:
+        patch.setitem(JOBS, "train", JOBS["train"]._replace(config=Train))
+        pipeline.run(_config(tmp_path, corpus, it1={"train": {**other, "loss": {"alpha": 0.5}}}))
+    held = []
+    monkeypatch.setattr(pipeline, "require_data", lambda stage: held.append(stage.name))
+    more = {"label": {"inputs": {"audio": ("prepare:train",)}}}
+    jobs.clear()
+    pipeline.run(_config(tmp_path, corpus, a=more))
+    assert jobs == ["a/label"] and held == ["a/label"]
 
 
 def test_a_stage_whose_result_is_cut_off_goes_on(jobs, tmp_path, corpus, capsys):

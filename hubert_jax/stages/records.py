@@ -3,6 +3,7 @@
 The record lies in that folder, so that one rename moves both.
 """
 
+import contextlib
 import dataclasses
 import glob
 import itertools
@@ -152,20 +153,29 @@ def state_of(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> S
 
 
 def was_made(workdir: pathlib.Path, stage: Stage, results: Mapping[str, dict]) -> bool:
-    """Whether a stage has finished with this configuration on these prepared splits."""
-    record = _record(workdir / stage.name)
-    if not record or _finished(stage, record, workdir / stage.name)[0] is None:
-        return False
+    """Whether a stage has finished with this configuration on these prepared splits.
+
+    What is set aside counts, too, as it would be taken back.
+    """
     inputs = {
         key: [reference.digest(results[reference.stage]) for reference in references]
         for key, references in stage.inputs.items()
         if key in ("audio", "validation_audio")
     }
     parts = {"config": config_lib.decisive(stage.config, complete=True), "inputs": inputs}
-    before = record["parts"]
-    of_audio = {key: before.get("inputs", {}).get(key) for key in inputs}
-    same = {"parts": {**before, "inputs": of_audio}}
-    return not _changes(same, {**before, **parts}, stage.config)
+    for place, record in _records(workdir, stage.name):
+        before = record["parts"]
+        of_audio = {key: before.get("inputs", {}).get(key) for key in inputs}
+        same = {"parts": {**before, "inputs": of_audio}}
+        if not _changes(same, {**before, **parts}, stage.config):
+            if _finished(stage, record, place)[0] is not None:
+                return True
+    return False
+
+
+def has_finished(workdir: pathlib.Path, name: str) -> bool:
+    """Whether a stage has ever finished, whatever it was then."""
+    return any("result" in record for _, record in _records(workdir, name))
 
 
 def _finished(
@@ -261,17 +271,22 @@ def _flat(stage: str) -> str:
 
 def _aside_of(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> pathlib.Path | None:
     """What was set aside of a stage with these parts."""
-    for path in sorted(
-        _aside(workdir, stage.name, "").parent.glob(f"{glob.escape(_flat(stage.name))}-*")
-    ):
-        try:
-            record = _record(path)
-            fits = record and _is_own(record, path) and not _changes(record, parts, stage.config)
-        except InputError:  # damaged: nobody needs to mend what is not used
-            continue
-        if fits:
+    for path, record in _records(workdir, stage.name):
+        aside = path != workdir / stage.name
+        if aside and _is_own(record, path) and not _changes(record, parts, stage.config):
             return path
     return None
+
+
+def _records(
+    workdir: pathlib.Path, name: str
+) -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
+    """The folder of a stage and those set aside of it, with what each was made from."""
+    asides = (workdir / "set_aside").glob(f"{glob.escape(_flat(name))}-*")
+    for path in (workdir / name, *sorted(asides)):
+        with contextlib.suppress(InputError):  # damaged: nobody needs to mend what is not used
+            if record := _record(path):
+                yield path, record
 
 
 def _is_own(record: Mapping[str, Any], directory: pathlib.Path) -> bool:
