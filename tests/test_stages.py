@@ -800,15 +800,17 @@ def test_devices_that_are_not_there_are_told_before_anything_runs(
     assert jobs == ["a/label"] and held == ["a/label"]
 
 
-def test_a_stage_whose_result_is_cut_off_goes_on(jobs, tmp_path, corpus, capsys):
+@pytest.mark.parametrize("content", ['{"seconds": 1', "[]", "{}"])
+@pytest.mark.parametrize("path", ["it1/train/result.json", "it1/label/train/manifest.json"])
+def test_a_stage_whose_files_are_cut_off_goes_on(jobs, tmp_path, corpus, capsys, path, content):
     config = _config(tmp_path, corpus)
     pipeline.run(config)
-    path = tmp_path / "run/it1/train/result.json"
-    os.truncate(path, 20)
+    (tmp_path / "run" / path).write_text(content)
     jobs.clear()
     pipeline.run(config)
-    assert jobs == ["it1/train"] and not (tmp_path / "run/set_aside").exists()
-    assert f"[it1/train] continues: {path} is damaged" in capsys.readouterr().out
+    stage = "/".join(path.split("/")[:2])
+    assert jobs == [stage] and not (tmp_path / "run/set_aside").exists()
+    assert f"[{stage}] continues: {tmp_path}/run/{path} is damaged" in capsys.readouterr().out
 
 
 def test_a_corpus_that_holds_a_config_json_is_a_corpus(jobs, tmp_path, corpus):
@@ -822,7 +824,8 @@ def test_a_corpus_that_holds_a_config_json_is_a_corpus(jobs, tmp_path, corpus):
 
 def test_files_that_nobody_reads_change_nothing(tmp_path, corpus):
     before = ContentDigests(tmp_path / "none").of(corpus)
-    (corpus / ".DS_Store").write_bytes(b"\0")
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (corpus / name).write_bytes(b"\0")
     assert ContentDigests(tmp_path / "none").of(corpus) == before
 
 

@@ -99,18 +99,12 @@ def _is_transformers(config: Any, key: str) -> bool:
 
 def _require_genuine(path: pathlib.Path, of_network: bool) -> None:
     """Raises InputError for a file, or a file of a network's directory, that is a stand-in."""
+    there = [path] if path.is_file() and path.stat().st_size else []
     if of_network and path.is_dir():
         kinds = (".json", ".safetensors", ".bin")
-        for each in sorted(each for each in path.iterdir() if each.suffix in kinds):
-            genuine.require_genuine(each)
-    elif path.is_file():
-        try:
-            with path.open("rb") as file:
-                found = files.pretence(file.read(512))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-        if found:
-            raise InputError(f"{path}: {found}")
+        there = sorted(each for each in path.iterdir() if each.suffix in kinds)
+    for each in there:
+        genuine.require_genuine(each)
 
 
 def read_outside(
@@ -189,25 +183,43 @@ def _finished(
     if "result" not in record:
         return None, ""
     path = directory / "result.json"
-    try:
-        result = files.read_json(path, "result") if path.exists() else {}
-    except InputError:
+    if not path.exists():
+        return None, f": {path} is gone"
+    if not (result := _result(path)):
         return None, f": {path} is damaged"
-    written = itertools.chain([path], _written(stage, directory, result))
-    gone = next((each for each in written if not each.exists()), None)
-    return (None, f": {gone} is gone") if gone else (result, "")
+    for path in _written(stage, directory, result):
+        if not path.exists():
+            return None, f": {path} is gone"
+        if path.name == "manifest.json" and _shards(path) is None:
+            return None, f": {path} is damaged"
+    return result, ""
+
+
+def _result(path: pathlib.Path) -> dict[str, Any]:
+    """What a finished job has written; empty where it is damaged."""
+    with contextlib.suppress(InputError):
+        if isinstance(result := files.read_json(path, "result"), dict):
+            return result
+    return {}
+
+
+def _shards(manifest: pathlib.Path) -> list[str] | None:
+    """The files that a manifest lists; None where it is damaged."""
+    try:
+        return [shard["file"] for shard in files.read_json(manifest, "manifest")["shards"]]
+    except (InputError, KeyError, TypeError):
+        return None
 
 
 def _written(
     stage: Stage, directory: pathlib.Path, result: Mapping[str, Any]
 ) -> Iterator[pathlib.Path]:
     """What a finished stage has written, as far as others may read it."""
-    for name in outputs(stage.name, result) if result else ():
+    for name in outputs(stage.name, result):
         path = directory / name
         yield path
-        if path.name == "manifest.json" and path.exists():
-            shards = files.read_json(path, "manifest").get("shards", ())
-            yield from (path.with_name(shard["file"]) for shard in shards)
+        if path.name == "manifest.json":
+            yield from (path.with_name(file) for file in _shards(path) or ())
             yield path.with_name("index.npz")
     if job_of(stage.name) in ("export", "convert"):
         scheme, _, model = Reference(stage.name).path("", vars(stage.config)).partition(":")
@@ -292,12 +304,9 @@ def _records(
 def _is_own(record: Mapping[str, Any], directory: pathlib.Path) -> bool:
     """Whether a result is the pipeline's, if there is any, not of a job that was run by itself."""
     path = directory / "result.json"
-    if "result" not in record or not path.exists():
-        return True
-    try:
-        return record["result"] == config_lib.digest(files.read_json(path, "result"))
-    except InputError:  # damaged: the stage's job finds what of its work is whole
-        return True
+    result = _result(path)
+    # Damaged: the stage's job finds what of its work is whole.
+    return not result or record.get("result") in (None, config_lib.digest(result))
 
 
 def _record(directory: pathlib.Path) -> dict[str, Any]:

@@ -213,8 +213,10 @@ def read_metadata(directory: str | os.PathLike) -> dict:
     Raises InputError as that does, but for arrays that cannot be read.
     """
     folder, steps, count = _named(directory)
-    tried = steps[:1] if count else steps
     read = functools.partial(_read_metadata, folder)
+    for step in steps[:0:-1] if count else ():
+        _first_readable(folder, [step], read, _advice(folder, [step]))
+    tried = steps[:1] if count else steps
     return _first_readable(folder, tried, read, _advice(folder, tried))[1]
 
 
