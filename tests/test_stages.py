@@ -416,7 +416,12 @@ def test_prepare_reads_the_folders_that_it_names(tmp_path):
 def test_a_checkpoint_of_another_run_counts_by_its_content(jobs, tmp_path, corpus, step):
     weights = tmp_path / "other/checkpoints/2/state/weights"
     files.write_text(weights, "one")
-    described = {"kind": "encoder", "architecture": {}, "keep": 2, "validation": {"best": {"step": 2}}}
+    described = {
+        "kind": "encoder",
+        "architecture": {},
+        "keep": 2,
+        "validation": {"best": {"step": 2}},
+    }
     files.write_json(tmp_path / "other/checkpoints/2/metadata/metadata", described)
     config = _config(tmp_path, corpus)
     config.stages["it1"]["label"]["checkpoint"] = f"orbax:{tmp_path}/other/checkpoints{step}"
@@ -711,6 +716,12 @@ def test_two_stages_may_not_write_one_model(tmp_path):
     message = rf"\[other/export\] writes {tmp_path}/m, as one/export does"
     with pytest.raises(InputError, match=message):
         pipeline.plan(pipeline.PipelineConfig(str(tmp_path / "run"), stages))
+    del stages["other"]
+    (tmp_path / "m").mkdir()
+    with pytest.raises(
+        InputError, match=rf"\[one/export\] {tmp_path}/m: exists and holds no model"
+    ):
+        pipeline.plan(pipeline.PipelineConfig(str(tmp_path / "run"), stages))
 
 
 def test_all_trainings_are_held_against_the_data_before_the_first_runs(
@@ -782,7 +793,9 @@ def test_devices_that_are_not_there_are_told_before_anything_runs(
     meshed = dataclasses.make_dataclass("Train", [mesh], bases=(Train,), frozen=True)
     monkeypatch.setitem(JOBS, "train", JOBS["train"]._replace(config=meshed))
     jobs.clear()
-    message = r"\[it1/train\] config.stages.it1.train.mesh: data x fsdp x tensor = 1 x 1000 x 1 does"
+    message = (
+        r"\[it1/train\] config.stages.it1.train.mesh: data x fsdp x tensor = 1 x 1000 x 1 does"
+    )
     with pytest.raises(InputError, match=message):
         pipeline.run(_config(tmp_path / "new", corpus))
     assert not jobs

@@ -159,7 +159,7 @@ def _described(path: pathlib.Path, metadata: dict[str, Any]) -> Description:
         )
     return Description(
         kind,
-        config_lib.build(Architecture, metadata.get("architecture"), f"{path}: architecture"),
+        config_lib.build(Architecture, metadata["architecture"], f"{path}: architecture"),
         head and config_lib.build(Head, head, f"{path}: head"),
     )
 

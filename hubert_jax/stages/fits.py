@@ -138,9 +138,7 @@ def _lacking(reference: Reference, stages: Mapping[str, Stage]) -> str:
     )
 
 
-def _network(
-    stage: Stage, key: str, stages: Mapping[str, Stage]
-) -> tuple[str, Description | None]:
+def _network(stage: Stage, key: str, stages: Mapping[str, Stage]) -> tuple[str, Description | None]:
     """Which network a stage reads as its `key`, through conversions, and what it is, if known."""
     if key in stage.inputs:
         (reference,) = stage.inputs[key]

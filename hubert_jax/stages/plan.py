@@ -56,7 +56,10 @@ def with_defaults(stages: Any) -> dict[str, Any]:
 
 
 def _require_own_places(workdir: str, stages: Mapping[str, Stage]) -> None:
-    """Refuses two stages that write one model: who read the first would get the second."""
+    """Refuses two stages that write one model: who read the first would get the second.
+
+    And one that writes where something else is.
+    """
     owners: dict[str, str] = {}
     for stage in stages.values():
         if job_of(stage.name) in ("export", "convert"):
@@ -68,6 +71,12 @@ def _require_own_places(workdir: str, stages: Mapping[str, Stage]) -> None:
                     "place for each"
                 )
             owners[place] = stage.name
+            is_model = os.path.exists(f"{place}/config.json")
+            if where.startswith("hf:") and os.path.exists(place) and not is_model:
+                raise InputError(
+                    f"[{stage.name}] {place}: exists and holds no model; it would be replaced: "
+                    "name another directory"
+                )
 
 
 def _listed(stages: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

@@ -290,9 +290,7 @@ def _aside_of(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> 
     return None
 
 
-def _records(
-    workdir: pathlib.Path, name: str
-) -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
+def _records(workdir: pathlib.Path, name: str) -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
     """The folder of a stage and those set aside of it, with what each was made from."""
     asides = (workdir / "set_aside").glob(f"{glob.escape(_flat(name))}-*")
     for path in (workdir / name, *sorted(asides)):

@@ -89,9 +89,9 @@ def fit(
     for a loss or gradient that is not finite, Preempted after SIGTERM, when a checkpoint is saved.
     """
     counts = task.micro_batch_counts(micro_batches, sharding.batch_shards(mesh))
-    begun = any(each.name.isdecimal() for each in directory.glob("checkpoints/*"))
+    has_begun = any(each.name.isdecimal() for each in directory.glob("checkpoints/*"))
     # Read first: what is refused is refused before anything is compiled or written.
-    start = None if begun or warm_start is None else warm_start()
+    start = None if has_begun or warm_start is None else warm_start()
     checkpoints = Checkpoints(directory / "checkpoints", loop.keep)
     abstract = abstract_state(task, mesh)
     metadata = {"kind": task.kind, **task.facts}

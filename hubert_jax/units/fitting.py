@@ -45,7 +45,7 @@ class Fitting:
 
         The features are of 50 Hz and of the utterances that are wanted for it.
         """
-        frames = self._frames(50)
+        frames, _ = self._frames(50)
         samples = {name: kmeans.FrameSample(frames, self.seed) for name in described}
         for _, utterance_id, values in features:
             for name, sample in samples.items():
@@ -59,8 +59,7 @@ class Fitting:
         self, feature: Feature, shards: Callable[[int], bool] = lambda number: True
     ) -> kmeans.FrameSample:
         """Frames of one feature, from some audio shards; says first how many they will be."""
-        of_split = manifests.read_manifest(self.audio).seconds * feature.rate
-        frames = self._frames(feature.rate)
+        frames, of_split = self._frames(feature.rate)
         distributed.announce(
             f"k-means on {frames:,} frames, {frames / max(of_split, 1):.2%} of {self.audio}: "
             f"{4 * feature.dim * frames / 1e9:.2f} GB of memory"
@@ -70,11 +69,12 @@ class Fitting:
             sample.add(name, values)
         return sample
 
-    def _frames(self, rate: int) -> int:
-        """How many of `rate` Hz a sample will hold: `max_frames`, or all that are wanted."""
+    def _frames(self, rate: int) -> tuple[int, int]:
+        """How many frames of `rate` Hz a sample will hold, and of how many in the split."""
         index = read_index(self.audio, manifests.read_manifest(self.audio))
         wanted = np.fromiter(map(self.wanted(rate), index.ids), bool, len(index.ids))
-        return min(self.max_frames, int(num_frames(index.samples[wanted].astype(int), rate).sum()))
+        frames = num_frames(index.samples.astype(int), rate)
+        return min(self.max_frames, int(frames[wanted].sum())), int(frames.sum())
 
     def fit_sample(self, sample: kmeans.FrameSample, feature: dict[str, Any]) -> kmeans.Codebook:
         """The codebook of a sample of the `feature` described."""

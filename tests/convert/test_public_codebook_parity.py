@@ -158,6 +158,18 @@ def test_a_plan_knows_what_files_of_torch_hold(public, tmp_path):
         assert described == Description("pretraining", ARCHITECTURE, HEAD)
 
 
+def test_classes_that_nothing_names_stay_so(public, tmp_path):
+    network = dataclasses.replace(formats.read(public), units=None)
+    for where in (
+        f"fairseq:{tmp_path}/hubert.pt",
+        f"hf:{tmp_path}/hubert",
+        f"fairseq:{tmp_path}/2",
+    ):
+        assert not network.units.known
+        formats.write(where, network)
+        network = formats.read(where)
+
+
 def test_a_head_that_cannot_be_kept_is_refused(config, public, tmp_path):
     with pytest.raises(InputError, match="config.keep_head=True: there is no config.init_from"):
         dataclasses.replace(config, init_from="")
