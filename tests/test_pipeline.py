@@ -337,6 +337,30 @@ def test_a_layers_codebook_from_elsewhere(tmp_path, feature, message):
         pipeline.plan(pipeline.PipelineConfig("run", config.stages))
 
 
+def test_a_codebook_of_another_network_is_told_before_anything_runs(tmp_path):
+    architecture = Architecture(**TINY_LARGE["architecture"])
+    network = Network(random_parameters(architecture), architecture)
+    config = demo.get_config()
+    stages, label = config.stages, config.stages.it2.label
+    for scheme in ("orbax", "hf"):
+        where = f"{scheme}:{tmp_path}/{scheme}"
+        formats.write(where, network)
+        with config.unlocked():
+            stages.public = dict(convert=dict(source=where, target="orbax:"))
+            label.update(checkpoint=where, codebook=str(tmp_path / "codebook"), layer=2)
+            label.inputs.checkpoint = ""
+        for fitted in (formats.read(where).fingerprint, "0" * 64):
+            feature = dict(kind="layer", layer=2, residual="added", checkpoint=fitted)
+            centroids = np.zeros((100, architecture.dim), np.float32)
+            Codebook(centroids, feature, None, None, None, None).save(label.codebook)
+            raises = pytest.raises(InputError, match=f"fitted on another network .*={where}; name")
+            with raises if fitted == "0" * 64 else contextlib.nullcontext():
+                pipeline.plan(pipeline.PipelineConfig("run", stages))
+        with config.unlocked():  # what a conversion gives is known when it has run
+            label.update(checkpoint="", inputs=dict(checkpoint="public/convert"))
+        pipeline.plan(pipeline.PipelineConfig("run", stages))
+
+
 @pytest.mark.parametrize("killed_at", [1, 2])
 def test_what_is_set_aside_survives_a_kill_while_it_is_moved(tmp_path, monkeypatch, killed_at):
     """At the rename that sets a stage aside, or at the one that takes another back."""

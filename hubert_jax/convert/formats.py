@@ -1,5 +1,6 @@
 """One seam for all formats: a network is read from and written to `SCHEME:PATH`."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -73,21 +74,26 @@ def describe(where: str, key: str) -> Description:
     """
     scheme, path = parse(where, key)
     if scheme == "orbax":
-        from hubert_jax.training.checkpoint import read_metadata
+        from hubert_jax.training.checkpoint import fingerprint, read_metadata
 
-        return _described(path, read_metadata(path))
+        metadata = read_metadata(path)
+        found = [fingerprint(metadata)]
+        for earlier in path.glob("[0-9]*"):  # one is read where the newest turns out to be damaged
+            with contextlib.suppress(InputError):
+                found.append(fingerprint(read_metadata(f"{path}@{earlier.name}")))
+        return dataclasses.replace(_described(path, metadata), fingerprints=tuple(found))
     if path.is_dir():
         there = sorted(path.iterdir())
     else:
         there = [path.with_name(path.name + end) for end in ("", ".json", ".rest.safetensors")]
     changed = tuple((each, each.stat().st_mtime_ns) for each in there if each.is_file())
-    return _described_by_files(where, key, changed)
+    return _described_by_files(where, changed)
 
 
 @functools.lru_cache(maxsize=16)
-def _described_by_files(where: str, key: str, changed: tuple) -> Description:
+def _described_by_files(where: str, changed: tuple) -> Description:
     # Kept, as files are read whole, and a plan asks for each stage that names them.
-    return read(where, key).description
+    return read(where).description
 
 
 def _has_steps(folder: pathlib.Path) -> bool:

@@ -88,6 +88,7 @@ class Description:
     kind: str  # one of "encoder", "pretraining" and "ctc"
     architecture: Architecture
     head: Head | None = None  # of pre-training
+    fingerprints: tuple[str, ...] = ()  # one of them is the network's; empty: not known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +144,8 @@ class Network:
     @property
     def description(self) -> Description:
         """The same without the parameters."""
-        return Description(self.kind, self.architecture, self.head)
+        known = (self.fingerprint,) if self.fingerprint else ()
+        return Description(self.kind, self.architecture, self.head, known)
 
     @property
     def num_parameters(self) -> int:

@@ -1,5 +1,6 @@
 """Refuses stages that could never take what another one gives; their jobs would, but after days."""
 
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -144,7 +145,8 @@ def _network(stage: Stage, key: str, stages: Mapping[str, Stage]) -> tuple[str, 
         (reference,) = stage.inputs[key]
         source = stages[reference.stage]
         if (job := job_of(source.name)) in ("export", "convert"):
-            return _network(source, "source" if job == "convert" else "checkpoint", stages)
+            where, found = _network(source, "source" if job == "convert" else "checkpoint", stages)
+            return where, found and dataclasses.replace(found, fingerprints=())
         kind = "pretraining" if job == "train" else "ctc"
         head = getattr(source.config, "head", None)
         return source.name, Description(kind, source.config.architecture, head)
@@ -157,14 +159,21 @@ def _network(stage: Stage, key: str, stages: Mapping[str, Stage]) -> tuple[str, 
 def _known_codebook(config: label.LabelConfig, network: Description | None) -> label.Codebook:
     """The codebook from elsewhere that a label stage takes; InputError if it is of another feature.
 
-    Of the network nothing but its architecture is known, if that.
+    Of the network, if another stage's, nothing but its architecture is known, if that.
     """
     described: dict[str, Any] = {"kind": config.feature}
     dim: int | None = 39  # of every kind of MFCC
     if config.feature == "layer":
         described |= {"layer": config.layer, "residual": "added"}
         dim = network.architecture.dim if network else None
-    return label.read_codebook(config.codebook, described, dim)
+    codebook = label.read_codebook(config.codebook, described, dim)
+    fitted = codebook.feature.get("checkpoint")
+    if fitted and network and network.fingerprints and fitted not in network.fingerprints:
+        raise InputError(
+            f"config.codebook={config.codebook}: fitted on another network than "
+            f"config.checkpoint={config.checkpoint}; name that one, or fit another codebook"
+        )
+    return codebook
 
 
 def _num_clusters(stage: Stage) -> int | None:

@@ -208,7 +208,7 @@ def restore_parameters(
 
 
 def read_metadata(directory: str | os.PathLike) -> dict:
-    """The metadata that `restore_parameters` gives, without arrays, and without `step`.
+    """The metadata that `restore_parameters` gives, without arrays.
 
     Raises InputError as that does, but for arrays that cannot be read.
     """
@@ -217,7 +217,8 @@ def read_metadata(directory: str | os.PathLike) -> dict:
     for step in steps[:0:-1] if count else ():
         _first_readable(folder, [step], read, _advice(folder, [step]))
     tried = steps[:1] if count else steps
-    return _first_readable(folder, tried, read, _advice(folder, tried))[1]
+    step, metadata = _first_readable(folder, tried, read, _advice(folder, tried))
+    return {**metadata, "step": steps[::-1] if count else step}
 
 
 def _named(directory: str | os.PathLike) -> tuple[pathlib.Path, list[int], int]:
