@@ -23,6 +23,7 @@ from hubert_jax.stages import plan as stage_plan
 from hubert_jax.stages import records
 from hubert_jax.stages.fits import require_data
 from hubert_jax.stages.stage import JOBS, Stage, named
+from hubert_jax.training import sharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,7 @@ def run(config: PipelineConfig) -> dict:
     distributed.join(config.distributed)
     with distributed.locked(workdir / ".lock", "pipeline"):
         _keep_compiled(workdir)
+        distributed.from_first(lambda: _require_devices(workdir, stages))
         outside = distributed.from_first(lambda: records.read_outside(workdir, stages))
         results: dict[str, dict] = {}
         skipped: list[str] = []
@@ -164,6 +166,15 @@ def _is_prepared(stage: Stage, results: Mapping[str, dict]) -> bool:
     keys = ("audio", "more_audio", "validation_audio")
     read = (reference for key in keys for reference in stage.inputs.get(key, ()))
     return all(reference.stage in results for reference in read)
+
+
+def _require_devices(workdir: pathlib.Path, stages: list[Stage]) -> None:
+    """Refuses meshes that do not fit the devices, but of what has finished and may be skipped."""
+    for stage in stages:
+        trains = hasattr(stage.config, "mesh") and job_of(stage.name) != "check"
+        if trains and not records.has_finished(workdir, stage.name):
+            with named(stage.name):
+                sharding.make_mesh(stage.config.mesh)
 
 
 def _require_data(

@@ -20,7 +20,7 @@ from hubert_jax import command_line, files, pipeline, prepare
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
 from hubert_jax.errors import InputError
-from hubert_jax.model.architecture import Architecture
+from hubert_jax.model.architecture import Architecture, Head
 from hubert_jax.report.assemble import ReportConfig
 from hubert_jax.stages.content import ContentDigests
 from hubert_jax.stages.stage import JOBS, Stage
@@ -413,6 +413,30 @@ def test_a_layers_codebook_from_elsewhere(tmp_path, feature, message):
         pipeline.plan(pipeline.PipelineConfig("run", config.stages))
 
 
+def test_a_codebook_of_another_network_is_told_before_anything_runs(tmp_path):
+    architecture = Architecture(**TINY_LARGE["architecture"])
+    network = Network(random_parameters(architecture), architecture)
+    config = demo.get_config()
+    stages, label = config.stages, config.stages.it2.label
+    for scheme in ("orbax", "hf"):
+        where = f"{scheme}:{tmp_path}/{scheme}"
+        formats.write(where, network)
+        with config.unlocked():
+            stages.public = dict(convert=dict(source=where, target="orbax:"))
+            label.update(checkpoint=where, codebook=str(tmp_path / "codebook"), layer=2)
+            label.inputs.checkpoint = ""
+        for fitted in (formats.read(where).fingerprint, "0" * 64):
+            feature = dict(kind="layer", layer=2, residual="added", checkpoint=fitted)
+            centroids = np.zeros((100, architecture.dim), np.float32)
+            Codebook(centroids, feature, None, None, None, None).save(label.codebook)
+            raises = pytest.raises(InputError, match=f"fitted on another network .*={where}; name")
+            with raises if fitted == "0" * 64 else contextlib.nullcontext():
+                pipeline.plan(pipeline.PipelineConfig("run", stages))
+        with config.unlocked():  # what a conversion gives is known when it has run
+            label.update(checkpoint="", inputs=dict(checkpoint="public/convert"))
+        pipeline.plan(pipeline.PipelineConfig("run", stages))
+
+
 @pytest.mark.parametrize("killed_at", [1, 2])
 def test_what_is_set_aside_survives_a_kill_while_it_is_moved(tmp_path, monkeypatch, killed_at):
     """At the rename that sets a stage aside, or at the one that takes another back."""
@@ -465,28 +489,74 @@ def test_a_misspelt_key_of_a_late_stage_is_refused_before_anything_runs(tmp_path
         command_line.read(arguments, "pipeline", pipeline.PipelineConfig)
 
 
+@pytest.mark.parametrize("through", ["", "convert", "export", "both"])
 @pytest.mark.parametrize("scheme", ["hf", "orbax"])
-def test_a_network_from_elsewhere_is_looked_at_before_anything_runs(tmp_path, scheme):
-    architecture = Architecture(**TINY_LARGE["architecture"])
-    formats.write(
-        f"{scheme}:{tmp_path}/net", Network(random_parameters(architecture), architecture)
-    )
+def test_a_network_from_elsewhere_is_looked_at_before_anything_runs(tmp_path, scheme, through):
+    """Also where other stages convert it first."""
+    architecture, head = Architecture(**TINY_LARGE["architecture"]), Head(**TINY_LARGE["head"])
+    where = f"{scheme}:{tmp_path}/net"
+    formats.write(where, Network(random_parameters(architecture, head), architecture, head))
+    config = demo.get_config()
+    stages = config.stages
+    with config.unlocked():
+        decode = stages.pretrained.decode
+        for name in ("pretrained", "scratch"):
+            del stages[name]
+        for name in ("train", "evaluate", "export"):
+            del stages.it2[name]
+        stages.public = dict(
+            export=dict(checkpoint=where), convert=dict(source=where, target="orbax:")
+        )
+        if through == "both":
+            stages.public.convert = dict(inputs=dict(source="public/export"), target="torchaudio:")
+
+    def read(stage, key, which=""):
+        with config.unlocked(), config.ignore_type():
+            stage[key] = "" if through else f"{where}{which}"
+            stage.inputs[key] = f"public/{through.replace('both', 'convert')}" if through else ""
+
+    def refused(message):
+        with pytest.raises(InputError, match=message):
+            pipeline.plan(pipeline.PipelineConfig("run", stages))
+
+    read(stages.it2.label, "checkpoint")
+    stages.it2.label.layer = architecture.num_layers + 1
+    refused(rf"\[it2/label\] .*layer: found 3, but {where} has 2 layers")
+    stages.it2.label.layer = architecture.num_layers
+    pipeline.plan(pipeline.PipelineConfig("run", stages))
+
+    read(decode, "checkpoint")
+    with config.unlocked():
+        stages.decode = decode
+    refused(r"\[decode\] .*checkpoint=.*: has no CTC head; expected a network of fine")
+    with config.unlocked():
+        del stages["decode"]
+    read(stages.it1.train, "init_from")
+    refused(rf"\[it1/train\] .*architecture.conv_channels: .* but {where} has")
+    with config.unlocked(), config.ignore_type():
+        stages.it1.train.architecture = TINY_LARGE["architecture"]
+        stages.it1.evaluate.layers = ()
+        pipeline.plan(pipeline.PipelineConfig("run", stages))  # with a fresh head
+        stages.it1.train.keep_head = True
+        refused(rf"head.codebook_sizes: found \(100,\), but {where} has \(12,\); change one")
+        stages.it1.label.num_clusters = 12
+        stages.it1.train.head.codebook_sizes = (12,)
+        refused(rf"head.projection_dim: found 96, but {where} has 8; change one")
+        stages.it1.train.head.projection_dim = 8
+        pipeline.plan(pipeline.PipelineConfig("run", stages))
+    for which, message in (("@mean2", "expected 2 check"), ("@best", "no validation of the run")):
+        if where.startswith("orbax") and not through:
+            read(stages.it1.train, "init_from", which)
+            refused(message)
+            read(stages.it1.train, "init_from", "/0")
+            refused("no checkpoint found; step 0 of the run is named .*/net@0; expected")
+
+
+def test_a_codebook_that_is_not_there_is_told_of_the_stage_that_names_it():
     config = demo.get_config()
     with config.unlocked():
-        del config.stages.it2.label.inputs["checkpoint"]
-        config.stages.it2.label.checkpoint = f"{scheme}:{tmp_path}/net"
-        config.stages.it2.label.layer = architecture.num_layers + 1
-    with pytest.raises(InputError, match=f"layer: found 3, but {scheme}:.*/net has 2 layers"):
+        config.stages.it1.label.codebook = "misspelt.npy"
+        config.stages.an_earlier_name = dict(train=config.stages.it1.train)
+    message = r"\[it1/label\] config.stages.it1.label.codebook=misspelt.npy: no such file"
+    with pytest.raises(InputError, match=message):
         pipeline.plan(pipeline.PipelineConfig("run", config.stages))
-    with config.unlocked():
-        config.stages.it2.label.layer = architecture.num_layers
-        pipeline.plan(pipeline.PipelineConfig("run", config.stages))
-        config.stages.it1.train.init_from = f"{scheme}:{tmp_path}/net"
-    with pytest.raises(InputError, match=f"architecture.conv_channels: .* but {scheme}:.*/net has"):
-        pipeline.plan(pipeline.PipelineConfig("run", config.stages))
-    for which, message in (("mean2", "expected 2 check"), ("best", "no validation of the run")):
-        if scheme == "orbax":
-            with config.unlocked():
-                config.stages.it1.train.init_from = f"orbax:{tmp_path}/net@{which}"
-            with pytest.raises(InputError, match=message):
-                pipeline.plan(pipeline.PipelineConfig("run", config.stages))

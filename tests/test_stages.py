@@ -15,10 +15,12 @@ from hubert_jax import config as config_lib
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 from hubert_jax.layout import Reference
+from hubert_jax.model.architecture import Architecture
 from hubert_jax.prepare import PrepareConfig
 from hubert_jax.stages import records
 from hubert_jax.stages.content import ContentDigests
 from hubert_jax.stages.stage import JOBS, Job, Stage
+from hubert_jax.training.sharding import MeshConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Train:
     labels: Reads[tuple[str, ...]]
     init_from: Reads[str] = ""
     loss: Loss = Loss()
+    architecture: Architecture = Architecture()
 
 
 @pytest.fixture
@@ -208,15 +211,7 @@ def test_a_changed_default_of_the_loss_trains_again(jobs, tmp_path, corpus, monk
     pipeline.run(_config(tmp_path, corpus))
     changed = dataclasses.make_dataclass("Loss", [("alpha", float, 0.5)], frozen=True)
     other = dataclasses.make_dataclass(
-        "Train",
-        [
-            ("workdir", MayChange[str]),
-            ("audio", Reads[str]),
-            ("labels", Reads[tuple[str, ...]]),
-            ("init_from", Reads[str], ""),
-            ("loss", changed, changed()),
-        ],
-        frozen=True,
+        "Train", [("loss", changed, changed())], bases=(Train,), frozen=True
     )
     monkeypatch.setitem(JOBS, "train", JOBS["train"]._replace(config=other))
     jobs.clear()
@@ -421,7 +416,12 @@ def test_prepare_reads_the_folders_that_it_names(tmp_path):
 def test_a_checkpoint_of_another_run_counts_by_its_content(jobs, tmp_path, corpus, step):
     weights = tmp_path / "other/checkpoints/2/state/weights"
     files.write_text(weights, "one")
-    described = {"architecture": {}, "keep": 2, "validation": {"best": {"step": 2}}}
+    described = {
+        "kind": "encoder",
+        "architecture": {},
+        "keep": 2,
+        "validation": {"best": {"step": 2}},
+    }
     files.write_json(tmp_path / "other/checkpoints/2/metadata/metadata", described)
     config = _config(tmp_path, corpus)
     config.stages["it1"]["label"]["checkpoint"] = f"orbax:{tmp_path}/other/checkpoints{step}"
@@ -608,7 +608,6 @@ def test_any_key_of_any_stage_can_be_overridden(jobs, tmp_path, corpus):
 def test_a_value_beside_an_input_is_never_dropped_in_silence(jobs, tmp_path, corpus):
     """A run that was to begin from other weights must not begin from those of the input."""
     weights = tmp_path / "weights"
-    weights.write_text("public")
     file = tmp_path / "config.py"
     values = dict(_config(tmp_path, corpus).stages)
     file.write_text(
@@ -634,7 +633,7 @@ def test_a_converted_network_feeds_other_stages(tmp_path, corpus):
     public = {"inputs": {"source": "theirs/export"}, "target": "orbax:"}
     values = {
         "prepare": {"corpus": str(corpus), "splits": ("train=.",)},
-        "theirs": {"export": {"checkpoint": f"hf:{corpus}", "out": "elsewhere"}},
+        "theirs": {"export": {"checkpoint": "hf:later", "out": "elsewhere"}},
         "public": {"convert": public},
         "it1": {
             "label": {
@@ -805,6 +804,12 @@ def test_two_stages_may_not_write_one_model(tmp_path):
     message = rf"\[other/export\] writes {tmp_path}/m, as one/export does"
     with pytest.raises(InputError, match=message):
         pipeline.plan(pipeline.PipelineConfig(str(tmp_path / "run"), stages))
+    del stages["other"]
+    (tmp_path / "m").mkdir()
+    with pytest.raises(
+        InputError, match=rf"\[one/export\] {tmp_path}/m: exists and holds no model"
+    ):
+        pipeline.plan(pipeline.PipelineConfig(str(tmp_path / "run"), stages))
 
 
 def test_all_trainings_are_held_against_the_data_before_the_first_runs(
@@ -868,15 +873,45 @@ def test_a_finished_training_is_not_held_against_other_devices_for_another_stage
     assert held.index("it3/label") >= 0 and "it2/train" in held
 
 
-def test_a_stage_whose_result_is_cut_off_goes_on(jobs, tmp_path, corpus, capsys):
+def test_devices_that_are_not_there_are_told_before_anything_runs(
+    jobs, tmp_path, corpus, monkeypatch
+):
+    pipeline.run(_config(tmp_path, corpus))
+    mesh = ("mesh", MayChange[MeshConfig], MeshConfig(fsdp=1000))
+    meshed = dataclasses.make_dataclass("Train", [mesh], bases=(Train,), frozen=True)
+    monkeypatch.setitem(JOBS, "train", JOBS["train"]._replace(config=meshed))
+    jobs.clear()
+    message = (
+        r"\[it1/train\] config.stages.it1.train.mesh: data x fsdp x tensor = 1 x 1000 x 1 does"
+    )
+    with pytest.raises(InputError, match=message):
+        pipeline.run(_config(tmp_path / "new", corpus))
+    assert not jobs
+    # What has finished needs no devices, also where it lies aside.
+    assert len(pipeline.run(_config(tmp_path, corpus))["skipped"]) == 5
+    other = {"inputs": {"audio": "prepare:train", "labels": ("it1/label:train",)}}
+    with monkeypatch.context() as patch:
+        patch.setitem(JOBS, "train", JOBS["train"]._replace(config=Train))
+        pipeline.run(_config(tmp_path, corpus, it1={"train": {**other, "loss": {"alpha": 0.5}}}))
+    held = []
+    monkeypatch.setattr(pipeline, "require_data", lambda stage: held.append(stage.name))
+    more = {"label": {"inputs": {"audio": ("prepare:train",)}}}
+    jobs.clear()
+    pipeline.run(_config(tmp_path, corpus, a=more))
+    assert jobs == ["a/label"] and held == ["a/label"]
+
+
+@pytest.mark.parametrize("content", ['{"seconds": 1', "[]", "{}"])
+@pytest.mark.parametrize("path", ["it1/train/result.json", "it1/label/train/manifest.json"])
+def test_a_stage_whose_files_are_cut_off_goes_on(jobs, tmp_path, corpus, capsys, path, content):
     config = _config(tmp_path, corpus)
     pipeline.run(config)
-    path = tmp_path / "run/it1/train/result.json"
-    os.truncate(path, 20)
+    (tmp_path / "run" / path).write_text(content)
     jobs.clear()
     pipeline.run(config)
-    assert jobs == ["it1/train"] and not (tmp_path / "run/set_aside").exists()
-    assert f"[it1/train] continues: {path} is damaged" in capsys.readouterr().out
+    stage = "/".join(path.split("/")[:2])
+    assert jobs == [stage] and not (tmp_path / "run/set_aside").exists()
+    assert f"[{stage}] continues: {tmp_path}/run/{path} is damaged" in capsys.readouterr().out
 
 
 def test_a_corpus_that_holds_a_config_json_is_a_corpus(jobs, tmp_path, corpus):
@@ -890,7 +925,8 @@ def test_a_corpus_that_holds_a_config_json_is_a_corpus(jobs, tmp_path, corpus):
 
 def test_files_that_nobody_reads_change_nothing(tmp_path, corpus):
     before = ContentDigests(tmp_path / "none").of(corpus)
-    (corpus / ".DS_Store").write_bytes(b"\0")
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (corpus / name).write_bytes(b"\0")
     assert ContentDigests(tmp_path / "none").of(corpus) == before
 
 

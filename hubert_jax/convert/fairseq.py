@@ -132,7 +132,8 @@ def _units(dictionaries: list[list[str]], task: dict, ours: dict, head: Head, wh
         return Units.numbered(
             head.codebook_sizes, rate_hz=rate, codebook_digests=digests, known=False
         )
-    units = Units(tuple(tuple(symbols) for symbols in dictionaries), rate, digests)
+    known = _plain_dict(ours.get("units"), where).get("known") is not False
+    units = Units(tuple(tuple(symbols) for symbols in dictionaries), rate, digests, known)
     return units.fitting(head.codebook_sizes, str(where))
 
 

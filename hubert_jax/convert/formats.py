@@ -1,5 +1,6 @@
 """One seam for all formats: a network is read from and written to `SCHEME:PATH`."""
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -13,7 +14,7 @@ from hubert_jax import config as config_lib
 from hubert_jax import files
 from hubert_jax.convert import fairseq, hugging_face, torchaudio
 from hubert_jax.convert.encoders import require_names, shapes
-from hubert_jax.convert.network import Network, Units, with_mask_embedding
+from hubert_jax.convert.network import Description, Network, Units, with_mask_embedding
 from hubert_jax.errors import InputError
 from hubert_jax.model.adapters import Adapters
 from hubert_jax.model.architecture import Architecture, Head, Regularization
@@ -67,34 +68,33 @@ def read(where: str, key: str = "--from", shardings: Callable[[Any], Any] | None
     return dataclasses.replace(network, notes=network.notes + (note,) * bool(broken))
 
 
-def read_architecture(where: str, key: str) -> Architecture | None:
-    """The architecture of a network, or None where its weights alone tell it, or nothing yet.
+def describe(where: str, key: str) -> Description:
+    """What `read` gives, without the parameters, and without a back-end, as processes join later.
 
-    It starts no back-end, as processes join later. Raises InputError for one that is no HuBERT's.
+    Raises InputError as `read` does; of orbax no parameters are looked at.
     """
     scheme, path = parse(where, key)
-    if scheme == "hf" and (path / "config.json").is_file():
-        return hugging_face.read_architecture(path)
-    if scheme in ("fairseq", "torchaudio") and path.is_file():
-        return _architecture_of_file(scheme, path, path.stat().st_mtime_ns)
-    if scheme != "orbax":
-        return None
-    named = path.name.rpartition("@")[0]
-    if path.is_file() or not (path.is_dir() or named):
-        return None
-    folder = path if path.is_dir() else path.with_name(named)
-    if not _has_steps(folder):
-        return None
-    from hubert_jax.training.checkpoint import read_metadata
+    if scheme == "orbax":
+        from hubert_jax.training.checkpoint import fingerprint, read_metadata
 
-    described: Any = read_metadata(path).get("architecture")
-    return config_lib.build(Architecture, described, f"{path}: architecture")
+        metadata = read_metadata(path)
+        found = [fingerprint(metadata)]
+        for earlier in path.glob("[0-9]*"):  # one is read where the newest turns out to be damaged
+            with contextlib.suppress(InputError):
+                found.append(fingerprint(read_metadata(f"{path}@{earlier.name}")))
+        return dataclasses.replace(_described(path, metadata), fingerprints=tuple(found))
+    if path.is_dir():
+        there = sorted(path.iterdir())
+    else:
+        there = [path.with_name(path.name + end) for end in ("", ".json", ".rest.safetensors")]
+    changed = tuple((each, each.stat().st_mtime_ns) for each in there if each.is_file())
+    return _described_by_files(where, changed)
 
 
 @functools.lru_cache(maxsize=16)
-def _architecture_of_file(scheme: str, path: pathlib.Path, changed: int) -> Architecture:
-    # Kept, as the file is read whole, and a plan asks for each stage that names it.
-    return (fairseq if scheme == "fairseq" else torchaudio).read(path).architecture
+def _described_by_files(where: str, changed: tuple) -> Description:
+    # Kept, as files are read whole, and a plan asks for each stage that names them.
+    return read(where).description
 
 
 def _has_steps(folder: pathlib.Path) -> bool:
@@ -138,21 +138,16 @@ def _read_orbax(path: pathlib.Path, shardings: Callable[[Any], Any] | None) -> N
         return config_lib.build(Adapters, saved.get("adapters", {}), where).merged(params)
 
     params, metadata = restore_parameters(path, shardings, merged)
-    if metadata["kind"] not in ("pretraining", "ctc", "encoder"):
-        raise InputError(
-            f"{path}: a checkpoint of kind {metadata['kind']!r}, expected one of train or finetune"
-        )
-
-    def build(schema: Callable[..., Any], name: str) -> Any:
-        return config_lib.build(schema, metadata[name], f"{path}: {name}")
-
-    architecture = build(Architecture, "architecture")
-    regularization = build(Regularization, "regularization")
-    vocabulary = head = units = None
+    described = _described(path, metadata)
+    regularization = config_lib.build(
+        Regularization, metadata["regularization"], f"{path}: regularization"
+    )
+    vocabulary = units = None
+    head: Any = None
     if metadata["kind"] == "ctc":
         vocabulary = Vocabulary.from_dict(metadata["vocabulary"])
     if "label_embeddings_0" in params:
-        head = build(Head, "head")
+        head = described.head
         if metadata.get("units"):  # of a converted network
             units = Units.from_dict(metadata["units"], head.codebook_sizes, str(path))
         elif labels := metadata.get("labels"):
@@ -168,7 +163,22 @@ def _read_orbax(path: pathlib.Path, shardings: Callable[[Any], Any] | None) -> N
     beside = metadata.get("beside", {})
     run = metadata if "config" in metadata else {}  # else it was converted
     return Network(
-        params, architecture, head, regularization, vocabulary, units, digest, (), beside, run
+        *(params, described.architecture, head, regularization, vocabulary, units),
+        *(digest, (), beside, run),
+    )
+
+
+def _described(path: pathlib.Path, metadata: dict[str, Any]) -> Description:
+    """The network of an orbax checkpoint with this metadata."""
+    kind, head = metadata.get("kind"), metadata.get("head")
+    if kind not in ("pretraining", "ctc", "encoder"):
+        raise InputError(
+            f"{path}: a checkpoint of kind {kind!r}, expected one of train or finetune"
+        )
+    return Description(
+        kind,
+        config_lib.build(Architecture, metadata["architecture"], f"{path}: architecture"),
+        head and config_lib.build(Head, head, f"{path}: head"),
     )
 
 

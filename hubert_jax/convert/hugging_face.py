@@ -152,12 +152,6 @@ def read_directory(directory: str | os.PathLike) -> Network:
     return dataclasses.replace(network, beside=kept)
 
 
-def read_architecture(directory: str | os.PathLike) -> Architecture:
-    """The architecture that a model directory's JSON files describe. Raises InputError."""
-    directory = pathlib.Path(directory)
-    return _described(_read_beside(directory)[0], directory, {})[0]
-
-
 def _json_files(network: Network) -> dict[str, Any]:
     """JSON files of a directory by name: those that the network came with, or our own."""
     beside = dict(network.beside) or {"config.json": model_config(network)}

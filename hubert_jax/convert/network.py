@@ -82,6 +82,16 @@ class Units:
 
 
 @dataclasses.dataclass(frozen=True)
+class Description:
+    """What a network is, as far as that is known without its parameters."""
+
+    kind: str  # one of "encoder", "pretraining" and "ctc"
+    architecture: Architecture
+    head: Head | None = None  # of pre-training
+    fingerprints: tuple[str, ...] = ()  # one of them is the network's; empty: not known
+
+
+@dataclasses.dataclass(frozen=True)
 class Network:
     """Parameters, what they are, and what converting them changed.
 
@@ -132,6 +142,12 @@ class Network:
     def kind(self) -> str:
         """One of "encoder", "pretraining" and "ctc"."""
         return kind_of_parameters(self.params)
+
+    @property
+    def description(self) -> Description:
+        """The same without the parameters."""
+        known = (self.fingerprint,) if self.fingerprint else ()
+        return Description(self.kind, self.architecture, self.head, known)
 
     @property
     def num_parameters(self) -> int:

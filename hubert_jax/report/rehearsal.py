@@ -40,6 +40,11 @@ def proven(config: Any, result: Mapping[str, Any], readers: int) -> str:
         ]
         rates = f"WER {', '.join(found)} on " if found else "texts, without transcripts, of "
         return f"{rates}{result['utterances']} utterances"
+    if job == "evaluate":
+        layers = result.get("pnmi_by_layer", {}).items()
+        found = [f"{pnmi:.2f} of layer {layer}" for layer, pnmi in layers]
+        found += [f"{scores['pnmi']:.2f} of labels" for scores in result.get("labels", ())]
+        return f"PNMI {', '.join(found)}"
     if job not in ("train", "finetune"):
         return "finished"
     mesh = " x ".join(f"{axis} {size}" for axis, size in result["mesh"].items() if size > 1)

@@ -11,6 +11,7 @@ from hubert_jax.errors import InputError
 
 _FILES = 10_000  # at once
 _SAVE_SECONDS = 60
+_OF_DESKTOPS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 
 
 class ContentDigests:
@@ -30,7 +31,8 @@ class ContentDigests:
     def of(self, path: str | os.PathLike, ends: tuple[str, ...] = ("",)) -> str:
         """SHA-256 (hex) of a file's content, or of a folder's contents and names.
 
-        Of a folder those files count that no dot hides and that end in one of `ends`.
+        Of a folder those files count that no dot hides, that end in one of `ends` and that no
+        desktop leaves.
 
         Raises InputError for what cannot be read, and as `files.folders_below`.
         """
@@ -41,11 +43,12 @@ class ContentDigests:
             listed = [root]
             if root.is_dir():
                 entries = (entry for _, found in files.folders_below(root) for entry in found)
-                # Desktops and file systems leave hidden files.
+                # Desktops and file systems leave files.
                 listed = sorted(
                     pathlib.Path(entry.path)
                     for entry in entries
                     if not entry.name.startswith(".")
+                    and entry.name.lower() not in _OF_DESKTOPS
                     and entry.name.endswith(ends)
                     and entry.is_file()
                 )

@@ -1,5 +1,6 @@
 """Refuses stages that could never take what another one gives; their jobs would, but after days."""
 
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -9,10 +10,10 @@ from typing import Any, NoReturn
 from hubert_jax import decode, label, prepare
 from hubert_jax.asr import vocabularies
 from hubert_jax.convert import formats
+from hubert_jax.convert.network import Description
 from hubert_jax.data import manifests
 from hubert_jax.errors import InputError
 from hubert_jax.layout import Reference, job_of
-from hubert_jax.model.architecture import Architecture
 from hubert_jax.stages.stage import Stage, outside_paths
 from hubert_jax.tasks import ctc
 from hubert_jax.tasks.held_out import HeldOut
@@ -33,10 +34,17 @@ def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
         for reference in references:
             if lacking := _lacking(reference, stages, key, config):
                 raise InputError(f"inputs.{key}={reference}: {lacking}")
-    source, architecture = _architecture(stage, "checkpoint", stages)
+    key = "source" if hasattr(config, "source") else "checkpoint"
+    source, network = _network(stage, key, stages)
     if isinstance(config, label.LabelConfig) and config.codebook and "codebook" not in inputs:
         for name in config.listed():
-            _known_codebook(config, name, architecture)
+            _known_codebook(config, name, network)
+    if isinstance(config, decode.DecodeConfig) and network and network.kind != "ctc":
+        (given,) = inputs.get(key, (config.checkpoint,))
+        raise InputError(
+            f"{'inputs' if key in inputs else 'config'}.{key}={given}: has no CTC head; expected a "
+            "network of fine-tuning, such as GROUP/finetune"
+        )
     for reference in inputs.get("validation_audio", ()):
         for other in (*inputs.get("audio", ()), *inputs.get("more_audio", ())):
             if reference == other:
@@ -62,21 +70,29 @@ def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
         for reference in inputs.get(f"{part}labels", ()):
             if audio and reference.audio_split not in audio:
                 refuse(f"inputs.{part}labels", reference, f"inputs.{part}audio", audio[0])
-    if architecture:
+    if network:
         key = "layers" if hasattr(config, "layers") else "layer"
         layers = getattr(config, "layers", (getattr(config, "layer", 0),))
-        if (highest := max(layers, default=0)) > architecture.num_layers:
-            refuse(key, highest, source, f"{architecture.num_layers} layers")
+        if (highest := max(layers, default=0)) > (most := network.architecture.num_layers):
+            refuse(key, highest, source, f"{most} layers")
         if isinstance(config, label.LabelConfig):
             for each in config.listed().values():
-                steps.dimensions((*config.steps, *each.steps), architecture.dim)
-    source, architecture = _architecture(stage, "init_from", stages)
-    described: dict[str, Any] = vars(architecture) if architecture else {}
-    for name, value in described.items():
-        # Directories of transformers may ask for another preparation than their weights had.
-        if name != "normalize_waveform" or not source.startswith("hf:"):
-            if (found := getattr(config.architecture, name)) != value:
-                refuse(f"architecture.{name}", found, source, str(value))
+                steps.dimensions((*config.steps, *each.steps), network.architecture.dim)
+    source, network = _network(stage, "init_from", stages)
+    if not network:
+        return
+    described = {"architecture": {**vars(network.architecture)}}
+    if config.init_from.startswith("hf:"):
+        # Such directories may ask for another preparation than their weights had.
+        del described["architecture"]["normalize_waveform"]
+    if getattr(config, "keep_head", False):
+        if network.kind != "pretraining":
+            refuse("keep_head", True, source, "no pre-training head")
+        described["head"] = vars(network.head)
+    for part, values in described.items():
+        for name, value in values.items():
+            if (found := getattr(getattr(config, part), name)) != value:
+                refuse(f"{part}.{name}", found, source, str(value))
 
 
 def require_data(stage: Stage, attached: bool = True) -> None:
@@ -113,16 +129,6 @@ def _lacking(reference: Reference, stages: Mapping[str, Stage], key: str, config
     source, which = stages[reference.stage], reference.which
     if key == "rescore" and job_of(source.name) == "lm":
         return "is an n-gram; expected a Transformer, GROUP/train_lm, or pass it as inputs.lm"
-    if isinstance(config, decode.DecodeConfig) and key == "checkpoint":
-        network, seen = source, {source.name}
-        while network.inputs and job_of(network.name) in ("export", "convert"):
-            (before,) = network.inputs.get("checkpoint") or network.inputs["source"]
-            if before.stage in seen:
-                break
-            network = stages[before.stage]
-            seen.add(network.name)
-        if job_of(network.name) == "train":
-            return "has no CTC head; expected a network of fine-tuning, such as GROUP/finetune"
     if isinstance(source.config, label.LabelConfig):
         named = list(source.config.listed())
         if key == "codebook" and source.config.feature in label.IMPORTED:
@@ -153,35 +159,46 @@ def _lacking(reference: Reference, stages: Mapping[str, Stage], key: str, config
     )
 
 
-def _architecture(
-    stage: Stage, key: str, stages: Mapping[str, Stage]
-) -> tuple[str, Architecture | None]:
-    """Which network a stage reads as its `key`, and its architecture, as far as it is known yet."""
+def _network(stage: Stage, key: str, stages: Mapping[str, Stage]) -> tuple[str, Description | None]:
+    """Which network a stage reads as its `key`, through conversions, and what it is, if known."""
     if key in stage.inputs:
         (reference,) = stage.inputs[key]
-        return reference.stage, getattr(stages[reference.stage].config, "architecture", None)
+        source = stages[reference.stage]
+        if (job := job_of(source.name)) in ("export", "convert"):
+            where, found = _network(source, "source" if job == "convert" else "checkpoint", stages)
+            return where, found and dataclasses.replace(found, fingerprints=())
+        kind = "pretraining" if job == "train" else "ctc"
+        head = getattr(source.config, "head", None)
+        return source.name, Description(kind, source.config.architecture, head)
     where = getattr(stage.config, key, "")
     if not where or not all(path.exists() for path in outside_paths(stage.config, key)):
         return where, None  # what is missing is told when all that is outside is read
-    return where, formats.read_architecture(where, f"config.{key}")
+    return where, formats.describe(where, f"config.{key}")
 
 
 def _known_codebook(
-    config: label.LabelConfig, name: str, architecture: Architecture | None
+    config: label.LabelConfig, name: str, network: Description | None
 ) -> kmeans.Codebook:
     """The codebook from elsewhere that a label stage takes; InputError if it is of another feature.
 
-    Of the network, another stage's, nothing but its architecture is known, if that.
+    Of the network, if another stage's, nothing but its architecture is known, if that.
     """
     described: dict[str, Any] = {"kind": config.feature}
     dim = mfcc.DIMS.get(config.feature)
     if config.feature == "layer":
         described |= {"layer": config.layer, "residual": "added"}
-        dim = architecture.dim if architecture else None
+        dim = network.architecture.dim if network else None
     if every := (*config.steps, *config.listed()[name].steps):
         described["steps"] = list(every)
     dim = steps.dimensions(steps.before_whitening(every), dim)
-    return kmeans.read(str(pathlib.Path(config.codebook, name)), described, dim)
+    codebook = kmeans.read(str(pathlib.Path(config.codebook, name)), described, dim)
+    fitted = codebook.feature.get("checkpoint")
+    if fitted and network and network.fingerprints and fitted not in network.fingerprints:
+        raise InputError(
+            f"config.codebook={config.codebook}: fitted on another network than "
+            f"config.checkpoint={config.checkpoint}; name that one, or fit another codebook"
+        )
+    return codebook
 
 
 def _num_clusters(stage: Stage, name: str) -> int | None:

@@ -29,18 +29,19 @@ def plan(workdir: str, stages: Any) -> list[Stage]:
     for name, values in listed.items():
         with named(name):
             planned[name] = _stage(workdir, name, values, listed)
-    for stage in planned.values():
-        with named(stage.name):
-            require_fits(stage, planned)
     _require_own_places(workdir, planned)
     order: graphlib.TopologicalSorter[str] = graphlib.TopologicalSorter()
     for name, stage in planned.items():
         order.add(name, *(ref.stage for refs in stage.inputs.values() for ref in refs))
     try:
-        return [planned[name] for name in order.static_order()]
+        sorted_stages = [planned[name] for name in order.static_order()]
     except graphlib.CycleError as error:
         cycle = " -> ".join(error.args[1])
         raise InputError(f"config.stages: {cycle} wait for each other") from None
+    for stage in sorted_stages:  # what is wrong is told of the first that names it
+        with named(stage.name):
+            require_fits(stage, planned)
+    return sorted_stages
 
 
 def with_defaults(stages: Any) -> dict[str, Any]:
@@ -55,7 +56,10 @@ def with_defaults(stages: Any) -> dict[str, Any]:
 
 
 def _require_own_places(workdir: str, stages: Mapping[str, Stage]) -> None:
-    """Refuses two stages that write one model: who read the first would get the second."""
+    """Refuses two stages that write one model: who read the first would get the second.
+
+    And one that writes where something else is.
+    """
     owners: dict[str, str] = {}
     for stage in stages.values():
         if job_of(stage.name) in ("export", "convert"):
@@ -67,6 +71,12 @@ def _require_own_places(workdir: str, stages: Mapping[str, Stage]) -> None:
                     "place for each"
                 )
             owners[place] = stage.name
+            is_model = os.path.exists(f"{place}/config.json")
+            if where.startswith("hf:") and os.path.exists(place) and not is_model:
+                raise InputError(
+                    f"[{stage.name}] {place}: exists and holds no model; it would be replaced: "
+                    "name another directory"
+                )
 
 
 def _listed(stages: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

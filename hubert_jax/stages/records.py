@@ -3,6 +3,7 @@
 The record lies in that folder, so that one rename moves both.
 """
 
+import contextlib
 import dataclasses
 import glob
 import itertools
@@ -102,18 +103,12 @@ def _is_transformers(config: Any, key: str) -> bool:
 
 def _require_genuine(path: pathlib.Path, of_network: bool) -> None:
     """Raises InputError for a file, or a file of a network's directory, that is a stand-in."""
+    there = [path] if path.is_file() and path.stat().st_size else []
     if of_network and path.is_dir():
         kinds = (".json", ".safetensors", ".bin")
-        for each in sorted(each for each in path.iterdir() if each.suffix in kinds):
-            genuine.require_genuine(each)
-    elif path.is_file():
-        try:
-            with path.open("rb") as file:
-                found = files.pretence(file.read(512))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-        if found:
-            raise InputError(f"{path}: {found}")
+        there = sorted(each for each in path.iterdir() if each.suffix in kinds)
+    for each in there:
+        genuine.require_genuine(each)
 
 
 def read_outside(
@@ -156,20 +151,29 @@ def state_of(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> S
 
 
 def was_made(workdir: pathlib.Path, stage: Stage, results: Mapping[str, dict]) -> bool:
-    """Whether a stage has finished with this configuration on these prepared splits."""
-    record = _record(workdir / stage.name)
-    if not record or _finished(stage, record, workdir / stage.name)[0] is None:
-        return False
+    """Whether a stage has finished with this configuration on these prepared splits.
+
+    What is set aside counts, too, as it would be taken back.
+    """
     inputs = {
         key: [reference.digest(results[reference.stage]) for reference in references]
         for key, references in stage.inputs.items()
         if key in ("audio", "validation_audio")
     }
     parts = {"config": config_lib.decisive(stage.config, complete=True), "inputs": inputs}
-    before = record["parts"]
-    of_audio = {key: before.get("inputs", {}).get(key) for key in inputs}
-    same = {"parts": {**before, "inputs": of_audio}}
-    return not _changes(same, {**before, **parts}, stage.config)
+    for place, record in _records(workdir, stage.name):
+        before = record["parts"]
+        of_audio = {key: before.get("inputs", {}).get(key) for key in inputs}
+        same = {"parts": {**before, "inputs": of_audio}}
+        if not _changes(same, {**before, **parts}, stage.config):
+            if _finished(stage, record, place)[0] is not None:
+                return True
+    return False
+
+
+def has_finished(workdir: pathlib.Path, name: str) -> bool:
+    """Whether a stage has ever finished, whatever it was then."""
+    return any("result" in record for _, record in _records(workdir, name))
 
 
 def _finished(
@@ -183,25 +187,43 @@ def _finished(
     if "result" not in record:
         return None, ""
     path = directory / "result.json"
-    try:
-        result = files.read_json(path, "result") if path.exists() else {}
-    except InputError:
+    if not path.exists():
+        return None, f": {path} is gone"
+    if not (result := _result(path)):
         return None, f": {path} is damaged"
-    written = itertools.chain([path], _written(stage, directory, result))
-    gone = next((each for each in written if not each.exists()), None)
-    return (None, f": {gone} is gone") if gone else (result, "")
+    for path in _written(stage, directory, result):
+        if not path.exists():
+            return None, f": {path} is gone"
+        if path.name == "manifest.json" and _shards(path) is None:
+            return None, f": {path} is damaged"
+    return result, ""
+
+
+def _result(path: pathlib.Path) -> dict[str, Any]:
+    """What a finished job has written; empty where it is damaged."""
+    with contextlib.suppress(InputError):
+        if isinstance(result := files.read_json(path, "result"), dict):
+            return result
+    return {}
+
+
+def _shards(manifest: pathlib.Path) -> list[str] | None:
+    """The files that a manifest lists; None where it is damaged."""
+    try:
+        return [shard["file"] for shard in files.read_json(manifest, "manifest")["shards"]]
+    except (InputError, KeyError, TypeError):
+        return None
 
 
 def _written(
     stage: Stage, directory: pathlib.Path, result: Mapping[str, Any]
 ) -> Iterator[pathlib.Path]:
     """What a finished stage has written, as far as others may read it."""
-    for name in outputs(stage.name, result) if result else ():
+    for name in outputs(stage.name, result):
         path = directory / name
         yield path
-        if path.name == "manifest.json" and path.exists():
-            shards = files.read_json(path, "manifest").get("shards", ())
-            yield from (path.with_name(shard["file"]) for shard in shards)
+        if path.name == "manifest.json":
+            yield from (path.with_name(file) for file in _shards(path) or ())
             yield path.with_name("index.npz")
     if job_of(stage.name) in ("export", "convert"):
         scheme, _, model = Reference(stage.name).path("", vars(stage.config)).partition(":")
@@ -265,28 +287,28 @@ def _flat(stage: str) -> str:
 
 def _aside_of(workdir: pathlib.Path, stage: Stage, parts: Mapping[str, Any]) -> pathlib.Path | None:
     """What was set aside of a stage with these parts."""
-    for path in sorted(
-        _aside(workdir, stage.name, "").parent.glob(f"{glob.escape(_flat(stage.name))}-*")
-    ):
-        try:
-            record = _record(path)
-            fits = record and _is_own(record, path) and not _changes(record, parts, stage.config)
-        except InputError:  # damaged: nobody needs to mend what is not used
-            continue
-        if fits:
+    for path, record in _records(workdir, stage.name):
+        aside = path != workdir / stage.name
+        if aside and _is_own(record, path) and not _changes(record, parts, stage.config):
             return path
     return None
+
+
+def _records(workdir: pathlib.Path, name: str) -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
+    """The folder of a stage and those set aside of it, with what each was made from."""
+    asides = (workdir / "set_aside").glob(f"{glob.escape(_flat(name))}-*")
+    for path in (workdir / name, *sorted(asides)):
+        with contextlib.suppress(InputError):  # damaged: nobody needs to mend what is not used
+            if record := _record(path):
+                yield path, record
 
 
 def _is_own(record: Mapping[str, Any], directory: pathlib.Path) -> bool:
     """Whether a result is the pipeline's, if there is any, not of a job that was run by itself."""
     path = directory / "result.json"
-    if "result" not in record or not path.exists():
-        return True
-    try:
-        return record["result"] == config_lib.digest(files.read_json(path, "result"))
-    except InputError:  # damaged: the stage's job finds what of its work is whole
-        return True
+    result = _result(path)
+    # Damaged: the stage's job finds what of its work is whole.
+    return not result or record.get("result") in (None, config_lib.digest(result))
 
 
 def _record(directory: pathlib.Path) -> dict[str, Any]:

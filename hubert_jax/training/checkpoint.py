@@ -223,14 +223,17 @@ def restore_parameters(
 
 
 def read_metadata(directory: str | os.PathLike) -> dict:
-    """The metadata that `restore_parameters` gives, without arrays, and without `step`.
+    """The metadata that `restore_parameters` gives, without arrays.
 
     Raises InputError as that does, but for arrays that cannot be read.
     """
     folder, steps, count = _named(directory)
-    tried = steps[:1] if count else steps
     read = functools.partial(_read_metadata, folder)
-    return _first_readable(folder, tried, read, _advice(folder, tried))[1]
+    for step in steps[:0:-1] if count else ():
+        _first_readable(folder, [step], read, _advice(folder, [step]))
+    tried = steps[:1] if count else steps
+    step, metadata = _first_readable(folder, tried, read, _advice(folder, tried))
+    return {**metadata, "step": steps[::-1] if count else step}
 
 
 def _named(directory: str | os.PathLike) -> tuple[pathlib.Path, list[int], int]:
@@ -342,6 +345,8 @@ def _steps(directory: pathlib.Path) -> list[int]:
         steps = sorted(int(name) for name in os.listdir(directory) if name.isdecimal())
     except OSError as error:
         steps, why = [], f" ({error.strerror})"
+    if directory.name.isdecimal() and not steps:
+        why = f"; step {directory.name} of the run is named {directory.parent}@{directory.name}"
     if not steps:
         raise InputError(
             f"{directory}: no checkpoint found{why}; expected the checkpoint directory of a run, "

@@ -89,6 +89,9 @@ def fit(
     for a loss or gradient that is not finite, Preempted after SIGTERM, when a checkpoint is saved.
     """
     counts = task.micro_batch_counts(micro_batches, sharding.batch_shards(mesh))
+    has_begun = any(each.name.isdecimal() for each in directory.glob("checkpoints/*"))
+    # Read first: what is refused is refused before anything is compiled or written.
+    start = None if has_begun or warm_start is None else warm_start()
     checkpoints = Checkpoints(directory / "checkpoints", loop.keep)
     abstract = abstract_state(task, mesh)
     metadata = {"kind": task.kind, **task.facts}
@@ -109,7 +112,7 @@ def fit(
     else:
         first_step, state = 0, create_state(task, mesh, seed)
         if warm_start is not None:
-            start = warm_start()
+            start = start or warm_start()
             state = with_parameters(state, start.params)
             metadata["inputs"] = {**metadata["inputs"], "init_from": start.fingerprint}
             metadata["init_from"] = start.where

@@ -10,7 +10,8 @@ import numpy as np
 
 from hubert_jax import distributed
 from hubert_jax.data import manifests
-from hubert_jax.frames import RATES
+from hubert_jax.data.index import read_index
+from hubert_jax.frames import num_frames
 from hubert_jax.units import kmeans
 from hubert_jax.units.clustering import KMeansConfig
 from hubert_jax.units.features import Feature, extract
@@ -43,8 +44,12 @@ class Fitting:
         features: Iterable[tuple[int, str, Mapping[Any, np.ndarray]]],
         described: Mapping[Any, dict[str, Any]],
     ) -> dict[Any, kmeans.Codebook]:
-        """Codebooks of (shard, utterance id, {name: float32 (T, D)}), by the `described` names."""
-        samples = {name: self._room() for name in described}
+        """Codebooks of (shard, utterance id, {name: float32 (T, D)}), by the `described` names.
+
+        The features are of 50 Hz and of the utterances that are wanted for it.
+        """
+        frames, _ = self._frames(50)
+        samples = {name: kmeans.FrameSample(frames, self.seed) for name in described}
         for _, utterance_id, values in features:
             for name, sample in samples.items():
                 sample.add(utterance_id, values[name])
@@ -95,21 +100,22 @@ class Fitting:
         """Frames of the features, from some audio shards, by the steps that made them."""
         different = {feature.own_steps: feature for feature in features}
         rate = features[0].rate
-        of_split = manifests.read_manifest(self.audio).seconds * rate
-        frames = int(min(self.max_frames, self.fraction * of_split))
+        frames, of_split = self._frames(rate)
         dim = sum(feature.dim for feature in different.values())
         distributed.announce(
-            f"k-means on about {frames:,} frames, {frames / max(of_split, 1):.2%} of {self.audio}: "
+            f"k-means on {frames:,} frames, {frames / max(of_split, 1):.2%} of {self.audio}: "
             f"{4 * dim * frames / 1e9:.2f} GB of memory"
         )
-        samples = {own: self._room() for own in different}
+        samples = {own: kmeans.FrameSample(frames, self.seed) for own in different}
         taken = extract(list(different.values()), self.audio, self.wanted(rate), shards)
         for _, name, values in taken:
             for sample, frames_of in zip(samples.values(), values, strict=True):
                 sample.add(name, frames_of)
         return samples
 
-    def _room(self) -> kmeans.FrameSample:
-        """For `max_frames`, but for no more than there are."""
-        most = int(manifests.read_manifest(self.audio).seconds * max(RATES)) + 1
-        return kmeans.FrameSample(min(self.max_frames, most), self.seed)
+    def _frames(self, rate: int) -> tuple[int, int]:
+        """How many frames of `rate` Hz a sample will hold, and of how many in the split."""
+        index = read_index(self.audio, manifests.read_manifest(self.audio))
+        wanted = np.fromiter(map(self.wanted(rate), index.ids), bool, len(index.ids))
+        frames = num_frames(index.samples.astype(int), rate)
+        return min(self.max_frames, int(frames[wanted].sum())), int(frames.sum())

@@ -234,7 +234,7 @@ class FrameSample:
             free = np.flatnonzero(~inside[: self._held])
             coming = np.flatnonzero(inside[self._held :])
             self._frames[free], self._keys[free] = frames[coming], keys[coming]
-        if self._held == self._max_frames:
+        if 0 < self._held == self._max_frames:
             self._largest = self._keys[: self._held].max()
 
 

@@ -15,7 +15,7 @@ from splits import TINY_BASE
 from hubert_jax import check, label, train
 from hubert_jax import config as config_lib
 from hubert_jax.convert import formats
-from hubert_jax.convert.network import Network, Units
+from hubert_jax.convert.network import Description, Network, Units
 from hubert_jax.data import records
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import NO_REGULARIZATION, Architecture, Head
@@ -151,11 +151,24 @@ def test_training_goes_on_with_the_released_head(
     assert check.run(config)["labels"][0]["num_classes"] == UNITS
 
 
-def test_a_plan_knows_the_architecture_of_files_of_torch(public, tmp_path):
+def test_a_plan_knows_what_files_of_torch_hold(public, tmp_path):
     formats.write(f"torchaudio:{tmp_path}/hubert.pt", formats.read(public))
     for where in (public, f"torchaudio:{tmp_path}/hubert.pt"):
-        assert formats.read_architecture(where, "config.init_from") == ARCHITECTURE
-    assert formats.read_architecture(f"fairseq:{tmp_path}/later.pt", "config.init_from") is None
+        described = formats.describe(where, "config.init_from")
+        known = (formats.read(where).fingerprint,)
+        assert described == Description("pretraining", ARCHITECTURE, HEAD, known)
+
+
+def test_classes_that_nothing_names_stay_so(public, tmp_path):
+    network = dataclasses.replace(formats.read(public), units=None)
+    for where in (
+        f"fairseq:{tmp_path}/hubert.pt",
+        f"hf:{tmp_path}/hubert",
+        f"fairseq:{tmp_path}/2",
+    ):
+        assert not network.units.known
+        formats.write(where, network)
+        network = formats.read(where)
 
 
 def test_a_head_that_cannot_be_kept_is_refused(config, public, tmp_path):

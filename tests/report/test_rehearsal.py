@@ -64,6 +64,8 @@ TRAINED = {
          "WER 100 % greedy, 97 % beam on 2 utterances"),
         ("decode", {"wer": {"greedy": None, "beam": None}, "utterances": 2},
          "texts, without transcripts, of 2 utterances"),
+        ("evaluate", {"pnmi_by_layer": {"6": 0.314}, "labels": [{"pnmi": 0.25}]},
+         "PNMI 0.31 of layer 6, 0.25 of labels"),
         ("export", {}, "finished"),
     ],
 )  # fmt: skip

@@ -168,7 +168,7 @@ def test_metadata_are_found_as_parameters_are(folder, capsys):
     for which in ("", "@2", "@best", "@mean2"):
         _, expected = checkpoint.restore_parameters(f"{folder}{which}")
         found = checkpoint.read_metadata(f"{folder}{which}")
-        assert found == {key: value for key, value in expected.items() if key != "step"}
+        assert found == expected
     _another_number(folder)
     assert checkpoint.read_metadata(folder)["of"] == 4
     assert "checkpoint 6 cannot be read" in capsys.readouterr().out
@@ -180,6 +180,10 @@ def test_metadata_are_found_as_parameters_are(folder, capsys):
         for read in (checkpoint.read_metadata, checkpoint.restore_parameters):
             with pytest.raises(InputError, match=message):
                 read(f"{folder}{which}")
+    # Of a mean all that it is of.
+    (folder / "2/metadata/metadata").write_text("{")
+    with pytest.raises(InputError, match="checkpoint 2 cannot be read"):
+        checkpoint.read_metadata(f"{folder}@mean3")
 
 
 def test_one_of_a_version_without_checksums_is_read_and_that_is_said(folder, capsys):

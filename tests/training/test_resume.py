@@ -212,6 +212,7 @@ def test_init_from_keeps_the_head_of_the_same_codebook_only(run, speech_labels, 
         InputError, match="another architecture: dim is 16, config.architecture.dim is 32"
     ):
         run(tmp_path / "fourth", steps=1, init_from=first, architecture=dict(dim=32))
+    assert not (tmp_path / "fourth/train").exists()  # before anything is compiled or written
 
 
 def test_init_from_reads_the_files_of_other_libraries(run, tmp_path, capsys):

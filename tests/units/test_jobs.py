@@ -21,6 +21,7 @@ from hubert_jax.data import manifests, records
 from hubert_jax.data.label_sets import check_labels
 from hubert_jax.data.waveform import to_float
 from hubert_jax.errors import InputError
+from hubert_jax.frames import num_frames
 from hubert_jax.model.architecture import Architecture
 from hubert_jax.quality.abx import AbxConfig
 from hubert_jax.quality.probe import ProbeConfig
@@ -84,6 +85,23 @@ def test_all_frames_may_be_asked_for(labelled, tmp_path):
         dataclasses.replace(labelled[0], workdir=str(tmp_path), fit_max_frames=10**12)
     )
     assert result["fitted_frames"] == result["splits"]["train"]["frames"]
+
+
+@pytest.mark.parametrize("rate", [50, 100])
+@pytest.mark.parametrize(("fraction", "most"), [(0.5, 10**12), (1.0, 10**12), (1.0, 70)])
+def test_a_sample_takes_the_room_of_what_comes(splits, capsys, rate, fraction, most):
+    """Of a fraction, at the feature's rate: where memory is not overcommitted, more is refused."""
+
+    def extract(path, wanted, shards):
+        for utterance in filter(lambda each: wanted(each.id), records.read_audio(path)):
+            yield 0, utterance.id, np.ones((num_frames(len(utterance.audio), rate), 2), np.float32)
+
+    feature = types.SimpleNamespace(rate=rate, dim=2, extract=extract)
+    fitting = Fitting(splits[0], 4, 1, most, QUICK, fraction)
+    found = fitting.sample(feature).frames()
+    wanted = sum(len(frames) for _, _, frames in extract(splits[0], fitting.wanted(rate), None))
+    assert len(found) == len(found.base) == min(wanted, most)
+    assert f"k-means on {len(found):,} frames" in capsys.readouterr().out
 
 
 def test_label_job_reuses_a_codebook(labelled, splits, tmp_path):
