@@ -21,7 +21,7 @@ from hubert_jax.report import rehearsal
 from hubert_jax.report.assemble import ReportConfig, assemble
 from hubert_jax.stages import plan as stage_plan
 from hubert_jax.stages import records
-from hubert_jax.stages.fits import require_data
+from hubert_jax.stages.fits import require_data, require_fits
 from hubert_jax.stages.stage import JOBS, Stage, named
 from hubert_jax.training import sharding
 
@@ -116,6 +116,10 @@ def dry_run(config: PipelineConfig) -> dict:
 def plan(config: PipelineConfig) -> list[Stage]:
     """All stages, inputs first; raises InputError for what could not run, or not be reported."""
     stages = stage_plan.plan(config.workdir, config.stages)
+    by_name = {stage.name: stage for stage in stages}
+    for stage in stages:  # what is wrong is told of the first that names it
+        with named(stage.name):
+            require_fits(stage, by_name)
     groups = dict.fromkeys(stage.name.rpartition("/")[0] for stage in stages)
     for key in ("iterations", "recognisers"):
         for name in getattr(config.report, key):

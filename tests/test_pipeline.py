@@ -1,6 +1,7 @@
 """The whole way on a few utterances: killed anywhere it continues, done it is skipped."""
 
 import contextlib
+import copy
 import json
 import os
 import pathlib
@@ -542,8 +543,11 @@ def test_a_network_from_elsewhere_is_looked_at_before_anything_runs(tmp_path, sc
         stages.it1.label.num_clusters = 12
         stages.it1.train.head.codebook_sizes = (12,)
         refused(rf"head.projection_dim: found 96, but {where} has 8; change one")
+        recipe = copy.deepcopy(stages)
         stages.it1.train.head.projection_dim = 8
-        pipeline.plan(pipeline.PipelineConfig("run", stages))
+        # A rehearsal may begin from a narrow network, as its recipe could not.
+        rehearsal = pipeline.PipelineConfig("run", stages, recipe=recipe)
+        assert pipeline._recipe(rehearsal, pipeline.plan(rehearsal))
     for which, message in (("@mean2", "expected 2 check"), ("@best", "no validation of the run")):
         if where.startswith("orbax") and not through:
             read(stages.it1.train, "init_from", which)

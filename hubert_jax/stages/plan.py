@@ -12,7 +12,6 @@ from hubert_jax import config as config_lib
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
 from hubert_jax.layout import Reference, group_directory, job_of
-from hubert_jax.stages.fits import require_fits
 from hubert_jax.stages.stage import JOBS, Stage, named
 
 _FOLDERS = ("stages", "set_aside", "compiled")  # of a workdir, not of a group of stages
@@ -21,7 +20,7 @@ _FOLDERS = ("stages", "set_aside", "compiled")  # of a workdir, not of a group o
 def plan(workdir: str, stages: Any) -> list[Stage]:
     """All stages of `config.stages`, inputs first.
 
-    Raises InputError for what a job's configuration refuses, for inputs that do not fit, and for
+    Raises InputError for what a job's configuration refuses, for inputs that are none, and for
     stages that wait for each other.
     """
     listed = dict(_listed(stages))
@@ -34,14 +33,10 @@ def plan(workdir: str, stages: Any) -> list[Stage]:
     for name, stage in planned.items():
         order.add(name, *(ref.stage for refs in stage.inputs.values() for ref in refs))
     try:
-        sorted_stages = [planned[name] for name in order.static_order()]
+        return [planned[name] for name in order.static_order()]
     except graphlib.CycleError as error:
         cycle = " -> ".join(error.args[1])
         raise InputError(f"config.stages: {cycle} wait for each other") from None
-    for stage in sorted_stages:  # what is wrong is told of the first that names it
-        with named(stage.name):
-            require_fits(stage, planned)
-    return sorted_stages
 
 
 def with_defaults(stages: Any) -> dict[str, Any]:
