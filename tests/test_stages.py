@@ -675,7 +675,7 @@ def test_a_transformer_feeds_decoding_in_the_beam_or_after_it(tmp_path):
             },
             "decode": {
                 "inputs": {"audio": "prepare:dev", **inputs},
-                "checkpoint": f"hf:{tmp_path}",
+                "checkpoint": f"hf:{tmp_path}/public",  # which is not there yet
                 "method": "lexicon",
             },
         }

@@ -25,7 +25,7 @@ from hubert_jax.frames import num_frames
 from hubert_jax.model.architecture import Architecture
 from hubert_jax.quality.abx import AbxConfig
 from hubert_jax.quality.probe import ProbeConfig
-from hubert_jax.units import kmeans
+from hubert_jax.units import fitting, kmeans
 from hubert_jax.units.alignments import read_alignments
 from hubert_jax.units.clustering import KMeansConfig
 from hubert_jax.units.features import Feature
@@ -89,18 +89,22 @@ def test_all_frames_may_be_asked_for(labelled, tmp_path):
 
 @pytest.mark.parametrize("rate", [50, 100])
 @pytest.mark.parametrize(("fraction", "most"), [(0.5, 10**12), (1.0, 10**12), (1.0, 70)])
-def test_a_sample_takes_the_room_of_what_comes(splits, capsys, rate, fraction, most):
+def test_a_sample_takes_the_room_of_what_comes(splits, capsys, monkeypatch, rate, fraction, most):
     """Of a fraction, at the feature's rate: where memory is not overcommitted, more is refused."""
 
-    def extract(path, wanted, shards):
+    def extract(features, path, wanted, shards):
         for utterance in filter(lambda each: wanted(each.id), records.read_audio(path)):
-            yield 0, utterance.id, np.ones((num_frames(len(utterance.audio), rate), 2), np.float32)
+            frames = num_frames(len(utterance.audio), rate)
+            yield 0, utterance.id, [np.ones((frames, 2), np.float32)]
 
-    feature = types.SimpleNamespace(rate=rate, dim=2, extract=extract)
-    fitting = Fitting(splits[0], 4, 1, most, QUICK, fraction)
-    found = fitting.sample(feature).frames()
-    wanted = sum(len(frames) for _, _, frames in extract(splits[0], fitting.wanted(rate), None))
-    assert len(found) == len(found.base) == min(wanted, most)
+    monkeypatch.setattr(fitting, "extract", extract)
+    monkeypatch.setattr(kmeans, "fit", lambda sample, *arguments: sample.frames())
+    of_split = Fitting(splits[0], 4, 1, most, QUICK, fraction)
+    feature = types.SimpleNamespace(rate=rate, dim=2, own_steps=(), steps=(), describe=lambda: {})
+    [(_, (found, keys))] = of_split.fit_features({"": feature}, {"": 4})
+    taken = extract([], splits[0], of_split.wanted(rate), None)
+    wanted = sum(len(frames) for _, _, [frames] in taken)
+    assert len(keys) == len(found) == found.base.size // 2 == min(wanted, most)
     assert f"k-means on {len(found):,} frames" in capsys.readouterr().out
 
 
