@@ -40,6 +40,7 @@ _LISTEN_SECONDS = 5  # between looks whether somebody interrupts a process that 
 _calls = itertools.count()
 _ending = threading.Event()
 _stops_by_itself = threading.Event()  # while a Preemption is open
+_by_itself = threading.Event()  # while this process does what the others wait for
 _failures: list[int] = []  # this process's exit status, if it has failed
 
 
@@ -114,16 +115,23 @@ def announce(line: str) -> None:
 
 def takes(number: int) -> bool:
     """Whether audio shard `number` is this process's: they take them in turn."""
-    return not _several() or number % jax.process_count() == index()
+    return not _waits() or number % jax.process_count() == index()
 
 
 def from_first(work: Callable[[], T]) -> T:
-    """What `work` returns, done by the first process while the others wait; JSON-able."""
-    if not _several():
+    """What `work` returns, done by the first process while the others wait; JSON-able.
+
+    To the work it is as if the process were alone.
+    """
+    if not _waits():
         return work()
     key = f"hubert_jax/{next(_calls)}"
     if is_first():
-        value = work()
+        _by_itself.set()
+        try:
+            value = work()
+        finally:
+            _by_itself.clear()
         _store().key_value_set(key, json.dumps(value))
         return value
     return _received(key)
@@ -131,7 +139,7 @@ def from_first(work: Callable[[], T]) -> T:
 
 def gather(value: T) -> list[T]:
     """All processes' JSON-able values, in order, once they have come; [] but in the first."""
-    if not _several():
+    if not _waits():
         return [value]
     key = f"hubert_jax/{next(_calls)}"
     if not is_first():
@@ -142,7 +150,7 @@ def gather(value: T) -> list[T]:
 
 def everywhere(values: np.ndarray) -> np.ndarray:
     """All processes' int64 or float64 arrays of one shape, over their devices: (processes, ...)."""
-    if not _several():
+    if not _waits():
         return values[None]
     gather(None)
     from_first(lambda: None)  # all have come: a collective does not wait as long as it takes
@@ -159,7 +167,7 @@ def require_agreement(
     That is: their configurations have the same values, but for `distributed` and what names files;
     they `found` the same; and `directory`, if any, is one that they share.
     """
-    if not _several():
+    if not _waits():
         return
     values = {"version of hubert_jax": hubert_jax.__version__, "version of jax": jax.__version__}
     values |= config_lib.values_by_key(config)
@@ -286,6 +294,11 @@ def _require_shared(directory: pathlib.Path) -> None:
 def _several() -> bool:
     # Processes that have not joined do not start a back-end, which takes an accelerator's memory.
     return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _waits() -> bool:
+    """Whether the others do what this process does."""
+    return _several() and not _by_itself.is_set()
 
 
 def _store() -> Any:

@@ -60,19 +60,21 @@ def corpus(tmp_path_factory, minilibri) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def stages(corpus, tmp_path_factory) -> dict:
+def stages(corpus, minilibri, tmp_path_factory) -> dict:
     """Stages of every kind but trainings, which other tests and rehearsals run in two processes."""
     architecture = Architecture(**dict(TINY_LARGE["architecture"], num_layers=1))
     params = random_parameters(architecture, vocabulary_size=LIBRISPEECH.size)
     network = f"orbax:{tmp_path_factory.mktemp('network')}/checkpoints"
     formats.write(network, Network(params, architecture, vocabulary=LIBRISPEECH))
-    audio = "prepare:train"
+    audio, alignments = "prepare:train", str(minilibri / "alignments/train-clean-5.phones.txt")
+    inputs = dict(audio=audio, fit_audio=audio)
     return dict(
         prepare=dict(corpus=str(corpus), splits=("train",), shard_megabytes=1),
         label=dict(inputs=dict(audio=(audio,)), **FIT),
         several=dict(label=dict(SEVERAL, inputs=dict(audio=(audio,)))),
         it2=dict(label=dict(LAYER, inputs=dict(audio=(audio,)), checkpoint=network)),
         decode=dict(inputs=dict(audio=audio), checkpoint=network),
+        evaluate=dict(inputs=inputs | dict(labels=("label:train",)), alignments=alignments, **FIT),
         convert=dict(source=network, target="orbax:"),
         export=dict(inputs=dict(checkpoint="convert")),
     )
@@ -119,12 +121,13 @@ def _content(directory) -> dict[str, bytes]:
 
 def test_the_first_process_decides_and_a_second_run_skips(together, stages, capsys):
     run, _, (first, second) = together
-    names = {"prepare", "label", "several/label", "it2/label", "decode", "convert", "export"}
+    names = {"prepare", "label", "several/label", "it2/label", "decode", "evaluate"}
+    names |= {"convert", "export"}
     for stage in names:
         assert f"[{stage}] runs\n" in first and f"[{stage}] skipped" in first, first + second
     # The collectives' library greets; nothing of ours is said twice.
     said = second.partition("error:")[0].splitlines()
-    assert all("[Gloo]" in line or "peer ranks" in line for line in said), second
+    assert all(not line or "[Gloo]" in line or "peer ranks" in line for line in said), second
     # Nor has one process anything left to do.
     report = pipeline.run(pipeline.PipelineConfig(str(run), stages))
     assert set(report["skipped"]) == names
