@@ -101,7 +101,7 @@ def _require_genuine(path: pathlib.Path, of_network: bool) -> None:
     if of_network and path.is_dir():
         kinds = (".json", ".safetensors", ".bin")
         for each in sorted(each for each in path.iterdir() if each.suffix in kinds):
-            genuine.require_genuine(each)
+            genuine.require_genuine(each, "" if each.suffix == ".json" else "weights")
     elif path.is_file():
         try:
             with path.open("rb") as file:
