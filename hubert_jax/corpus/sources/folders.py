@@ -129,7 +129,7 @@ def discover(folder: pathlib.Path, found: list[Listed], chosen: str = "") -> lis
         for listed in found
         if listed.tables
     }
-    if not chosen:
+    if not chosen and sum(map(len, deep.values())) > 1:
         tables = itertools.chain.from_iterable(deep.values())
         splits.refuse_several(folder, (s.split for t in tables for s in t.entries.values()))
     used: set[Transcript] = set()
