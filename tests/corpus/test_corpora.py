@@ -324,12 +324,17 @@ def test_common_voice(tmp_path):
     assert found[1][3].startswith("no such file in")
     assert "empty transcript" in _rows(tmp_path / "en" / "test.tsv")[0][3]
     assert _rows(tmp_path / "en" / "train") == found
-    message = "en: the tables of Common Voice's splits, .*; take one by its name, such as en/t"
-    with pytest.raises(InputError, match=message):
-        discover(tmp_path / "en")
+    for folder, such in (
+        (tmp_path / "en", "en/train.tsv"),
+        (tmp_path, f"{tmp_path.name}/en/train"),
+    ):
+        message = f"tables of Common Voice, .*; take one by its name, such as NAME={such}"
+        with pytest.raises(InputError, match=message):
+            discover(folder)
     for content, message in (
         (f"{header}\nx\ta.wav\n", "line 2: expected 4 columns, found 2"),
         (f"{header}\n", "found none after line 1"),
+        (f"{header}\nx\ta.wav\tone\t1\ny\tb.wav\ttwo\t1\nx\tclips/a.wav\t\t1\n", "line 4: a.wav is in"),
         (f"{header}\tpath\nx\ta.wav\tone\t1\tb.wav\n", "the columns path and sentence once"),
         *(
             (f"{header}\nx\t{p}\tone\t1\n", "line 2: expected a path below")
@@ -342,6 +347,34 @@ def test_common_voice(tmp_path):
     (tmp_path / "en" / "dev.tsv").write_bytes(b"\xe9")  # of somebody else
     (tmp_path / "en" / "transcripts.tsv").write_text("clips/a.wav\tone\n")
     assert {u.id for u in discover(tmp_path / "en")} >= {"clips/a", "clips/b", "clips/c"}
+
+
+def test_common_voice_as_others_leave_it(tmp_path, capsys):
+    """Without splits, with paths as other tools write them, and its recordings alone."""
+    _audio(tmp_path / "cv" / "clips" / "a.wav")
+    (tmp_path / "cv" / "clips" / "a.wav").rename(tmp_path / "cv" / "clips" / "b.mp3")
+    _audio(tmp_path / "cv" / "clips" / "a.wav")
+    rows = [
+        "client_id\tpath\tsentence",
+        "x\tclips/a.wav\tone",
+        "y\tb\ttwo",
+        "z\tclips//etc/passwd\tx",
+    ]
+    (tmp_path / "cv" / "validated.tsv").write_text("\n".join(rows))
+    with pytest.raises(InputError, match="such as NAME=cv/validated.tsv"):
+        discover(tmp_path / "cv")
+    found = discover(tmp_path / "cv" / "validated")
+    assert [(u.id, u.file, u.defect[:12]) for u in found] == [
+        ("a", "a.wav", ""),
+        ("b", "b.mp3", ""),
+        ("clips/etc/passwd", "clips//etc/passwd", "no such file"),
+    ]
+    assert not capsys.readouterr().out
+    assert [u.id for u in discover(tmp_path / "cv" / "clips")] == ["a", "b"]
+    assert "these are the recordings of" in capsys.readouterr().out
+    (tmp_path / "cv" / "clips").rename(tmp_path / "clips")
+    assert [u.id for u in discover(tmp_path / "clips")] == ["a", "b"]
+    assert not capsys.readouterr().out
 
 
 def test_parquet_beside_audio_files_is_not_left_without_a_word(tmp_path, speech):
@@ -460,7 +493,9 @@ def test_parquet_of_several_splits_is_not_mixed(tmp_path, speech, names):
         discover(tmp_path / "hub" / "nothing")
 
 
-@pytest.mark.parametrize(("other", "said"), [("test", "test"), ("holdout", "holdout"), (None, "none")])
+@pytest.mark.parametrize(
+    ("other", "said"), [("test", "test"), ("holdout", "holdout"), (None, "none")]
+)
 def test_rows_of_several_splits_are_not_mixed(tmp_path, speech, other, said):
     _parquet(tmp_path / "hub" / "a.parquet", speech, split=["train", other, "train"])
     for location in ("hub", "hub/a.parquet"):
