@@ -334,7 +334,10 @@ def test_common_voice(tmp_path):
     for content, message in (
         (f"{header}\nx\ta.wav\n", "line 2: expected 4 columns, found 2"),
         (f"{header}\n", "found none after line 1"),
-        (f"{header}\nx\ta.wav\tone\t1\ny\tb.wav\ttwo\t1\nx\tclips/a.wav\t\t1\n", "line 4: a.wav is in"),
+        (
+            f"{header}\nx\ta.wav\tone\t1\ny\tb.wav\ttwo\t1\nx\tclips/a.wav\t\t1\n",
+            "line 4: a.wav is in",
+        ),
         (f"{header}\tpath\nx\ta.wav\tone\t1\tb.wav\n", "the columns path and sentence once"),
         *(
             (f"{header}\nx\t{p}\tone\t1\n", "line 2: expected a path below")
@@ -359,6 +362,7 @@ def test_common_voice_as_others_leave_it(tmp_path, capsys):
         "x\tclips/a.wav\tone",
         "y\tb\ttwo",
         "z\tclips//etc/passwd\tx",
+        f"z\t{'d' * 300}\tx",
     ]
     (tmp_path / "cv" / "validated.tsv").write_text("\n".join(rows))
     with pytest.raises(InputError, match="such as NAME=cv/validated.tsv"):
@@ -368,6 +372,7 @@ def test_common_voice_as_others_leave_it(tmp_path, capsys):
         ("a", "a.wav", ""),
         ("b", "b.mp3", ""),
         ("clips/etc/passwd", "clips//etc/passwd", "no such file"),
+        ("d" * 300, "d" * 300, "no such file"),
     ]
     assert not capsys.readouterr().out
     assert [u.id for u in discover(tmp_path / "cv" / "clips")] == ["a", "b"]
