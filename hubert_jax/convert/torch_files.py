@@ -6,7 +6,6 @@ import os
 import pathlib
 import pickle
 import re
-import tarfile
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -225,13 +224,14 @@ def _require_written_by_torch(path: pathlib.Path) -> bool:
     require_genuine(path, "a file of torch")
     if not zipfile.is_zipfile(path):
         with open(path, "rb") as file:
-            start = file.read(6)
+            start = file.read(512)
         if start.startswith(b"PK"):
             raise InputError(
                 f"{path}: cannot be read as a file of torch (its end is missing); copy it again"
             )
         if start[:1] != pickle.PROTO:
-            what = "a tar archive" if _is_tar(path) else f"begins with {start!r}"
+            is_tar = start[257:262] == b"ustar"
+            what = "a tar archive" if is_tar else f"begins with {start[:6]!r}"
             raise InputError(
                 f"{path}: {what}, expected a file of torch; unpack or decompress it if that is in "
                 "it, else copy it again"
@@ -256,14 +256,6 @@ def _require_written_by_torch(path: pathlib.Path) -> bool:
         )
     if packed:
         raise InputError(f"{path}: {packed[0]} is compressed there, which torch does not write")
-    return True
-
-
-def _is_tar(path: pathlib.Path) -> bool:
-    try:
-        tarfile.open(path, "r:").close()
-    except (tarfile.TarError, OSError, ValueError):
-        return False
     return True
 
 

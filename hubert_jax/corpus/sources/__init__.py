@@ -39,9 +39,10 @@ def discover(location: str | os.PathLike, data_dir: str = "") -> list[SourceUtte
         if of_splits and not any(listed.tables for listed in found):
             raise InputError(
                 f"{folder}: tables of Common Voice, {', '.join(map(str, of_splits))}; take one by "
-                f"its name, such as NAME={folder.name}/{of_splits[-1].relative_to(folder)}"
+                f"its name, such as NAME={folder.name}/{of_splits[-1].relative_to(folder)}, or the "
+                "folder clips for all recordings without transcripts"
             )
-        if folder.name == common_voice.CLIPS:
+        if folder.name == "clips":
             for table in common_voice.tables(sorted(folder.parent.glob("*.tsv")))[:1]:
                 print(
                     f"{folder}: warning: these are the recordings of {table} and of every table "

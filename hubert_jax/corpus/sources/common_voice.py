@@ -7,7 +7,7 @@ from hubert_jax.corpus.sources import splits
 from hubert_jax.corpus.sources.utterances import SourceUtterance, identify, normalised, read_lines
 from hubert_jax.errors import InputError, printable
 
-CLIPS = "clips"  # the folder of the recordings, beside the tables
+_CLIPS = "clips"  # the folder of the recordings, beside the tables
 _COLUMNS = ("path", "sentence")  # that every table has, beside client_id and others
 _NAMES = ("other", "invalidated", "validated")  # of tables that are no split's
 
@@ -32,7 +32,7 @@ def tables(paths: list[pathlib.Path]) -> list[pathlib.Path]:
         for path in paths
         if path.suffix == ".tsv"
         and (path.stem in _NAMES or splits.split_of(path.stem))
-        and (path.parent / CLIPS).is_dir()
+        and (path.parent / _CLIPS).is_dir()
         and _is_readable_table(path)
     ]
 
@@ -48,7 +48,7 @@ def discover(table: pathlib.Path) -> list[SourceUtterance]:
         raise InputError(f"{table}, line 1: expected the columns path and sentence once")
     if not lines:
         raise InputError(f"{table}: expected a recording in each line, found none after line 1")
-    clips = table.parent / CLIPS
+    clips = table.parent / _CLIPS
     utterances = []
     listed: dict[str, int] = {}  # in which line
     for number, line in lines:
@@ -64,7 +64,7 @@ def discover(table: pathlib.Path) -> list[SourceUtterance]:
             raise InputError(
                 f"{table}, line {number}: expected a path below {clips}, found {file[:80]!r}"
             )
-        below = relative.relative_to(CLIPS) if relative.parts[0] == CLIPS else relative
+        below = relative.relative_to(_CLIPS) if relative.parts[0] == _CLIPS else relative
         # As other tools write them: with the folder, or without the suffix.
         names = (file, f"{below}", f"{below}.mp3")
         found = next((each for each in names if os.path.isfile(clips / each)), "")

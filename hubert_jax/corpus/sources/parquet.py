@@ -72,7 +72,7 @@ def discover(
         for path in paths:
             rows = _rows(path, top)
             named = splits.split_of(str(path.relative_to(folder)))
-            if named and splits.are_unnamed(split for split, _ in rows):
+            if named and not any(splits.split_of(split) for split, _ in rows):
                 rows = [(named, utterance) for _, utterance in rows]
             found += rows
     if not chosen:
@@ -107,9 +107,10 @@ def _rows(path: pathlib.Path, top: pathlib.Path) -> list[tuple[str, SourceUttera
     """Utterances, and the splits that a column names."""
     table = _open(path)
     column = _audio_column(path, table.schema_arrow)
-    of_splits = splits.columns_of(table.schema_arrow.names)
+    there = table.schema_arrow.names
+    of_splits = [name for name in there if name.strip().casefold() in splits.COLUMNS]
     labels = _labels(table.schema_arrow, of_splits)
-    names = [name for name in COLUMNS if name in table.schema_arrow.names] + of_splits
+    names = [name for name in COLUMNS if name in there] + of_splits
     stem = path.relative_to(top).with_suffix("").as_posix()
     folder, file = path.parent, path.name
     utterances: list[tuple[str, SourceUtterance]] = []
@@ -121,8 +122,8 @@ def _rows(path: pathlib.Path, top: pathlib.Path) -> list[tuple[str, SourceUttera
             name = values.get("id")
             name = f"{stem}:{len(utterances)}" if name in (None, "") else str(name)
             row = ParquetRow(path, column, group, number)
-            for column, kinds in labels.items():
-                values[column] = kinds.get(str(values[column]), values[column])
+            for said, kinds in labels.items():
+                values[said] = kinds.get(str(values[said]), values[said])
             utterance = utterance_of(name, folder, file, values, row)
             utterances.append((splits.split_of_row(values), utterance))
     return utterances

@@ -18,9 +18,9 @@ _NAMES = {name: kind for kind, names in _KINDS.items() for name in names}
 _NAME = re.compile(
     rf"(?<![a-z])(?:my)?({'|'.join(_NAMES)})(?:[_ -]?(?:set|data|split))?(?![a-z])", re.IGNORECASE
 )
-# Columns of tables, in which rows say of which split they are; the first ones are of nothing else.
-_SURE = ("split", "data_split")
-_COLUMNS = (*_SURE, "subset", "partition", "set", "fold", "dataset", "usage")
+# Columns of tables, in any case, in which rows say of which split they are.
+_SURE = ("split", "data_split")  # others may be of something else
+COLUMNS = (*_SURE, "subset", "partition", "set", "fold", "dataset", "usage")
 _NUMBERS = {"0", "1", "2", "3"}  # as data sets of Hugging Face write the names
 _TOGETHER = {"tr", "cv"}  # training and cross-validation; one alone is a language
 
@@ -31,22 +31,18 @@ def split_of(name: str) -> str:
     return _NAMES[found[-1].lower()] if found else ""
 
 
-def columns_of(names: Iterable[str]) -> list[str]:
-    """Those columns of a table, in any case, that may say of which split a row is."""
-    return [name for name in names if name.strip().casefold() in _COLUMNS]
-
-
 def split_of_row(row: Mapping[str, Any]) -> str:
     """As `split_of`, of the columns of a table; what else a column `split` says, where none does.
 
-    Another column than `split` may be of something else: there a name has to stand alone.
+    In other columns than that a name has to stand alone.
 
     Raises InputError for two columns that name different ones.
     """
     said, found = "", {}
-    for column in columns_of(row):
-        cell = "" if row[column] is None else str(row[column]).strip()
-        sure = column.strip().casefold() in _SURE
+    for column, value in row.items():
+        if (name := column.strip().casefold()) not in COLUMNS:
+            continue
+        cell, sure = "" if value is None else str(value).strip(), name in _SURE
         if (sure or _NAME.fullmatch(cell)) and (split := split_of(cell)):
             found[split] = column
         elif sure:
@@ -72,18 +68,15 @@ def refuse_several(where: pathlib.Path, splits: Iterable[str]) -> None:
             f"{where}: tables or rows of several splits: {printable(listed)}; take one with its "
             f"name behind the folder's, such as {folder.name}/{max(named, key=list(_KINDS).index)}"
         )
-    if counts.keys() - {""} <= _NUMBERS:
+    words = counts.keys() - {""}
+    if len(words) > 1 and words <= _NUMBERS:
         raise InputError(
             f"{where}: rows of several splits: {listed}; expected their names, train, validation "
             "or test, instead of numbers"
         )
-    print(f"{where}: warning: rows of several splits: {printable(listed)}; all are taken")
-
-
-def are_unnamed(splits: Iterable[str]) -> bool:
-    """Whether rows say nothing against the split after which their table is called."""
-    found = set(splits)
-    return not found & _KINDS.keys() and (len(found) < 2 or not found - {""} <= _NUMBERS)
+    print(
+        f"{where}: warning: rows of several splits: {printable(listed)}; all are taken", flush=True
+    )
 
 
 def splits_of_folders(folder: pathlib.Path, utterances: list[SourceUtterance]) -> list[str]:
