@@ -102,6 +102,8 @@ def _require_genuine(path: pathlib.Path, of_network: bool) -> None:
         kinds = (".json", ".safetensors", ".bin")
         for each in sorted(each for each in path.iterdir() if each.suffix in kinds):
             genuine.require_genuine(each, "" if each.suffix == ".json" else "weights")
+    elif path.is_file() and path.suffix in (".pt", ".pth", ".ckpt", ".safetensors"):
+        genuine.require_genuine(path, "weights")
     elif path.is_file():
         try:
             with path.open("rb") as file:
