@@ -81,6 +81,9 @@ class Codebook:
         described = files.read_json(directory / "codebook.json", "codebook description")
         path = directory / "codebook.npz"
         try:
+            with open(path, "rb") as file:
+                if not zipfile.is_zipfile(file):  # NumPy would advise to load it unsafely
+                    raise ValueError("no archive of NumPy")
             with np.load(path, max_header_size=_HEADER_BYTES) as arrays:
                 centroids = arrays["centroids"]
             if centroids.ndim != 2 or centroids.dtype != np.float32 or not centroids.size:
