@@ -34,6 +34,7 @@ from hubert_jax.errors import InputError
 MOST_SECONDS, MOST_BYTES = 10, 2**30
 _PROCESS_SECONDS = 60  # TensorStore 0.1.86 loses memory with every file that it reads
 _DIES = 60  # seconds after which a C library that hangs ends its process
+_MEMORY = "/dev/shm"  # where Linux has files that are on no disk
 _LIMIT = 8 * 2**30  # bytes, beyond which there is a MemoryError instead of the machine's end
 
 
@@ -167,7 +168,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := set(arguments.parsers) - set(PARSERS):
         parser.error(f"no such parser: {', '.join(unknown)}; there are {', '.join(PARSERS)}")
-    top = pathlib.Path(tempfile.mkdtemp(prefix="fuzz-"))
+    memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None  # a disk would take most of the time
+    top = pathlib.Path(tempfile.mkdtemp(prefix="fuzz-", dir=memory))
     print("| parser | inputs | refused | accepted | unexpected | longest | memory |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     failures, inputs = [], 0

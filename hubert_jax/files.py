@@ -20,7 +20,7 @@ from hubert_jax.errors import InputError
 _MOST_DEEP = 100  # folders in each other
 _MOST_LINKS = 16  # to one folder; two in each of some folders would soon be a million
 _NUMBERS = re.compile(r"\[\n[-+.\deE,\s]+\]")  # a string has no newline of its own
-_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml")
+_PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--", b"<title", b"<body", b"<meta")
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no fault of the program
 
 
@@ -93,7 +93,8 @@ def sha256_file(path: str | os.PathLike) -> str:
 
 def pretence(start: bytes) -> str:
     """What a file that begins so is in place of its content, and the remedy; "" for others."""
-    start = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    start = start.replace(b"\0", b"")  # as UTF-16 has them
+    start = re.sub(rb"^(\xef\xbb\xbf|\xff\xfe|\xfe\xff)?\s*", b"", start)
     if start.startswith(b"version https://git-lfs.github.com/"):
         return (
             "a pointer of Git LFS and not the file itself; run git lfs pull where it was cloned, "

@@ -933,7 +933,7 @@ def test_files_that_nobody_reads_change_nothing(tmp_path, corpus):
 def test_a_card_beside_a_networks_weights_changes_nothing(tmp_path):
     network = tmp_path / "network"
     files.write_json(network / "config.json", {})
-    files.write_text(network / "model.safetensors", "weights")
+    files.write_text(network / "model.safetensors", "\1weights")
     stage = Stage("label", Label("run", (), f"hf:{network}"), {})
 
     def outside() -> dict:
@@ -942,7 +942,7 @@ def test_a_card_beside_a_networks_weights_changes_nothing(tmp_path):
     before = outside()
     files.write_text(network / "README.md", "a card")
     assert outside() == before
-    files.write_text(network / "model.safetensors", "other weights")
+    files.write_text(network / "model.safetensors", "\1other weights")
     assert outside() != before
 
 
@@ -950,11 +950,11 @@ def test_stand_ins_for_files_are_told_by_a_dry_run(tmp_path):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf/config.json").write_text("{}")
-    for name, where in (
-        ("hf/model.safetensors", "hf:{}/hf"),
-        ("hubert.pt", "fairseq:{}/hubert.pt"),
+    for (name, where), (content, said) in itertools.product(
+        (("hf/model.safetensors", "hf:{}/hf"), ("hubert.pt", "fairseq:{}/hubert.pt")),
+        ((pointer, "a pointer of Git LFS"), ("Entry not found", "a text that begins 'Entry")),
     ):
-        (tmp_path / name).write_text(pointer)
+        (tmp_path / name).write_text(content)
         stages = {"convert": {"source": where.format(tmp_path), "target": "hf:"}}
-        with pytest.raises(InputError, match=f"{name}: a pointer of Git LFS"):
+        with pytest.raises(InputError, match=f"{name}: {said}"):
             pipeline.dry_run(pipeline.PipelineConfig(str(tmp_path / "run"), stages))

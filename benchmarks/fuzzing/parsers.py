@@ -1,11 +1,13 @@
 """Every parser of files that others write: valid files to begin with, and how they are read."""
 
 import dataclasses
+import functools
 import io
 import json
 import pathlib
 import pickle
 import struct
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -45,8 +47,14 @@ def _read_audio(folder: pathlib.Path) -> None:
     assert waveform.dtype == np.int16 and waveform.ndim == 1
 
 
-def _prepared(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
-    """A split of six utterances, one in FLAC, and units of it."""
+@functools.cache
+def _prepared() -> Files:
+    """A split of six utterances, one in FLAC, and units of it, below `audio` and `labels`."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _prepared_in(pathlib.Path(folder))
+
+
+def _prepared_in(folder: pathlib.Path) -> Files:
     from hubert_jax import label, prepare
     from hubert_jax.units.clustering import KMeansConfig
 
@@ -67,13 +75,13 @@ def _prepared(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
     label.run(
         label.LabelConfig(str(work), (str(work / "prepare/dev"),), num_clusters=4, kmeans=kmeans)
     )
-    return work / "prepare" / "dev", work / "label"
+    audio, labels = _of(work / "prepare" / "dev"), _of(work / "label" / "dev")
+    found = {f"audio/{name}": content for name, content in audio.items()}
+    return found | {f"labels/{name}": content for name, content in labels.items()}
 
 
 def _split_seeds(folder: pathlib.Path) -> list[Files]:
-    audio, labels = _prepared(folder)
-    found = {f"audio/{name}": content for name, content in _of(audio).items()}
-    return [found | {f"labels/{name}": content for name, content in _of(labels / "dev").items()}]
+    return [_prepared()]
 
 
 def _bind_split(files: Files) -> None:
@@ -115,9 +123,8 @@ def _read_split(folder: pathlib.Path) -> None:
 
 
 def _record_seeds(folder: pathlib.Path) -> list[Files]:
-    audio, labels = _prepared(folder)
-    shards = [path for where in (audio, labels / "dev") for path in where.glob("*.tfrecord")]
-    return [{path.name: path.read_bytes()} for path in shards]
+    shards = {name: content for name, content in _prepared().items() if ".tfrecord" in name}
+    return [{name.rpartition("/")[2]: content} for name, content in shards.items()]
 
 
 def _read_records(folder: pathlib.Path) -> None:
@@ -168,6 +175,8 @@ def _corpus_seeds(folder: pathlib.Path) -> list[Files]:
     stream = io.BytesIO()
     pyarrow.parquet.write_table(table, stream, row_group_size=3)
     wav = {f"kept/a/{number}.wav": b"RIFF" for number in range(2)}
+    clips = {f"clips/{number}.mp3": b"RIFF" for number in range(2)}
+    voice = b"client_id\tpath\tsentence\tup_votes\nx\t0.mp3\tHe said.\t2\ny\t1.mp3\tNo\t2\n"
     fairseq = {"train.tsv": b"kept\na/0.wav\t16000\na/1.wav\t32000\n"}
     return [
         wav | {"kept/a/0.json": b'{"speaker": "14", "book_meta": {"title": "x"}}'},
@@ -175,6 +184,7 @@ def _corpus_seeds(folder: pathlib.Path) -> list[Files]:
         wav | fairseq | {"train.ltr": b"H E | S A I D |\nN O |\n"},
         wav | {"kept/metadata.csv": b"file_name,text\na/0.wav,one\na/1.wav,two\n"},
         {"tables/part.parquet": stream.getvalue()},
+        clips | {"validated.tsv": voice},
     ]
 
 

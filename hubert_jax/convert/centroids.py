@@ -62,7 +62,7 @@ def read_centroids(path: str | os.PathLike) -> tuple[np.ndarray, str]:
     centroids of another shape, NaN or infinite.
     """
     path = pathlib.Path(path)
-    require_genuine(path)
+    require_genuine(path, _EXPECTED)
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise InputError(f"{path}: larger than 1 GiB, expected {_EXPECTED}")

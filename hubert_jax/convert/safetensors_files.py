@@ -32,7 +32,7 @@ def read_tensors(
     With `ndim` only those of so many dimensions are read. Raises InputError for a file that is
     missing, damaged, or holds other than floating point.
     """
-    require_genuine(path)
+    require_genuine(path, "safetensors")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}

@@ -4,6 +4,7 @@ import collections
 import itertools
 import os
 import pathlib
+import pickle
 import re
 import zipfile
 from collections.abc import Mapping
@@ -65,10 +66,7 @@ def load(path: str | os.PathLike) -> Any:
     """
     torch = _torch(path)
     path = pathlib.Path(path)
-    require_genuine(path)
-    zipped = zipfile.is_zipfile(path)  # else written before torch 1.6
-    if zipped:
-        _require_stored(path)
+    zipped = _require_written_by_torch(path)
     names = list(_INERT_NAMES)
     while True:
         try:
@@ -79,7 +77,9 @@ def load(path: str | os.PathLike) -> Any:
             if named is None:
                 # torch advises to load unsafely; what it found comes behind.
                 reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
-                reason = next(iter(reason.splitlines()), "") or type(error).__name__
+                reason = next(iter(reason.splitlines()), "")
+                if not reason or "weights_only" in reason:
+                    reason = type(error).__name__
                 raise InputError(
                     f"{path}: cannot be read as a file of torch ({reason}); is it complete? "
                     "Where a training wrote it, save its state_dict alone"
@@ -216,17 +216,47 @@ def _stand_in(name: str) -> type:
     return collections.OrderedDict if name.endswith("Dict") else Inert
 
 
-def _require_stored(path: pathlib.Path) -> None:
-    """torch compresses nothing, so that a file's content is as large as the file."""
+def _require_written_by_torch(path: pathlib.Path) -> bool:
+    """Whether a file is a zip archive, as since torch 1.6; raises InputError for another's.
+
+    torch compresses nothing, so that a file's content is as large as the file.
+    """
+    require_genuine(path, "a file of torch")
+    if not zipfile.is_zipfile(path):
+        with open(path, "rb") as file:
+            start = file.read(512)
+        if start.startswith(b"PK"):
+            raise InputError(
+                f"{path}: cannot be read as a file of torch (its end is missing); copy it again"
+            )
+        if start[:1] != pickle.PROTO:
+            is_tar = start[257:262] == b"ustar"
+            what = "a tar archive" if is_tar else f"begins with {start[:6]!r}"
+            raise InputError(
+                f"{path}: {what}, expected a file of torch; unpack or decompress it if that is in "
+                "it, else copy it again"
+            )
+        return False
     try:
         with zipfile.ZipFile(path) as archive:
+            names = [each.filename.partition("/")[2] for each in archive.infolist()]
             packed = [each.filename for each in archive.infolist() if each.compress_type]
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise InputError(
             f"{path}: cannot be read as a file of torch ({error}); is it complete?"
         ) from None
+    if "constants.pkl" in names:
+        raise InputError(
+            f"{path}: a program (TorchScript), expected weights; save its state_dict alone"
+        )
+    if "data.pkl" not in names:
+        raise InputError(
+            f"{path}: a zip archive without data.pkl, expected a file of torch; unpack it if that "
+            "is in it"
+        )
     if packed:
         raise InputError(f"{path}: {packed[0]} is compressed there, which torch does not write")
+    return True
 
 
 def _torch(path: str | os.PathLike) -> Any:

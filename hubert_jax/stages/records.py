@@ -104,11 +104,12 @@ def _is_transformers(config: Any, key: str) -> bool:
 def _require_genuine(path: pathlib.Path, of_network: bool) -> None:
     """Raises InputError for a file, or a file of a network's directory, that is a stand-in."""
     there = [path] if path.is_file() and path.stat().st_size else []
+    weights = (".pt", ".pth", ".ckpt", ".safetensors")
     if of_network and path.is_dir():
-        kinds = (".json", ".safetensors", ".bin")
-        there = sorted(each for each in path.iterdir() if each.suffix in kinds)
+        weights = (".bin", ".safetensors")
+        there = sorted(each for each in path.iterdir() if each.suffix in (".json", *weights))
     for each in there:
-        genuine.require_genuine(each)
+        genuine.require_genuine(each, "weights" if each.suffix in weights else "")
 
 
 def read_outside(

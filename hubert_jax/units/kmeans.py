@@ -88,6 +88,9 @@ class Codebook:
         described = files.read_json(directory / "codebook.json", "codebook description")
         path = directory / "codebook.npz"
         try:
+            with open(path, "rb") as file:
+                if not zipfile.is_zipfile(file):  # NumPy would advise to load it unsafely
+                    raise ValueError("no archive of NumPy")
             with np.load(path, max_header_size=_HEADER_BYTES) as stored:
                 arrays = {name: stored[name] for name in _ARRAYS if name in stored}
             for name, array in arrays.items():

@@ -1,13 +1,16 @@
 """Files that are not what their names say, that are against each other, or made to do harm."""
 
 import dataclasses
+import gzip
 import io
 import json
 import pathlib
 import pickle
 import shutil
 import struct
+import tarfile
 import time
+import zipfile
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from oracles import BASE_LIKE
 from hubert_jax.convert import centroids, formats, hugging_face
 from hubert_jax.errors import InputError
 from hubert_jax.networks import warm_start
+from hubert_jax.units import kmeans
 from hubert_jax.vocabulary import Vocabulary
 
 POINTER = (
@@ -78,6 +82,59 @@ def test_what_lies_in_place_of_a_file_is_named(directory, content, said, tmp_pat
     index.unlink()
     (directory / "pytorch_model.bin").write_bytes(content)
     refused(directory, f"pytorch_model.bin: {said}")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"Entry not found", "a text that begins 'Entry not found', expected .* download failed"),
+        (b"404", "a text that begins '404'"),
+        (b'\xef\xbb\xbf[{"error": "x"}]', "a text that begins '.{.error"),
+        ("Доступ запрещён".encode() * 20, "a text that begins 'Доступ"),  # cut within a character
+        ("Entry not found".encode("utf-16"), "a text that begins 'Entry not found'"),
+        ("<!DOCTYPE html>".encode("utf-16-le"), "a web page"),
+        (b"<title>404</title>", "a web page"),
+        (bytes(4000), "begins with zeros"),
+    ],
+)
+def test_what_a_server_answers_is_no_network_and_no_codebook(directory, tmp_path, content, said):
+    (tmp_path / "file").write_bytes(content)
+    shutil.copy(tmp_path / "file", directory / "model.safetensors")
+    refused(directory, f"model.safetensors: {said}")
+    with pytest.raises(InputError, match=f"file: {said}"):
+        centroids.read_centroids(tmp_path / "file")
+    codebook = kmeans.Codebook(np.ones((4, 5), np.float32), {"kind": "mfcc"}, 0.5, 0, 0, 60)
+    codebook.save(tmp_path / "own")
+    shutil.copy(tmp_path / "file", tmp_path / "own" / "codebook.npz")
+    with pytest.raises(InputError, match="codebook.npz: not a codebook .no archive of NumPy"):
+        kmeans.Codebook.load(tmp_path / "own")
+    pytest.importorskip("torch")
+    for scheme in ("fairseq", "torchaudio"):
+        with pytest.raises(InputError, match=f"file: {said}"):
+            formats.read(f"{scheme}:{tmp_path}/file")
+
+
+def test_archives_of_others_are_named_and_no_advice_of_torch_is_passed_on(tmp_path):
+    torch = pytest.importorskip("torch")
+    state, program, other, tar = (io.BytesIO() for _ in range(4))
+    torch.save({"a": torch.zeros(2)}, state)
+    for stream, names in ((program, ("a/data.pkl", "a/constants.pkl")), (other, ("a/b.txt",))):
+        with zipfile.ZipFile(stream, "w") as archive:
+            for name in names:
+                archive.writestr(name, pickle.dumps({}, 2))
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a.pt"))
+    for content, said in (
+        (program, "a program .TorchScript., expected weights"),
+        (other, "a zip archive without data.pkl"),
+        (tar, "a tar archive, expected a file of torch"),
+        (io.BytesIO(gzip.compress(tar.getvalue())), r"begins with b'\\x1f\\x8b"),
+        (io.BytesIO(state.getvalue()[:-100]), "its end is missing"),
+    ):
+        (tmp_path / "a.pt").write_bytes(content.getvalue())
+        with pytest.raises(InputError, match=f"a.pt: .*{said}") as error:
+            formats.read(f"torchaudio:{tmp_path}/a.pt")
+        assert "weights_only" not in str(error.value)
 
 
 def test_heads_and_tokens_that_disagree(directory):

@@ -11,7 +11,7 @@ import soundfile
 
 from hubert_jax.corpus import preparation
 from hubert_jax.corpus.audio_files import read_waveform
-from hubert_jax.corpus.sources import discover
+from hubert_jax.corpus.sources import discover, splits
 from hubert_jax.errors import InputError
 
 CORPUS = pathlib.Path(__file__).parents[2] / "examples" / "minilibri"
@@ -239,19 +239,78 @@ def test_parquet(tmp_path, speech):
         np.testing.assert_array_equal(read_waveform(utterance.load()), expected)
 
 
-@pytest.mark.parametrize("column", ["split", "subset", "partition"])
+@pytest.mark.parametrize(
+    "column", ["split", "Split", " SPLIT", "subset", "partition", "set", "Fold", "dataset", "usage"]
+)
 def test_rows_and_names_of_every_spelling_of_a_split_are_not_mixed(tmp_path, speech, column):
     rows = {column: ["trainset", "Test-Set", "training_set"]}
     path = _parquet(tmp_path / "one" / "rows.parquet", speech, **rows)
     with pytest.raises(InputError, match=r"several splits: test \(1\), train \(2\)"):
         discover(path.parent)
-    for name in ("trainset", "testset"):
-        _parquet(tmp_path / "two" / f"{name}.parquet", speech)
-    with pytest.raises(InputError, match=r"several splits: test \(1\), train \(1\)"):
-        discover(tmp_path / "two")
-    subset = ["clean", "test phrases", ""]
-    other = _parquet(tmp_path / "three" / "rows.parquet", speech, subset=subset)
-    assert len(discover(other.parent)) == len(speech)  # of no split that has a name
+    for one, other in (("trainset", "testset"), ("traindata", "test-split"), ("mytrain", "tst")):
+        for name in (one, other):
+            _parquet(tmp_path / one / f"{name}.parquet", speech)
+        with pytest.raises(InputError, match=r"several splits: test \(1\), train \(1\)"):
+            discover(tmp_path / one)
+    for number, row in enumerate(  # of no split that has a name
+        (
+            dict(subset=["clean", "test phrases", ""]),
+            dict(fold=[0, 1, 2]),
+            dict(split=["train"] * 3, dataset=["a", "b", "test phrases"]),
+            dict(split=[0] * 3),
+            dict(split=[0, None, 0]),
+        )
+    ):
+        path = _parquet(tmp_path / f"{number}" / "contest.parquet", speech, **row)
+        assert len(discover(path.parent)) == len(speech)
+
+
+def test_what_a_column_of_splits_says_otherwise(tmp_path, speech, capsys):
+    """Numbers stand for names, where a data set of Hugging Face says for which."""
+    pyarrow = pytest.importorskip("pyarrow")
+    path = _parquet(tmp_path / "rows.parquet", speech, split=[2, 0, 0])
+    with pytest.raises(
+        InputError, match=r"rows of several splits: 0 \(2\), 2 \(1\); expected their"
+    ):
+        discover(tmp_path)
+    names = {"split": {"names": ["train", "validation", "test"], "_type": "ClassLabel"}}
+    table = pyarrow.parquet.read_table(path)
+    for features in (names, {"split": {"names": 3}}, {"split": []}, [], None):
+        described = json.dumps({"info": {"features": features}})
+        pyarrow.parquet.write_table(table.replace_schema_metadata({"huggingface": described}), path)
+        message = r"test \(1\), train \(2\); take" if features is names else "instead of numbers"
+        with pytest.raises(InputError, match=message):
+            discover(tmp_path)
+        if features is names:
+            found = discover(tmp_path / "train")
+            assert [u.load() for u in found] == [content for _, content, _ in speech[1:]]
+    # A table's own name says it, unless rows say otherwise.
+    for name, split in (("train", ["clean", "other", "clean"]), ("validation", [1, 1, 1])):
+        _parquet(tmp_path / "two" / f"{name}-0.parquet", speech, split=split)
+        assert len(discover(tmp_path / "two" / name)) == 3
+    path.unlink()
+    (tmp_path / "two" / "train-0.parquet").rename(path)
+    capsys.readouterr()
+    assert len(discover(path)) == 3
+    assert (
+        "warning: rows of several splits: clean (2), other (1); all are" in capsys.readouterr().out
+    )
+    _audio(tmp_path / "audio" / "a.wav")
+    (tmp_path / "audio" / "metadata.csv").write_text("file_name,split,subset\na.wav,train,dev\n")
+    with pytest.raises(InputError, match="line 2: split names train, subset names validation"):
+        discover(tmp_path / "audio")
+
+
+def test_folders_that_are_splits_together(tmp_path):
+    for names, expected in (
+        (("tr", "cv"), ["cv", "tr"]),
+        (("tr", "de"), []),
+        (("mytrain", "x/testdata"), ["test", "train"]),
+    ):
+        for name in names:
+            _audio(tmp_path / names[1] / name / "a.wav")
+        folder = tmp_path / names[1]
+        assert splits.splits_of_folders(folder, discover(folder)) == expected
 
 
 def test_common_voice(tmp_path):
@@ -267,12 +326,20 @@ def test_common_voice(tmp_path):
     assert found[1][3].startswith("no such file in")
     assert "empty transcript" in _rows(tmp_path / "en" / "test.tsv")[0][3]
     assert _rows(tmp_path / "en" / "train") == found
-    message = "en: the tables of Common Voice's splits, .*; take one by its name, such as en/t"
-    with pytest.raises(InputError, match=message):
-        discover(tmp_path / "en")
+    for folder, such in (
+        (tmp_path / "en", "en/train.tsv"),
+        (tmp_path, f"{tmp_path.name}/en/train"),
+    ):
+        message = f"tables of Common Voice, .*; take one by its name, such as NAME={such}"
+        with pytest.raises(InputError, match=message):
+            discover(folder)
     for content, message in (
         (f"{header}\nx\ta.wav\n", "line 2: expected 4 columns, found 2"),
         (f"{header}\n", "found none after line 1"),
+        (
+            f"{header}\nx\ta.wav\tone\t1\ny\tb.wav\ttwo\t1\nx\tclips/a.wav\t\t1\n",
+            "line 4: a.wav is in",
+        ),
         (f"{header}\tpath\nx\ta.wav\tone\t1\tb.wav\n", "the columns path and sentence once"),
         *(
             (f"{header}\nx\t{p}\tone\t1\n", "line 2: expected a path below")
@@ -285,6 +352,36 @@ def test_common_voice(tmp_path):
     (tmp_path / "en" / "dev.tsv").write_bytes(b"\xe9")  # of somebody else
     (tmp_path / "en" / "transcripts.tsv").write_text("clips/a.wav\tone\n")
     assert {u.id for u in discover(tmp_path / "en")} >= {"clips/a", "clips/b", "clips/c"}
+
+
+def test_common_voice_as_others_leave_it(tmp_path, capsys):
+    """Without splits, with paths as other tools write them, and its recordings alone."""
+    _audio(tmp_path / "cv" / "clips" / "a.wav")
+    (tmp_path / "cv" / "clips" / "a.wav").rename(tmp_path / "cv" / "clips" / "b.mp3")
+    _audio(tmp_path / "cv" / "clips" / "a.wav")
+    rows = [
+        "client_id\tpath\tsentence",
+        "x\tclips/a.wav\tone",
+        "y\tb\ttwo",
+        "z\tclips//etc/passwd\tx",
+        f"z\t{'d' * 300}\tx",
+    ]
+    (tmp_path / "cv" / "validated.tsv").write_text("\n".join(rows))
+    with pytest.raises(InputError, match="such as NAME=cv/validated.tsv"):
+        discover(tmp_path / "cv")
+    found = discover(tmp_path / "cv" / "validated")
+    assert [(u.id, u.file, u.defect[:12]) for u in found] == [
+        ("a", "a.wav", ""),
+        ("b", "b.mp3", ""),
+        ("clips/etc/passwd", "clips//etc/passwd", "no such file"),
+        ("d" * 300, "d" * 300, "no such file"),
+    ]
+    assert not capsys.readouterr().out
+    assert [u.id for u in discover(tmp_path / "cv" / "clips")] == ["a", "b"]
+    assert "these are the recordings of" in capsys.readouterr().out
+    (tmp_path / "cv" / "clips").rename(tmp_path / "clips")
+    assert [u.id for u in discover(tmp_path / "clips")] == ["a", "b"]
+    assert not capsys.readouterr().out
 
 
 def test_parquet_beside_audio_files_is_not_left_without_a_word(tmp_path, speech):
@@ -403,7 +500,9 @@ def test_parquet_of_several_splits_is_not_mixed(tmp_path, speech, names):
         discover(tmp_path / "hub" / "nothing")
 
 
-@pytest.mark.parametrize(("other", "said"), [("test", "test"), ("holdout", "none"), (None, "none")])
+@pytest.mark.parametrize(
+    ("other", "said"), [("test", "test"), ("holdout", "holdout"), (None, "none")]
+)
 def test_rows_of_several_splits_are_not_mixed(tmp_path, speech, other, said):
     _parquet(tmp_path / "hub" / "a.parquet", speech, split=["train", other, "train"])
     for location in ("hub", "hub/a.parquet"):

@@ -187,6 +187,30 @@ def test_tables_that_are_not_read_are_named(tmp_path, capsys):
     assert f"warning: {tmp_path}/dev.tsv and 1 more not read" in capsys.readouterr().out
 
 
+def test_what_may_hold_more_of_a_corpus_is_named(tmp_path, capsys):
+    names = ("b.tar", "c.zip", "d.arrow", "e.h5", "f.tfrecord-00000-of-00002", "g.PQ", "h.tar.gz")
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "README.md", "a.json", "a.flac.gz"):
+        (tmp_path / name).write_bytes(b"x")
+    soundfile.write(tmp_path / "a.wav", np.zeros(400, np.int16), 16_000)
+    discover(tmp_path)
+    said = f"{tmp_path}: warning: {tmp_path}/"
+    assert (
+        capsys.readouterr().out == f"{said}a.flac.gz not read; recordings of these names are read\n"
+    )
+    (tmp_path / "a.flac.gz").unlink()
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+        assert [u.id for u in discover(tmp_path)] == ["a"]
+        assert f"{said}{name} not read; unpack archives; tables" in capsys.readouterr().out
+        (tmp_path / name).unlink()
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "a.wav").unlink()
+    with pytest.raises(InputError, match="expected audio files"):
+        discover(tmp_path)
+    assert f"{said}b.tar and 6 more not read" in capsys.readouterr().out
+
+
 def test_chapter_transcripts_that_do_not_fit_the_audio(tmp_path):
     source = CORPUS / "dev-mini" / "1898" / "145715"
     chapter = tmp_path / "1898" / "145715"

@@ -38,9 +38,17 @@ def discover(location: str | os.PathLike, data_dir: str = "") -> list[SourceUtte
         of_splits = common_voice.tables(unread)
         if of_splits and not any(listed.tables for listed in found):
             raise InputError(
-                f"{folder}: the tables of Common Voice's splits, {', '.join(map(str, of_splits))}; "
-                f"take one by its name, such as {folder.name}/{of_splits[-1].name}"
+                f"{folder}: tables of Common Voice, {', '.join(map(str, of_splits))}; take one by "
+                f"its name, such as NAME={folder.name}/{of_splits[-1].relative_to(folder)}, or the "
+                "folder clips for all recordings without transcripts"
             )
+        if folder.name == "clips":
+            for table in common_voice.tables(sorted(folder.parent.glob("*.tsv")))[:1]:
+                print(
+                    f"{folder}: warning: these are the recordings of {table} and of every table "
+                    "beside it, without what the tables say",
+                    flush=True,
+                )
         if tables and (audio := [listed for listed in found if listed.audio]):
             raise InputError(
                 f"{folder}: holds {tables[0].relative_to(folder)} and audio files, such as "

@@ -1,12 +1,15 @@
 """Common Voice: a table of each split, such as train.tsv, of recordings in the folder clips."""
 
+import os
 import pathlib
 
 from hubert_jax.corpus.sources import splits
 from hubert_jax.corpus.sources.utterances import SourceUtterance, identify, normalised, read_lines
 from hubert_jax.errors import InputError, printable
 
+_CLIPS = "clips"  # the folder of the recordings, beside the tables
 _COLUMNS = ("path", "sentence")  # that every table has, beside client_id and others
+_NAMES = ("other", "invalidated", "validated")  # of tables that are no split's
 
 
 def is_table(path: pathlib.Path) -> bool:
@@ -23,27 +26,31 @@ def _is_readable_table(path: pathlib.Path) -> bool:
 
 
 def tables(paths: list[pathlib.Path]) -> list[pathlib.Path]:
-    """Those of splits, by their names, among tables that lie beside a folder of clips."""
+    """Those of Common Voice, by their names, among tables that lie beside a folder of clips."""
     return [
         path
         for path in paths
         if path.suffix == ".tsv"
-        and splits.split_of(path.stem)
-        and (path.parent / "clips").is_dir()
+        and (path.stem in _NAMES or splits.split_of(path.stem))
+        and (path.parent / _CLIPS).is_dir()
         and _is_readable_table(path)
     ]
 
 
 def discover(table: pathlib.Path) -> list[SourceUtterance]:
-    """The utterances of a table. Raises InputError, which names the line, for one cut short."""
+    """The utterances of a table.
+
+    Raises InputError, which names the line, for one cut short and a clip that is there twice.
+    """
     (_, first), *lines = read_lines(table)
     columns = first.split("\t")
     if any(columns.count(name) > 1 for name in _COLUMNS):
         raise InputError(f"{table}, line 1: expected the columns path and sentence once")
     if not lines:
         raise InputError(f"{table}: expected a recording in each line, found none after line 1")
-    clips = table.parent / "clips"
+    clips = table.parent / _CLIPS
     utterances = []
+    listed: dict[str, int] = {}  # in which line
     for number, line in lines:
         cells = line.split("\t")
         if len(cells) < len(columns) or any(cells[len(columns) :]):
@@ -57,8 +64,18 @@ def discover(table: pathlib.Path) -> list[SourceUtterance]:
             raise InputError(
                 f"{table}, line {number}: expected a path below {clips}, found {file[:80]!r}"
             )
-        name, _, defect = identify(clips, relative)
-        if not defect and not (clips / file).is_file():
+        below = relative.relative_to(_CLIPS) if relative.parts[0] == _CLIPS else relative
+        # As other tools write them: with the folder, or without the suffix.
+        names = (file, f"{below}", f"{below}.mp3")
+        found = next((each for each in names if os.path.isfile(clips / each)), "")
+        file = found or file
+        name, _, defect = identify(clips, pathlib.PurePosixPath(file))
+        if listed.setdefault(name, number) != number:
+            raise InputError(
+                f"{table}, line {number}: {printable(file)} is in line {listed[name]} already; "
+                "expected every clip once"
+            )
+        if not defect and not found:
             defect = f"no such file in {clips}"
         text = normalised(row["sentence"])
         if not defect and not text:

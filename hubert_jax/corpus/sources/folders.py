@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -30,6 +31,12 @@ _VIDEO = (
 )
 # Texts that lie beside audio under other names than those that are read.
 _OTHER_TABLES = (".tsv", ".csv", ".jsonl")
+# What may hold more of a corpus.
+_ARCHIVES = (
+    *(".tar", ".tgz", ".zip", ".7z", ".rar", ".gz", ".bz2", ".xz", ".zst", ".tfrecord"),
+    *(".arrow", ".feather", ".pq", ".h5", ".hdf5"),
+)
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")  # behind the suffix of TensorFlow's
 
 
 class Listed(NamedTuple):
@@ -70,7 +77,7 @@ def _listed(folder: pathlib.Path, entries: list[os.DirEntry], top: pathlib.Path)
             listed.parquet.append(folder / name)
         elif lower.endswith(".json"):
             listed.json.add(name)
-        elif lower.endswith(_OTHER_TABLES):
+        elif _SHARD.sub("", lower).endswith(_OTHER_TABLES + _ARCHIVES):
             listed.unread.append(folder / name)
     if not listed.audio:
         listed.json.clear()
@@ -110,26 +117,28 @@ def discover(folder: pathlib.Path, found: list[Listed], chosen: str = "") -> lis
     Raises InputError if there is no audio, or a table cannot be read.
     """
     _leave_copies(found)
-    if not any(listed.audio for listed in found):
-        expected = ", ".join(f"*{suffix}" for suffix in _AUDIO_SUFFIXES)
-        raise InputError(f"{folder}: expected audio files ({expected}), found none in it")
     unread = sorted(path for listed in found for path in listed.unread)
     known = ", ".join((f"{folder}/{transcripts.TABLE}", *transcripts.METADATA))
     for suffixes, advice in (
         (_OTHER_TABLES, f"transcripts are in {known} or *{transcripts.CHAPTER_SUFFIX}"),
         (_OTHER_AUDIO + _VIDEO, "recordings of these names are read"),
+        (_ARCHIVES, "unpack archives; tables are read as .parquet"),
     ):
-        if left := [path for path in unread if path.name.lower().endswith(suffixes)]:
+        if left := [p for p in unread if _SHARD.sub("", p.name.lower()).endswith(suffixes)]:
+            unread = sorted({*unread} - {*left})
             more = f" and {len(left) - 1} more" if len(left) > 1 else ""
             where = printable(str(left[0]))
             print(f"{folder}: warning: {where}{more} not read; {advice}", flush=True)
+    if not any(listed.audio for listed in found):
+        expected = ", ".join(f"*{suffix}" for suffix in _AUDIO_SUFFIXES)
+        raise InputError(f"{folder}: expected audio files ({expected}), found none in it")
     split = splits.split_of(chosen)
     deep = {
         listed.path: [transcripts.read_table(path, split) for path in listed.tables]
         for listed in found
         if listed.tables
     }
-    if not chosen:
+    if not chosen and sum(map(len, deep.values())) > 1:
         tables = itertools.chain.from_iterable(deep.values())
         splits.refuse_several(folder, (s.split for t in tables for s in t.entries.values()))
     used: set[Transcript] = set()

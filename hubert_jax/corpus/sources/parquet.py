@@ -5,6 +5,7 @@ Needs pyarrow (`pip install hubert_jax[parquet]`). Without an `id` an utterance 
 
 import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -70,9 +71,9 @@ def discover(
             top = top.parent
         for path in paths:
             rows = _rows(path, top)
-            if not any(split for split, _ in rows):
-                split = splits.split_of(str(path.relative_to(folder)))
-                rows = [(split, utterance) for _, utterance in rows]
+            named = splits.split_of(str(path.relative_to(folder)))
+            if named and not any(splits.split_of(split) for split, _ in rows):
+                rows = [(named, utterance) for _, utterance in rows]
             found += rows
     if not chosen:
         splits.refuse_several(
@@ -106,7 +107,10 @@ def _rows(path: pathlib.Path, top: pathlib.Path) -> list[tuple[str, SourceUttera
     """Utterances, and the splits that a column names."""
     table = _open(path)
     column = _audio_column(path, table.schema_arrow)
-    names = [name for name in (*COLUMNS, *splits.COLUMNS) if name in table.schema_arrow.names]
+    there = table.schema_arrow.names
+    of_splits = [name for name in there if name.strip().casefold() in splits.COLUMNS]
+    labels = _labels(table.schema_arrow, of_splits)
+    names = [name for name in COLUMNS if name in there] + of_splits
     stem = path.relative_to(top).with_suffix("").as_posix()
     folder, file = path.parent, path.name
     utterances: list[tuple[str, SourceUtterance]] = []
@@ -118,9 +122,24 @@ def _rows(path: pathlib.Path, top: pathlib.Path) -> list[tuple[str, SourceUttera
             name = values.get("id")
             name = f"{stem}:{len(utterances)}" if name in (None, "") else str(name)
             row = ParquetRow(path, column, group, number)
-            split = splits.split_of_row(values)
-            utterances.append((split, utterance_of(name, folder, file, values, row)))
+            for said, kinds in labels.items():
+                values[said] = kinds.get(str(values[said]), values[said])
+            utterance = utterance_of(name, folder, file, values, row)
+            utterances.append((splits.split_of_row(values), utterance))
     return utterances
+
+
+def _labels(schema: Any, columns: list[str]) -> dict[str, dict[str, str]]:
+    """What the numbers of columns stand for, where a data set of Hugging Face says so."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return {
+            name: {str(number): str(kind) for number, kind in enumerate(features[name]["names"])}
+            for name in columns
+            if "names" in features.get(name, {})
+        }
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return {}
 
 
 def _audio_column(path: pathlib.Path, schema: Any) -> str:

@@ -7,17 +7,22 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hubert_jax.corpus.sources.utterances import SourceUtterance
-from hubert_jax.errors import InputError
+from hubert_jax.errors import InputError, printable
 
-_KINDS = {
-    "train": ("train", "training"),
+_KINDS = {  # the last that is there is named as an example
+    "test": ("test", "testing", "tst", "eval", "evaluation"),
     "validation": ("validation", "valid", "val", "dev"),
-    "test": ("test", "testing", "eval", "evaluation"),
+    "train": ("train", "training", "trn"),
 }
-_KINDS_IN_ORDER = ["", "test", "validation", "train"]  # the last is named as an example
 _NAMES = {name: kind for kind, names in _KINDS.items() for name in names}
-_NAME = re.compile(rf"(?<![a-z])({'|'.join(_NAMES)})(?:[_ -]?set)?(?![a-z])", re.IGNORECASE)
-COLUMNS = ("split", "subset", "partition")  # of tables, in which rows say of which they are
+_NAME = re.compile(
+    rf"(?<![a-z])(?:my)?({'|'.join(_NAMES)})(?:[_ -]?(?:set|data|split))?(?![a-z])", re.IGNORECASE
+)
+# Columns of tables, in any case, in which rows say of which split they are.
+_SURE = ("split", "data_split")  # others may be of something else
+COLUMNS = (*_SURE, "subset", "partition", "set", "fold", "dataset", "usage")
+_NUMBERS = {"0", "1", "2", "3"}  # as data sets of Hugging Face write the names
+_TOGETHER = {"tr", "cv"}  # training and cross-validation; one alone is a language
 
 
 def split_of(name: str) -> str:
@@ -27,34 +32,59 @@ def split_of(name: str) -> str:
 
 
 def split_of_row(row: Mapping[str, Any]) -> str:
-    """As `split_of`, of the first column of a table that names one.
+    """As `split_of`, of the columns of a table; what else a column `split` says, where none does.
 
-    Another column than `split` may be of something else: there a name has to stand alone.
+    In other columns than that a name has to stand alone.
+
+    Raises InputError for two columns that name different ones.
     """
-    if found := split_of(str(row.get(COLUMNS[0]) or "")):
-        return found
-    cells = (str(row.get(name) or "").strip() for name in COLUMNS[1:])
-    return next((split_of(cell) for cell in cells if _NAME.fullmatch(cell)), "")
+    said, found = "", {}
+    for column, value in row.items():
+        if (name := column.strip().casefold()) not in COLUMNS:
+            continue
+        cell, sure = "" if value is None else str(value).strip(), name in _SURE
+        if (sure or _NAME.fullmatch(cell)) and (split := split_of(cell)):
+            found[split] = column
+        elif sure:
+            said = said or cell.removesuffix(".0")[:40]
+    if len(found) > 1:
+        both = ", ".join(f"{column} names {split}" for split, column in found.items())
+        raise InputError(f"{both}; expected one split")
+    return next(iter(found), said)
 
 
 def refuse_several(where: pathlib.Path, splits: Iterable[str]) -> None:
-    """Raises InputError for more than one, "" included; `where` are the tables."""
+    """Raises InputError for more than one, "" included; `where` are the tables.
+
+    Where a column `split` has only other words, a warning says so; what numbers mean is unknown.
+    """
     counts = collections.Counter(splits)
-    if len(counts) > 1:
-        listed = ", ".join(f"{split or 'none'} ({n})" for split, n in sorted(counts.items()))
+    if len(counts) < 2:
+        return
+    listed = ", ".join(f"{split or 'none'} ({n})" for split, n in sorted(counts.items())[:8])
+    if named := _KINDS.keys() & counts.keys():
         folder = where if where.is_dir() else where.parent
         raise InputError(
-            f"{where}: tables or rows of several splits: {listed}; take one with its name behind "
-            f"the folder's, such as {folder.name}/{max(counts, key=_KINDS_IN_ORDER.index)}"
+            f"{where}: tables or rows of several splits: {printable(listed)}; take one with its "
+            f"name behind the folder's, such as {folder.name}/{max(named, key=list(_KINDS).index)}"
         )
+    words = counts.keys() - {""}
+    if len(words) > 1 and words <= _NUMBERS:
+        raise InputError(
+            f"{where}: rows of several splits: {listed}; expected their names, train, validation "
+            "or test, instead of numbers"
+        )
+    print(
+        f"{where}: warning: rows of several splits: {printable(listed)}; all are taken", flush=True
+    )
 
 
 def splits_of_folders(folder: pathlib.Path, utterances: list[SourceUtterance]) -> list[str]:
-    """The splits after which folders are called, up to two levels below `folder`."""
-    folders = {utterance.folder for utterance in utterances}
-    found = {
-        split_of("/".join(path.relative_to(folder).parts[:2]))
-        for path in folders
-        if path.is_relative_to(folder)
-    }
+    """The splits after which folders and tables are called, up to two levels below `folder`."""
+    places = {(each.folder, each.file if each.row is not None else "") for each in utterances}
+    paths = {parent / table.removesuffix(".parquet") for parent, table in places}
+    below = {path.relative_to(folder).parts[:2] for path in paths if path.is_relative_to(folder)}
+    found = {split_of("/".join(parts)) for parts in below}
+    if _TOGETHER <= {part.lower() for parts in below for part in parts}:
+        found |= _TOGETHER
     return sorted(found - {""})

@@ -38,7 +38,7 @@ class Transcript:
 
     text: str | None
     speaker: str
-    split: str = ""  # train, validation or test, where it has such a column
+    split: str = ""  # as `splits.split_of_row`
 
 
 _Rows = Iterator[tuple[int, str, Transcript]]  # line, name, what is said about it
@@ -137,7 +137,10 @@ def _table(path: pathlib.Path) -> _Rows:
                 f"{path}, line {number}: expected {'<TAB>'.join(columns).upper()}, found "
                 f"{len(cells)} columns"
             )
-        split = splits.split_of_row(row)
+        try:
+            split = splits.split_of_row(row)
+        except InputError as error:
+            raise InputError(f"{path}, line {number}: {error}") from None
         said = Transcript(normalised(row["text"]), row.get("speaker", "").strip(), split)
         yield number, pathlib.PurePosixPath(cells[0].strip()).as_posix(), said
 
