@@ -104,7 +104,7 @@ def _is_transformers(config: Any, key: str) -> bool:
 def _require_genuine(path: pathlib.Path, of_network: bool) -> None:
     """Raises InputError for a file, or a file of a network's directory, that is a stand-in."""
     there = [path] if path.is_file() and path.stat().st_size else []
-    weights = (".pt", ".pth", ".ckpt", ".safetensors")
+    weights: tuple[str, ...] = (".pt", ".pth", ".ckpt", ".safetensors")
     if of_network and path.is_dir():
         weights = (".bin", ".safetensors")
         there = sorted(each for each in path.iterdir() if each.suffix in (".json", *weights))
