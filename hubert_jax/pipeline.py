@@ -97,6 +97,8 @@ def dry_run(config: PipelineConfig) -> dict:
         waiting = [name for name in sorted(sources) if name not in results]
         if waiting:
             state = f"runs after {', '.join(waiting)}, unless they give the same again"
+            if changes := records.own_changes(workdir, stage, outside[stage.name]):
+                state = f"runs again after {', '.join(waiting)}: {', '.join(changes)}"
         else:
             with named(stage.name):
                 parts = records.key_parts(stage, stages, results, outside[stage.name])

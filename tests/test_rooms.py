@@ -11,17 +11,18 @@ JOBS = {
     *("prepare", "check", "label", "train", "evaluate", "analyse", "finetune", "lm", "train_lm"),
     *("decode", "pseudo_label", "export", "pipeline"),
 }
-# Rooms with more public names, and how many. convert, corpus and data have the files and formats of
-# other people and of ours; a model and its training are many small functions of one kind; each of
-# the tasks has a configuration, data and a few more; units have features, k-means and label sets.
+# Rooms with more public names, and how many. asr goes from emissions by searches to error rates and
+# captions; convert, corpus and data have the files and formats of other people and of ours; a model
+# and its training are many small functions of one kind; each of the tasks has a configuration, data
+# and a few more; units have features, k-means and label sets.
 MANY_NAMES = {
     "convert": 55,
-    "corpus": 56,
+    "corpus": 55,
     "data": 56,
     "model": 37,
     "tasks": 25,
     "training": 36,
-    "units": 59,
+    "units": 43,
     "asr": 24,
 }
 MOST_NAMES = 20
@@ -172,4 +173,7 @@ def test_rooms_have_few_public_names():
         counts[room] = len(names)
     print(counts)
     for room, count in counts.items():
-        assert count <= MANY_NAMES.get(room, MOST_NAMES), f"{room}: {count} public names"
+        if room in MANY_NAMES:
+            assert count == MANY_NAMES[room], f"{room}: {count} public names"
+        else:
+            assert count <= MOST_NAMES, f"{room}: {count} public names"

@@ -494,12 +494,14 @@ def test_dry_run_says_what_and_why_and_touches_nothing(jobs, tmp_path, corpus, c
     capsys.readouterr()
     before = sorted(str(path) for path in (tmp_path / "run").rglob("*"))
     more = {"label": {"inputs": {"audio": ("prepare:train",)}, "num_clusters": 500}}
-    runs = pipeline.dry_run(_config(tmp_path, corpus, it1=more))["runs"]
+    later = {"label": _config(tmp_path, corpus).stages["it2"]["label"] | {"num_clusters": 500}}
+    runs = pipeline.dry_run(_config(tmp_path, corpus, it1=more, it2=later))["runs"]
     assert runs == ["it1/label", "it1/train", "it2/label", "it2/train"]
     printed = capsys.readouterr().out
     assert "[prepare] skipped" in printed
     assert "[it1/label] runs again: config.num_clusters" in printed
     assert "[it1/train] runs after it1/label, unless" in printed
+    assert "[it2/label] runs again after it1/train: config.num_clusters" in printed
     assert sorted(str(path) for path in (tmp_path / "run").rglob("*")) == before
     assert jobs == ALL
 

@@ -59,15 +59,29 @@ def key_parts(
                     f"{reference.stage} now has validation.metric={metrics[reference.stage]}; "
                     "change it back, or move the folder of that stage away to train again"
                 )
+    inputs = {
+        key: [reference.digest(results[reference.stage]) for reference in references]
+        for key, references in stage.inputs.items()
+    }
+    return _own_parts(stage, outside) | {"inputs": inputs}
+
+
+def _own_parts(stage: Stage, outside: Mapping[str, list[str]]) -> dict[str, Any]:
     return {
         "version": JOBS[job_of(stage.name)].version,
         "config": config_lib.decisive(stage.config, complete=True),
-        "inputs": {
-            key: [reference.digest(results[reference.stage]) for reference in references]
-            for key, references in stage.inputs.items()
-        },
         "files": outside,
     }
+
+
+def own_changes(workdir: pathlib.Path, stage: Stage, outside: Mapping[str, list[str]]) -> list[str]:
+    """What differs from when the stage ran last, whatever its inputs are now; as `key_parts`."""
+    record = _record(workdir / stage.name)
+    return (
+        _changes(record, record["parts"] | _own_parts(stage, outside), stage.config)
+        if record
+        else []
+    )
 
 
 def _outside(

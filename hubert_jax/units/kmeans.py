@@ -150,11 +150,11 @@ def read(
             "that it was fitted on"
         )
     unknown = {"checkpoint"} - set(expected) if codebook.feature.get("kind") == "layer" else set()
-    for key in sorted((expected | codebook.feature).keys() - unknown):
-        found, wanted = codebook.feature.get(key), expected.get(key)
+    for part in sorted((expected | codebook.feature).keys() - unknown):
+        found, wanted = codebook.feature.get(part), expected.get(part)
         if found != wanted:
             raise InputError(
-                f"{key}={path}: fitted on features with {key} {found}, expected {key} "
+                f"{key}={path}: fitted on features with {part} {found}, expected {part} "
                 f"{wanted}; label with the feature, layer and checkpoint that it was fitted on, "
                 "or fit another codebook"
             )

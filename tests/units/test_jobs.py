@@ -188,7 +188,8 @@ def test_label_job_refuses_a_codebook_of_another_layer(tmp_path, splits, network
             layer=1,
             codebook=str(tmp_path),
         )
-        with pytest.raises(InputError, match=f"fitted on features with {key} .*, expected {key}"):
+        message = f"config.codebook=.*: fitted on features with {key} .*, expected {key}"
+        with pytest.raises(InputError, match=message):
             label.run(config)
 
 
