@@ -149,13 +149,15 @@ def decisive(config: Any, complete: bool = False) -> dict[str, Any]:
 
 
 def values_by_key(config: Any, path: str = "config") -> dict[str, Any]:
-    """Every value but those that name files, by its dotted key."""
+    """Every value by its dotted key; of those that name files, whether it is given."""
     found: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         key, value = f"{path}.{field.name}", getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             found |= values_by_key(value, key)
-        elif "reads" not in field_marks(type(config), field.name):
+        elif "reads" in field_marks(type(config), field.name):
+            found[key] = bool(value)
+        else:
             found[key] = value
     return found
 

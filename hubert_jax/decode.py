@@ -86,9 +86,7 @@ def run(config: DecodeConfig) -> dict:
     workdir = files.require_writable(config.workdir)
     if config.weights.trials:
         require_library("optuna", "config.weights.trials")
-        if config.distributed.coordinator:
-            raise InputError("config.weights.trials: runs in one process; leave out the others")
-    distributed.join(config.distributed)
+    distributed.join(config)
     manifest = read_manifest(config.audio)
     if config.weights.trials and not manifest.transcribed:
         raise InputError(
@@ -128,7 +126,14 @@ def run(config: DecodeConfig) -> dict:
             distributed.announce(f"emissions kept from an earlier call: {kept.directory}")
         trials = None
         if config.weights.trials and searchers:
-            config, trials = _weighed(config, kept, len(shards), searchers, vocabulary, found)
+            searching = searchers
+
+            def weigh() -> dict[str, Any]:
+                return _weighed(config, kept, len(shards), searching, vocabulary, found)
+
+            weighed = distributed.from_first(weigh)
+            trials, best = weighed["trials"], BeamSearch(**weighed["search"])
+            config = dataclasses.replace(config, search=best, weights=WeightSearch())
         decisive = config_lib.decisive(config, complete=True) | {"seed": 0}
         key = config_lib.digest([VERSION, kept.digest, found, decisive])
         parts = directory / "parts" / key[:16]
@@ -144,9 +149,9 @@ def run(config: DecodeConfig) -> dict:
             "lexicon_words": asked.lexicon_words,
             "trials": trials,
         }
-        files_of_shards = [parts / f"{number:05d}.jsonl" for number in shards]
+        files_of_shards = [parts / f"{number:05d}.kept" for number in shards]
         return distributed.from_first(
-            lambda: _finish(config, vocabulary, files_of_shards, about, started)
+            lambda: _finish(config, manifest, vocabulary, files_of_shards, about, started)
         )
 
 
@@ -157,8 +162,8 @@ def _weighed(
     searchers: "Searchers",
     vocabulary: "Vocabulary",
     found: dict[str, Any],
-) -> tuple[DecodeConfig, list[dict[str, Any]]]:
-    """The configuration with the best weights, also written as a file, and all trials."""
+) -> dict[str, Any]:
+    """The best weights, also written as a configuration's file, and all trials."""
     from hubert_jax.asr.error_rates import ErrorRate, word_errors
 
     def error_rate(search: BeamSearch) -> float:
@@ -181,7 +186,6 @@ def _weighed(
     best, trials = weights.find(
         asked, config.search, error_rate, directory / "trials.log", study, distributed.announce
     )
-    config = dataclasses.replace(config, search=best, weights=WeightSearch())
     values = {
         key: getattr(config, key) for key in ("checkpoint", "method", "lm", "lexicon", "rescore")
     }
@@ -196,7 +200,7 @@ def _weighed(
         f'    """For decode."""\n    return ConfigDict({listed})\n',
     )
     distributed.announce(f"weights: --config={path}")
-    return config, trials
+    return {"search": values["search"], "trials": trials}
 
 
 def _decode(
@@ -213,7 +217,7 @@ def _decode(
     progress = job.Progress("decode", samples / SAMPLE_RATE / 3600, "{:.2f} of {:.2f} h")
     there = 0
     for number in mine:
-        with contextlib.closing(files.KeptLines(parts / f"{number:05d}.jsonl", parts.name)) as rows:
+        with contextlib.closing(files.KeptLines(parts / f"{number:05d}.kept", parts.name)) as rows:
             done = [*rows]
             there += len(done)
             emitted = [each for each in kept.of_shard(number) if each.id not in rows]
@@ -261,18 +265,24 @@ def _listed(hypothesis: Hypothesis) -> dict[str, Any]:
 
 def _finish(
     config: DecodeConfig,
+    manifest: "AudioManifest",
     vocabulary: "Vocabulary",
     parts: list[pathlib.Path],
     about: dict[str, Any],
     started: float,
 ) -> dict:
-    """Scores what the processes decoded, in the split's order, and writes it."""
+    """Scores what the processes decoded, shard by shard in the order of ids, and writes it."""
     from hubert_jax.asr import error_rates
 
     rows: list[dict[str, Any]] = []
-    for path in parts:
+    for path, shard in zip(parts, manifest.shards, strict=True):
         with contextlib.closing(files.KeptLines(path, path.parent.name)) as stored:
-            rows += [stored[name] for name in stored]
+            rows += [stored[name] for name in sorted(stored)]
+            if len([*stored]) != shard.utterances:
+                raise InputError(
+                    f"{path}: {len([*stored])} of {shard.utterances} utterances; give the same "
+                    "command again"
+                )
     ways = ("greedy",) if config.method == "greedy" else ("greedy", "beam")
     written = ("id", "reference", *ways)
     hypotheses = pathlib.Path(config.workdir, "decode", "hypotheses.jsonl")

@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -69,25 +69,27 @@ class DistributedConfig:
             )
 
 
-def join(config: DistributedConfig) -> None:
+def join(config: Any) -> None:
     """Waits for the other processes; call it before anything asks JAX for its devices.
 
-    From then on a failure of one ends all (`tell_failure`). Raises InputError where the cluster
-    does not say who takes part, or the others do not come.
+    `config` is a job's, with `distributed`. From then on a failure of one ends all
+    (`tell_failure`). Raises InputError where the cluster does not say who takes part, the others do
+    not come, or one has another configuration (`require_agreement`).
     """
-    if not config.coordinator or jax.distributed.is_initialized():
+    asked: DistributedConfig = config.distributed
+    if not asked.coordinator or jax.distributed.is_initialized():
         return
     try:
-        if config.coordinator == _AUTO:
+        if asked.coordinator == _AUTO:
             jax.distributed.initialize()
         else:
-            place = (config.coordinator, config.count, config.index)
+            place = (asked.coordinator, asked.count, asked.index)
             # All of this host's devices are this process's, whatever started it.
             jax.distributed.initialize(*place, cluster_detection_method="deactivate")
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"config.distributed.coordinator={config.coordinator}: the other processes cannot be "
+            f"config.distributed.coordinator={asked.coordinator}: the other processes cannot be "
             f"joined ({reason}); expected HOST:PORT of process 0 with count and index, or {_AUTO} "
             "on a TPU pod or under SLURM, Open MPI or Kubernetes"
         ) from None
@@ -95,6 +97,8 @@ def join(config: DistributedConfig) -> None:
         watch = threading.Thread(target=_watch, daemon=True)
         watch.start()
         atexit.register(_leave, watch)
+        # At once: those that do other work make other calls, and would take each other's answers.
+        require_agreement(config, {})
 
 
 def index() -> int:
@@ -164,16 +168,18 @@ def require_agreement(
 ) -> None:
     """Raises InputError, in all processes, unless they do the same work.
 
-    That is: their configurations have the same values, but for `distributed` and what names files;
-    they `found` the same; and `directory`, if any, is one that they share.
+    That is: their configurations have the same values, but for `distributed` and the names of
+    files, of which the same are given; they `found` the same; and `directory`, if any, is one that
+    they share.
     """
     if not _waits():
         return
     values = {"version of hubert_jax": hubert_jax.__version__, "version of jax": jax.__version__}
     values |= config_lib.values_by_key(config)
+    values = json.loads(json.dumps(values, default=dataclasses.asdict))
     mine = {
         key: value
-        for key, value in json.loads(json.dumps(values, default=dataclasses.asdict)).items()
+        for key, value in _by_key(values)
         if key != "config.workdir" and not key.startswith("config.distributed.")
     }
     first = from_first(lambda: mine)
@@ -186,6 +192,15 @@ def require_agreement(
     require_same(found)
     if directory:
         _require_shared(pathlib.Path(directory))
+
+
+def _by_key(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Values that are no groups, by dotted keys."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _by_key(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
 def require_same(found: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import pathlib
 import re
 import secrets
 import shutil
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,8 +109,8 @@ def pretence(start: bytes) -> str:
 class KeptLines:
     """JSON values by name, in a file that grows line by line and outlives a job that is killed.
 
-    Of another `key` than the file has nothing is there; from a damaged line on, neither. In memory
-    are names alone.
+    Of another `key` than the file has nothing is there; from a damaged line on, neither: each has a
+    checksum. In memory are names alone.
     """
 
     def __init__(self, path: str | os.PathLike, key: str) -> None:
@@ -119,12 +120,11 @@ class KeptLines:
         self._file = path.open("r+b")
         self._places: dict[str, int] = {}
         good = 0
-        with contextlib.suppress(ValueError, TypeError):  # what was written as the job ended
+        with contextlib.suppress(ValueError):  # what was written as the job ended
             while (line := self._file.readline()).endswith(b"\n"):
-                found = json.loads(line)
+                found = _unsealed(line)
                 if good:
-                    name, _ = found
-                    self._places[name] = good
+                    self._places[found[0]] = good
                 elif found != key:
                     break
                 good = self._file.tell()
@@ -141,7 +141,7 @@ class KeptLines:
 
     def __getitem__(self, name: str) -> Any:
         self._file.seek(self._places[name])
-        return json.loads(self._file.readline())[1]
+        return _unsealed(self._file.readline())[1]
 
     def add(self, name: str, value: Any) -> None:
         """Keeps a value, in place of an older one."""
@@ -153,8 +153,17 @@ class KeptLines:
         self._file.close()
 
     def _write(self, value: Any) -> None:
-        self._file.write(json.dumps(value).encode() + b"\n")
+        line = json.dumps(value).encode()
+        self._file.write(b"%08x %b\n" % (zlib.crc32(line), line))
         self._file.flush()
+
+
+def _unsealed(line: bytes) -> Any:
+    """The value of a line of `KeptLines`; ValueError for a damaged one."""
+    checksum, _, value = line.rstrip(b"\n").partition(b" ")
+    if int(checksum, 16) != zlib.crc32(value):
+        raise ValueError("damaged")
+    return json.loads(value)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ def run(config: FinetuneConfig) -> dict:
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)
     directory = workdir / "finetune"
-    distributed.join(config.distributed)  # first, so that no process waits for one that fails
+    distributed.join(config)  # first, so that no process waits for one that fails
     audio, held_out = ctc.read(config)
     mesh = sharding.make_mesh(config.mesh)
     vocabulary = _vocabulary(config, audio, directory)

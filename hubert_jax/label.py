@@ -149,7 +149,7 @@ def run(config: LabelConfig) -> dict:
     """
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)
-    distributed.join(config.distributed)
+    distributed.join(config)
     # Two would take each other's shards away.
     with distributed.locked(workdir / ".label.lock", "label job"):
         return _label(config, workdir / "label", started)

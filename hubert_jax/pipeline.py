@@ -56,7 +56,7 @@ def run(config: PipelineConfig) -> dict:
     stages = plan(config)
     recipe = _recipe(config, stages)
     workdir = files.require_writable(config.workdir)
-    distributed.join(config.distributed)
+    distributed.join(config)
     with distributed.locked(workdir / ".lock", "pipeline"):
         _keep_compiled(workdir)
         distributed.from_first(lambda: _require_devices(workdir, stages))

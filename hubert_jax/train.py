@@ -29,7 +29,7 @@ def run(config: TrainConfig) -> dict:
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)
     directory = workdir / "train"
-    distributed.join(config.distributed)  # first, so that no process waits for one that fails
+    distributed.join(config)  # first, so that no process waits for one that fails
     data = pretraining.read(config)
     mesh = sharding.make_mesh(config.mesh)
     task = pretraining.task(config, data, mesh)

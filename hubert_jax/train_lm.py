@@ -28,7 +28,7 @@ def run(config: TrainLmConfig) -> dict:
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)
     directory = workdir / "train_lm"
-    distributed.join(config.distributed)  # first, so that no process waits for one that fails
+    distributed.join(config)  # first, so that no process waits for one that fails
     mesh = sharding.make_mesh(config.mesh)
     with distributed.locked(workdir / ".train_lm.lock", "language model's training"):
         data = language_model.read(config, directory / "text")

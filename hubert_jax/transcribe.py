@@ -82,7 +82,7 @@ def run(config: TranscribeConfig) -> dict:
         decisive = config_lib.decisive(config, complete=True)
         execution = dataclasses.asdict(config.execution)
         key = config_lib.digest([_VERSION, trained.fingerprint, found, decisive, execution])
-        kept = files.KeptLines(directory / ".kept.jsonl", key)
+        kept = files.KeptLines(directory / ".kept", key)
         (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
         done = {name for name, digest in content.items() if digest in kept}
         targets, joint = _targets(content), _joint(vocabulary)

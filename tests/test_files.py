@@ -92,21 +92,23 @@ def test_sha256_of_a_file(tmp_path):
 
 
 def test_kept_lines_outlive_a_killed_job(tmp_path):
-    path = tmp_path / "below" / "kept.jsonl"
+    path = tmp_path / "below" / "kept"
     kept = files.KeptLines(path, "key")
     kept.add("a", [1])
     kept.add("é\n", {"b": 2})
     kept.add("a", [3])
     assert kept["a"] == [3] and kept["é\n"] == {"b": 2} and "c" not in kept
     with path.open("ab") as file:
-        file.write(b'["c", 4')  # as the job was killed
+        file.write(b'00c0ffee ["c", 4')  # as the job was killed
     again = files.KeptLines(path, "key")
     assert again["a"] == [3] and again["é\n"] == {"b": 2} and "c" not in again
     again.add("c", 5)
     assert files.KeptLines(path, "key")["c"] == 5
     content = path.read_bytes()
-    path.write_bytes(content.replace(b'"b": 2', b'"b: 2'))  # damage: what follows is void
-    damaged = files.KeptLines(path, "key")
-    assert damaged["a"] == [1] and "c" not in damaged
+    # Damage, which leaves JSON: what follows is void.
+    for damage in (b'"b": 3', b'"c": 2', b"[" * 100_000):
+        path.write_bytes(content.replace(b'"b": 2', damage))
+        damaged = files.KeptLines(path, "key")
+        assert damaged["a"] == [1] and [*damaged] == ["a"]
     assert "a" not in files.KeptLines(path, "another key")
     assert "a" not in files.KeptLines(path, "key")

@@ -46,7 +46,7 @@ def key_parts(
     InputError where it takes the best checkpoint and another measure is asked for now.
     """
     metrics = {
-        other.name: other.config.validation.metric or _METRICS[job_of(other.name)]
+        other.name: other.config.validation.metric or _METRICS.get(job_of(other.name), "")
         for other in stages
         if hasattr(other.config, "validation")
     }
@@ -96,7 +96,7 @@ def _outside(
                 paths = outside_paths(stage.config, field.name)
                 with named(stage.name, f"config.{field.name}: "):
                     for path in paths:
-                        _require_genuine(path, _is_transformers(stage.config, field.name))
+                        _require_genuine(path)
                         if workdir.absolute().is_relative_to(path.absolute()):
                             raise InputError(
                                 f"{path}: holds the workdir {workdir}, so that every run would "
@@ -115,15 +115,11 @@ def _is_transformers(config: Any, key: str) -> bool:
     return isinstance(value, str) and value.startswith("hf:")
 
 
-def _require_genuine(path: pathlib.Path, of_network: bool) -> None:
-    """Raises InputError for a file, or a file of a network's directory, that is a stand-in."""
-    there = [path] if path.is_file() and path.stat().st_size else []
-    weights: tuple[str, ...] = (".pt", ".pth", ".ckpt", ".safetensors")
-    if of_network and path.is_dir():
-        weights = (".bin", ".safetensors")
-        there = sorted(each for each in path.iterdir() if each.suffix in (".json", *weights))
-    for each in there:
-        genuine.require_genuine(each, "weights" if each.suffix in weights else "")
+def _require_genuine(path: pathlib.Path) -> None:
+    """Raises InputError for a file that is a stand-in; networks' directories the plan has read."""
+    weights = (".pt", ".pth", ".ckpt", ".safetensors")
+    if path.is_file() and path.stat().st_size:
+        genuine.require_genuine(path, "weights" if path.suffix in weights else "")
 
 
 def read_outside(

@@ -95,7 +95,7 @@ def _of_files(config: UnitsConfig, directory: pathlib.Path) -> tuple[_Units, dic
     content = recordings.content()
     execution = dataclasses.asdict(config.execution)
     key = config_lib.digest([_VERSION, codebook.digest, execution, config.unchecked])
-    kept = files.KeptLines(directory / ".kept.jsonl", key)
+    kept = files.KeptLines(directory / ".kept", key)
     (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
     done = {name for name, digest in content.items() if digest in kept}
     if done:

@@ -259,6 +259,8 @@ def test_rows_and_names_of_every_spelling_of_a_split_are_not_mixed(tmp_path, spe
             dict(split=["train"] * 3, dataset=["a", "b", "test phrases"]),
             dict(split=[0] * 3),
             dict(split=[0, None, 0]),
+            dict(usage=["train", "bus", "metro"]),
+            dict(split=["test"] * 3, fold=["train", "dev", "train"]),
         )
     ):
         path = _parquet(tmp_path / f"{number}" / "contest.parquet", speech, **row)
@@ -296,8 +298,11 @@ def test_what_a_column_of_splits_says_otherwise(tmp_path, speech, capsys):
         "warning: rows of several splits: clean (2), other (1); all are" in capsys.readouterr().out
     )
     _audio(tmp_path / "audio" / "a.wav")
-    (tmp_path / "audio" / "metadata.csv").write_text("file_name,split,subset\na.wav,train,dev\n")
-    with pytest.raises(InputError, match="line 2: split names train, subset names validation"):
+    table = tmp_path / "audio" / "metadata.csv"
+    table.write_text("file_name,split,subset\na.wav,train,dev\n")
+    assert len(discover(table.parent)) == 1  # the surest column decides
+    table.write_text("file_name,fold,subset\na.wav,train,dev\n")
+    with pytest.raises(InputError, match="line 2: fold names train, subset names validation"):
         discover(tmp_path / "audio")
 
 

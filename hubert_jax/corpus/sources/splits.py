@@ -21,6 +21,7 @@ _NAME = re.compile(
 # Columns of tables, in any case, in which rows say of which split they are.
 _SURE = ("split", "data_split")  # others may be of something else
 COLUMNS = (*_SURE, "subset", "partition", "set", "fold", "dataset", "usage")
+_OTHER = "other words"  # in these others, which then are of something else
 _NUMBERS = {"0", "1", "2", "3"}  # as data sets of Hugging Face write the names
 _TOGETHER = {"tr", "cv"}  # training and cross-validation; one alone is a language
 
@@ -34,39 +35,46 @@ def split_of(name: str) -> str:
 def split_of_row(row: Mapping[str, Any]) -> str:
     """As `split_of`, of the columns of a table; what else a column `split` says, where none does.
 
-    In other columns than that a name has to stand alone.
+    Where that names one, the others are not asked; in these a name has to stand alone.
 
     Raises InputError for two columns that name different ones.
     """
-    said, found = "", {}
+    said = ""
+    found: dict[bool, dict[str, str]] = {True: {}, False: {}}  # of sure columns, and of others
     for column, value in row.items():
         if (name := column.strip().casefold()) not in COLUMNS:
             continue
         cell, sure = "" if value is None else str(value).strip(), name in _SURE
         if (sure or _NAME.fullmatch(cell)) and (split := split_of(cell)):
-            found[split] = column
-        elif sure:
-            said = said or cell.removesuffix(".0")[:40]
-    if len(found) > 1:
-        both = ", ".join(f"{column} names {split}" for split, column in found.items())
+            found[sure][split] = column
+        elif cell:
+            said = said or (cell.removesuffix(".0")[:40] if sure else _OTHER)
+    named = found[True] or found[False]
+    if len(named) > 1:
+        both = ", ".join(f"{column} names {split}" for split, column in named.items())
         raise InputError(f"{both}; expected one split")
-    return next(iter(found), said)
+    return next(iter(named), said)
 
 
 def refuse_several(where: pathlib.Path, splits: Iterable[str]) -> None:
     """Raises InputError for more than one, "" included; `where` are the tables.
 
-    Where a column `split` has only other words, a warning says so; what numbers mean is unknown.
+    A warning says where a column `split` has only other words, and where one that may be of
+    something else names a split in some rows; what numbers mean is unknown.
     """
     counts = collections.Counter(splits)
+    if not (named := _KINDS.keys() & counts.keys()):
+        counts[""] += counts.pop(_OTHER, 0)
+    counts = +counts
     if len(counts) < 2:
         return
     listed = ", ".join(f"{split or 'none'} ({n})" for split, n in sorted(counts.items())[:8])
-    if named := _KINDS.keys() & counts.keys():
+    if len(named) > 1 or named and _OTHER not in counts:
         folder = where if where.is_dir() else where.parent
         raise InputError(
             f"{where}: tables or rows of several splits: {printable(listed)}; take one with its "
-            f"name behind the folder's, such as {folder.name}/{max(named, key=list(_KINDS).index)}"
+            f"name behind the folder's, such as {folder.name}/{max(named, key=list(_KINDS).index)} "
+            "(told by names, or by columns such as split, set and fold)"
         )
     words = counts.keys() - {""}
     if len(words) > 1 and words <= _NUMBERS:
