@@ -1,5 +1,6 @@
 """What two processes, one a host, make of a pipeline and of jobs is what one process makes."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -42,6 +43,8 @@ LAYER = dict(feature="layer", layer=1, **FIT)
 WHITE = dict(name="white", num_clusters=9, steps=("splice 3", "whiten 20"))
 SEVERAL = dict(FIT, feature="cepstra", codebooks=(dict(name="plain", num_clusters=12), WHITE))
 
+SEARCHED = dict(method="letters", processes=1, search=dict(beam=5), weights=dict(trials=2))
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory, minilibri) -> pathlib.Path:
@@ -68,12 +71,17 @@ def stages(corpus, minilibri, tmp_path_factory) -> dict:
     formats.write(network, Network(params, architecture, vocabulary=LIBRISPEECH))
     audio, alignments = "prepare:train", str(minilibri / "alignments/train-clean-5.phones.txt")
     inputs = dict(audio=audio, fit_audio=audio)
+    decoding = dict(inputs=dict(audio=audio), checkpoint=network)
+    searched = {}
+    if importlib.util.find_spec("flashlight") and importlib.util.find_spec("optuna"):
+        searched["searched"] = dict(decode=decoding | SEARCHED)
     return dict(
         prepare=dict(corpus=str(corpus), splits=("train",), shard_megabytes=1),
         label=dict(inputs=dict(audio=(audio,)), **FIT),
         several=dict(label=dict(SEVERAL, inputs=dict(audio=(audio,)))),
         it2=dict(label=dict(LAYER, inputs=dict(audio=(audio,)), checkpoint=network)),
-        decode=dict(inputs=dict(audio=audio), checkpoint=network),
+        decode=decoding,
+        **searched,
         evaluate=dict(inputs=inputs | dict(labels=("label:train",)), alignments=alignments, **FIT),
         convert=dict(source=network, target="orbax:"),
         export=dict(inputs=dict(checkpoint="convert")),
@@ -122,7 +130,7 @@ def _content(directory) -> dict[str, bytes]:
 def test_the_first_process_decides_and_a_second_run_skips(together, stages, capsys):
     run, _, (first, second) = together
     names = {"prepare", "label", "several/label", "it2/label", "decode", "evaluate"}
-    names |= {"convert", "export"}
+    names |= {"convert", "export"} | ({"searched/decode"} if "searched" in stages else set())
     for stage in names:
         assert f"[{stage}] runs\n" in first and f"[{stage}] skipped" in first, first + second
     # The collectives' library greets; nothing of ours is said twice.
@@ -179,6 +187,16 @@ def test_decoding_is_that_of_one_process(together, stages, tmp_path):
         for key in ("config", "hypotheses", "emissions", "seconds", "decode_seconds", "versions"):
             del found[key]
     assert result == json.loads(json.dumps(alone))
+
+
+def test_the_first_process_searches_weights(together, stages):
+    if "searched" not in stages:
+        pytest.skip("no wheel of flashlight-text for this Python")
+    run, _, _ = together
+    result = json.loads((run / "searched/decode/result.json").read_text())
+    alone = json.loads((run / "decode/result.json").read_text())
+    assert len(result["trials"]) == SEARCHED["weights"]["trials"]
+    assert result["utterances"] == alone["utterances"] and result["wer"]["greedy"]
 
 
 def test_a_damaged_shard_ends_both(together):

@@ -214,7 +214,7 @@ def test_stages_that_are_no_stages_are_refused(stages, message):
         pipeline.plan(pipeline.PipelineConfig("run", stages))
 
 
-def test_a_group_or_split_that_is_not_there_is_refused_before_anything_runs():
+def test_a_group_or_split_that_is_not_there_is_refused_before_anything_runs(tmp_path):
     label = dict(inputs=dict(audio=("prepare:train",)), num_clusters=4)
     check = dict(
         inputs=dict(audio="prepare:train", labels=("it1/label:dev",)),
@@ -228,6 +228,11 @@ def test_a_group_or_split_that_is_not_there_is_refused_before_anything_runs():
     stages["it1"]["check"] = check
     with pytest.raises(InputError, match="labels=it1/label:dev: no such split; labelled are train"):
         pipeline.plan(pipeline.PipelineConfig("run", stages))
+    check["inputs"]["labels"] = ("it1/label:train",)
+    (tmp_path / "a").mkdir()
+    stages["prepare"]["corpus"] = str(tmp_path)
+    planned = pipeline.dry_run(pipeline.PipelineConfig(str(tmp_path / "run"), stages))
+    assert planned["runs"] == ["prepare", "it1/label", "it1/check"]
 
 
 @pytest.mark.parametrize(
