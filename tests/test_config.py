@@ -9,6 +9,7 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
+from configs.paper import librilight, librispeech
 from hubert_jax import command_line, pipeline
 from hubert_jax import config as config_lib
 from hubert_jax.analyse import AnalyseConfig
@@ -23,6 +24,7 @@ from hubert_jax.pipeline import PipelineConfig
 from hubert_jax.prepare import PrepareConfig
 from hubert_jax.pseudo_label import PseudoLabelConfig
 from hubert_jax.report import rehearsal
+from hubert_jax.stages import stage as stage_lib
 from hubert_jax.tasks.pretraining import init
 from hubert_jax.train import TrainConfig
 from hubert_jax.train_lm import TrainLmConfig
@@ -241,6 +243,29 @@ def test_every_configuration_is_rehearsed_or_tested_elsewhere(repository):
     assert set(names) - reached == set(TESTED_ELSEWHERE)
     for test, mention in TESTED_ELSEWHERE.values():
         assert mention in (repository / test).read_text(), test
+
+
+# Stages that no rehearsal has, and the test that runs each.
+STAGES_TESTED_ELSEWHERE = {
+    "check": "tests/data/test_preflight.py",
+    "convert": "tests/test_hosts.py",
+    "export": "tests/test_hosts.py",
+    "lm": "tests/asr/test_lm.py",
+    "train_lm": "tests/test_train_lm.py",
+    "pseudo_label": "tests/test_pseudo_label.py",
+}
+
+
+def test_every_kind_of_stage_is_rehearsed_or_tested_elsewhere(repository):
+    def kinds(stages):
+        for name, below in stages.items():
+            yield from [name] if name in stage_lib.JOBS else kinds(below)
+
+    plans = (paper.get_config("rehearsal").stages for paper in (librispeech, librilight))
+    rehearsed = {kind for stages in plans for kind in kinds(stages)}
+    assert set(stage_lib.JOBS) - rehearsed == set(STAGES_TESTED_ELSEWHERE)
+    for kind, test in STAGES_TESTED_ELSEWHERE.items():
+        assert kind in (repository / test).read_text(), test
 
 
 def _imported(path):
