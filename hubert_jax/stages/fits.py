@@ -43,10 +43,10 @@ def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
     if (origin := _origin(stage, stages)) is not stage:
         source_of = f"the codebook of {origin.name}"
         for name in config.listed():
-            its = _clustered(origin, name)
+            expected = _clustered(origin, name)
             for part, found in _clustered(stage, name).items():
-                if found != its[part]:
-                    refuse(part, found, source_of, str(its[part]))
+                if found != expected[part]:
+                    refuse(part, found, source_of, str(expected[part]))
         if _other_network(stage, origin, stages):
             (given,) = inputs.get(key, (config.checkpoint,))
             (fitted,) = origin.inputs.get(key, (origin.config.checkpoint,))
@@ -81,8 +81,8 @@ def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
         sets = (inputs.get(key, ()) for key in ("labels", "validation_labels"))
         for mine, held_out in zip(*sets, strict=False):
             if _other_codebook(mine, held_out, stages):
-                other = f"inputs.labels={mine}"
-                refuse("inputs.validation_labels", held_out, other, "another codebook")
+                key = "inputs.validation_labels"
+                refuse(key, held_out, f"inputs.labels={mine}", "another codebook")
     for part in ("", "validation_"):
         audio = [reference.split for reference in inputs.get(f"{part}audio", ())]
         for reference in inputs.get(f"{part}labels", ()):
@@ -242,14 +242,15 @@ def _other_network(one: Stage, other: Stage, stages: Mapping[str, Stage]) -> boo
     both = (one, other)
     (where, network), (its, fitted) = (_network(each, "checkpoint", stages) for each in both)
     if where in stages and where == its:
-        read = {_checkpoint(ref, stages) for each in both for ref in each.inputs["checkpoint"]}
+        references = [ref for each in both for ref in each.inputs.get("checkpoint", ())]
+        read = {_checkpoint(reference, stages) for reference in references}
         return "" not in read and len(read) == 2
     if where in stages and its in stages:
         first, second = (stages[where], stages[its])
         if config_lib.decisive(first.config) != config_lib.decisive(second.config):
             return True
         labels = zip(*(each.inputs.get("labels", ()) for each in (first, second)), strict=False)
-        return any(_other_codebook(*pair, stages) for pair in labels)
+        return any(_other_codebook(mine, theirs, stages) for mine, theirs in labels)
     if not network or not fitted:
         return False
     if network.fingerprints and fitted.fingerprints:
