@@ -444,6 +444,22 @@ def test_a_codebook_of_another_network_is_told_before_anything_runs(tmp_path):
             label.update(checkpoint="", inputs=dict(checkpoint="public/convert"))
         pipeline.plan(pipeline.PipelineConfig("run", stages))
 
+    # Nor by a stage that takes another one's codebook.
+    again = dict(audio=("prepare:dev-mini",), codebook="it2/label")
+    with config.unlocked():
+        stages.again = dict(label=dict(feature="layer", layer=2, checkpoint=where, inputs=again))
+        label.update(codebook="")
+    for fitted_on in ("public/convert", "it1/train", where, f"orbax:{tmp_path}/orbax"):
+        with config.unlocked():
+            outside = ":" in fitted_on
+            label.checkpoint = fitted_on if outside else ""
+            label.inputs.checkpoint = "" if outside else fitted_on
+        message = f"again.label.checkpoint: found {where}, but the codebook of it2/label has "
+        raises = pytest.raises(InputError, match=message + fitted_on)
+        known = fitted_on in ("public/convert", where)  # a conversion's is known when it has run
+        with contextlib.nullcontext() if known else raises:
+            pipeline.plan(pipeline.PipelineConfig("run", stages))
+
 
 _HELD_OUT = "it2.train.inputs.validation_labels"
 

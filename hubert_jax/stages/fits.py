@@ -43,10 +43,10 @@ def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
     if (origin := _origin(stage, stages)) is not stage:
         source_of = f"the codebook of {origin.name}"
         for name in config.listed():
-            expected = _clustered(origin, name)
+            clustered = _clustered(origin, name)
             for part, found in _clustered(stage, name).items():
-                if found != expected[part]:
-                    refuse(part, found, source_of, str(expected[part]))
+                if found != clustered[part]:
+                    refuse(part, found, source_of, str(clustered[part]))
         if _other_network(stage, origin, stages):
             (given,) = inputs.get(key, (config.checkpoint,))
             (fitted,) = origin.inputs.get(key, (origin.config.checkpoint,))
