@@ -270,6 +270,16 @@ def test_a_group_or_split_that_is_not_there_is_refused_before_anything_runs(tmp_
             ("pretrained.decode.inputs.checkpoint", f"it2/{job}", f"it2/{job}: has no CTC head")
             for job in ("train", "export")
         ),
+        (
+            "pretrained.finetune.vocabulary",
+            {"source": "init_from"},
+            "vocabulary.source: found init_from, but it2/train has no CTC head; change one",
+        ),
+        (
+            "it2.label.inputs.codebook",
+            "it1/label",
+            "it2.label.feature: found layer, but the codebook of it1/label has mfcc; change one",
+        ),
         ("it2.label.feature", "mfc", "feature='mfc': expected one of mfcc, mfcc_librosa, cepstra,"),
         (
             "it2.label.feature",
@@ -439,6 +449,90 @@ def test_a_codebook_of_another_network_is_told_before_anything_runs(tmp_path):
             label.update(checkpoint="", inputs=dict(checkpoint="public/convert"))
         pipeline.plan(pipeline.PipelineConfig("run", stages))
 
+    # Nor by a stage that takes another one's codebook.
+    again = dict(audio=("prepare:dev-mini",), codebook="it2/label")
+    with config.unlocked():
+        stages.again = dict(label=dict(feature="layer", layer=2, checkpoint=where, inputs=again))
+        label.update(codebook="")
+    for fitted_on in ("public/convert", "it1/train", where, f"orbax:{tmp_path}/orbax"):
+        with config.unlocked():
+            outside = ":" in fitted_on
+            label.checkpoint = fitted_on if outside else ""
+            label.inputs.checkpoint = "" if outside else fitted_on
+        message = f"again.label.checkpoint: found {where}, but the codebook of it2/label has "
+        raises = pytest.raises(InputError, match=message + fitted_on)
+        known = fitted_on in ("public/convert", where)  # a conversion's is known when it has run
+        with contextlib.nullcontext() if known else raises:
+            pipeline.plan(pipeline.PipelineConfig("run", stages))
+
+
+_HELD_OUT = "it2.train.inputs.validation_labels"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, ""),
+        ({"again.label.layer": 2}, "again.label.layer: found 2, but the codebook of it2/label has"),
+        (
+            {"again.label.steps": ("mean",)},
+            "steps: found .'mean',., but the code",
+        ),
+        (
+            {"again.label.inputs.checkpoint": "scratch/finetune"},
+            "inputs.checkpoint: found scratch/finetune, but the codebook of it2/label has it1",
+        ),
+        ({"again.label.inputs.checkpoint": "twin/train"}, ""),  # another name for the same
+        (
+            {"again.label.inputs.checkpoint": "twin/train", "twin.label.steps": ("mean",)},
+            "found twin/train, but the codebook of it2/label has it1/train; change one",
+        ),
+        (
+            {"again.label.inputs.checkpoint": "it1/train@2000"},
+            "found it1/train@2000, but the codebook of it2/label has it1/train; change one",
+        ),
+        ({"again.label.inputs.checkpoint": "it1/train@2200"}, ""),
+        ({"again.label.inputs.checkpoint": "public/convert"}, ""),  # perhaps of the same weights
+        ({"it2.label.num_clusters": 50, "it2.train.head.codebook_sizes": (50,)}, ""),
+        (
+            {"further.label.layer": 2},
+            r"\[further/label\] .*label.layer: found 2, but the codebook of it2/label has 3",
+        ),
+        (
+            {"other.label.num_clusters": 50, "again.label.inputs.codebook": "other/label"},
+            r"codebook_sizes: found \(100,\), but other/label has num_clusters=50; change one",
+        ),
+        (
+            {_HELD_OUT: ("it1/label:dev-mini",)},
+            "validation_labels: found it1/label:dev-mini, but inputs.labels=it2/label:train has "
+            "another codebook; change one",
+        ),
+        ({_HELD_OUT: ("other/label:dev-mini",)}, "another codebook"),  # fitted on other speech
+        ({_HELD_OUT: ("other/label:dev-mini",), "other.label.inputs.audio": "as it2"}, ""),
+    ],
+)
+def test_a_codebook_of_another_stage(changes, message):
+    config = demo.get_config()
+    stages = config.stages
+    layer = dict(feature="layer", layer=3)
+    inputs = dict(audio=("prepare:dev-mini",), checkpoint="it1/train")
+    with config.unlocked(), config.ignore_type():
+        stages.public = dict(convert=dict(inputs=dict(source="it1/train"), target="orbax:"))
+        stages.other = dict(label=dict(layer, inputs=inputs))
+        for group, source in (("again", "it2/label"), ("further", "again/label")):
+            stages[group] = dict(label=dict(layer, inputs=dict(inputs, codebook=source)))
+        stages.twin = copy.deepcopy(dict(label=stages.it1.label, train=stages.it1.train))
+        stages.twin.train.inputs.labels = ("twin/label:train",)
+        held_out = dict(validation_audio="prepare:dev-mini")
+        stages.it2.train.inputs.update(held_out, validation_labels=("further/label:dev-mini",))
+        changes = {
+            key: (*stages.it2.label.inputs.audio,) if value == "as it2" else value
+            for key, value in changes.items()
+        }
+        config.update_from_flattened_dict({f"stages.{k}": value for k, value in changes.items()})
+    with pytest.raises(InputError, match=message) if message else contextlib.nullcontext():
+        pipeline.plan(pipeline.PipelineConfig("run", stages))
+
 
 @pytest.mark.parametrize("killed_at", [1, 2])
 def test_what_is_set_aside_survives_a_kill_while_it_is_moved(tmp_path, monkeypatch, killed_at):
@@ -502,7 +596,8 @@ def test_a_network_from_elsewhere_is_looked_at_before_anything_runs(tmp_path, sc
     config = demo.get_config()
     stages = config.stages
     with config.unlocked():
-        decode = stages.pretrained.decode
+        decode, finetune = stages.pretrained.decode, stages.pretrained.finetune
+        finetune.vocabulary = dict(source="init_from")
         for name in ("pretrained", "scratch"):
             del stages[name]
         for name in ("train", "evaluate", "export"):
@@ -532,8 +627,13 @@ def test_a_network_from_elsewhere_is_looked_at_before_anything_runs(tmp_path, sc
     with config.unlocked():
         stages.decode = decode
     refused(r"\[decode\] .*checkpoint=.*: has no CTC head; expected a network of fine")
+    read(finetune, "init_from")
     with config.unlocked():
         del stages["decode"]
+        stages.finetune = finetune
+    refused(rf"vocabulary.source: found init_from, but {where} has no CTC head; change one")
+    with config.unlocked():
+        del stages["finetune"]
     read(stages.it1.train, "init_from")
     refused(rf"\[it1/train\] .*architecture.conv_channels: .* but {where} has")
     with config.unlocked(), config.ignore_type():

@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from hubert_jax import config as config_lib
 from hubert_jax import decode, label, prepare
 from hubert_jax.asr import vocabularies
 from hubert_jax.convert import formats
@@ -39,6 +40,17 @@ def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
     if isinstance(config, label.LabelConfig) and config.codebook and "codebook" not in inputs:
         for name in config.listed():
             _known_codebook(config, name, network)
+    if (origin := _origin(stage, stages)) is not stage:
+        source_of = f"the codebook of {origin.name}"
+        for name in config.listed():
+            clustered = _clustered(origin, name)
+            for part, found in _clustered(stage, name).items():
+                if found != clustered[part]:
+                    refuse(part, found, source_of, str(clustered[part]))
+        if _other_network(stage, origin, stages):
+            (given,) = inputs.get(key, (config.checkpoint,))
+            (fitted,) = origin.inputs.get(key, (origin.config.checkpoint,))
+            refuse(f"inputs.{key}" if key in inputs else key, given, source_of, str(fitted))
     if isinstance(config, decode.DecodeConfig) and network and network.kind != "ctc":
         (given,) = inputs.get(key, (config.checkpoint,))
         raise InputError(
@@ -61,10 +73,16 @@ def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
             if labels and len(labels) != len(sizes):
                 refuse("head.codebook_sizes", sizes, f"inputs.{key}", f"{len(labels)} label set(s)")
             for size, reference in zip(sizes, labels, strict=bool(labels)):
-                clusters = _num_clusters(stages[reference.stage], reference.codebook)
+                given_by = _origin(stages[reference.stage], stages)
+                clusters = _num_clusters(given_by, reference.codebook)
                 if clusters is not None and size - clusters not in (0, config.specials):
                     expected = f"num_clusters={clusters}"
-                    refuse("head.codebook_sizes", sizes, reference.stage, expected)
+                    refuse("head.codebook_sizes", sizes, given_by.name, expected)
+        sets = (inputs.get(key, ()) for key in ("labels", "validation_labels"))
+        for mine, held_out in zip(*sets, strict=False):
+            if _other_codebook(mine, held_out, stages):
+                key = "inputs.validation_labels"
+                refuse(key, held_out, f"inputs.labels={mine}", "another codebook")
     for part in ("", "validation_"):
         audio = [reference.split for reference in inputs.get(f"{part}audio", ())]
         for reference in inputs.get(f"{part}labels", ()):
@@ -89,6 +107,9 @@ def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
         if network.kind != "pretraining":
             refuse("keep_head", True, source, "no pre-training head")
         described["head"] = vars(network.head)
+    if job_of(stage.name) == "finetune" and config.vocabulary.source == "init_from":
+        if network.kind != "ctc":
+            refuse("vocabulary.source", "init_from", source, "no CTC head")
     for part, values in described.items():
         for name, value in values.items():
             if (found := getattr(getattr(config, part), name)) != value:
@@ -201,13 +222,76 @@ def _known_codebook(
     return codebook
 
 
-def _num_clusters(stage: Stage, name: str) -> int | None:
-    """How many units the labels by a codebook of a stage have; None where another input says it."""
-    if "codebook" in stage.inputs or stage.config.feature == "phones":
+def _origin(stage: Stage, stages: Mapping[str, Stage]) -> Stage:
+    """The stage whose codebooks a label stage has, through any number of inputs."""
+    while "codebook" in stage.inputs:
+        (reference,) = stage.inputs["codebook"]
+        stage = stages[reference.stage]
+    return stage
+
+
+def _clustered(stage: Stage, name: str) -> dict[str, Any]:
+    """What a codebook of a label stage is of, but for the network."""
+    config = stage.config
+    every = (*config.steps, *config.listed()[name].steps)
+    return {"feature": config.feature, "layer": config.layer, "steps": every}
+
+
+def _other_network(one: Stage, other: Stage, stages: Mapping[str, Stage]) -> bool:
+    """Whether two label stages certainly read two networks."""
+    both = (one, other)
+    (where, network), (its, fitted) = (_network(each, "checkpoint", stages) for each in both)
+    if where in stages and where == its:
+        references = [ref for each in both for ref in each.inputs.get("checkpoint", ())]
+        read = {_checkpoint(reference, stages) for reference in references}
+        return "" not in read and len(read) == 2
+    if where in stages and its in stages:
+        first, second = (stages[where], stages[its])
+        if config_lib.decisive(first.config) != config_lib.decisive(second.config):
+            return True
+        labels = zip(*(each.inputs.get("labels", ()) for each in (first, second)), strict=False)
+        return any(_other_codebook(mine, theirs, stages) for mine, theirs in labels)
+    if not network or not fitted:
+        return False
+    if network.fingerprints and fitted.fingerprints:
+        return not {*network.fingerprints} & {*fitted.fingerprints}
+    return network.architecture.dim != fitted.architecture.dim
+
+
+def _checkpoint(reference: Reference, stages: Mapping[str, Stage]) -> str:
+    """Which checkpoint of a training it is at the end; "" where that is not known."""
+    config = stages[reference.stage].config
+    if reference.which == "best" or not hasattr(config, "loop"):
+        return ""
+    return reference.which or ("" if config.validation.patience else str(config.loop.steps))
+
+
+def _other_codebook(one: Reference, other: Reference, stages: Mapping[str, Stage]) -> bool:
+    """Whether two label sets are certainly by two codebooks."""
+    mine, its = (_origin(stages[each.stage], stages) for each in (one, other))
+    if {mine.config.feature, its.config.feature} & {*label.IMPORTED}:
+        return False
+    if one.codebook == other.codebook and mine is its:
+        return False
+    if _clustered(mine, one.codebook) != _clustered(its, other.codebook):
+        return True
+    if _num_clusters(mine, one.codebook) != _num_clusters(its, other.codebook):
+        return True
+    if mine is its or mine.config.codebook or its.config.codebook:
+        return False  # perhaps twice the same
+    if mine.config.seed != its.config.seed or _other_network(mine, its, stages):
+        return True
+    fitted_on = [os.path.realpath("".join(each.config.audio[:1])) for each in (mine, its)]
+    return mine.config.feature != "random_projection" and fitted_on[0] != fitted_on[1]
+
+
+def _num_clusters(origin: Stage, name: str) -> int | None:
+    """How many units the labels by a codebook of a stage have; None if its files say it."""
+    if origin.config.feature == "phones":
         return None
-    if stage.config.codebook:
-        return len(_known_codebook(stage.config, name, None).centroids)
-    return stage.config.listed()[name].num_clusters
+    if origin.config.codebook:
+        return len(_known_codebook(origin.config, name, None).centroids)
+    return origin.config.listed()[name].num_clusters
 
 
 def _shared_folder(one: Reference, other: Reference, stages: Mapping[str, Stage]) -> str:
