@@ -224,6 +224,14 @@ def test_a_rehearsal_has_the_stages_of_the_paper_and_shrinks_what_costs(
     }
 
 
+def test_values_are_what_processes_agree_on_and_files_whether_they_are_given():
+    values = dict(workdir="w", audio="a", labels=("l",), optimizer=dict(peak_learning_rate=0.5))
+    found = config_lib.values_by_key(config_lib.build(TrainConfig, values))
+    assert found["config.optimizer.peak_learning_rate"] == 0.5 and found["config.workdir"] == "w"
+    given = ("audio", "labels", "validation_audio", "validation_labels", "init_from")
+    assert [found[f"config.{key}"] for key in given] == [True, True, False, False, False]
+
+
 # Configurations that no rehearsal reaches: the test that has each, and how it names it.
 TESTED_ELSEWHERE = {
     "configs.demo": ("tests/configs/tiny.py", "from configs import demo"),  # of test_pipeline.py

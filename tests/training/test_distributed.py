@@ -196,9 +196,11 @@ def test_two_processes_train_as_one(repository, values, tmp_path, monkeypatch, c
 @pytest.mark.parametrize(
     ("key", "line"),
     [
-        ("optimizer.peak_learning_rate", "found 0.5 on this host, 0.001 on the first"),
+        (
+            "validation_audio",
+            "config.validation_audio: found False on this host, True on the first",
+        ),
         ("labels", "labels: found ["),
-        ("validation_labels", "config.validation_audio: found False on this host, True on the"),
         ("workdir", "/elsewhere/train: this host does not see there what the first one writes"),
     ],
 )
@@ -207,9 +209,8 @@ def test_processes_that_differ_end_before_the_first_step(
 ):
     (tmp_path / "first").mkdir()
     given = {
-        "optimizer.peak_learning_rate": "0.5",
+        "validation_audio": "",
         "workdir": str(tmp_path / "elsewhere"),
-        "validation_labels": "()",
     }
     if key == "labels":  # of the same split, by another codebook
         codebook = Codebook.load(speech_labels.parent)
@@ -218,8 +219,8 @@ def test_processes_that_differ_end_before_the_first_step(
         given[key] = str(tmp_path / "others")
     ours = dict(values, optimizer=dict(peak_learning_rate=1e-3))
     of_last = [f"--config.{key}={given[key]}"]
-    if key == "validation_labels":
-        of_last.append("--config.validation_audio=")
+    if key == "validation_audio":
+        of_last.append("--config.validation_labels=()")
     for process in _together(repository, tmp_path / "first", ours, of_last=of_last):
         assert process.returncode == 1 and process.stderr.count("\n") == 1, process.stderr
         assert line in process.stderr
