@@ -225,7 +225,8 @@ def test_a_rehearsal_has_the_stages_of_the_paper_and_shrinks_what_costs(
 
 
 def test_values_are_what_processes_agree_on_and_files_whether_they_are_given():
-    values = dict(workdir="w", audio="a", labels=("l",), optimizer=dict(peak_learning_rate=0.5))
+    values = dict(workdir="w", audio="a", labels=("l",), loop=dict(steps=1))
+    values["optimizer"] = dict(peak_learning_rate=0.5)
     found = config_lib.values_by_key(config_lib.build(TrainConfig, values))
     assert found["config.optimizer.peak_learning_rate"] == 0.5 and found["config.workdir"] == "w"
     given = ("audio", "labels", "validation_audio", "validation_labels", "init_from")
