@@ -119,7 +119,10 @@ def pretraining(config: ConfigDict, dtype: str, split: str, label: str) -> dict:
 def recognition(
     name: str, config: ConfigDict, split: str, network: str, dtype: str
 ) -> dict[str, dict]:
-    """Fine-tuning on a split, and decoding of the four evaluation sets: groups by their names."""
+    """Fine-tuning on a split, and decoding of the four evaluation sets: groups by their names.
+
+    Decoding is greedy: the paper's language models are no part of LibriSpeech's audio.
+    """
     inputs = dict(audio=f"prepare:{split}", validation_audio=f"prepare:{VALIDATION}")
     tuned = stage(config, dtype, init_from=network, **inputs)
     groups = {name: dict(finetune=tuned)}
