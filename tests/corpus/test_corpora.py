@@ -260,6 +260,7 @@ def test_rows_and_names_of_every_spelling_of_a_split_are_not_mixed(tmp_path, spe
             dict(split=[0] * 3),
             dict(split=[0, None, 0]),
             dict(usage=["train", "bus", "metro"]),
+            dict(split=["chéval", "dévalidé", "Träin"]),
             dict(split=["test"] * 3, fold=["train", "dev", "train"]),
         )
     ):

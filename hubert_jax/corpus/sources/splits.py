@@ -16,7 +16,8 @@ _KINDS = {  # the last that is there is named as an example
 }
 _NAMES = {name: kind for kind, names in _KINDS.items() for name in names}
 _NAME = re.compile(
-    rf"(?<![a-z])(?:my)?({'|'.join(_NAMES)})(?:[_ -]?(?:set|data|split))?(?![a-z])", re.IGNORECASE
+    rf"(?<![^\W\d_])(?:my)?({'|'.join(_NAMES)})(?:[_ -]?(?:set|data|split))?(?![^\W\d_])",
+    re.IGNORECASE,  # with no letter, of any alphabet, on either side
 )
 # Columns of tables, in any case, in which rows say of which split they are.
 _SURE = ("split", "data_split")  # others may be of something else
