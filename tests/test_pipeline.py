@@ -507,6 +507,19 @@ _HELD_OUT = "it2.train.inputs.validation_labels"
             "validation_labels: found it1/label:dev-mini, but inputs.labels=it2/label:train has "
             "another codebook; change one",
         ),
+        (
+            {"it2.train.keep_head": True, "it2.train.inputs.init_from": "it1/train"},
+            "keep_head: found True, but it1/train has labels by another codebook, of it1/label:tr",
+        ),
+        (
+            {
+                "it2.train.keep_head": True,
+                "it2.train.inputs.init_from": "it1/train",
+                "it2.train.inputs.labels": ("it1/label:train",),
+                _HELD_OUT: ("it1/label:dev-mini",),
+            },
+            "",
+        ),
         ({_HELD_OUT: ("other/label:dev-mini",)}, "another codebook"),  # fitted on other speech
         ({_HELD_OUT: ("other/label:dev-mini",), "other.label.inputs.audio": "as it2"}, ""),
     ],

@@ -107,6 +107,10 @@ def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
         if network.kind != "pretraining":
             refuse("keep_head", True, source, "no pre-training head")
         described["head"] = vars(network.head)
+        before = stages[source].inputs.get("labels", ()) if source in stages else ()
+        for mine, its in zip(inputs.get("labels", ()), before, strict=False):
+            if _other_codebook(mine, its, stages):
+                refuse("keep_head", True, source, f"labels by another codebook, of {its}")
     if job_of(stage.name) == "finetune" and config.vocabulary.source == "init_from":
         if network.kind != "ctc":
             refuse("vocabulary.source", "init_from", source, "no CTC head")

@@ -243,11 +243,20 @@ def test_parquet(tmp_path, speech):
     "column", ["split", "Split", " SPLIT", "subset", "partition", "set", "Fold", "dataset", "usage"]
 )
 def test_rows_and_names_of_every_spelling_of_a_split_are_not_mixed(tmp_path, speech, column):
+    said = dict(split=["train", None, "train"], dataset=["libri"] * 3)
+    path = _parquet(tmp_path / "none" / "rows.parquet", speech, **said)
+    with pytest.raises(InputError, match=r"several splits: none \(1\), train \(2\)"):
+        discover(path.parent)
     rows = {column: ["trainset", "Test-Set", "training_set"]}
     path = _parquet(tmp_path / "one" / "rows.parquet", speech, **rows)
     with pytest.raises(InputError, match=r"several splits: test \(1\), train \(2\)"):
         discover(path.parent)
-    for one, other in (("trainset", "testset"), ("traindata", "test-split"), ("mytrain", "tst")):
+    for one, other in (
+        ("trainset", "testset"),
+        ("traindata", "test-split"),
+        ("mytrain", "tst"),
+        ("train数据", "test데이터"),
+    ):
         for name in (one, other):
             _parquet(tmp_path / one / f"{name}.parquet", speech)
         with pytest.raises(InputError, match=r"several splits: test \(1\), train \(1\)"):
@@ -260,7 +269,7 @@ def test_rows_and_names_of_every_spelling_of_a_split_are_not_mixed(tmp_path, spe
             dict(split=[0] * 3),
             dict(split=[0, None, 0]),
             dict(usage=["train", "bus", "metro"]),
-            dict(split=["chéval", "dévalidé", "Träin"]),
+            dict(split=["chéval", "traın", "Träin"]),
             dict(split=["test"] * 3, fold=["train", "dev", "train"]),
         )
     ):
@@ -288,8 +297,12 @@ def test_what_a_column_of_splits_says_otherwise(tmp_path, speech, capsys):
             found = discover(tmp_path / "train")
             assert [u.load() for u in found] == [content for _, content, _ in speech[1:]]
     # A table's own name says it, unless rows say otherwise.
-    for name, split in (("train", ["clean", "other", "clean"]), ("validation", [1, 1, 1])):
-        _parquet(tmp_path / "two" / f"{name}-0.parquet", speech, split=split)
+    for name, column in (
+        ("train", dict(split=["clean", "other", "clean"])),
+        ("validation", dict(split=[1, 1, 1])),
+        ("test", dict(usage=["train", "metro", "bus"])),
+    ):
+        _parquet(tmp_path / "two" / f"{name}-0.parquet", speech, **column)
         assert len(discover(tmp_path / "two" / name)) == 3
     path.unlink()
     (tmp_path / "two" / "train-0.parquet").rename(path)

@@ -72,7 +72,8 @@ def discover(
         for path in paths:
             rows = _rows(path, top)
             named = splits.split_of(str(path.relative_to(folder)))
-            if named and not any(splits.split_of(split) for split, _ in rows):
+            said = {split for split, _ in rows}
+            if named and (splits.OTHER in said or not any(map(splits.split_of, said))):
                 rows = [(named, utterance) for _, utterance in rows]
             found += rows
     if not chosen:

@@ -15,14 +15,15 @@ _KINDS = {  # the last that is there is named as an example
     "train": ("train", "training", "trn"),
 }
 _NAMES = {name: kind for kind, names in _KINDS.items() for name in names}
+_LETTER = "[a-z\u00aa-\u058f]"  # of alphabets with spaces between words and two cases
 _NAME = re.compile(
-    rf"(?<![^\W\d_])(?:my)?({'|'.join(_NAMES)})(?:[_ -]?(?:set|data|split))?(?![^\W\d_])",
-    re.IGNORECASE,  # with no letter, of any alphabet, on either side
+    rf"(?<!{_LETTER})(?:my)?({'|'.join(_NAMES)})(?:[_ -]?(?:set|data|split))?(?!{_LETTER})",
+    re.IGNORECASE | re.ASCII,  # or a Turkish i without a dot would be one
 )
 # Columns of tables, in any case, in which rows say of which split they are.
 _SURE = ("split", "data_split")  # others may be of something else
 COLUMNS = (*_SURE, "subset", "partition", "set", "fold", "dataset", "usage")
-_OTHER = "other words"  # in these others, which then are of something else
+OTHER = "other words"  # in these others, which then are of something else
 _NUMBERS = {"0", "1", "2", "3"}  # as data sets of Hugging Face write the names
 _TOGETHER = {"tr", "cv"}  # training and cross-validation; one alone is a language
 
@@ -41,6 +42,7 @@ def split_of_row(row: Mapping[str, Any]) -> str:
     Raises InputError for two columns that name different ones.
     """
     said = ""
+    surely = any(column.strip().casefold() in _SURE for column in row)
     found: dict[bool, dict[str, str]] = {True: {}, False: {}}  # of sure columns, and of others
     for column, value in row.items():
         if (name := column.strip().casefold()) not in COLUMNS:
@@ -48,8 +50,8 @@ def split_of_row(row: Mapping[str, Any]) -> str:
         cell, sure = "" if value is None else str(value).strip(), name in _SURE
         if (sure or _NAME.fullmatch(cell)) and (split := split_of(cell)):
             found[sure][split] = column
-        elif cell:
-            said = said or (cell.removesuffix(".0")[:40] if sure else _OTHER)
+        elif cell and sure == surely:
+            said = said or (cell.removesuffix(".0")[:40] if sure else OTHER)
     named = found[True] or found[False]
     if len(named) > 1:
         both = ", ".join(f"{column} names {split}" for split, column in named.items())
@@ -65,12 +67,12 @@ def refuse_several(where: pathlib.Path, splits: Iterable[str]) -> None:
     """
     counts = collections.Counter(splits)
     if not (named := _KINDS.keys() & counts.keys()):
-        counts[""] += counts.pop(_OTHER, 0)
+        counts[""] += counts.pop(OTHER, 0)
     counts = +counts
     if len(counts) < 2:
         return
     listed = ", ".join(f"{split or 'none'} ({n})" for split, n in sorted(counts.items())[:8])
-    if len(named) > 1 or named and _OTHER not in counts:
+    if len(named) > 1 or named and OTHER not in counts:
         folder = where if where.is_dir() else where.parent
         raise InputError(
             f"{where}: tables or rows of several splits: {printable(listed)}; take one with its "
