@@ -43,6 +43,20 @@ LAYER = dict(feature="layer", layer=1, **FIT)
 WHITE = dict(name="white", num_clusters=9, steps=("splice 3", "whiten 20"))
 SEVERAL = dict(FIT, feature="cepstra", codebooks=(dict(name="plain", num_clusters=12), WHITE))
 
+TRAINING = dict(
+    loop=dict(steps=1),
+    head=dict(codebook_sizes=(12,)),
+    frames_per_step=512,
+    max_frames=32,
+    loss=dict(mask_group_rows=1),
+)
+WORDS = dict(
+    loop=dict(steps=2),
+    architecture=dict(dim=16, num_layers=1, ffn_dim=32, num_heads=2, cutoffs=(20,)),
+    vocabulary_size=50,
+    tokens_per_step=512,
+    padded_tokens=(32,),
+)
 SEARCHED = dict(method="letters", processes=1, search=dict(beam=5), weights=dict(trials=2))
 
 
@@ -82,6 +96,8 @@ def stages(corpus, minilibri, tmp_path_factory) -> dict:
         it2=dict(label=dict(LAYER, inputs=dict(audio=(audio,)), checkpoint=network)),
         decode=decoding,
         **searched,
+        check=dict(inputs=dict(audio=audio, labels=("label:train",)), **TRAINING),
+        train_lm=dict(inputs=dict(audio=(audio,)), **WORDS),
         evaluate=dict(inputs=inputs | dict(labels=("label:train",)), alignments=alignments, **FIT),
         convert=dict(source=network, target="orbax:"),
         export=dict(inputs=dict(checkpoint="convert")),
@@ -130,7 +146,9 @@ def _content(directory) -> dict[str, bytes]:
 def test_the_first_process_decides_and_a_second_run_skips(together, stages, capsys):
     run, _, (first, second) = together
     names = {"prepare", "label", "several/label", "it2/label", "decode", "evaluate"}
-    names |= {"convert", "export"} | ({"searched/decode"} if "searched" in stages else set())
+    names |= {"check", "train_lm", "convert", "export"} | (
+        {"searched/decode"} if "searched" in stages else set()
+    )
     for stage in names:
         assert f"[{stage}] runs\n" in first and f"[{stage}] skipped" in first, first + second
     # The collectives' library greets; nothing of ours is said twice.
