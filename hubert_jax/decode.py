@@ -277,10 +277,11 @@ def _finish(
     rows: list[dict[str, Any]] = []
     for path, shard in zip(parts, manifest.shards, strict=True):
         with contextlib.closing(files.KeptLines(path, path.parent.name)) as stored:
-            rows += [stored[name] for name in sorted(stored)]
-            if len([*stored]) != shard.utterances:
+            names = sorted(stored)
+            rows += [stored[name] for name in names]
+            if len(names) != shard.utterances:
                 raise InputError(
-                    f"{path}: {len([*stored])} of {shard.utterances} utterances; give the same "
+                    f"{path}: {len(names)} of {shard.utterances} utterances; give the same "
                     "command again"
                 )
     ways = ("greedy",) if config.method == "greedy" else ("greedy", "beam")

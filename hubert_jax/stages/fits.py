@@ -25,16 +25,26 @@ from hubert_jax.units import kmeans, mfcc, steps
 
 def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
     """Refuses what a stage could never take of another: its jobs would, but after days."""
-
-    def refuse(key: str, found: Any, source: str, expected: str) -> NoReturn:
-        path = f"config.stages.{stage.name.replace('/', '.')}.{key}"
-        raise InputError(f"{path}: found {found}, but {source} has {expected}; change one of them")
-
     config, inputs = stage.config, stage.inputs
     for key, references in inputs.items():
         for reference in references:
             if lacking := _lacking(reference, stages, key, config):
                 raise InputError(f"inputs.{key}={reference}: {lacking}")
+    _require_network(stage, stages)
+    _require_splits(stage, stages)
+    if hasattr(config, "head"):
+        _require_labels(stage, stages)
+    _require_start(stage, stages)
+
+
+def _refuse(stage: Stage, key: str, found: Any, source: str, expected: str) -> NoReturn:
+    path = f"config.stages.{stage.name.replace('/', '.')}.{key}"
+    raise InputError(f"{path}: found {found}, but {source} has {expected}; change one of them")
+
+
+def _require_network(stage: Stage, stages: Mapping[str, Stage]) -> None:
+    """What a stage asks of the network that it runs, and of a codebook of its features."""
+    config, inputs = stage.config, stage.inputs
     key = "source" if hasattr(config, "source") else "checkpoint"
     source, network = _network(stage, key, stages)
     if isinstance(config, label.LabelConfig) and config.codebook and "codebook" not in inputs:
@@ -46,56 +56,78 @@ def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
             clustered = _clustered(origin, name)
             for part, found in _clustered(stage, name).items():
                 if found != clustered[part]:
-                    refuse(part, found, source_of, str(clustered[part]))
+                    _refuse(stage, part, found, source_of, str(clustered[part]))
         if _other_network(stage, origin, stages):
             (given,) = inputs.get(key, (config.checkpoint,))
             (fitted,) = origin.inputs.get(key, (origin.config.checkpoint,))
-            refuse(f"inputs.{key}" if key in inputs else key, given, source_of, str(fitted))
-    if isinstance(config, decode.DecodeConfig) and network and network.kind != "ctc":
+            named = f"inputs.{key}" if key in inputs else key
+            _refuse(stage, named, given, source_of, str(fitted))
+    if not network:
+        return
+    if isinstance(config, decode.DecodeConfig) and network.kind != "ctc":
         (given,) = inputs.get(key, (config.checkpoint,))
         raise InputError(
             f"{'inputs' if key in inputs else 'config'}.{key}={given}: has no CTC head; expected a "
             "network of fine-tuning, such as GROUP/finetune"
         )
+    key = "layers" if hasattr(config, "layers") else "layer"
+    layers = getattr(config, "layers", (getattr(config, "layer", 0),))
+    if (highest := max(layers, default=0)) > (most := network.architecture.num_layers):
+        _refuse(stage, key, highest, source, f"{most} layers")
+    if isinstance(config, label.LabelConfig):
+        for each in config.listed().values():
+            steps.dimensions((*config.steps, *each.steps), network.architecture.dim)
+
+
+def _require_splits(stage: Stage, stages: Mapping[str, Stage]) -> None:
+    """Held-out audio that is not trained on, and labels of the audio that is read."""
+    inputs = stage.inputs
     for reference in inputs.get("validation_audio", ()):
         for other in (*inputs.get("audio", ()), *inputs.get("more_audio", ())):
             if reference == other:
-                refuse("inputs.validation_audio", reference, "inputs.audio", "the same split")
+                _refuse(
+                    stage, "inputs.validation_audio", reference, "inputs.audio", "the same split"
+                )
             if shared := _shared_folder(reference, other, stages):
-                refuse("inputs.validation_audio", reference, f"inputs.audio={other}", shared)
-    if hasattr(config, "head"):
-        sizes = config.head.codebook_sizes
-        if job_of(stage.name) == "train" and config.validation_audio:
-            if not config.validation_labels:
-                refuse("validation_labels", "none", "validation_audio", config.validation_audio)
-        for key in ("labels", "validation_labels"):
-            labels = inputs.get(key, ())
-            if labels and len(labels) != len(sizes):
-                refuse("head.codebook_sizes", sizes, f"inputs.{key}", f"{len(labels)} label set(s)")
-            for size, reference in zip(sizes, labels, strict=bool(labels)):
-                given_by = _origin(stages[reference.stage], stages)
-                clusters = _num_clusters(given_by, reference.codebook)
-                if clusters is not None and size - clusters not in (0, config.specials):
-                    expected = f"num_clusters={clusters}"
-                    refuse("head.codebook_sizes", sizes, given_by.name, expected)
-        sets = (inputs.get(key, ()) for key in ("labels", "validation_labels"))
-        for mine, held_out in zip(*sets, strict=False):
-            if _other_codebook(mine, held_out, stages):
-                key = "inputs.validation_labels"
-                refuse(key, held_out, f"inputs.labels={mine}", "another codebook")
+                _refuse(
+                    stage, "inputs.validation_audio", reference, f"inputs.audio={other}", shared
+                )
     for part in ("", "validation_"):
         audio = [reference.split for reference in inputs.get(f"{part}audio", ())]
         for reference in inputs.get(f"{part}labels", ()):
             if audio and reference.audio_split not in audio:
-                refuse(f"inputs.{part}labels", reference, f"inputs.{part}audio", audio[0])
-    if network:
-        key = "layers" if hasattr(config, "layers") else "layer"
-        layers = getattr(config, "layers", (getattr(config, "layer", 0),))
-        if (highest := max(layers, default=0)) > (most := network.architecture.num_layers):
-            refuse(key, highest, source, f"{most} layers")
-        if isinstance(config, label.LabelConfig):
-            for each in config.listed().values():
-                steps.dimensions((*config.steps, *each.steps), network.architecture.dim)
+                _refuse(stage, f"inputs.{part}labels", reference, f"inputs.{part}audio", audio[0])
+
+
+def _require_labels(stage: Stage, stages: Mapping[str, Stage]) -> None:
+    """A class for every unit, and held-out labels by the codebooks that are trained on."""
+    config, inputs = stage.config, stage.inputs
+    sizes = config.head.codebook_sizes
+    if job_of(stage.name) == "train" and config.validation_audio:
+        if not config.validation_labels:
+            audio = config.validation_audio
+            _refuse(stage, "validation_labels", "none", "validation_audio", audio)
+    for key in ("labels", "validation_labels"):
+        labels = inputs.get(key, ())
+        if labels and len(labels) != len(sizes):
+            expected = f"{len(labels)} label set(s)"
+            _refuse(stage, "head.codebook_sizes", sizes, f"inputs.{key}", expected)
+        for size, reference in zip(sizes, labels, strict=bool(labels)):
+            given_by = _origin(stages[reference.stage], stages)
+            clusters = _num_clusters(given_by, reference.codebook)
+            if clusters is not None and size - clusters not in (0, config.specials):
+                expected = f"num_clusters={clusters}"
+                _refuse(stage, "head.codebook_sizes", sizes, given_by.name, expected)
+    sets = (inputs.get(key, ()) for key in ("labels", "validation_labels"))
+    for mine, held_out in zip(*sets, strict=False):
+        if _other_codebook(mine, held_out, stages):
+            key, source = "inputs.validation_labels", f"inputs.labels={mine}"
+            _refuse(stage, key, held_out, source, "another codebook")
+
+
+def _require_start(stage: Stage, stages: Mapping[str, Stage]) -> None:
+    """What a training keeps of the network that it begins with."""
+    config = stage.config
     source, network = _network(stage, "init_from", stages)
     if not network:
         return
@@ -105,19 +137,20 @@ def require_fits(stage: Stage, stages: Mapping[str, Stage]) -> None:
         del described["architecture"]["normalize_waveform"]
     if getattr(config, "keep_head", False):
         if network.kind != "pretraining":
-            refuse("keep_head", True, source, "no pre-training head")
+            _refuse(stage, "keep_head", True, source, "no pre-training head")
         described["head"] = vars(network.head)
         before = stages[source].inputs.get("labels", ()) if source in stages else ()
-        for mine, its in zip(inputs.get("labels", ()), before, strict=False):
+        for mine, its in zip(stage.inputs.get("labels", ()), before, strict=False):
             if _other_codebook(mine, its, stages):
-                refuse("keep_head", True, source, f"labels by another codebook, of {its}")
+                expected = f"labels by another codebook, of {its}"
+                _refuse(stage, "keep_head", True, source, expected)
     if job_of(stage.name) == "finetune" and config.vocabulary.source == "init_from":
         if network.kind != "ctc":
-            refuse("vocabulary.source", "init_from", source, "no CTC head")
+            _refuse(stage, "vocabulary.source", "init_from", source, "no CTC head")
     for part, values in described.items():
         for name, value in values.items():
             if (found := getattr(getattr(config, part), name)) != value:
-                refuse(f"{part}.{name}", found, source, str(value))
+                _refuse(stage, f"{part}.{name}", found, source, str(value))
 
 
 def require_data(stage: Stage, attached: bool = True) -> None:
