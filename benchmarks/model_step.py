@@ -98,8 +98,9 @@ def ours() -> Callable[[], float]:
         facts={},
         sharding_rules=SHARDING_RULES,
     )
-    current = state.create_state(task, mesh, 0)
-    update = compile_steps(task, mesh, state.abstract_state(task, mesh), 0)[shape_of(batch)]
+    abstract = state.abstract_state(task, mesh)
+    current = state.create_state(task, abstract, 0)
+    update = compile_steps(task, mesh, abstract, 0)[shape_of(batch)]
 
     def step() -> float:
         nonlocal current

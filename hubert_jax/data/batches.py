@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from hubert_jax import frames as frames_lib
 from hubert_jax.data import encoding
@@ -18,6 +17,7 @@ from hubert_jax.data.manifests import AudioManifest, LabelManifest
 from hubert_jax.data.order import BucketOrder
 from hubert_jax.data.reading import RecordReader
 from hubert_jax.data.schedule import Bucket, BucketSchedule, OnePass
+from hubert_jax.data.tensorflow import tf
 from hubert_jax.data.waveform import NORMALISATION_EPSILON
 from hubert_jax.errors import InputError
 

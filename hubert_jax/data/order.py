@@ -4,9 +4,9 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from hubert_jax.data.corpus_sampler import CorpusSampler
+from hubert_jax.data.tensorflow import tf
 
 _WINDOW = 1024  # records shuffled together; never across a shard's end
 _KEPT = 64  # orders that are remembered; a batch goes through a few

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import google_crc32c
 import numpy as np
-import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from hubert_jax.data import encoding, manifests, records
 from hubert_jax.data.index import read_index, read_label_index
 from hubert_jax.data.manifests import AudioManifest, LabelManifest
+from hubert_jax.data.tensorflow import tf
 from hubert_jax.errors import InputError
 
 _TEXT_KEY = b"\n\4text\x12"  # how the field `text`, a record's last, begins

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from hubert_jax.data import encoding, manifests
+from hubert_jax.data.tensorflow import tf
 from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE
 
@@ -20,11 +20,6 @@ FRAMING_BYTES = HEADER_BYTES + FOOTER_BYTES
 REMEDY = "the shard is damaged or incomplete, run the job that wrote it again"
 _TEXTS = frozenset({"id", "speaker", "text"})  # fields in UTF-8
 _LONGEST = 2**30 - 2**20  # samples: a protocol buffer holds less than 2 GiB
-
-# TensorFlow reads and decodes on the CPU; it must never take the accelerators' memory.
-with contextlib.suppress(RuntimeError):  # already running: the process chose before
-    for _kind in ("GPU", "TPU"):
-        tf.config.set_visible_devices([], _kind)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import math
 import pathlib
@@ -276,6 +277,7 @@ def network(config: FinetuneConfig, classes: int, mesh: Mesh) -> HubertForCTC:
     )
 
 
+@functools.cache
 def init(
     architecture: Architecture, classes: int, adapters: Adapters = NO_ADAPTERS
 ) -> Callable[[jax.Array], dict]:

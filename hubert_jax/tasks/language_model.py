@@ -1,6 +1,7 @@
 """A Transformer language model: each token from those before it in its sentence."""
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Callable, Generator
@@ -226,6 +227,7 @@ def _network(config: TrainLmConfig, tokens: int, mesh: Mesh) -> LanguageModel:
     return LanguageModel(config.architecture, tokens, kernels, config.regularization)
 
 
+@functools.cache
 def init(architecture: LmArchitecture, tokens: int) -> Callable[[jax.Array], dict]:
     """key -> fresh parameters."""
     model = LanguageModel(architecture, tokens, choice.choose(Execution(), architecture))

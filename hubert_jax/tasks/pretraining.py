@@ -1,6 +1,7 @@
 """Masked prediction of units (Hsu et al. 2021, section II)."""
 
 import dataclasses
+import functools
 import math
 import pathlib
 import sys
@@ -240,6 +241,7 @@ def description(config: TrainConfig, data: Data, mesh: Mesh, task: Task) -> str:
     )
 
 
+@functools.cache
 def init(architecture: Architecture, head: Head) -> Callable[[jax.Array], dict]:
     """key -> fresh parameters of the network with its pre-training head."""
     network = HubertForPretraining(architecture, head, choice.choose(Execution(), architecture))

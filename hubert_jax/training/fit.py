@@ -110,7 +110,7 @@ def fit(
         began = f"; the run began with {known['init_from']}" if known["init_from"] else ""
         distributed.announce(f"resumed from the checkpoint of step {first_step}{began}")
     else:
-        first_step, state = 0, create_state(task, mesh, seed)
+        first_step, state = 0, create_state(task, abstract, seed)
         if warm_start is not None:
             start = start or warm_start()
             state = with_parameters(state, start.params)

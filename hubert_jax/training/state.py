@@ -1,5 +1,7 @@
 """The training state: its shapes, or created on the mesh."""
 
+import functools
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -22,19 +24,25 @@ class TrainState:
 
 def abstract_state(task: Task, mesh: Mesh) -> TrainState:
     """The state's shapes, dtypes and shardings, without any memory."""
-    shapes = jax.eval_shape(lambda key: _create(task, key), jax.random.key(0))
-    params = sharding.parameter_shardings(mesh, shapes.params, task.sharding_rules)
+    params = jax.eval_shape(task.init, jax.random.key(0))
+    shapes = jax.eval_shape(functools.partial(_begun, task), params)
+    where = sharding.parameter_shardings(mesh, params, task.sharding_rules)
     return jax.tree.map(
         lambda shape, where: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=where),
         shapes,
-        sharding.state_shardings(mesh, shapes, params),
+        sharding.state_shardings(mesh, shapes, where),
     )
 
 
-def create_state(task: Task, mesh: Mesh, seed: int) -> TrainState:
-    """A new state, initialised where it lies: no device ever holds the whole of a sharded one."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(task, mesh))
-    return jax.jit(lambda key: _create(task, key), out_shardings=shardings)(jax.random.key(seed))
+def create_state(task: Task, abstract: TrainState, seed: int) -> TrainState:
+    """A new state, initialised where it lies: no device ever holds the whole of a sharded one.
+
+    `abstract` is the task's `abstract_state`. Tasks that share an `init` share what is compiled.
+    """
+    where = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    params = jax.jit(task.init, out_shardings=where.params)(jax.random.key(seed))
+    begin = functools.partial(_begun, task)
+    return jax.jit(begin, out_shardings=where, donate_argnums=0)(params)
 
 
 def with_parameters(state: TrainState, params: dict) -> TrainState:
@@ -48,8 +56,6 @@ def with_parameters(state: TrainState, params: dict) -> TrainState:
     return TrainState(state.step, {**state.params, **placed}, state.opt_state)
 
 
-def _create(task: Task, key: jax.Array) -> TrainState:
-    params = task.init(key)
-    return TrainState(
-        jnp.zeros((), jnp.int32), params, task.optimizer.init(task.divided(params)[0])
-    )
+def _begun(task: Task, params: dict) -> TrainState:
+    trained, _ = task.divided(params)
+    return TrainState(jnp.zeros((), jnp.int32), params, task.optimizer.init(trained))

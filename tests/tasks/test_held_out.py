@@ -80,8 +80,9 @@ def test_masked_loss_is_that_of_the_same_crops_and_masks_on_any_devices(values):
         mesh = sharding.make_mesh(MeshConfig(), jax.devices()[:count])
         task = pretraining.task(dataclasses.replace(config, validation=limited), data, mesh)
         validator = Validator(task.validation, {"kind": "", **task.facts})
-        validator.compile(mesh, abstract_state(task, mesh).params)
-        params = create_state(task, mesh, SEED).params
+        abstract = abstract_state(task, mesh)
+        validator.compile(mesh, abstract.params)
+        params = create_state(task, abstract, SEED).params
         found, improved = validator.measure(1, params)
         assert improved and validator.measure(2, params) == (found, False)
         expected = _by_hand(jax.device_get(params), *inputs, every)

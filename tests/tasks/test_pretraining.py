@@ -88,8 +88,9 @@ def _train(model, read, steps=1, mesh=None, optimizer=ADAM):
     given = read[model["architecture"].get("normalize_waveform", False)]
     batches = [sharding.to_global(mesh, batch) for batch in given]
     task = _task(model, steps, optimizer, batch=batches[0])
-    state = create_state(task, mesh, SEED)
-    update = compile_steps(task, mesh, abstract_state(task, mesh), SEED)[shape_of(batches[0])]
+    abstract = abstract_state(task, mesh)
+    state = create_state(task, abstract, SEED)
+    update = compile_steps(task, mesh, abstract, SEED)[shape_of(batches[0])]
     all_metrics = []
     for step in range(steps):
         state, metrics = update(state, batches[step % len(batches)])

@@ -371,7 +371,8 @@ def test_masks_have_room_in_every_batch(values, loss, message):
 def test_a_process_places_no_more_of_a_network_than_its_devices_hold():
     rules = ((r"embedding|output/.*", PartitionSpec("fsdp")),)
     task = language_model(4, sharding_rules=rules)
-    state = create_state(task, sharding.make_mesh(MeshConfig(fsdp=8)), seed=0)
+    mesh = sharding.make_mesh(MeshConfig(fsdp=8))
+    state = create_state(task, abstract_state(task, mesh), seed=0)
     read = []
 
     class Weights:

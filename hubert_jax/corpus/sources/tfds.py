@@ -109,8 +109,9 @@ def _audio_feature(location: str, features: Any) -> str:
 
 def _examples(builder: Any, split: str, features: list[str]) -> Iterator[dict]:
     """Examples of a split in their order, with only the named features and `tfds_id`."""
-    import tensorflow as tf
     import tensorflow_datasets as tfds
+
+    from hubert_jax.data.tensorflow import tf
 
     config = tfds.ReadConfig(
         add_tfds_id=True, try_autocache=False, interleave_cycle_length=1, skip_prefetch=True
