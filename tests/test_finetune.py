@@ -22,6 +22,8 @@ from hubert_jax.networks import forward, trained, warm_start
 from hubert_jax.training.checkpoint import fingerprint, restore_parameters
 from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 
 @pytest.fixture(scope="module", params=["base", "large"])
 def pretrained(request, speech_split, speech_labels, tmp_path_factory):

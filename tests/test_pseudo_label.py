@@ -16,6 +16,8 @@ from hubert_jax.errors import InputError
 from hubert_jax.training.checkpoint import restore_parameters
 from hubert_jax.vocabulary import Vocabulary
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 
 class Decoded:
     """A folder as `decode` leaves it: utterance n of the split has the confidence n / 20."""

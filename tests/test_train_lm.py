@@ -20,6 +20,8 @@ from hubert_jax.model.architecture import LmArchitecture
 from hubert_jax.tasks import language_model
 from hubert_jax.training import checkpoint, metrics, sharding
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 ARCHITECTURE = dict(dim=16, num_layers=2, ffn_dim=32, num_heads=2, cutoffs=(20, 60))
 
 
@@ -185,7 +187,7 @@ def test_units_of_words_are_scored_as_whole_words(run, tmp_path, unit):
         (dict(dropout=1.0), "config.dropout=1.0: expected at least 0 and less"),
         (dict(padded_tokens=(32, 16)), "config.padded_tokens=.*: expected lengths that ascend"),
         (dict(padded_tokens=(2,)), "config.padded_tokens=.*: all sentences are longer"),
-        (dict(tokens_per_step=16), "config.tokens_per_step=16: no room for 8 rows of"),
+        (dict(tokens_per_step=16), "config.tokens_per_step=16: no room for 2 rows of"),
         (dict(validation_audio="AUDIO"), "utterances are in config.audio.*held out of"),
         (dict(validation=dict(metric="wer")), "config.validation.metric=wer: expected one of perp"),
     ],

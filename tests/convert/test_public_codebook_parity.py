@@ -24,6 +24,8 @@ from hubert_jax.tasks import pretraining
 from hubert_jax.training import sharding
 from hubert_jax.units.features import hidden_states
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 TOLERANCE = 1e-4
 UNITS, SPECIALS, LAYER = 500, 4, 2
 ARCHITECTURE = Architecture(**TINY_BASE["architecture"])

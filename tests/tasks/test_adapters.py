@@ -26,6 +26,8 @@ from hubert_jax.training.state import abstract_state
 from hubert_jax.training.task import AdditiveLoss
 from hubert_jax.vocabulary import LIBRISPEECH
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 ALL = ("query", "key", "value", "output", "ffn_in", "ffn_out")
 
 

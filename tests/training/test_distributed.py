@@ -24,6 +24,13 @@ from hubert_jax.training import checkpoint, sharding
 from hubert_jax.units.kmeans import Codebook
 
 STEPS = 4
+JOB = ("-m", "hubert_jax.train")
+# Does not wait as long for a file system that shows later what another host has written.
+IMPATIENT = """
+from hubert_jax import distributed, job, train
+distributed._SHOW_SECONDS = 2
+job.main("train", train.TrainConfig, train.run)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +63,13 @@ def _free_port() -> int:
 
 
 def _together(
-    repository, directory, values, count=2, meanwhile=lambda started: None, of_last=()
+    repository, directory, values, count=2, meanwhile=lambda started: None, of_last=(), job=JOB
 ) -> list[subprocess.CompletedProcess]:
     """The same command in `count` processes of one device each, but for arguments `of_last`."""
     file = directory / "together.py"
     file.write_text(f"def get_config(part):\n    return {values!r}\n")
     command = [
-        *(sys.executable, "-m", "hubert_jax.train", f"--config={file}"),
+        *(sys.executable, *job, f"--config={file}"),
         f"--config.workdir={directory}",
         f"--config.distributed.coordinator=127.0.0.1:{_free_port()}",
         f"--config.distributed.count={count}",
@@ -221,7 +228,8 @@ def test_processes_that_differ_end_before_the_first_step(
     of_last = [f"--config.{key}={given[key]}"]
     if key == "validation_audio":
         of_last.append("--config.validation_labels=()")
-    for process in _together(repository, tmp_path / "first", ours, of_last=of_last):
+    job = ("-c", IMPATIENT) if key == "workdir" else JOB
+    for process in _together(repository, tmp_path / "first", ours, of_last=of_last, job=job):
         assert process.returncode == 1 and process.stderr.count("\n") == 1, process.stderr
         assert line in process.stderr
     assert not list(tmp_path.rglob("metrics.jsonl"))

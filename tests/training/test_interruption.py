@@ -36,7 +36,7 @@ def _start(workdir, audio, labels, devices: int) -> subprocess.Popen:
         "loop.steps": STEPS,
         "loop.log_every": 1,
         "loop.save_every": SAVED,
-        "frames_per_step": 2048,
+        "frames_per_step": 1024,
         "max_frames": 64,
     }
     return subprocess.Popen(

@@ -19,6 +19,8 @@ from hubert_jax.model.architecture import Architecture, Head
 from hubert_jax.networks import warm_start
 from hubert_jax.training import checkpoint, metrics
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 
 @pytest.fixture
 def run(speech_split, speech_labels):

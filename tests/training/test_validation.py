@@ -23,6 +23,8 @@ from hubert_jax.training.sharding import MeshConfig
 from hubert_jax.training.task import Task, Validation
 from hubert_jax.training.validation import Validator
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 # What validation finds after each of the steps 1, 2, ...
 ERRORS = (9.0, 5.0, 3.0, 6.0, 3.0, 4.0, 4.0, 4.0, 4.0, 7.0)
 
