@@ -1,5 +1,6 @@
 """Eight CPU devices, the embedded corpus, and parity tests with and without their oracles."""
 
+import gc
 import importlib.metadata
 import importlib.util
 import os
@@ -27,13 +28,15 @@ import jax
 import oracle_imports
 import pytest
 
+from hubert_jax import job
+
 # Before any back-end starts. Sharded code runs on eight devices, and 1e-5 holds on CPU alone.
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
-pytest_plugins = ["splits"]
+pytest_plugins = ["splits", "kenlm"]
 
 # Parity tests need the oracles of requirements-parity.txt. Users may do without; continuous
 # integration may not, so there a missing oracle is a failure.
@@ -44,6 +47,12 @@ if not _ORACLES and not os.environ.get("CI"):
 if not importlib.util.find_spec("apache_beam"):
     collect_ignore = ["corpus/test_beam.py"]
 oracle_imports.without_compiled_libraries()
+
+
+def pytest_collection_finish():
+    """What was imported stays: nothing is gained by looking through it again and again."""
+    gc.freeze()
+    gc.set_threshold(*job.GARBAGE_THRESHOLDS)
 
 
 def pytest_collection_modifyitems(items):

@@ -19,6 +19,8 @@ from hubert_jax.convert.network import Network
 from hubert_jax.model.architecture import Architecture
 from hubert_jax.vocabulary import LIBRISPEECH
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 # Runs a pipeline twice, then labels a split whose second shard, the second process's, is damaged.
 PROGRAM = """
 import json, pathlib, shutil, sys
@@ -77,7 +79,7 @@ def corpus(tmp_path_factory, minilibri) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def stages(corpus, minilibri, tmp_path_factory) -> dict:
+def stages(corpus, minilibri, programs, tmp_path_factory) -> dict:
     """Stages of every kind but trainings, which other tests and rehearsals run in two processes."""
     architecture = Architecture(**dict(TINY_LARGE["architecture"], num_layers=1))
     params = random_parameters(architecture, vocabulary_size=LIBRISPEECH.size)
@@ -88,7 +90,11 @@ def stages(corpus, minilibri, tmp_path_factory) -> dict:
     decoding = dict(inputs=dict(audio=audio), checkpoint=network)
     searched = {}
     if importlib.util.find_spec("flashlight") and importlib.util.find_spec("optuna"):
+        hypotheses = dict(audio=audio, hypotheses="searched/decode")
         searched["searched"] = dict(decode=decoding | SEARCHED)
+        searched["pseudo_label"] = dict(inputs=hypotheses, threshold=0.0)
+        searched["lm"] = dict(inputs=dict(audio=(audio,), measured_on=audio), order=2)
+        searched["lm"]["kenlm"] = programs
     return dict(
         prepare=dict(corpus=str(corpus), splits=("train",), shard_megabytes=1),
         label=dict(inputs=dict(audio=(audio,)), **FIT),
@@ -126,7 +132,7 @@ def together(repository, stages, tmp_path_factory):
             process = subprocess.Popen(
                 [sys.executable, "-c", PROGRAM, json.dumps([values, damaged])],
                 cwd=repository,
-                env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "8"},
+                env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -146,9 +152,9 @@ def _content(directory) -> dict[str, bytes]:
 def test_the_first_process_decides_and_a_second_run_skips(together, stages, capsys):
     run, _, (first, second) = together
     names = {"prepare", "label", "several/label", "it2/label", "decode", "evaluate"}
-    names |= {"check", "train_lm", "convert", "export"} | (
-        {"searched/decode"} if "searched" in stages else set()
-    )
+    names |= {"check", "train_lm", "convert", "export"}
+    if "searched" in stages:
+        names |= {"searched/decode", "pseudo_label", "lm"}
     for stage in names:
         assert f"[{stage}] runs\n" in first and f"[{stage}] skipped" in first, first + second
     # The collectives' library greets; nothing of ours is said twice.
@@ -215,6 +221,10 @@ def test_the_first_process_searches_weights(together, stages):
     alone = json.loads((run / "decode/result.json").read_text())
     assert len(result["trials"]) == SEARCHED["weights"]["trials"]
     assert result["utterances"] == alone["utterances"] and result["wer"]["greedy"]
+    result = json.loads((run / "lm/result.json").read_text())
+    assert result["sentences"] == result["measured"]["sentences"] == alone["utterances"]
+    result = json.loads((run / "pseudo_label/result.json").read_text())
+    assert result["splits"]["train"]["utterances"] == alone["utterances"]
 
 
 def test_a_damaged_shard_ends_both(together):

@@ -1,8 +1,5 @@
 """The job of language models, with KenLM's programs or, where there are none, stand-ins."""
 
-import shutil
-import sys
-
 import pytest
 
 from hubert_jax import config, files, lm
@@ -10,32 +7,6 @@ from hubert_jax.errors import InputError
 from hubert_jax.language import ngram
 
 pytest.importorskip("flashlight.lib.text")
-
-# Takes what lmplz takes, and smooths less well; the binary is the ARPA file.
-LMPLZ = """#!{python}
-import sys
-sys.path.insert(0, {tests!r})
-from asr import kneser_ney
-given = dict(zip(sys.argv[1::1], sys.argv[2::1]))
-sentences = [line.split() for line in sys.stdin]
-if "ZZ" in sys.argv or not sentences or sentences == [["FAIL"]]:
-    sys.exit("Unigram count is too small\\nfor anything")
-with open(given["--arpa"], "w") as file:
-    file.write(kneser_ney.arpa(sentences, int(given["--order"])))
-"""
-BUILD_BINARY = "#!{python}\nimport shutil, sys\nshutil.copy(*sys.argv[-2:])\n"
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory, repository):
-    if shutil.which("lmplz") and shutil.which("build_binary"):
-        return ""
-    folder = tmp_path_factory.mktemp("kenlm")
-    for name, text in (("lmplz", LMPLZ), ("build_binary", BUILD_BINARY)):
-        path = folder / name
-        path.write_text(text.format(python=sys.executable, tests=str(repository / "tests")))
-        path.chmod(0o755)
-    return str(folder)
 
 
 def _run(tmp_path, programs, **values):
