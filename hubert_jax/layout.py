@@ -23,7 +23,7 @@ _EXAMPLES = {
     "a language model": "GROUP/lm or GROUP/train_lm",
     "a decoding": "GROUP/decode",
 }
-_TAKEN = {
+TAKEN = {  # what a key of a job takes as its input
     "audio": "a prepared split",
     "more_audio": "a prepared split",
     "fit_audio": "a prepared split",
@@ -84,9 +84,9 @@ class Reference:
 
     def require_fits(self, key: str) -> None:
         """Raises InputError where a job's `key` takes no output of this kind."""
-        if key not in _TAKEN:
-            raise InputError(f"inputs.{key}: no such input; known: {', '.join(_TAKEN)}")
-        taken, job = _TAKEN[key], job_of(self.stage)
+        if key not in TAKEN:
+            raise InputError(f"inputs.{key}: no such input; known: {', '.join(TAKEN)}")
+        taken, job = TAKEN[key], job_of(self.stage)
         trained = job in ("train", "finetune", "train_lm")
         if _GIVEN.get((job, bool(self.split))) != taken or (self.which and not trained):
             raise InputError(f"inputs.{key}={self}: expected {taken}, {_EXAMPLES[taken]}")

@@ -593,12 +593,16 @@ def test_any_key_of_any_stage_can_be_overridden(jobs, tmp_path, corpus):
             f"--config={file}",
             "--config.stages.it1.train.loss.alpha=0.25",
             "--config.stages.prepare.workers=7",
+            "--config.stages.it1.label.inputs.checkpoint=it2/train",  # the file names no input
+            "--config.stages.it2.label.inputs.checkpoint=",
+            "--config.stages.it2.train.inputs.init_from=",
         ],
         "pipeline",
         pipeline.PipelineConfig,
     )
     stages = {stage.name: stage.config for stage in pipeline.plan(read)}
     assert stages["it1/train"].loss.alpha == 0.25 and stages["prepare"].workers == 7
+    assert stages["it1/label"].checkpoint == "orbax:x/it2/train/checkpoints"
     with pytest.raises(InputError, match="config.stages.it1.train.loss.alfa: no such key"):
         command_line.read(
             [f"--config={file}", "--config.stages.it1.train.loss.alfa=1"],

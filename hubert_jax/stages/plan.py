@@ -11,7 +11,7 @@ from hubert_jax import command_line, prepare
 from hubert_jax import config as config_lib
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
-from hubert_jax.layout import Reference, group_directory, job_of
+from hubert_jax.layout import TAKEN, Reference, group_directory, job_of
 from hubert_jax.stages.stage import JOBS, Stage, named
 
 _FOLDERS = ("stages", "set_aside", "compiled")  # of a workdir, not of a group of stages
@@ -40,12 +40,20 @@ def plan(workdir: str, stages: Any) -> list[Stage]:
 
 
 def with_defaults(stages: Any) -> dict[str, Any]:
-    """`config.stages` with every key of every stage's job, so that all can be overridden."""
+    """`config.stages` with every key and input of every stage's job: all can be overridden."""
     complete: dict[str, Any] = {}
     for name, values in _listed(stages):
-        filled = command_line.with_defaults(JOBS[job_of(name)].config, dict(values.items()))
-        group, _, last = name.rpartition("/")
-        where = complete.setdefault(group, {}) if group else complete
+        schema = JOBS[job_of(name)].config
+        filled = command_line.with_defaults(schema, dict(values.items()))
+        given = group(filled.get("inputs") or {}, f"config.stages.{name.replace('/', '.')}.inputs")
+        optional = {
+            field.name: field.default
+            for field in dataclasses.fields(schema)
+            if field.name in TAKEN and field.default in ("", ())
+        }
+        filled["inputs"] = {**optional, **dict(given.items())}
+        above, _, last = name.rpartition("/")
+        where = complete.setdefault(above, {}) if above else complete
         where[last] = filled
     return complete
 
