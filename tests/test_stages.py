@@ -672,6 +672,7 @@ def test_a_transformer_feeds_decoding_in_the_beam_or_after_it(tmp_path):
     def planned(**inputs):
         values = {
             "prepare": {"corpus": str(tmp_path), "splits": ("train=a", "dev=b")},
+            "letters": {"lm": {"inputs": {"audio": ("prepare:train",)}, "unit": "letter"}},
             "text": {
                 "lm": {"inputs": {"audio": ("prepare:train",)}},
                 "train_lm": {
@@ -694,6 +695,8 @@ def test_a_transformer_feeds_decoding_in_the_beam_or_after_it(tmp_path):
     assert (both.lm, both.rescore) == (f"{tmp_path}/run/text/lm/lm.bin", where)
     with pytest.raises(InputError, match="inputs.rescore=text/lm: is an n-gram; expected a Trans"):
         planned(lm="text/train_lm", rescore="text/lm")
+    with pytest.raises(InputError, match="inputs.lm=letters/lm: is an n-gram of letters; expected"):
+        planned(lm="letters/lm")
     result = {"fingerprint": "last", "steps": 5, "validation": {"step": 4}}
     assert Reference.parse("text/train_lm").digest(result) == "last"
     assert layout.outputs("text/train_lm", result) == ["checkpoints/5", "checkpoints/4"]
@@ -743,6 +746,15 @@ def test_self_training_is_a_pipeline(tmp_path, corpus):
         second["finetune"]["inputs"] = inputs
         with pytest.raises(InputError, match=message):
             pipeline.plan(pipeline.PipelineConfig(run, {**values, "second": second}))
+    greedy = {"decode": {**values["first"]["decode"], "method": "greedy"}}
+    other = {"pseudo_label": {"inputs": {**labelled, "audio": "prepare:train"}, "split": "more"}}
+    for change, message in (
+        (greedy, "inputs.hypotheses=first/decode: is greedy, which has no confidences"),
+        (other, "inputs.audio: found prepare:train, but first/decode has prepare:more"),
+    ):
+        with pytest.raises(InputError, match=message):
+            first = {**values["first"], **change}
+            pipeline.plan(pipeline.PipelineConfig(run, {**values, "first": first}))
 
 
 def test_references():

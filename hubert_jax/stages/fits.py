@@ -92,6 +92,11 @@ def _require_splits(stage: Stage, stages: Mapping[str, Stage]) -> None:
                 _refuse(
                     stage, "inputs.validation_audio", reference, f"inputs.audio={other}", shared
                 )
+    for reference in inputs.get("hypotheses", ()):
+        for heard in stages[reference.stage].inputs.get("audio", ()):
+            for asked in inputs.get("audio", ()):
+                if heard.stage == asked.stage and heard != asked:
+                    _refuse(stage, "inputs.audio", asked, reference.stage, str(heard))
     for part in ("", "validation_"):
         audio = [reference.split for reference in inputs.get(f"{part}audio", ())]
         for reference in inputs.get(f"{part}labels", ()):
@@ -187,6 +192,11 @@ def _lacking(reference: Reference, stages: Mapping[str, Stage], key: str, config
     source, which = stages[reference.stage], reference.which
     if key == "rescore" and job_of(source.name) == "lm":
         return "is an n-gram; expected a Transformer, GROUP/train_lm, or pass it as inputs.lm"
+    if key == "lm" and job_of(source.name) == "lm" and source.config.unit == "letter":
+        if config.method == "lexicon":
+            return "is an n-gram of letters; expected one of words, or decode with method=letters"
+    if key == "hypotheses" and source.config.method == "greedy":
+        return "is greedy, which has no confidences; expected method=lexicon or letters there"
     if isinstance(source.config, label.LabelConfig):
         named = list(source.config.listed())
         if key == "codebook" and source.config.feature in label.IMPORTED:
