@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# keep_running.sh COMMAND ...: starts a job again whenever the machine, not the job, ended it:
+# preempted (status 75) or killed by a signal, also of another process of the same job. What goes on
+# goes on from its last checkpoint. Bad input (1), a diverged training (3), Ctrl-C (130) and success
+# end it. Of crashes (any other status) it takes MOST_CRASHES in a row, 3 by default, a row ending
+# when the job has run for an hour. It waits RESTART_SECONDS, 10 by default, before each start, so that
+# all hosts of a job have ended. SIGTERM is passed on, and then nothing is started again.
+set -uo pipefail
+[[ $# -ge 1 ]] || { sed -n '2,7s/^# //p' "$0" >&2; exit 2; }
+
+crashes=0 ending='' interrupted=''
+trap 'ending=1 interrupted=1; kill -TERM "$job" 2> /dev/null' TERM
+while :; do
+    began=$SECONDS
+    "$@" &
+    job=$!
+    while :; do # SIGTERM ends the wait, not yet the job
+        interrupted='' status=0
+        wait "$job" || status=$?
+        [[ -n $interrupted ]] || break
+    done
+    [[ -z $ending ]] || exit "$status"
+    ((SECONDS - began < 3600)) || crashes=0
+    case $status in
+    0 | 1 | 2 | 3 | 126 | 127 | 130) exit "$status" ;;
+    75) ;;
+    *)
+        ((++crashes < ${MOST_CRASHES:-3})) || {
+            echo "error: ended $crashes times with a crash, the last one with status $status" >&2
+            exit "$status"
+        }
+        ;;
+    esac
+    echo "ended with status $status; starts again in ${RESTART_SECONDS:-10} s" >&2
+    sleep "${RESTART_SECONDS:-10}" &
+    wait "$!"
+    [[ -z $ending ]] || exit 75
+done

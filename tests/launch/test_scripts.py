@@ -1,0 +1,168 @@
+"""What the scripts of launch/ do, as far as one machine shows it."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+
+JOB = ["hubert_jax.train", "--config=configs/large.py", "--config.workdir=/mnt/shared/a run"]
+
+
+@pytest.fixture
+def call(repository, tmp_path):
+    """Runs a script with the environment changed; programs in `tmp_path` come first."""
+
+    def run(script, *arguments, **environment):
+        return subprocess.run(
+            [repository / "launch" / script, *arguments],
+            env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    return run
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Writes a program of the shell that keeps count of its starts in `starts`."""
+
+    def write(text, name="job"):
+        path = tmp_path / name
+        path.write_text(f'#!/bin/bash\necho "$@" >> {tmp_path}/starts\n{text}\n')
+        path.chmod(0o755)
+        return path
+
+    return write
+
+
+def _starts(tmp_path) -> list[str]:
+    return (tmp_path / "starts").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "last"),
+    [
+        ([0], 0),
+        ([1], 1),
+        ([3], 3),
+        ([75, 75, 75, 75, 0], 0),  # preemptions are no crashes
+        ([137, 0], 0),
+        ([134, 75, 1], 1),
+        ([134, 134, 139, 0], 139),  # three crashes in a row
+    ],
+)
+def test_what_the_machine_ended_is_started_again(call, program, tmp_path, statuses, last):
+    given = " ".join(map(str, statuses))
+    job = program(f"all=({given}); exit ${{all[$(wc -l < {tmp_path}/starts) - 1]}}")
+    done = call("keep_running.sh", str(job), "a b", RESTART_SECONDS="0")
+    assert done.returncode == last, done.stderr
+    expected = statuses.index(last) + 1 if statuses.count(last) == 1 else len(statuses)
+    assert _starts(tmp_path) == ["a b"] * expected
+
+
+def test_sigterm_reaches_the_job_and_ends_it(program, repository, tmp_path):
+    job = program("trap 'sleep 0.5; exit 75' TERM; echo up; while :; do sleep 0.1; done")
+    script = repository / "launch/keep_running.sh"
+    process = subprocess.Popen([script, job], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 75 and len(_starts(tmp_path)) == 1
+
+
+def test_commands_for_a_tpu_pod(call):
+    def printed(*arguments) -> list[list[str]]:
+        done = call("tpu_pod.sh", "--dry-run", *arguments, ZONE="us-east5-a", PROJECT="speech")
+        assert done.returncode == 0, done.stderr
+        return [shlex.split(line) for line in done.stdout.splitlines()]
+
+    where = ["--zone=us-east5-a", "--project=speech"]
+    (created,) = printed("create", "large", "v5litepod-128", "--spot")
+    assert created[:6] == ["gcloud", "compute", "tpus", "queued-resources", "create", "large"]
+    assert {*where, "--accelerator-type=v5litepod-128", "--spot"} <= {*created}
+    assert "--runtime-version=v2-alpha-tpuv5-lite" in created
+    (installed,) = printed("install", "large", "https://host/us/hubert_jax#main")
+    assert "--worker=all" in installed
+    assert "git clone --depth=1 --branch=main https://host/us/hubert_jax hub" in installed[-1]
+    (started,) = printed("run", "large", *JOB)
+    command = started[-1].removeprefix("--command=")
+    assert subprocess.run(["bash", "-n", "-c", command]).returncode == 0
+    _, _, job = command.partition(" -m ")
+    job = shlex.split(job.partition(" > ")[0])
+    assert job == [*JOB, "--config.distributed.coordinator=auto"]
+    for action in ("logs", "stop", "status", "delete"):
+        (line,) = printed(action, "large")
+        assert {"gcloud", "large", *where} <= {*line}
+    for arguments, environment, message in (
+        (("run", "large"), {"ZONE": "z"}, "run NAME JOB"),
+        (("status", "large"), {}, "error: ZONE is not set"),
+        (("create", "large", "v9-8"), {"ZONE": "z"}, "v9-8: which software has it"),
+    ):
+        done = call("tpu_pod.sh", "--dry-run", *arguments, **environment)
+        assert done.returncode == 2 and message in done.stderr
+
+
+def test_a_job_under_slurm(call, program, tmp_path):
+    """With stand-ins for its programs: the first node, a process for each, queued again."""
+    program("echo node7; echo node8", "scontrol")
+    program(
+        'shift; for SLURM_PROCID in 0 1; do export SLURM_PROCID; "$@" || last=$?; done; exit $last',
+        "srun",
+    )
+    python = program("exit 75", "python")
+    slurm = dict(SLURM_JOB_ID="4097", SLURM_JOB_NODELIST="node[7-8]", SLURM_JOB_NUM_NODES="2")
+    done = call("slurm.sh", *JOB, PYTHON=str(python), **slurm)
+    assert done.returncode == 75, done.stderr
+    lines = _starts(tmp_path)
+    place = "--config.distributed.coordinator=node7:61441 --config.distributed.count=2"
+    arguments = " ".join(["-m", *JOB, place])
+    for index in range(2):
+        assert f"{arguments} --config.distributed.index={index}" in lines
+    assert lines[-1] == "requeue 4097"
+    done = call("slurm.sh", *JOB, DRY_RUN="1", **slurm)
+    assert done.returncode == 0 and shlex.split(done.stdout)[0] == "srun"
+
+
+def test_a_set_of_pods(repository):
+    def printed(*arguments):
+        asked = ["--name=large", "--image=i", "--hosts=16", "--claim=c", *arguments, "--", *JOB]
+        command = [sys.executable, "-m", "launch.kubernetes.jobset", *asked]
+        done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
+        return done, json.loads(done.stdout or "null")
+
+    for arguments, chips, last in (
+        (("--tpu=tpu-v5p-slice/4x4x4",), {"google.com/tpu": 4}, ["coordinator=auto"]),
+        (
+            (),
+            {"nvidia.com/gpu": 8},
+            [
+                "coordinator=large-host-0-0.large:8476",
+                "count=16",
+                "index=$(JOB_COMPLETION_INDEX)",
+            ],
+        ),
+    ):
+        done, found = printed(*arguments)
+        assert done.returncode == 0, done.stderr
+        (replicated,) = found["spec"]["replicatedJobs"]
+        assert f"{found['metadata']['name']}-{replicated['name']}" == "large-host"
+        job = replicated["template"]["spec"]
+        assert job["completions"] == job["parallelism"] == 16
+        container = job["template"]["spec"]["containers"][0]
+        assert container["resources"]["limits"] == chips
+        assert container["args"] == [*JOB, *(f"--config.distributed.{each}" for each in last)]
+    done, _ = printed("--tpu=v5p")
+    assert done.returncode == 2 and "expected ACCELERATOR/TOPOLOGY" in done.stderr
+
+
+def test_scripts_of_the_shell_are_clean(repository):
+    shellcheck = shutil.which("shellcheck", path=f"{sys.prefix}/bin:{os.environ['PATH']}")
+    scripts = sorted((repository / "launch").glob("*.sh"))
+    done = subprocess.run([shellcheck, *scripts], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
