@@ -8,12 +8,14 @@
 set -uo pipefail
 [[ $# -ge 1 ]] || { sed -n '2,7s/^# //p' "$0" >&2; exit 2; }
 
-crashes=0 ending='' interrupted=''
-trap 'ending=1 interrupted=1; kill -TERM "$job" 2> /dev/null' TERM
+crashes=0 ending='' interrupted='' job=''
+pass_on() { [[ -z $job ]] || kill -TERM "$job" 2> /dev/null; }
+trap 'ending=1 interrupted=1; pass_on' TERM
 while :; do
-    began=$SECONDS
+    began=$SECONDS job=''
     "$@" &
     job=$!
+    [[ -z $ending ]] || pass_on # SIGTERM came before its number was known
     while :; do # SIGTERM ends the wait, not yet the job
         interrupted='' status=0
         wait "$job" || status=$?
