@@ -32,7 +32,7 @@ from hubert_jax.asr.search import BeamSearch, Hypothesis, require_library
 from hubert_jax.asr.weights import WeightSearch
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.distributed import DistributedConfig
-from hubert_jax.errors import InputError
+from hubert_jax.errors import InputError, printable
 from hubert_jax.frames import SAMPLE_RATE, num_samples
 from hubert_jax.model.architecture import Execution
 
@@ -351,9 +351,9 @@ def _finish(
 def _show(rows: list[dict], result: dict) -> None:
     ways = list(result["wer"])
     for row in rows[:_PAIRS_SHOWN]:
-        print(row["id"])
+        print(printable(row["id"]))
         for field in ("reference", *ways):
-            print(f"  {field:<9}  {'(none)' if row[field] is None else row[field]}")
+            print(f"  {field:<9}  {'(none)' if row[field] is None else printable(row[field])}")
     for way in ways if result["transcribed"] else ():
         errors = result["word_errors"][way]
         low, high = (100 * rate for rate in errors["interval"])

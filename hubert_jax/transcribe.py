@@ -22,7 +22,7 @@ from hubert_jax import files, job
 from hubert_jax.asr.recognition import SearchParts, require_usable
 from hubert_jax.asr.search import BeamSearch, Word
 from hubert_jax.config import MayChange, Reads
-from hubert_jax.errors import InputError
+from hubert_jax.errors import InputError, printable
 from hubert_jax.frames import HOP, SAMPLE_RATE
 from hubert_jax.model.architecture import Execution
 
@@ -118,7 +118,7 @@ def run(config: TranscribeConfig) -> dict:
         }
         seconds = sum(kept[content[name]]["duration"] for name in texts)
         for name, text in texts.items():
-            print(f"{name}: {text}", flush=True)
+            print(printable(f"{name}: {text}"), flush=True)
         result = {
             "recordings": {name: f"{directory / targets[name]}" for name in texts},
             "audio_seconds": round(seconds, 3),

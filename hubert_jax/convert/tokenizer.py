@@ -100,6 +100,11 @@ def read_vocabulary(
     if unused:
         listed = ", ".join(map(str, unused[:_LISTED])) + ", ..." * (len(unused) > _LISTED)
         notes += (f"without a token, spelling nothing: {len(unused)} classes ({listed})",)
+    special = _special(settings)
+    silent = [name for _, name in vocabulary.specials if name in rows_of and name not in special]
+    if silent:
+        listed = ", ".join(map(repr, silent[:_LISTED])) + ", ..." * (len(silent) > _LISTED)
+        notes += (f"left out of texts, where transformers prints them: {listed}",)
     if not vocabulary.separated and not {WORD_BOUNDARY, " "} & {
         c[0] for c in vocabulary.characters
     }:
@@ -203,6 +208,17 @@ def _boundary(settings: Mapping[str, Any]) -> Any:
     return settings.get("word_delimiter_token", WORD_BOUNDARY)
 
 
+def _special(settings: Mapping[str, Any]) -> set[str]:
+    """Tokens that the directory calls special."""
+    special = {_content(value) for key, value in settings.items() if key.endswith("_token")}
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        listed = settings.get(key) or ()
+        special |= {_content(value) for value in listed if isinstance(listed, list)}
+    added = (settings.get("added_tokens_decoder") or {}).values()
+    special |= {_content(each) for each in added if isinstance(each, dict) and each.get("special")}
+    return special
+
+
 def _vocabulary(
     directory: pathlib.Path, settings: Mapping[str, Any], tokens: list[str | int]
 ) -> Vocabulary:
@@ -213,14 +229,8 @@ def _vocabulary(
         raise InputError(
             f"{directory / _TOKENS}: no {boundary!r}, word_delimiter_token of {_SETTINGS}"
         )
-    special = {_content(value) for key, value in settings.items() if key.endswith("_token")}
-    for key in ("additional_special_tokens", "extra_special_tokens"):
-        listed = settings.get(key) or ()
-        special |= {_content(value) for value in listed if isinstance(listed, list)}
-    added = (settings.get("added_tokens_decoder") or {}).values()
-    special |= {_content(each) for each in added if isinstance(each, dict) and each.get("special")}
     # A special character is printed all the same, but what ends a word, of phones, never is.
-    special = {name for name in special if len(name) > 1 and name != boundary}
+    special = {name for name in _special(settings) if len(name) > 1 and name != boundary}
     if phones and boundary in tokens:
         special.add(WORD_BOUNDARY)
 

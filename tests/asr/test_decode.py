@@ -136,6 +136,16 @@ def test_beam_sums_alignments_where_greedy_takes_the_best(tmp_path, outputs):
 
 
 @needs_flashlight
+def test_what_a_terminal_would_obey_is_shown_as_escapes(capsys):
+    row = {"id": "u\x1b[2J", "reference": "A\x1b]0;x\x07", "greedy": "B\u202e"}
+    row |= {"left_out": {}}
+    found = {"wer": {"greedy": None}, "transcribed": 0, "utterances": 1, "hypotheses": "h.jsonl"}
+    decode._show([row], found)
+    shown = capsys.readouterr().out
+    assert r"u\x1b[2J" in shown and r"A\x1b]0;x\x07" in shown and r"B\u202e" in shown
+    assert shown.replace("\n", "").isprintable()
+
+
 def test_a_lexicon_and_an_ngram_correct_the_text(tmp_path, outputs, capsys):
     lm = tmp_path / "lm.arpa"
     texts = ["THE CAT SAT", "HELLO ALL", "CÁT", "CAD"]

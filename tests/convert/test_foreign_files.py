@@ -213,6 +213,16 @@ def test_rows_without_a_token_and_the_blank_that_the_tokenizer_names(directory):
         np.testing.assert_array_equal(after[name], tensor)
 
 
+def test_tokens_that_texts_leave_out_are_said(directory):
+    """Added, but not as special ones: transformers prints them."""
+    tokens = {"a": 0, "|": 1, "[PAD]": 2, "<noise>": 3, "<s>": 4}
+    (directory / "vocab.json").write_text(json.dumps(tokens))
+    (directory / "special_tokens_map.json").unlink()
+    change(directory, "tokenizer_config.json", pad_token="[PAD]", unk_token=None, bos_token="<s>")
+    notes = formats.read(f"hf:{directory}").notes
+    assert "left out of texts, where transformers prints them: '<noise>'" in notes
+
+
 def test_how_waveforms_are_prepared_is_read_kept_and_said(directory, tmp_path):
     name = "preprocessor_config.json"
     change(directory, name, do_normalize=True, return_attention_mask=True, kept=[1.5e-9, None])
