@@ -5,6 +5,7 @@ import gc
 import importlib
 import os
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from hubert_jax.errors import Diverged, InputError, Preempted, printable
 # have it look through all of them for a tenth of the time.
 GARBAGE_THRESHOLDS = (100_000, 50, 100)
 
+_NOT_WRITTEN = re.compile(r"\d+ requested and \d+ written")  # NumPy's word for a full disk
 _PROGRESS_SECONDS = 5.0
 
 _started = time.monotonic()
@@ -73,10 +75,12 @@ def guarded(work: Callable[[], Any]) -> None:
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             _fail("error", f"{str(error.filename)[:100]}...: too long for a name of a file", 1)
-        if isinstance(error, OSError) and error.errno in files.UNWRITABLE:
+        if isinstance(error, OSError) and (
+            error.errno in files.UNWRITABLE or _NOT_WRITTEN.fullmatch(str(error))
+        ):
             where = f"{error.filename}: " if error.filename else ""
             remedy = "make room or make it writable, and give the same command again"
-            _fail("error", f"{where}cannot be written ({error.strerror}); {remedy}", 1)
+            _fail("error", f"{where}cannot be written ({error.strerror or error}); {remedy}", 1)
         _tell_others("crashed", repr(error), 1)
         raise
 

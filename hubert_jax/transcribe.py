@@ -10,6 +10,7 @@ of long recordings in stretches of 30 s at most that end in pauses.
 import collections
 import contextlib
 import dataclasses
+import itertools
 import pathlib
 import time
 from collections.abc import Iterable
@@ -171,16 +172,24 @@ def _listed(words: Iterable[Word]) -> dict[str, Any]:
 
 
 def _targets(names: Iterable[str]) -> dict[str, pathlib.PurePosixPath]:
-    """Where each recording's files go, but for the suffix; with its own where two are called so."""
+    """Where each recording's files go, but for the suffix; with its own where two are called so.
+
+    And with a number where that is not enough; `result` is the job's own.
+    """
     paths = {}
     for name in names:
         parts = pathlib.PurePosixPath(name.lstrip("/")).parts
         paths[name] = pathlib.PurePosixPath(*(part for part in parts if part != ".."))
-    taken = collections.Counter(path.with_suffix("") for path in paths.values())
-    return {
-        name: path.with_suffix("") if taken[path.with_suffix("")] == 1 else path
-        for name, path in paths.items()
-    }
+    wanted = collections.Counter(path.with_suffix("") for path in paths.values())
+    wanted.update({*paths.values()} | {pathlib.PurePosixPath("result")})
+    found: dict[str, pathlib.PurePosixPath] = {}
+    for name, path in paths.items():
+        short = path.with_suffix("")
+        own = short not in (path, pathlib.PurePosixPath("result")) and wanted[short] == 1
+        numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
+        choices = itertools.chain([short] if own else [], [path], numbered)
+        found[name] = next(choice for choice in choices if choice not in found.values())
+    return found
 
 
 def _write(

@@ -59,6 +59,16 @@ def test_a_name_that_is_too_long_is_one_line(capsys):
     assert capsys.readouterr().err == f"error: {'x' * 100}...: too long for a name of a file\n"
 
 
+def test_a_full_disk_is_one_line_also_where_numpy_tells(capsys):
+    def write():
+        raise OSError("9592 requested and 5120 written")
+
+    with pytest.raises(SystemExit, match="1"):
+        job.guarded(write)
+    told = capsys.readouterr().err
+    assert told.startswith("error: cannot be written (9592 requested and 5120 written); make room")
+
+
 def test_workdir_that_cannot_be_written(call, tmp_path):
     # A path below a file refuses even the superuser.
     (tmp_path / "file").write_text("")

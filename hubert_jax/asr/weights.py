@@ -1,6 +1,7 @@
 """Searches the weights of equation 4 that give the fewest errors, by Optuna."""
 
 import dataclasses
+import os
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,8 @@ def find(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal.parent.mkdir(parents=True, exist_ok=True)
+    if journal.exists():  # what a full disk or a kill has cut: Optuna would append to it
+        os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(journal))),
         study_name=study_name,

@@ -263,6 +263,9 @@ def test_weights_are_searched_and_a_search_goes_on(tmp_path, outputs, monkeypatc
     searched = _config(tmp_path, **values, weights=dict(trials=8, lm_weight=(0.0, 30.0)))
     with pytest.raises(Killed):
         decode.run(searched)
+    (journal,) = tmp_path.rglob("trials.log")
+    with journal.open("ab") as file:
+        file.write(b'{"op_code": 4, "wor')  # as a full disk cuts it
     capsys.readouterr()
     found = decode.run(searched)
     shown = capsys.readouterr().out
