@@ -1,8 +1,9 @@
 """What every job's main does: typed configuration, one-line errors, `result.json`."""
 
+import contextlib
 import errno
 import gc
-import importlib
+import importlib.metadata
 import os
 import platform
 import re
@@ -21,6 +22,12 @@ from hubert_jax.errors import Diverged, InputError, Preempted, printable
 # have it look through all of them for a tenth of the time.
 GARBAGE_THRESHOLDS = (100_000, 50, 100)
 
+_LIBRARIES = {
+    **{name: (name,) for name in ("jax", "flax", "optax")},
+    "tensorflow": ("tensorflow", "tensorflow-cpu"),
+    "numpy": ("numpy",),
+    "sklearn": ("scikit-learn",),
+}
 _NOT_WRITTEN = re.compile(r"\d+ requested and \d+ written")  # NumPy's word for a full disk
 _PROGRESS_SECONDS = 5.0
 
@@ -100,11 +107,12 @@ def _tell_others(kind: str, message: str, status: int) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, of hubert_jax and of the libraries loaded so far."""
+    """Versions of Python, of hubert_jax and of the libraries that its numbers depend on."""
     found = {"python": platform.python_version(), "hubert_jax": hubert_jax.__version__}
-    for library in ("jax", "flax", "optax", "tensorflow", "numpy", "sklearn"):
-        if library in sys.modules:
-            found[library] = importlib.import_module(library).__version__
+    for library, packages in _LIBRARIES.items():
+        for package in packages:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+                found[library] = importlib.metadata.version(package)
     return found
 
 

@@ -1,6 +1,7 @@
 """Fixtures: real speech prepared and labelled, and the networks that tests train on it."""
 
 import dataclasses
+import functools
 import pathlib
 
 import numpy as np
@@ -171,14 +172,14 @@ def speech_labels(speech_split) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def held_out_split(speech, tmp_path_factory) -> pathlib.Path:
-    """A split of the utterances of `speech`, with invented transcripts: bucket 128."""
+def held_out_split(tmp_path_factory) -> pathlib.Path:
+    """A split of the utterances of `speech` here, with invented transcripts: bucket 128."""
     from hubert_jax.data.records import Utterance
 
     texts = (("SIX WORDS ", "AND SOME ", "MORE ")[: number % 3 + 1] for number in range(6))
     utterances = (
         Utterance(name, audio, text="".join(text).strip())
-        for (name, audio), text in zip(speech.items(), texts, strict=True)
+        for (name, audio), text in zip(_speech().items(), texts, strict=True)
     )
     directory = tmp_path_factory.mktemp("held_out") / "dev"
     directory.mkdir()
@@ -206,6 +207,11 @@ def held_out_labels(held_out_split, speech_labels) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def speech():
     """{id: int16 (n,)}: the first seconds of two utterances of each development speaker."""
+    return _speech()
+
+
+@functools.cache
+def _speech():
     import soundfile
 
     found = {}

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 import pytest
 
@@ -9,7 +10,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "hubert_jax"
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 JOBS = {
     *("prepare", "check", "label", "train", "evaluate", "analyse", "finetune", "lm", "train_lm"),
-    *("decode", "pseudo_label", "export", "pipeline"),
+    *("decode", "pseudo_label", "export", "pipeline", "transcribe"),
 }
 # Rooms with more public names, and how many. asr goes from emissions by searches to error rates and
 # captions; convert, corpus and data have the files and formats of other people and of ours; a model
@@ -79,8 +80,9 @@ def test_no_two_rooms_import_each_other_in_a_circle():
 
 
 def _jobs(imports: set[str]) -> set[str]:
-    """Jobs among imports; `convert` is one beside the room of its name."""
-    return (_ours(imports) & JOBS) | {name for name in imports if "hubert_jax.convert.__m" in name}
+    """Jobs among imports; `convert` and `units` are some beside the rooms of their names."""
+    beside = {name for name in imports if re.match(r"hubert_jax\.\w+\.__main__", name)}
+    return (_ours(imports) & JOBS) | beside
 
 
 def test_no_library_imports_a_job():
@@ -103,6 +105,12 @@ def test_no_library_imports_a_job():
             "from hubert_jax.convert import __main__",
             {"convert"},
             {"hubert_jax.convert.__main__"},
+        ),
+        (
+            "tasks.ctc",
+            "from hubert_jax.units.__main__ import run",
+            {"units"},
+            {"hubert_jax.units.__main__.run"},
         ),
     ],
 )

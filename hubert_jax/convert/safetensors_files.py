@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,11 @@ def write_tensors(
     # safetensors writes the bytes as they lie: a transposed view would be stored scrambled.
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     described = {name: json.dumps(value) for name, value in metadata.items()}
+    path = pathlib.Path(path)
+    path.touch()
+    mode = path.stat().st_mode
     safetensors.numpy.save_file(tensors, path, {"format": "pt", **described})
+    path.chmod(mode)  # version 0.8 leaves a file that its owner alone can read
 
 
 def read_tensors(

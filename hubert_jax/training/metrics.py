@@ -34,16 +34,12 @@ class ProgressLog:
         self._audio_seconds = self._waited = 0.0
         self._writes = distributed.is_first()
         if self._writes:
-            import tensorboardX
-
             directory.mkdir(parents=True, exist_ok=True)
             path = directory / "metrics.jsonl"
             earlier = _complete_lines(path, first_step)
             files.write_text(path, "".join(line + "\n" for line in earlier))
             self._file = path.open("a", buffering=1)
-            self._board = tensorboardX.SummaryWriter(
-                str(directory / "tensorboard"), purge_step=first_step
-            )
+            self._board = _Board(directory / "tensorboard", first_step)
         self._started = self._last = time.monotonic()
 
     def add(self, metrics: dict[str, jax.Array], audio_seconds: float) -> None:
@@ -93,8 +89,7 @@ class ProgressLog:
             return
         scalars = self.means | {"audio_seconds_per_second": rate, "data_wait_fraction": fraction}
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
-        for name, value in scalars.items():
-            self._board.add_scalar(name, value, step)
+        self._board.write(step, scalars)
         shown = "  ".join(
             f"{name.replace('_', ' ')} {scalars[name]:.4g}" for name in _SHOWN if name in scalars
         )
@@ -118,8 +113,7 @@ class ProgressLog:
             return
         scalars = {f"validation/{name}": value for name, value in figures.items()}
         self._file.write(json.dumps({"step": step, **scalars}) + "\n")
-        for name, value in scalars.items():
-            self._board.add_scalar(name, value, step)
+        self._board.write(step, scalars)
         shown = "  ".join(
             f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items()
         )
@@ -141,6 +135,34 @@ class ProgressLog:
         if self._writes:
             self._file.close()
             self._board.close()
+
+
+class _Board:
+    """TensorBoard's file of scalars; of an earlier run it hides what is beyond `first_step`.
+
+    Not tensorboardX's SummaryWriter: its thread ends on a full disk, and it waits for it for ever.
+    """
+
+    def __init__(self, directory: pathlib.Path, first_step: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
+
+        directory.mkdir(parents=True, exist_ok=True)
+        self._event, self._writer = event_pb2.Event, EventsWriter(str(directory / "events"))
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._writer.write_event(self._event(step=first_step, session_log=start))
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        from tensorboardX.summary import scalar
+
+        now = time.time()
+        for name, value in scalars.items():
+            summary = scalar(name, value)
+            self._writer.write_event(self._event(wall_time=now, step=step, summary=summary))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
 
 
 def _thinned(points: list[list[float]]) -> list[list[float]]:

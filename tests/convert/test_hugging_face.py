@@ -43,6 +43,9 @@ def test_ctc_directory_round_trip(config, make_params, tmp_path, assert_identica
     vocabulary = Vocabulary(("|", "ñ", "a", "'"))
     params = make_params(config, vocabulary.size)
     hugging_face.write_directory(tmp_path / "model", config.network(params, vocabulary))
+    (tmp_path / "any").touch()
+    for path in (tmp_path / "model").iterdir():  # who may read one may read all
+        assert path.stat().st_mode == (tmp_path / "any").stat().st_mode, path
     found = hugging_face.read_directory(tmp_path / "model")
     assert_identical(found.params, params)
     assert described(found) == dataclasses.replace(config, head=None)
