@@ -181,14 +181,14 @@ def _targets(names: Iterable[str]) -> dict[str, pathlib.PurePosixPath]:
         parts = pathlib.PurePosixPath(name.lstrip("/")).parts
         paths[name] = pathlib.PurePosixPath(*(part for part in parts if part != ".."))
     wanted = collections.Counter(path.with_suffix("") for path in paths.values())
-    wanted.update({*paths.values()} | {pathlib.PurePosixPath("result")})
-    found: dict[str, pathlib.PurePosixPath] = {}
+    wanted.update({*paths.values()})
+    taken, found = {pathlib.PurePosixPath("result")}, {}
     for name, path in paths.items():
         short = path.with_suffix("")
-        own = short not in (path, pathlib.PurePosixPath("result")) and wanted[short] == 1
         numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
-        choices = itertools.chain([short] if own else [], [path], numbered)
-        found[name] = next(choice for choice in choices if choice not in found.values())
+        choices = itertools.chain([short] if wanted[short] == 1 else [], [path], numbered)
+        found[name] = next(choice for choice in choices if choice not in taken)
+        taken.add(found[name])
     return found
 
 

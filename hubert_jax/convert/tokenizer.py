@@ -100,7 +100,7 @@ def read_vocabulary(
     if unused:
         listed = ", ".join(map(str, unused[:_LISTED])) + ", ..." * (len(unused) > _LISTED)
         notes += (f"without a token, spelling nothing: {len(unused)} classes ({listed})",)
-    special = _special(settings)
+    special = _special(settings) | {WORD_BOUNDARY}  # which phones have, and nobody prints
     silent = [name for _, name in vocabulary.specials if name in rows_of and name not in special]
     if silent:
         listed = ", ".join(map(repr, silent[:_LISTED])) + ", ..." * (len(silent) > _LISTED)

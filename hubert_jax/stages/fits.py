@@ -193,7 +193,7 @@ def _lacking(reference: Reference, stages: Mapping[str, Stage], key: str, config
     if key == "rescore" and job_of(source.name) == "lm":
         return "is an n-gram; expected a Transformer, GROUP/train_lm, or pass it as inputs.lm"
     if key == "lm" and job_of(source.name) == "lm" and source.config.unit == "letter":
-        if config.method == "lexicon":
+        if getattr(config, "method", "") == "lexicon":
             return "is an n-gram of letters; expected one of words, or decode with method=letters"
     if key == "hypotheses" and source.config.method == "greedy":
         return "is greedy, which has no confidences; expected method=lexicon or letters there"

@@ -115,13 +115,22 @@ def test_a_search_has_words_and_their_times(network, recordings, tmp_path):
 
 
 def test_recordings_of_one_name_do_not_overwrite_each_other():
-    several = ["foo.wav", "foo.flac", "foo.wav.opus", "result.opus", "x/a.wav", "../x/a.wav"]
+    several = [
+        "foo.wav",
+        "foo.flac",
+        "foo.wav.opus",
+        "result.opus",
+        "result",
+        "x/a.wav",
+        "../x/a.wav",
+    ]
     found = {name: str(path) for name, path in transcribe._targets(several).items()}
     assert found == {
         "foo.wav": "foo.wav",
         "foo.flac": "foo.flac",
         "foo.wav.opus": "foo.wav.opus",
         "result.opus": "result.opus",
+        "result": "result-2",
         "x/a.wav": "x/a.wav",
         "../x/a.wav": "x/a.wav-2",
     }
