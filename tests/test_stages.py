@@ -685,6 +685,8 @@ def test_a_transformer_feeds_decoding_in_the_beam_or_after_it(tmp_path):
                 "checkpoint": f"hf:{tmp_path}/public",  # which is not there yet
                 "method": "lexicon",
             },
+            # Beside a network either kind is handed over.
+            "export": {"inputs": {"lm": "letters/lm"}, "checkpoint": f"hf:{tmp_path}/public"},
         }
         stages = pipeline.plan(pipeline.PipelineConfig(str(tmp_path / "run"), values))
         return {stage.name: stage.config for stage in stages}
