@@ -180,7 +180,7 @@ def _copy_records(
                     content = _record(index[row], written[part_of[row]])
                     digest.update(content)
                     file.write(content)
-                    record = content[records.HEADER_BYTES : -records.FOOTER_BYTES]
+                    record = memoryview(content)[records.HEADER_BYTES : -records.FOOTER_BYTES]
                     indexed.append(records.index_row(record))
         except OSError as error:
             raise InputError(f"{directory / name}: cannot be written ({error.strerror})") from None

@@ -95,13 +95,28 @@ class RecordWriter:
             ) from None
 
 
-def index_row(record: bytes) -> tuple[int, int, str, str, bool]:
+def index_row(record: bytes | memoryview) -> tuple[int, int, str, str, bool]:
     """What `index.ShardIndex.of` takes of an audio record, which comes without its framing."""
-    fields = parse(record, ("id", "num_samples", "speaker", "text"))
+    # The audio is first, as fields are sorted, and nearly all: it is passed over, not copied.
+    _, begin = _varint(record, 1)
+    length, begin = _varint(record, begin + 1)
+    features = tf.train.Features.FromString(bytes(record[begin + length :]))
+    fields = _fields(features, ("id", "num_samples", "speaker", "text"))
     if fields is None:
         raise ValueError("not an audio record")
     names = fields["id"].decode(), fields["speaker"].decode()
     return FRAMING_BYTES + len(record), fields["num_samples"], *names, bool(fields["text"])
+
+
+def _varint(content: bytes | memoryview, position: int) -> tuple[int, int]:
+    """A protocol buffer's integer, 7 bits a byte, and where what follows begins."""
+    value = shift = 0
+    while True:
+        byte = content[position]
+        value |= (byte & 127) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 128:
+            return value, position
 
 
 def read_shard(path: str | os.PathLike, utterances: int | None = None) -> Iterator[Utterance]:
@@ -224,13 +239,18 @@ def parse(record: bytes, names: tuple[str, ...]) -> dict[str, Any] | None:
     from google.protobuf.message import DecodeError
 
     try:
-        features = tf.train.Example.FromString(record).features.feature
+        features = tf.train.Example.FromString(record).features
     except DecodeError:
         return None
+    return _fields(features, names)
+
+
+def _fields(features: Any, names: tuple[str, ...]) -> dict[str, Any] | None:
+    """As `parse`, of a tf.train.Features."""
     fields = {}
     for name in names:
         kind = "int64_list" if name == "num_samples" else "bytes_list"
-        values = getattr(features[name], kind).value
+        values = getattr(features.feature[name], kind).value
         if len(values) != 1:
             return None
         fields[name] = values[0]
