@@ -1,5 +1,7 @@
 """Batches by tf.data: batch s is a function of (seed, s, corpus) alone, without a replay."""
 
+from __future__ import annotations  # TensorFlow's types are not looked at before it is used
+
 import atexit
 import contextlib
 import dataclasses
@@ -21,10 +23,6 @@ from hubert_jax.data.tensorflow import tf
 from hubert_jax.data.waveform import NORMALISATION_EPSILON
 from hubert_jax.errors import InputError
 
-_STRING, _INTEGER = (tf.io.FixedLenFeature([], kind) for kind in (tf.string, tf.int64))
-_AUDIO_FEATURES = {"id": _STRING, "audio": _STRING, "num_samples": _INTEGER}
-_TEXT_FEATURE = {"text": tf.io.FixedLenFeature([], tf.string, default_value="")}
-_LABEL_FEATURES = {"id": _STRING, "labels": _STRING}
 _THREADS = min(os.cpu_count() or 1, 8)  # each holds a batch
 
 
@@ -86,7 +84,7 @@ def pretraining_batches(
     """
 
     def decode(frames: tf.Tensor, element: dict[str, Any]) -> dict[str, tf.Tensor]:
-        audio = tf.io.parse_example(element["records"][0], _AUDIO_FEATURES)
+        audio = tf.io.parse_example(element["records"][0], _features("id", "audio", "num_samples"))
         content, num_samples = _pcm16(audio, manifest.encoding)
         length = frames_lib.num_samples(frames)
         long = tf.debugging.assert_greater_equal(num_samples, length, "shorter than the crop")
@@ -96,7 +94,7 @@ def pretraining_batches(
         waveform = _waveform(tf.io.decode_raw(crops, tf.int16), content, normalize_waveform)
         features = {"waveform": waveform}
         for i, label_set in enumerate(label_sets):
-            labels = tf.io.parse_example(element["records"][i + 1], _LABEL_FEATURES)
+            labels = tf.io.parse_example(element["records"][i + 1], _features("id", "labels"))
             ids = audio["id"], labels["id"]
             same = tf.debugging.assert_equal(*ids, "labels of another utterance")
             values = _checked(labels["labels"], same)
@@ -136,7 +134,8 @@ def finetuning_batches(
     """
 
     def decode(frames: tf.Tensor, element: dict[str, Any]) -> dict[str, tf.Tensor]:
-        audio = tf.io.parse_example(element["records"][0], _AUDIO_FEATURES | _TEXT_FEATURE)
+        fields = _features("id", "audio", "num_samples", "text")
+        audio = tf.io.parse_example(element["records"][0], fields)
         content, num_samples = _pcm16(audio, manifest.encoding)
         length = frames_lib.num_samples(frames)
         fits = tf.debugging.assert_less_equal(num_samples, length, "longer than its padding")
@@ -154,6 +153,16 @@ def finetuning_batches(
         _step_batches(reader, manifest, schedule, host, seed, first_step, last_step, decode)
     ) as steps:
         yield from steps
+
+
+def _features(*names: str) -> dict[str, tf.io.FixedLenFeature]:
+    """Fields of a record, for `tf.io.parse_example`; an audio record may be without a text."""
+    kinds = {"num_samples": tf.int64}
+    defaults = {"text": ""}
+    return {
+        name: tf.io.FixedLenFeature([], kinds.get(name, tf.string), defaults.get(name))
+        for name in names
+    }
 
 
 def _pcm16(audio: dict[str, tf.Tensor], encoded: str) -> tuple[tf.Tensor, tf.Tensor]:

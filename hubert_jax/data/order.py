@@ -1,5 +1,7 @@
 """Which record each row of a bucket is: a function of (seed, row), found without a replay."""
 
+from __future__ import annotations  # TensorFlow's types are not looked at before it is used
+
 import functools
 from collections.abc import Sequence
 
