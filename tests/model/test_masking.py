@@ -79,6 +79,15 @@ def statistics(groups):
     return np.array(found)
 
 
+@functools.cache
+def released_statistics(group_rows, frames):
+    random = np.random.default_rng(6)
+    groups = 200 * 15 // group_rows
+    return statistics(
+        released_mask(random, [frames] * group_rows, frames, 0.8, 10) for _ in range(groups)
+    )
+
+
 @pytest.mark.parametrize("rows", [15, 60])
 @pytest.mark.parametrize("group_rows", [5, 3, 1])
 def test_masked_fraction_and_runs_are_those_of_released_device_batches(group_rows, rows):
@@ -88,11 +97,7 @@ def test_masked_fraction_and_runs_are_those_of_released_device_batches(group_row
         [np.asarray(draw(key, rows, frames, 0.8, 10, group_rows)) for key in keys]
     )
     ours = statistics(ours.reshape(-1, group_rows, frames))
-    random = np.random.default_rng(6)
-    released = statistics(
-        released_mask(random, [frames] * group_rows, frames, 0.8, 10)
-        for _ in range(200 * 15 // group_rows)
-    )
+    released = released_statistics(group_rows, frames)
     error = np.sqrt(ours.var(axis=0) / len(ours) + released.var(axis=0) / len(released))
     broken = [s[:, 1:5].sum() / s[:, 1:].sum() for s in (ours, released)]
     print(

@@ -6,6 +6,7 @@ import pytest
 from results import stages
 
 from hubert_jax.errors import InputError
+from hubert_jax.report import figures
 from hubert_jax.report.assemble import ReportConfig, assemble
 
 CONFIG = ReportConfig("<Run>", iterations=("it1", "it2"), recognisers=("pretrained", "scratch"))
@@ -63,6 +64,12 @@ Claims
 
 verdict: best layer 0 of it2: PNMI 0.380 > MFCC 0.330; 6 of 8 hold
 """
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Figures stay empty: what they show is tested elsewhere, and drawing takes seconds."""
+    monkeypatch.setattr(figures, "_svg", lambda figure, label: f"<svg aria-label='{label}'></svg>")
 
 
 def change(workdir, job, **values):
