@@ -3,14 +3,15 @@
 Scores label sets (label), or layers of a network (train), clustered on one split and scored on
 another, beside MFCC with as many clusters. Alignments are lines `UTT-ID START END PHONE`, a .ctm,
 or a folder of TextGrids with a tier "phones". Writes WORKDIR/evaluate/joint_counts.npz (how often
-each phone meets each unit) and result.json, which has the counts of the label sets, too.
+each phone meets each unit), draws.npz (PNMI of utterances drawn with replacement, the same ones in
+every evaluation of a split with a seed) and result.json, which has the counts of label sets, too.
 """
 
 import dataclasses
 import io
 import pathlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hubert_jax import files, job
 from hubert_jax.config import MayChange, Reads
@@ -18,13 +19,11 @@ from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
 from hubert_jax.quality.abx import AbxConfig
 from hubert_jax.quality.probe import ProbeConfig
+from hubert_jax.units import steps
 from hubert_jax.units.clustering import KMeansConfig
 from hubert_jax.units.kmeans import require_fittable
 
-if TYPE_CHECKING:
-    from hubert_jax.quality.evaluation import SplitScorer
-
-VERSION = 5  # raise it when the same configuration and inputs give another output
+VERSION = 6  # raise it when the same configuration and inputs give another output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +37,7 @@ class EvaluateConfig:
     checkpoint: Reads[str] = ""  # orbax:DIR[@STEP], hf:DIR, fairseq:FILE or torchaudio:FILE
     layers: tuple[int, ...] = ()  # of it; 0 is the input of block 1; empty: every block's output
     untrained: bool = False  # also scores the layers of the network as initialised
+    after_steps: tuple[str, ...] = ()  # of label: MFCC and layers are scored again after these
     fit_audio: Reads[str] = ""  # prepared split for k-means of layers and of the MFCC reference
     num_clusters: int = 100
     seed: int = 0  # of the sample and the k-means
@@ -65,6 +65,16 @@ class EvaluateConfig:
             raise InputError(
                 "config.fit_audio: empty, expected the prepared split to fit the k-means of the "
                 "layers on; pass the training split"
+            )
+        steps.dimensions(self.after_steps, None, "config.after_steps")
+        if steps.before_whitening(self.after_steps) != self.after_steps:
+            raise InputError(
+                f"config.after_steps={self.after_steps}: expected no whiten, which is fitted"
+            )
+        if self.after_steps and not self.fit_audio:
+            raise InputError(
+                f"config.after_steps={self.after_steps}: found without config.fit_audio; it is "
+                "about MFCC and layers, not about label sets"
             )
         for key in ("layers", "untrained"):
             if getattr(self, key) and not self.checkpoint:
@@ -124,7 +134,8 @@ def run(config: EvaluateConfig) -> dict:
         probing = evaluation.Probing(config.probe, train, split, config.seed)
     rate, draws, seed = config.frame_rate, config.draws, config.seed
     compared = config.abx, config.abx_items
-    scorer = evaluation.SplitScorer(split, rate, draws, seed, *compared, probing)
+    after = config.after_steps
+    scorer = evaluation.SplitScorer(split, rate, draws, seed, *compared, probing, after)
     fitting = Fitting(
         config.fit_audio, config.num_clusters, config.seed, config.fit_max_frames, config.kmeans
     )
@@ -136,6 +147,8 @@ def run(config: EvaluateConfig) -> dict:
         "alignments_digest": alignments.digest(config.alignments),
         "missing_alignments": split.missing,
         "frame_rate": config.frame_rate,
+        "draws": draws,
+        "seed": seed,
     }
     if probing:
         result["probe_minutes"] = probing.minutes
@@ -171,7 +184,8 @@ def run(config: EvaluateConfig) -> dict:
             if fresh_weighted:
                 result["untrained_weighted_sum"] = fresh_weighted
     (directory / "result.json").unlink(missing_ok=True)  # which names the counts of before
-    _write_counts(directory / "joint_counts.npz", scorer)
+    _write_arrays(directory / "joint_counts.npz", {"phones": scorer.phones, **scorer.counts})
+    _write_arrays(directory / "draws.npz", scorer.draws)
     return job.finish(config.workdir, "evaluate", result, started)
 
 
@@ -183,12 +197,11 @@ def _pnmi(by_layer: dict[int, dict]) -> dict[str, float]:
     return {str(layer): entry["pnmi"] for layer, entry in by_layer.items()}
 
 
-def _write_counts(path: pathlib.Path, scorer: "SplitScorer") -> None:
-    """Writes `phones` (P,) and one (P, K) array for each scored set, by its name in the result."""
+def _write_arrays(path: pathlib.Path, arrays: dict[str, Any]) -> None:
+    """Of every scored set by its name in the result: counts (P, K) or draws; `phones` (P,)."""
     import numpy as np
 
     buffer = io.BytesIO()
-    arrays: dict[str, Any] = {"phones": scorer.phones, **scorer.counts}
     np.savez_compressed(buffer, **arrays)
     files.write_bytes(path, buffer.getvalue())
 

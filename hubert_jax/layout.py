@@ -147,7 +147,7 @@ def outputs(stage: str, result: Mapping[str, Any]) -> list[str]:
         best = (result.get("validation") or {}).get("step")
         found += [f"checkpoints/{step}" for step in (result["steps"], best) if step is not None]
     if job == "evaluate":
-        found.append("joint_counts.npz")
+        found += ["joint_counts.npz", "draws.npz"]
     if job == "lm":
         found += ["lm.arpa", "lm.bin"]
     if job == "decode":

@@ -143,13 +143,13 @@ def _pnmi(counts: np.ndarray) -> np.ndarray:
 
 
 class PairedBootstrap:
-    """Intervals of the difference of two sets' PNMI, over `draws` of `groups` with replacement.
+    """For intervals of the difference of two sets' PNMI, over `draws` of `groups` with replacement.
 
     `groups` has the number, from 0, of every utterance's group: itself, or its speaker. Both sets
     are drawn alike, from `seed` alone. Intervals are of differences, as plug-in mutual information
     is biased upwards, and more so in draws, which repeat utterances: one set's draws may all lie
     above its own PNMI. In a difference much of that cancels; what is left, the mean of the draws
-    less the difference, is taken off their percentiles.
+    less the difference, is taken off their percentiles by `interval`.
     """
 
     def __init__(self, groups: np.ndarray, draws: int, seed: int) -> None:
@@ -171,6 +171,7 @@ class PairedBootstrap:
                 found.append(_pnmi(drawn.reshape(-1, *shape)))
         return np.concatenate(found)
 
-    def interval(self, difference: float, draws: np.ndarray) -> list[float]:
-        """The 95 % interval of a `difference` of PNMI whose draws are float64 (draws,)."""
-        return (difference + np.nanpercentile(draws - np.nanmean(draws), [2.5, 97.5])).tolist()
+
+def interval(difference: float, draws: np.ndarray) -> list[float]:
+    """The 95 % interval of a `difference` of PNMI whose draws are float64 (draws,)."""
+    return (difference + np.nanpercentile(draws - np.nanmean(draws), [2.5, 97.5])).tolist()

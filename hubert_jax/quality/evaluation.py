@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,9 @@ from hubert_jax.errors import InputError
 from hubert_jax.frames import RATES, SAMPLE_RATE, num_frames
 from hubert_jax.networks.trained import Trained
 from hubert_jax.quality import abx
-from hubert_jax.quality.counts import JointCounts, PairedBootstrap, score
+from hubert_jax.quality.counts import JointCounts, PairedBootstrap, interval, score
 from hubert_jax.quality.probe import Probe, ProbeConfig, scores
-from hubert_jax.units import kmeans
+from hubert_jax.units import kmeans, steps
 from hubert_jax.units.alignments import fitted, phones_at_frames, read_alignments
 from hubert_jax.units.features import Feature, extract, hidden_states
 from hubert_jax.units.fitting import Fitting
@@ -56,8 +56,11 @@ class SplitScorer:
     """Scores units on one split.
 
     Scores are of frames of `frame_rate` Hz; PNMI is given at 50 and 100 Hz. What is scored after
-    MFCC gets intervals of its PNMI less theirs, of so many `draws`. `counts` has the joint counts
-    of every set scored, int64 (phones, units), by the name in its scores; `phones` are their rows.
+    MFCC gets intervals of its PNMI less theirs, of so many `draws`. MFCC and layers are scored
+    again after `steps`, of which none is `whiten`. `counts` has the joint counts of every set
+    scored, int64 (phones, units), by the name in its scores; `phones` are their rows. `draws` has
+    the PNMI of the same utterances drawn for each, float64 (draws,): of any two sets whose audio,
+    alignments, rate and seed are the same they are pairs.
     """
 
     def __init__(
@@ -69,13 +72,16 @@ class SplitScorer:
         abx_config: abx.AbxConfig,
         abx_items: str,
         probing: "Probing | None",
+        after: tuple[str, ...] = (),
     ) -> None:
         self._split, self._frame_rate, self._seed = split, frame_rate, seed
-        self._abx, self._probing = abx_config, probing
+        self._abx, self._probing, self._after = abx_config, probing, after
+        self._ways = [(), after] if after else [()]  # what a feature is scored after
         self.phones = np.unique(np.concatenate([a.phones for a in split.alignments.values()]))
         self.counts: dict[str, np.ndarray] = {}
+        self.draws: dict[str, np.ndarray] = {}
         self._bootstraps = _bootstraps(split, draws, seed) if draws else {}
-        self._baseline: _Units | None = None
+        self._baselines: dict[tuple[str, ...], _Units] = {}  # MFCC, by the steps after them
         self._items = _items(split, abx_config, abx_items)
 
     def score_label_sets(self, label_dirs: Iterable[str]) -> list[dict[str, Any]]:
@@ -112,9 +118,11 @@ class SplitScorer:
         The second are the probe's of their weighted sum, if it is asked for. Raises InputError for
         a layer that the network does not have.
         """
+        keys = [(layer, own) for own in self._ways for layer in layers]
+        states = hidden_states(trained, fitting.audio, layers, fitting.wanted(50))
         codebooks = fitting.fit(
-            hidden_states(trained, fitting.audio, layers, fitting.wanted(50)),
-            {layer: {"kind": "layer", "layer": layer} for layer in layers},
+            ((number, name, _after(of, keys)) for number, name, of in states),
+            {key: {"kind": "layer", "layer": key[0], "steps": list(key[1])} for key in keys},
         )
         probing, together = self._probing, len(layers)
         keeps = probing is not None or self._abx.features
@@ -125,13 +133,12 @@ class SplitScorer:
         found: dict[int, dict[str, Any]] = {}
         for first in range(0, len(layers), together):
             chosen = layers[first : first + together]
-            units = {layer: self._units(fitting.num_clusters, 50) for layer in chosen}
+            units = {key: self._units(fitting.num_clusters, 50) for key in keys if key[0] in chosen}
             held: _Features = {}
             states = hidden_states(trained, self._split.audio_dir, chosen, self._split.aligned)
             for _, utterance_id, features in states:
-                for layer in chosen:
-                    labels = kmeans.assign(codebooks[layer], features[layer])
-                    units[layer].add(utterance_id, labels)
+                for key, frames in _after(features, list(units)).items():
+                    units[key].add(utterance_id, kmeans.assign(codebooks[key], frames))
                 if keeps:
                     held[utterance_id] = np.stack([features[layer] for layer in chosen])
             train: _Features = {}
@@ -142,39 +149,62 @@ class SplitScorer:
                 one_held, one_train = (
                     {n: of[i : i + 1] for n, of in each.items()} for each in (held, train)
                 )
-                found[layer] = self._scores(f"{name}_{layer}", units[layer], codebooks[layer])
+                found[layer] = self._in_each_way(
+                    f"{name}_{layer}",
+                    {own: (units[layer, own], codebooks[layer, own]) for own in self._ways},
+                )
                 found[layer] |= self._feature_scores(one_held, one_train, 50)
         weighted = probing.score(train, held) if probing and probing.weighted_sum else None
         return found, weighted
 
     def score_mfcc(self, fitting: Fitting) -> dict[str, Any]:
         """Scores of Kaldi's MFCC: what units have to beat."""
-        feature = Feature("mfcc")
-        ((_, codebook),) = fitting.fit_features({"": feature}, {"": fitting.num_clusters})
-        units = self._units(fitting.num_clusters, feature.rate)
+        of_steps = {own: Feature("mfcc", steps=own) for own in self._ways}
+        features = {" ".join(own): feature for own, feature in of_steps.items()}
+        clusters = dict.fromkeys(features, fitting.num_clusters)
+        fitted = dict(fitting.fit_features(features, clusters))
+        codebooks = [fitted[name] for name in features]
+        (feature, *_) = of_steps.values()
+        units = [self._units(fitting.num_clusters, feature.rate) for _ in codebooks]
         held: _Features = {}
         train: _Features = {}
 
-        def features() -> Iterator[tuple[int, str, list[np.ndarray]]]:
-            extracted = extract([feature], self._split.audio_dir, self._split.aligned)
-            for number, name, values in extracted:
-                held[name] = np.stack(values)
+        def extracted() -> Iterator[tuple[int, str, list[np.ndarray]]]:
+            every = list(of_steps.values())
+            for number, name, values in extract(every, self._split.audio_dir, self._split.aligned):
+                held[name] = np.stack(values[:1])
                 yield number, name, values
 
-        for _, utterance_id, (labels,) in kmeans.assign_each([codebook], features()):
-            units.add(utterance_id, labels)
+        for _, utterance_id, labels in kmeans.assign_each(codebooks, extracted()):
+            for each, of_each in zip(units, labels, strict=True):
+                each.add(utterance_id, of_each)
         if self._probing:
-            extracted = extract([feature], self._probing.audio_dir, self._probing.takes)
-            train = {name: np.stack(values) for _, name, values in extracted}
-        found = self._scores("mfcc", units, codebook)
-        self._baseline = units
+            raw = extract([feature], self._probing.audio_dir, self._probing.takes)
+            train = {name: np.stack(values) for _, name, values in raw}
+        ways = dict(zip(of_steps, zip(units, codebooks, strict=True), strict=True))
+        found = self._in_each_way("mfcc", ways)
+        self._baselines = {own: of for own, (of, _) in ways.items()}
         return found | self._feature_scores(held, train, feature.rate)
+
+    def _in_each_way(
+        self, name: str, ways: "dict[tuple[str, ...], tuple[_Units, kmeans.Codebook]]"
+    ) -> dict[str, Any]:
+        """Scores of a feature, and of it `after_steps`."""
+        found = self._scores(name, *ways[()])
+        if self._after:
+            after = self._scores(f"{name}_after_steps", *ways[self._after], self._after)
+            found["after_steps"] = {"steps": list(self._after), **after}
+        return found
 
     def _units(self, num_units: int, rate: int) -> "_Units":
         return _Units(self._split, num_units, rate, self._frame_rate, self._abx.units)
 
     def _scores(
-        self, name: str, units: "_Units", codebook: kmeans.Codebook | None = None
+        self,
+        name: str,
+        units: "_Units",
+        codebook: kmeans.Codebook | None = None,
+        after: tuple[str, ...] = (),
     ) -> dict[str, Any]:
         found = {rate: score(joint) for rate, joint in units.joint.items()}
         self.counts[name] = units.scored.counts
@@ -183,12 +213,14 @@ class SplitScorer:
         if codebook is not None:
             of_fit = ("inertia", "dead_codewords", "fitted_frames")
             scored |= {key: getattr(codebook, key) for key in of_fit}
-        if self._baseline:
-            more = scored["pnmi"] - score(self._baseline.scored).pnmi
+        if bootstrap := self._bootstraps.get("utterances"):
+            self.draws[name] = units.draws(bootstrap)
+        if baseline := self._baselines.get(after):
+            more = scored["pnmi"] - score(baseline.scored).pnmi
             scored["over_mfcc"] = {"pnmi": more}
             for key, bootstrap in self._bootstraps.items():
-                draws = units.draws(bootstrap) - self._baseline.draws(bootstrap)
-                scored["over_mfcc"][key] = bootstrap.interval(more, draws)
+                draws = units.draws(bootstrap) - baseline.draws(bootstrap)
+                scored["over_mfcc"][key] = interval(more, draws)
         if self._abx.units:
             scored["abx_units"] = abx.abx(
                 self._items, units.labels, units.rate, self._abx, self._seed
@@ -204,6 +236,13 @@ class SplitScorer:
         if self._probing:
             found["probe"] = self._probing.score(train, held, rate)
         return found
+
+
+def _after(
+    states: Mapping[int, np.ndarray], keys: Sequence[tuple[int, tuple[str, ...]]]
+) -> dict[tuple[int, tuple[str, ...]], np.ndarray]:
+    """An utterance's layers after steps, by layer and steps."""
+    return {(layer, own): steps.apply(own, states[layer]) for layer, own in keys}
 
 
 class Probing:

@@ -9,7 +9,13 @@ import pytest
 from sklearn.metrics import mutual_info_score
 
 from hubert_jax.errors import InputError
-from hubert_jax.quality.counts import JointCounts, PairedBootstrap, score, units_at_frames
+from hubert_jax.quality.counts import (
+    JointCounts,
+    PairedBootstrap,
+    interval,
+    score,
+    units_at_frames,
+)
 from hubert_jax.units.alignments import Alignment
 
 
@@ -145,7 +151,7 @@ def test_intervals_of_differences(sets):
     pnmi = [score(joint).pnmi for joint in sets]
     # Why not of one set: its draws are biased.
     assert all(of.mean() > own for of, own in zip(draws, pnmi, strict=True))
-    low, high = bootstrap.interval(pnmi[0] - pnmi[1], draws[0] - draws[1])
+    low, high = interval(pnmi[0] - pnmi[1], draws[0] - draws[1])
     assert 0 < low < pnmi[0] - pnmi[1] < high
     # The spread is that of other samples of the kind.
     others = [

@@ -24,6 +24,7 @@ from hubert_jax.errors import InputError
 from hubert_jax.frames import num_frames
 from hubert_jax.model.architecture import Architecture
 from hubert_jax.quality.abx import AbxConfig
+from hubert_jax.quality.counts import interval
 from hubert_jax.quality.probe import ProbeConfig
 from hubert_jax.units import fitting, kmeans
 from hubert_jax.units.alignments import read_alignments
@@ -489,6 +490,7 @@ def test_evaluate_job_scores_layers(evaluation, items, monkeypatch):
         checkpoint="c",
         untrained=True,
         frame_rate=50,
+        after_steps=("mean", "smooth 3"),
         abx=AbxConfig(features=True),
         abx_items=items,
         probe=ProbeConfig(weighted_sum=True, iterations=15),
@@ -515,7 +517,19 @@ def test_evaluate_job_scores_layers(evaluation, items, monkeypatch):
     assert trained["2"] == untrained["2"]
     names = {entry["joint_counts"] for entry in result["layers"] + result["untrained"]}
     counts = np.load(f"{evaluation.workdir}/evaluate/joint_counts.npz")
-    assert set(counts) == names | {"phones", "labels_0", "mfcc"}
+    scored = names | {"labels_0", "mfcc"}
+    again = {f"{name}_after_steps" for name in scored - {"labels_0"}}
+    assert set(counts) == {"phones"} | scored | again
+    after = of_layers[0]["after_steps"]
+    assert after["steps"] == ["mean", "smooth 3"] and after["pnmi"] != trained["1"]
+    # Of MFCC after these steps: layer 1 is every second frame of them.
+    rival = result["mfcc"]["after_steps"]["pnmi"]
+    assert after["over_mfcc"]["pnmi"] == pytest.approx(after["pnmi"] - rival, abs=1e-12)
+    draws = np.load(f"{evaluation.workdir}/evaluate/draws.npz")
+    assert set(draws) == scored | again
+    apart = draws[after["joint_counts"]] - draws["mfcc_after_steps"]
+    between = interval(after["over_mfcc"]["pnmi"], apart)
+    assert after["over_mfcc"]["utterances"] == between
     only = evaluate.run(dataclasses.replace(config, layers=(2,), labels=(), untrained=False))
     assert list(only["pnmi_by_layer"]) == ["2"] and "labels" not in only
 
@@ -528,6 +542,12 @@ def test_evaluate_job_scores_layers(evaluation, items, monkeypatch):
         ({"checkpoint": "c", "fit_audio": ""}, "config.fit_audio: empty"),
         ({"layers": (1,)}, "config.layers.*without config.checkpoint"),
         ({"untrained": True}, "config.untrained.*without config.checkpoint"),
+        ({"after_steps": ("smoothe 3",)}, "config.after_steps: found the step 'smoothe 3'"),
+        ({"after_steps": ("whiten 9",)}, "config.after_steps=.*: expected no whiten"),
+        (
+            {"after_steps": ("mean",), "fit_audio": ""},
+            "config.after_steps=.*without config.fit_aud",
+        ),
         ({"alignments": "none.txt"}, "none.txt: alignments cannot be read"),
         ({"missing_alignments": 1.5}, "config.missing_alignments=1.5: expected a fraction"),
         ({"draws": -1}, "config.draws=-1: expected 0 or more"),
