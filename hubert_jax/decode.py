@@ -19,7 +19,7 @@ import pathlib
 import pprint
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,7 +46,7 @@ _PAIRS_SHOWN = 5
 _NAMES_SHOWN = 5
 _EXAMPLES = 12
 
-VERSION = 3  # raise it when the same configuration and inputs give another output
+VERSION = 4  # raise it when the same configuration and inputs give another output
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,12 +146,12 @@ def run(config: DecodeConfig) -> dict:
             "inputs": {key.removeprefix("config."): digest for key, digest in found.items()},
             "emissions": str(kept.directory),
             "emissions_computed": computed,  # audio shards; the others were kept
-            "lexicon_words": asked.lexicon_words,
             "trials": trials,
         }
+        words = asked.lexicon_words
         files_of_shards = [parts / f"{number:05d}.kept" for number in shards]
         return distributed.from_first(
-            lambda: _finish(config, manifest, vocabulary, files_of_shards, about, started)
+            lambda: _finish(config, manifest, vocabulary, files_of_shards, words, about, started)
         )
 
 
@@ -268,6 +268,7 @@ def _finish(
     manifest: "AudioManifest",
     vocabulary: "Vocabulary",
     parts: list[pathlib.Path],
+    lexicon_words: Sequence[str] | None,
     about: dict[str, Any],
     started: float,
 ) -> dict:
@@ -319,6 +320,11 @@ def _finish(
                 errors, length = of_greedy[:, :3] - counts[:, :3], counts[:, 3:]
                 paired = np.concatenate([errors, length], axis=1)
                 less_than_greedy[name] = list(error_rates.interval(paired, config.seed))
+    outside = None
+    if lexicon_words is not None and scored:
+        known = {vocabulary.normalised(word) for word in lexicon_words}
+        spoken = [word for reference in references for word in reference.split()]
+        outside = sum(word not in known for word in spoken) / max(len(spoken), 1)
     result = {
         "config": config_lib.to_dict(config),
         "utterances": len(rows),
@@ -339,6 +345,8 @@ def _finish(
         "examples": [{key: row[key] for key in written} for row in scored[:_EXAMPLES]],
         "hypotheses": str(hypotheses),
         "hypotheses_digest": files.sha256_file(hypotheses),
+        "lexicon_words": None if lexicon_words is None else len(lexicon_words),
+        "outside_lexicon": outside,  # fraction of the references' words
         **about,
     }
     result = job.finish(config.workdir, "decode", result, started)
@@ -368,6 +376,12 @@ def _show(rows: list[dict], result: dict) -> None:
         f"compare with; all hypotheses: {result['hypotheses']}",
         flush=True,
     )
+    if result["outside_lexicon"]:
+        print(
+            f"{result['outside_lexicon']:.1%} of the references' words are outside the lexicon of "
+            f"{result['lexicon_words']:,} words, and cannot be found",
+            flush=True,
+        )
     left_out = collections.Counter(name for row in rows for name in row["left_out"])
     if left_out:
         listed = ", ".join(f"{name} {count}" for name, count in left_out.most_common(_NAMES_SHOWN))

@@ -99,9 +99,9 @@ class SearchParts:
         return Searchers(self._vocabulary, lm, self._lexicon, config.processes, rescore)
 
     @property
-    def lexicon_words(self) -> int | None:
-        """How many words the lexicon has, None where there is none."""
-        return len(self._lexicon.words) if self._lexicon else None
+    def lexicon_words(self) -> Sequence[str] | None:
+        """The words that can be found, None where there is no lexicon."""
+        return self._lexicon.words if self._lexicon else None
 
     def _known_words(self) -> Sequence[str]:
         """What the language model knows, if there is one."""

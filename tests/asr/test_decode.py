@@ -140,10 +140,20 @@ def test_what_a_terminal_would_obey_is_shown_as_escapes(capsys):
     row = {"id": "u\x1b[2J", "reference": "A\x1b]0;x\x07", "greedy": "B\u202e"}
     row |= {"left_out": {}}
     found = {"wer": {"greedy": None}, "transcribed": 0, "utterances": 1, "hypotheses": "h.jsonl"}
+    found |= {"outside_lexicon": None}
     decode._show([row], found)
     shown = capsys.readouterr().out
     assert r"u\x1b[2J" in shown and r"A\x1b]0;x\x07" in shown and r"B\u202e" in shown
     assert shown.replace("\n", "").isprintable()
+
+
+def test_words_that_a_lexicon_lacks_are_counted(tmp_path, outputs, capsys):
+    lm = tmp_path / "lm.arpa"
+    lm.write_text(kneser_ney.arpa([["THE", "CAT"], ["HELLO", "ALL"]], 2))
+    result = decode.run(_config(tmp_path, method="lexicon", lm=str(lm)))
+    assert (result["lexicon_words"], result["outside_lexicon"]) == (4, 1 / 5)  # SAT
+    told = "20.0% of the references' words are outside the lexicon of 4 words"
+    assert told in capsys.readouterr().out
 
 
 def test_a_lexicon_and_an_ngram_correct_the_text(tmp_path, outputs, capsys):
@@ -154,7 +164,7 @@ def test_a_lexicon_and_an_ngram_correct_the_text(tmp_path, outputs, capsys):
     asked = _config(tmp_path, method="lexicon", lm=str(lm), search=dict(lm_weight=20.0, n_best=2))
     result = decode.run(asked)
     assert result["wer"] == {"greedy": 1 / 5, "beam": 0.0}
-    assert result["lexicon_words"] == 6
+    assert (result["lexicon_words"], result["outside_lexicon"]) == (6, 0)
     assert result["less_than_greedy"]["wer"] == [0, 1 / 3]  # one error less, in one of two
     shown = capsys.readouterr().out
     assert f"{lm}: 1 of 7 words left out" in shown and "CÁT" in shown
