@@ -5,7 +5,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from hubert_jax import files, job
+from hubert_jax.errors import InputError
+from hubert_jax.quality.counts import interval
 
 _JOBS = ("prepare", "label", "train", "evaluate", "finetune", "decode", "export")
 
@@ -19,6 +23,22 @@ class ReportConfig:
     title: str = "HuBERT: what this run learned"
     iterations: tuple[str, ...] = ()  # each may hold label, train, evaluate and export
     recognisers: tuple[str, ...] = ()  # each may hold finetune, decode and export
+    # ITERATION=FOLDER: as many steps more on the targets of before, whose train and evaluate it has
+    controls: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for each in self.controls:
+            iteration, _, folder = each.partition("=")
+            if iteration not in self.iterations or not folder or folder in self.iterations:
+                raise InputError(
+                    f"config.report.controls: found {each!r}, expected ITERATION=FOLDER with one "
+                    f"of {', '.join(self.iterations) or 'config.report.iterations'}"
+                )
+
+    @property
+    def control_of(self) -> dict[str, str]:
+        """The iteration that each control's folder is for."""
+        return {each.partition("=")[2]: each.partition("=")[0] for each in self.controls}
 
 
 def assemble(
@@ -34,24 +54,28 @@ def assemble(
     or empty in report.json; `rehearsed` has, by stage of a rehearsal, what is `proven` and
     `shrunk`. Raises InputError where the split of the utterance that is drawn is damaged.
     """
-    from hubert_jax.report import page, tables  # matplotlib is slow to import
+    from hubert_jax.report import claims, page, tables  # matplotlib is slow to import
 
     results: Results = {name: {} for name in _JOBS}
+    folders = (*config.iterations, *config.control_of, *config.recognisers)
     for name in _JOBS:
-        for folder in (*config.iterations, *config.recognisers) if name != "prepare" else ("",):
+        for folder in folders if name != "prepare" else ("",):
             stage = f"{folder}/{name}" if folder else name
             if stage in stages:
                 results[name][folder] = stages[stage]
     seconds = {name: found["seconds"] for name, found in stages.items()}
-    report = _report(results, config.iterations) | {"seconds": seconds, "skipped": skipped}
+    report = _report(workdir, results, config) | {"seconds": seconds, "skipped": skipped}
     report["rehearsed"] = dict(rehearsed or {})
     files.write_json(workdir / "report.json", report)
     files.write_text(workdir / "report.html", page.render(workdir, config.title, results, report))
-    print(f"\n{tables.text(report)}\n\nreport: {workdir / 'report.html'}", flush=True)
+    print("", tables.text(report), "", sep="\n")
+    for sentence in claims.sentences(report):
+        print(f"{sentence}\n")
+    print(f"report: {workdir / 'report.html'}", flush=True)
     return report
 
 
-def _report(results: Results, names: tuple[str, ...]) -> dict[str, Any]:
+def _report(workdir: pathlib.Path, results: Results, config: ReportConfig) -> dict[str, Any]:
     trained, tuned, decoded = results["train"], results["finetune"], results["decode"]
     scored = list(results["evaluate"].values())
     mfcc: dict[str, Any] = next((found["mfcc"] for found in scored if "mfcc" in found), {})
@@ -67,11 +91,15 @@ def _report(results: Results, names: tuple[str, ...]) -> dict[str, Any]:
         # Fitted as the layers' codebooks are; training targets have more starts and more frames.
         "mfcc": {key: mfcc.get(key) for key in ("k", "pnmi", "phone_purity", "cluster_purity")}
         | {"pnmi_as_layers": mfcc.get("pnmi"), "pnmi_as_targets": next(targets, None)}
-        | {"frame_rate": next((found["frame_rate"] for found in scored), None)},
-        "iterations": _iterations(results, names),
-        "features": _features(results["evaluate"], names, mfcc),
-        "wer": {name: best(found["wer"]) for name, found in decoded.items()},
-        "cer": {name: best(found["cer"]) for name, found in decoded.items()},
+        | {"frame_rate": next((found["frame_rate"] for found in scored), None)}
+        | {"after_steps": mfcc.get("after_steps", {})},
+        "iterations": _iterations(workdir, results, config),
+        "features": _features(results["evaluate"], config.iterations, mfcc),
+        "wer": {name: _searched(found["wer"]) for name, found in decoded.items()},
+        "cer": {name: _searched(found["cer"]) for name, found in decoded.items()},
+        "greedy_wer": {name: found["wer"]["greedy"] for name, found in decoded.items()},
+        "greedy_cer": {name: found["cer"]["greedy"] for name, found in decoded.items()},
+        "transcripts": {name: found["inputs"].get("audio") for name, found in tuned.items()},
         "started_from": {name: _start(found, trained) for name, found in tuned.items()},
         "export": {"max_abs_difference": worst, "by_folder": exports},
         "corpus": {
@@ -83,7 +111,11 @@ def _report(results: Results, names: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _iterations(results: Results, names: tuple[str, ...]) -> list[dict[str, Any]]:
+def _iterations(
+    workdir: pathlib.Path, results: Results, config: ReportConfig
+) -> list[dict[str, Any]]:
+    """The iterations and, behind them, their controls."""
+    names = (*config.iterations, *config.control_of)
     iterations: list[dict[str, Any]] = []
     untrained: list[tuple[list, Any]] = []
     for name in names:
@@ -95,7 +127,7 @@ def _iterations(results: Results, names: tuple[str, ...]) -> list[dict[str, Any]
         alike = [train.get("architecture"), scored.get("k"), scored.get("frame_rate")]
         untrained.insert(0, (alike, scored.get("untrained_pnmi_by_layer")))
         iterations.append(
-            {"name": name}
+            {"name": name, "control_of": config.control_of.get(name)}
             | {key: scored.get(key) for key in ("best_layer", "k")}
             | {key: train.get(key) for key in ("commonest_unit_share", "steps")}
             | {
@@ -107,10 +139,42 @@ def _iterations(results: Results, names: tuple[str, ...]) -> list[dict[str, Any]
                 "targets_pnmi_by_rate": targets.get("pnmi_by_rate", {}),
                 "best_pnmi_by_rate": best_layer.get("pnmi_by_rate", {}),
                 "best_over_mfcc": best_layer.get("over_mfcc", {}),
+                "over": {
+                    rival: _interval(workdir, results["evaluate"], name, rival)
+                    for rival in names
+                    if rival != name and _alike(scored, results["evaluate"].get(rival, {}))
+                },
+                "after_steps": best_layer.get("after_steps", {}),
                 "started_from": _start(train, results["train"]) if train else None,
             }
         )
     return iterations
+
+
+def _alike(scored: dict[str, Any], rival: dict[str, Any]) -> bool:
+    """Whether the same utterances were drawn for both, and scored in the same way."""
+    keys = (
+        "audio_digest",
+        "alignments_digest",
+        "missing_alignments",
+        "frame_rate",
+        "draws",
+        "seed",
+    )
+    return bool(scored.get("draws")) and all(scored[key] == rival.get(key) for key in keys)
+
+
+def _interval(
+    workdir: pathlib.Path, scored: dict[str, dict[str, Any]], name: str, rival: str
+) -> list[float]:
+    """The 95 % interval of the best layer's PNMI less that of a rival's."""
+    draws, peaks = [], []
+    for folder in (name, rival):
+        best = str(scored[folder]["best_layer"])
+        with np.load(workdir / folder / "evaluate" / "draws.npz") as stored:
+            draws.append(stored[f"layer_{best}"])
+        peaks.append(scored[folder]["pnmi_by_layer"][best])
+    return interval(peaks[0] - peaks[1], draws[0] - draws[1])
 
 
 def _features(
@@ -139,6 +203,6 @@ def _start(found: dict[str, Any], trained: dict[str, dict[str, Any]]) -> str:
     return f"weights of {next(names, found['init_from'])}"
 
 
-def best(ways: dict[str, Any]) -> Any:
+def _searched(ways: dict[str, Any]) -> Any:
     """What the beam search gave, or else greedy decoding."""
     return ways.get("beam", ways["greedy"])

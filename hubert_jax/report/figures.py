@@ -38,6 +38,7 @@ _GROUPS = {
     "vowels": "IY IH EY EH AE AA AO OW UH UW AH ER",
     "diphthongs": "AY AW OY",
 }
+_Units = tuple[np.ndarray, int, Mapping[int, str]]
 _GROUP = {phone: group for group, phones in _GROUPS.items() for phone in phones.split()}
 _PLACE = {phone: place for place, phone in enumerate(_GROUP)}
 
@@ -147,12 +148,15 @@ def heat_map(phones: Sequence[str], conditional: np.ndarray) -> str:
 
 @mpl.rc_context(_STYLE)
 def speech(
-    waveform: np.ndarray, units: np.ndarray, rate_hz: int, phones: Alignment | None,
-    likeliest: Mapping[int, str], start: float,
-) -> str:  # fmt: skip
-    """Four seconds of int16 audio from `start`, over its phones and (T,) units at `rate_hz`."""
-    figure = Figure(figsize=(14.4, 5.2), layout="constrained")
-    wave, top, band, names = figure.subplots(4, 1, sharex=True, height_ratios=[1.2, 5, 0.7, 1.3])
+    waveform: np.ndarray, bands: Mapping[str, _Units], phones: Alignment | None, start: float
+) -> str:
+    """Four seconds of int16 audio from `start`, over its phones and, by name, bands of units.
+
+    Of each: units (T,), their rate in Hz, and the phone that is likeliest with each.
+    """
+    figure = Figure(figsize=(14.4, 4.5 + 0.7 * len(bands)), layout="constrained")
+    heights = [1.2, 5, *[0.7] * len(bands), 1.3]
+    wave, top, *strips, names = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     wave.plot(
         np.arange(0, len(waveform), 16) / SAMPLE_RATE, waveform[::16], color=_SERIES[0], lw=0.4
     )
@@ -162,10 +166,13 @@ def speech(
     loudest = 10 * np.log10(max(power.max(), 1e-9))
     image.set_clim(loudest - 70, loudest)
     top.set(yticks=[0, 4000, 8000], yticklabels=["0", "4", "8"], ylabel="kHz")
-    colours = [_colour(likeliest[u]) if u in likeliest else _wheel(0.618034 * u % 1) for u in units]
     edge = 0.0025  # a frame sees 25 ms; its middle 20 ms are drawn
-    band.imshow([colours], aspect="auto", interpolation="nearest",
-                extent=(edge, edge + len(units) / rate_hz, 0, 1))  # fmt: skip
+    for strip, (units, rate_hz, likeliest) in zip(strips, bands.values(), strict=True):
+        colours = [
+            _colour(likeliest[u]) if u in likeliest else _wheel(0.618034 * u % 1) for u in units
+        ]
+        strip.imshow([colours], aspect="auto", interpolation="nearest",
+                     extent=(edge, edge + len(units) / rate_hz, 0, 1))  # fmt: skip
     spans = zip(phones.starts, phones.ends, phones.phones, strict=True) if phones else ()
     for i, (begin, end, phone) in enumerate(spans):
         top.axvline(begin, color="white", linewidth=0.6, alpha=0.55)
@@ -173,7 +180,8 @@ def speech(
         # On two lines in turn: many phones are narrower than their name.
         names.text((begin + end) / 2, 0.5 - 0.3 * (i % 2), phone, ha="center", va="center",
                    fontsize=8.5, clip_on=True)  # fmt: skip
-    for axes, label in ((wave, "wave"), (band, "units"), (names, "phones" if phones else "")):
+    labels = {"wave": wave, **dict(zip(bands, strips, strict=True)), "phones" * bool(phones): names}
+    for label, axes in labels.items():
         axes.set_yticks([np.mean(axes.get_ylim())], [label])
     for axes in figure.axes:
         axes.grid(False)

@@ -1,22 +1,34 @@
 """The page: draws what the results have, and one utterance of a split that they name."""
 
+import base64
+import io
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jiwer
 import numpy as np
+import soundfile
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hubert_jax.data import manifests, records
 from hubert_jax.frames import SAMPLE_RATE
 from hubert_jax.report import figures
-from hubert_jax.report.assemble import Results, best
-from hubert_jax.report.claims import claims, verdict
+from hubert_jax.report.assemble import Results
+from hubert_jax.report.claims import claims, sentences, verdict
 from hubert_jax.report.tables import tables
 from hubert_jax.units.alignments import read_alignments
 
 _SHORTEST, _LONGEST = 4 * SAMPLE_RATE, 8 * SAMPLE_RATE  # samples of the example
+_PARTS = {
+    "about": "What this is, and what holds",
+    "run": "What was run",
+    "numbers": "Numbers",
+    "curves": "How training went",
+    "units": "Which phones the units stand for",
+    "utterance": "One utterance and its units",
+    "sentences": "Recognised sentences",
+}
 _ENVIRONMENT = Environment(
     loader=PackageLoader("hubert_jax.report"), autoescape=True, undefined=StrictUndefined
 )
@@ -25,32 +37,42 @@ _ENVIRONMENT = Environment(
 def render(workdir: pathlib.Path, title: str, results: Results, report: Mapping[str, Any]) -> str:
     """The page, one self-contained HTML document. Raises as `assemble`."""
     iterations = [each for each in report["iterations"] if each["pnmi_by_layer"]]
-    units, source, example = [], "", None
+    units, source = [], ""
     scored = {name: found for name, found in results["evaluate"].items() if "phones" in found}
-    if scored:
-        name, found = scored.popitem()
+    likeliest: dict[str, dict[int, str]] = {}
+    for name, found in scored.items():
         labels = found["labels"][0]
         source = f"targets of {name}, {labels['k']} units"
         table = figures.sort_by_phone(found["phones"], np.array(labels["counts"]))
         phones, columns, conditional = table
         units = [figures.heat_map(phones, conditional)]
-        likeliest = {u: phones[p] for u, p in zip(columns, conditional.argmax(0), strict=True)}
-        paths = found["audio"], labels["directory"], found["alignments"]
-        example = _example(workdir, *paths, likeliest)
+        likeliest[name] = {
+            u: phones[p] for u, p in zip(columns, conditional.argmax(0), strict=True)
+        }
+    example = None
+    if scored:
+        shown = {name: found["labels"][0]["directory"] for name, found in scored.items()}
+        *_, found = scored.values()
+        example = _example(workdir, found["audio"], shown, found["alignments"], likeliest)
     elif results["label"]:
-        *_, split = list(results["label"].values())[-1]["splits"].values()
-        example = _example(workdir, split["audio"], split["directory"], "", {})
+        name, found = list(results["label"].items())[-1]
+        *_, split = found["splits"].values()
+        example = _example(workdir, split["audio"], {name: split["directory"]}, "", {})
+    curves, recognised = _curves(results, report["iterations"]), _recognised(results["decode"])
+    drawn = {"curves": curves, "units": units, "utterance": example, "sentences": recognised}
     return _ENVIRONMENT.get_template("report.html").render(
         title=title,
+        parts={name: text for name, text in _PARTS.items() if drawn.get(name, True)},
+        told=sentences(report),
         verdict=verdict(report),
         claims=claims(report),
         tables=tables(report),
-        curves=_curves(results, report["iterations"]),
+        curves=curves,
         layers=iterations and [figures.bars(iterations, report["mfcc"]["pnmi"])],
         units=units,
         source=source,
         example=example or {},
-        sentences=_sentences(results["decode"]),
+        recognised=recognised,
     )
 
 
@@ -78,29 +100,85 @@ def _curves(results: Results, iterations: list[dict[str, Any]]) -> list[str]:
 
 
 def _example(
-    workdir: pathlib.Path, audio: str, labels: str, alignments: str, likeliest: dict
+    workdir: pathlib.Path,
+    audio: str,
+    labels: Mapping[str, str],
+    alignments: str,
+    likeliest: Mapping[str, dict[int, str]],
 ) -> dict | None:
-    """The first utterance of a length that is good to look at."""
-    audio, labels = _here(workdir, audio), _here(workdir, labels)
+    """The first utterance of a length that is good to look at; `labels` are directories by name."""
+    audio = _here(workdir, audio)
+    there = {name: _here(workdir, directory) for name, directory in labels.items()}
     aligned = read_alignments(alignments) if alignments else {}
-    rate = manifests.read_label_manifest(labels).rate_hz
-    pairs = zip(records.read_audio(audio), records.read_labels(labels), strict=True)
-    for each, (_, units) in pairs:
+    rates = {name: manifests.read_label_manifest(path).rate_hz for name, path in there.items()}
+    each_set = (records.read_labels(path) for path in there.values())
+    for each, *units in zip(records.read_audio(audio), *each_set, strict=True):
         if _SHORTEST <= len(each.audio) <= _LONGEST:
-            parts = each.audio, units, rate, aligned.get(each.id), likeliest
-            rows = [
-                figures.speech(*parts, at) for at in range(0, -(-len(each.audio) // SAMPLE_RATE), 4)
-            ]
-            return {"id": each.id, "text": each.text, "rows": rows}
+            bands = {
+                f"units, {name}": (of, rates[name], likeliest.get(name, {}))
+                for name, (_, of) in zip(there, units, strict=True)
+            }
+            parts = each.audio, bands, aligned.get(each.id)
+            starts = range(0, -(-len(each.audio) // SAMPLE_RATE), 4)
+            rows = [figures.speech(*parts, start) for start in starts]
+            file = io.BytesIO()
+            soundfile.write(file, each.audio, SAMPLE_RATE, format="FLAC")
+            played = base64.b64encode(file.getvalue()).decode()
+            return {"id": each.id, "text": each.text, "rows": rows, "played": played}
     return None
 
 
-def _sentences(decoded: dict[str, dict]) -> dict[str, dict]:
-    """Reference, and jiwer's alignment of every recogniser's text with it, by utterance."""
+def _recognised(decoded: dict[str, dict]) -> dict[str, dict]:
+    """Reference, and jiwer's alignment of every recogniser's words with its, by utterance."""
     sentences: dict[str, dict] = {}
     for name, found in decoded.items():
         for row in found.get("examples", ()):
-            reference, text = (" ".join(text.split()) for text in (row["reference"], best(row)))
+            reference, text = (
+                " ".join(text.split())
+                for text in (row["reference"], row.get("beam", row["greedy"]))
+            )
             sentence = sentences.setdefault(row["id"], {"reference": row["reference"], "texts": {}})
-            sentence["texts"][name] = jiwer.process_characters(reference, text)
+            sentence["texts"][name] = {
+                "pieces": list(_pieces(reference, text)),
+                "wer": jiwer.wer(reference, text),
+                "cer": jiwer.cer(reference, text),
+            }
     return sentences
+
+
+class _Piece(NamedTuple):
+    """Some of a recognised text."""
+
+    kind: str  # right, of a whole word; equal, of letters; wrong; missing
+    text: str
+    missing: str = ""  # what the reference has here
+
+
+def _pieces(reference: str, text: str) -> Iterator[_Piece]:
+    """The text with its right words, and of its wrong words the letters that are wrong."""
+    aligned = jiwer.process_words(reference, text)
+    (spoken,), (found,) = aligned.references, aligned.hypotheses
+    for chunk in aligned.alignments[0]:
+        theirs = spoken[chunk.ref_start_idx : chunk.ref_end_idx]
+        ours = found[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        if chunk.type == "equal":
+            yield _Piece("right", " ".join(ours))
+        elif chunk.type == "insert":
+            yield _Piece("wrong", " ".join(ours))
+        elif chunk.type == "delete":
+            yield _Piece("missing", "", " ".join(theirs))
+        else:
+            for word, wanted in zip(ours, theirs, strict=True):
+                yield from _letters(wanted, word)
+                yield _Piece("equal", " ")
+            continue
+        yield _Piece("equal", " ")
+
+
+def _letters(reference: str, word: str) -> Iterator[_Piece]:
+    aligned = jiwer.process_characters(reference, word)
+    kinds = {"equal": "equal", "delete": "missing", "insert": "wrong", "substitute": "wrong"}
+    for chunk in aligned.alignments[0]:
+        text = word[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        missing = reference[chunk.ref_start_idx : chunk.ref_end_idx]
+        yield _Piece(kinds[chunk.type], text, missing)

@@ -26,17 +26,14 @@ class Table:
 
 def tables(report: Mapping[str, Any]) -> dict[str, Table]:
     """Tables by name, only those that the report has figures for."""
-    errors = zip(report["wer"].items(), report["cer"].values(), strict=True)
-    start, corpus, seconds = report["started_from"], report["corpus"].items(), report["seconds"]
+    corpus, seconds = report["corpus"].items(), report["seconds"]
     found = {
         "quality": _quality(report),
         "features": _features(report["features"]),
         "prediction": Table("Prediction of masked units", ["", "accuracy", "majority baseline"], [
             [i["name"], _figure(i["masked_accuracy"]), _figure(i["commonest_unit_share"])]
             for i in report["iterations"] if i["masked_accuracy"] is not None]),
-        "recognition": Table("Speech recognition", ["", "WER", "CER", "started from"], [
-            [name, _percent(wer), _percent(cer), start.get(name, "-")]
-            for (name, wer), cer in errors]),
+        "recognition": _recognition(report),
         "export": Table("Largest absolute difference of exported networks", ["", ""], [
             [name, "not compared" if difference is None else f"{difference:.1e}"]
             for name, difference in report["export"]["by_folder"].items()]),
@@ -76,6 +73,19 @@ def _percent(rate: float | None) -> str:
     return "-" if rate is None else f"{100 * rate:.1f} %"
 
 
+def _recognition(report: Mapping[str, Any]) -> Table:
+    """One row a recogniser; columns of a search where any recogniser has one."""
+    ways = {"WER": "greedy_wer", "CER": "greedy_cer"}
+    searched = [name for name in report["wer"] if report["wer"][name] != report["greedy_wer"][name]]
+    if searched:
+        ways = {f"{what}, greedy": key for what, key in ways.items()}
+        ways |= {"WER, search": "wer", "CER, search": "cer"}
+    start = report["started_from"]
+    return Table("Speech recognition", ["", *ways, "started from"], [
+        [name, *(_percent(report[key][name]) for key in ways.values()), start.get(name, "-")]
+        for name in report["wer"]])  # fmt: skip
+
+
 def _quality(report: Mapping[str, Any]) -> Table:
     """One row a feature, two columns an iteration; what is given at two frame rates comes last."""
     iterations, mfcc = report["iterations"], report["mfcc"]
@@ -89,6 +99,13 @@ def _quality(report: Mapping[str, Any]) -> Table:
         rows[2] += [_figure(each["best_layer"], digits=0), ""]
     for layer in sorted(set().union(*columns), key=int):
         rows.insert(-1, [f"layer {layer}", *(_figure(column.get(layer)) for column in columns)])
+    after = [each["after_steps"] for each in iterations]
+    if shared := next((found["steps"] for found in (mfcc["after_steps"], *after) if found), None):
+        steps = f"after {', '.join(shared)}"
+        of_mfcc = [f"MFCC {steps}"], [mfcc["after_steps"].get("pnmi")] * len(iterations)
+        of_best = [f"best layer {steps}"], [found.get("pnmi") for found in after]
+        for row, pnmi in (of_mfcc, of_best):
+            rows.append(row + [cell for each in pnmi for cell in (_figure(each), "")])
     for what, key in (("targets", "targets_pnmi_by_rate"), ("best layer", "best_pnmi_by_rate")):
         for rate in ("50", "100"):
             figures = (cell for each in iterations for cell in (_figure(each[key].get(rate)), ""))

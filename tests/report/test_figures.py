@@ -25,5 +25,7 @@ def test_units_follow_their_likeliest_phone():
 
 
 def test_silence_has_a_spectrogram():
-    drawn = figures.speech(np.zeros(16_000, np.int16), np.zeros(49, int), 50, None, {}, 0)
+    drawn = figures.speech(
+        np.zeros(16_000, np.int16), {"units": (np.zeros(49, int), 50, {})}, None, 0
+    )
     assert drawn.startswith("<svg") and "NaN" not in drawn

@@ -1,11 +1,16 @@
 """The page as a browser would meet it: well-formed, self-contained, escaped, complete."""
 
+import base64
 import html.parser
+import io
 import re
 
+import numpy as np
 import pytest
+import soundfile
 from results import stages
 
+from hubert_jax.data import records
 from hubert_jax.report.assemble import ReportConfig, assemble
 
 CONFIG = ReportConfig("<Run>", iterations=("it1", "it2"), recognisers=("pretrained", "scratch"))
@@ -70,7 +75,8 @@ def test_page(text, workdir):
 def _is_self_contained(page, text):
     for name, value in page.attributes:
         if name in ("src", "href", "xlink:href", "srcset", "data", "action"):
-            assert value.startswith(("#", "data:image/png;base64,")), value[:80]
+            kept = "#", "data:image/png;base64,", "data:audio/flac;base64,"
+            assert value.startswith(kept), value[:80]
         assert not name.startswith("on")
     assert not {"script", "link", "iframe", "object", "img"} & set(page.tags)
     assert "@import" not in text and "://" not in text
@@ -86,10 +92,11 @@ def _has_unique_ids(page, text):
 
 
 def _marks_errors(page, text):
-    assert "THE C<mark>U</mark>T<mark>S</mark>" in text
+    assert '<b class="right">THE</b> C<mark>U</mark>T<mark>S</mark>' in text
     assert "28.6 %" in page.text  # two of seven characters
+    assert "50 %" in page.text  # one of two words
     assert '<del title="missing: THE CAT">' in text
-    assert ">&lt;SCRIPT&gt;</td>" in text
+    assert '<b class="right">&lt;SCRIPT&gt;</b>' in text
 
 
 def test_without_alignments_an_utterance_is_drawn_with_its_units_alone(workdir):
@@ -97,4 +104,29 @@ def test_without_alignments_an_utterance_is_drawn_with_its_units_alone(workdir):
         (workdir / name / "evaluate/result.json").unlink()
     assemble(workdir, CONFIG, stages(workdir), [])
     page = Reader((workdir / "report.html").read_text())
-    assert "units" in page.words and "SIL" not in page.words
+    assert "units, it2" in page.words and "SIL" not in page.words
+
+
+def test_the_shown_utterance_can_be_heard(text, speech):
+    (value,) = re.findall(
+        r'<audio controls preload="none" src="data:audio/flac;base64,([^"]+)"', text
+    )
+    heard, rate = soundfile.read(io.BytesIO(base64.b64decode(value)), dtype="int16")
+    (utterance,) = records.read_audio(speech["audio"])
+    assert rate == 16_000
+    np.testing.assert_array_equal(heard, utterance.audio)
+
+
+def test_units_of_all_iterations_are_shown_over_the_phones(text):
+    page = Reader(text)
+    # On each of the two rows of speech.
+    assert page.words.count("units, it1") == page.words.count("units, it2") == 2
+
+
+def test_every_part_is_in_the_table_of_contents(text):
+    page = Reader(text)
+    links = [value for name, value in page.attributes if name == "href" and value.startswith("#")]
+    parts = re.findall(r'<h2 id="([^"]+)">([^<]+)</h2>', text)
+    assert len(parts) == 7
+    for name, heading in parts:
+        assert f"#{name}" in links and text.count(heading) == 2
