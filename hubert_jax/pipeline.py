@@ -22,6 +22,7 @@ from hubert_jax.report.assemble import ReportConfig, assemble
 from hubert_jax.stages import plan as stage_plan
 from hubert_jax.stages import records
 from hubert_jax.stages.fits import require_data, require_fits
+from hubert_jax.stages.outlook import Outlook
 from hubert_jax.stages.stage import JOBS, Stage, named
 from hubert_jax.training import sharding
 
@@ -40,6 +41,8 @@ class PipelineConfig:
     report: MayChange[ReportConfig] = ReportConfig()
     distributed: MayChange[DistributedConfig] = DistributedConfig()
     recipe: MayChange[Any] = None  # stages by the same names, with the values that count
+    # By stage, for what is told of the time ahead; others may take as many times as long.
+    expected_seconds: MayChange[Any] = None
 
     @staticmethod
     def with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -55,6 +58,7 @@ def run(config: PipelineConfig) -> dict:
     """
     stages = plan(config)
     recipe = _recipe(config, stages)
+    outlook = _outlook(config, stages)
     workdir = files.require_writable(config.workdir)
     distributed.join(config)
     with distributed.locked(workdir / ".lock", "pipeline"):
@@ -74,10 +78,11 @@ def run(config: PipelineConfig) -> dict:
             with named(stage.name):
                 result = _begin(workdir, stage, parts, state)
                 if result is None:
-                    results[stage.name] = _run_stage(workdir, stage)
+                    results[stage.name] = _run_stage(workdir, stage, outlook)
                 else:
                     results[stage.name] = result
                     skipped.append(stage.name)
+                    outlook.end(stage.name)
         rehearsed = _rehearsed(recipe, stages, results)
         return distributed.from_first(
             lambda: assemble(workdir, config.report, results, skipped, rehearsed)
@@ -91,6 +96,7 @@ def dry_run(config: PipelineConfig) -> dict:
     runs: list[str] = []
     elsewhere: set[str] = set()  # what would be taken back first
     stages = plan(config)
+    _outlook(config, stages)  # which refuses what it does not understand
     outside = records.read_outside(workdir, stages, keeps=False)
     for stage in stages:
         sources = {ref.stage for refs in stage.inputs.values() for ref in refs}
@@ -123,12 +129,17 @@ def plan(config: PipelineConfig) -> list[Stage]:
         with named(stage.name):
             require_fits(stage, by_name)
     groups = dict.fromkeys(stage.name.rpartition("/")[0] for stage in stages)
-    for key in ("iterations", "recognisers"):
-        for name in getattr(config.report, key):
+    for key in ("iterations", "recognisers", "controls"):
+        for name in config.report.control_of if key == "controls" else getattr(config.report, key):
             if name not in groups:
                 known = ", ".join(filter(None, groups))
                 raise InputError(f"config.report.{key}: no such group {name!r}; there are {known}")
     return stages
+
+
+def _outlook(config: PipelineConfig, stages: list[Stage]) -> Outlook:
+    expected = config.expected_seconds
+    return Outlook([stage.name for stage in stages], {} if expected is None else dict(expected))
 
 
 def _recipe(config: PipelineConfig, stages: list[Stage]) -> dict[str, Any]:
@@ -210,8 +221,9 @@ def _require_data(
                 checked.add(stage.name)
 
 
-def _run_stage(workdir: pathlib.Path, stage: Stage) -> dict:
+def _run_stage(workdir: pathlib.Path, stage: Stage, outlook: Outlook) -> dict:
     """Runs a stage in its folder, which `records.begin` has made ready; returns its result."""
+    distributed.announce(f"[{stage.name}] {outlook.begin(stage.name)}")
     before = time.monotonic()
     found = JOBS[job_of(stage.name)]
 
@@ -220,7 +232,9 @@ def _run_stage(workdir: pathlib.Path, stage: Stage) -> dict:
 
     result = work() if found.together else distributed.from_first(work)
     distributed.from_first(lambda: records.keep_result(workdir / stage.name))
-    distributed.announce(f"[{stage.name}] done in {time.monotonic() - before:.1f} s")
+    taken = time.monotonic() - before
+    outlook.end(stage.name, taken)
+    distributed.announce(f"[{stage.name}] done in {taken:.1f} s")
     return result
 
 
