@@ -16,9 +16,9 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.13; do \
 
 PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check
 
-.PHONY: demo test rehearsal lint clean environment environment-dev
+.PHONY: demo test rehearsal lint clean environment environment-demo environment-dev
 
-demo: environment
+demo: environment-demo
 	$(VENV)/bin/python -m hubert_jax.pipeline --config=configs/demo.py $(ARGS)
 
 test: environment-dev
@@ -46,6 +46,11 @@ $(VENV)/bin/python:
 environment: $(VENV)/bin/python
 	@cmp -s requirements.txt $(VENV)/requirements.txt || { \
 	$(PIP) --requirement requirements.txt && cp requirements.txt $(VENV)/; }
+
+# Beam search with a language model, for which Python 3.13 has no library.
+environment-demo: environment
+	@cmp -s pyproject.toml $(VENV)/demo.toml || { \
+	$(PIP) --editable '.[decode]' && cp pyproject.toml $(VENV)/demo.toml; }
 
 environment-dev: environment
 	@cmp -s pyproject.toml $(VENV)/pyproject.toml || { \

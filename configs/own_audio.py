@@ -2,7 +2,9 @@
 
     python -m hubert_jax.pipeline --config=configs/own_audio.py --config.corpus=FOLDER
 
-takes every audio file below FOLDER, whatever its rate. Keys of this file:
+takes every audio file below FOLDER, whatever its rate. Units are those of the demonstration, of
+cepstra without their mean, from which so small a network learns more than from the paper's MFCC.
+Keys of this file:
 
     --config.corpus=FOLDER      required
     --config.splits=train,dev   folders below it, as of the prepare job; the first is trained on,
@@ -32,7 +34,7 @@ def get_config(
             stages=dict(
                 prepare=dict(corpus=corpus, splits=splits, convert=True),
                 it1=dict(
-                    label=dict(inputs=dict(audio=audio), num_clusters=100),
+                    label=dict(inputs=dict(audio=audio), **demo.SPLICED_CEPSTRA, num_clusters=100),
                     train=dict(
                         demo.pretraining(steps, (0.5, 0.5, 1.0), (0, 300, 700), 2e-3),
                         inputs=dict(audio=audio[0], labels=labels),

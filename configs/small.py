@@ -1,4 +1,4 @@
-"""The demonstration's network and corpus, one job at a time.
+"""The demonstration's network and corpus, with the paper's MFCC units, one job at a time.
 
     python -m hubert_jax.prepare  --config=configs/small.py
     python -m hubert_jax.label    --config=configs/small.py
@@ -30,7 +30,7 @@ PARTS = (
 
 
 def get_config(part: str = "train") -> ConfigDict:
-    """The part of one job: the demonstration's first iteration, then its fine-tuning."""
+    """The part of one job: one iteration, then fine-tuning."""
     if part == "lm":
         return ConfigDict(
             dict(
@@ -71,19 +71,46 @@ def get_config(part: str = "train") -> ConfigDict:
                 kmeans=dict(n_init=3),  # 60 codebooks are fitted
             )
         )
-    stages = demo.get_config().stages.to_dict()
-    group = "it1" if part in ("label", "train", "evaluate") else "pretrained"
-    values = stages[part] if part == "prepare" else stages[group][part]
+    values = dict(stages()[part])
     inputs = values.pop("inputs", {})
-    if part == "evaluate":
-        values["untrained"] = False
     paths = {key: _paths(reference) for key, reference in inputs.items()}
     return ConfigDict(dict(values, **paths, workdir=WORKDIR))
 
 
+def stages() -> dict:
+    """Every job's values; what it reads of another one stands in its `inputs`."""
+    train, dev = "prepare:train", "prepare:dev-mini"
+    tuned = dict(checkpoint="finetune", audio=dev)
+    return dict(
+        prepare=dict(
+            corpus="examples/minilibri",
+            splits=("train=train-clean-5+train-clean-100", "train-clean-5", "dev-mini"),
+        ),
+        label=dict(inputs=dict(audio=(train, dev)), feature="mfcc", num_clusters=100, seed=0),
+        train=dict(
+            demo.pretraining(2200, (0.5, 0.5, 1.0), (0, 300, 700), 2e-3),
+            inputs=dict(audio=train, labels=("label:train",)),
+        ),
+        evaluate=dict(
+            inputs=dict(audio=dev, fit_audio=train, checkpoint="train", labels=("label:dev-mini",)),
+            alignments="examples/minilibri/alignments/dev-mini.phones.txt",
+            untrained=False,
+            num_clusters=100,
+            frame_rate=50,
+            seed=0,
+            fit_max_frames=60_000,
+        ),
+        finetune=dict(
+            demo.finetuning(320, 3e-4, freeze_steps=240, head_scale=30.0),
+            inputs=dict(audio="prepare:train-clean-5", init_from="train"),
+        ),
+        decode=dict(inputs=tuned),
+        export=dict(inputs=tuned),
+    )
+
+
 def _paths(reference: str | tuple) -> str | tuple:
-    """Where the job by job way has what a stage of the demonstration reads."""
+    """Where a job has written what another one reads."""
     if isinstance(reference, tuple):
         return tuple(_paths(part) for part in reference)
-    stage = reference.replace("it1/", "").replace("it2/", "").replace("pretrained/", "")
-    return Reference.parse(stage).path(WORKDIR)
+    return Reference.parse(reference).path(WORKDIR)

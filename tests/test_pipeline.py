@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from splits import TINY_LARGE, random_parameters
 
-from configs import demo
 from hubert_jax import command_line, files, pipeline, prepare
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
@@ -23,15 +22,17 @@ from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Architecture, Head
 from hubert_jax.report.assemble import ReportConfig
 from hubert_jax.stages.content import ContentDigests
+from hubert_jax.stages.outlook import Outlook
 from hubert_jax.stages.stage import JOBS, Stage
 from hubert_jax.units.kmeans import Codebook
-from tests.configs import tiny
+from tests.configs import tiny, two_iterations
 
 # Lines after which preparation, pre-training and fine-tuning have begun to work.
 KILLED_AFTER = ("step 2/6", "step 2/4")
 STAGES = {
     "prepare",
     *(f"{name}/{job}" for name in ("it1", "it2") for job in ("label", "train", "evaluate")),
+    *(f"longer/{job}" for job in ("train", "evaluate")),
     *(f"{name}/{job}" for name in ("pretrained", "scratch") for job in ("finetune", "decode")),
     "it2/export",
     "pretrained/export",
@@ -343,7 +344,7 @@ def test_a_group_or_split_that_is_not_there_is_refused_before_anything_runs(tmp_
     ],
 )
 def test_stages_that_do_not_fit_one_another_are_refused_before_anything_runs(key, value, message):
-    config = demo.get_config()
+    config = two_iterations.get_config()
     with config.unlocked(), config.ignore_type():
         splits = (*config.stages.prepare.splits, "both=dev-mini+train-clean-5")
         config.stages.prepare.splits = (*splits, "speaker=train-clean-5/460")
@@ -364,7 +365,7 @@ def test_stages_that_do_not_fit_one_another_are_refused_before_anything_runs(key
     ],
 )
 def test_checkpoints_that_a_finished_run_never_has(save_every, validated, there, missing):
-    config = demo.get_config()
+    config = two_iterations.get_config()
     with config.unlocked():
         config.stages.it1.train.loop.update(steps=6, save_every=save_every, keep=2)
         if validated:
@@ -392,7 +393,7 @@ def test_checkpoints_that_a_finished_run_never_has(save_every, validated, there,
 def test_a_codebook_from_elsewhere_is_looked_at_before_anything_runs(
     tmp_path, shape, feature, message
 ):
-    config = demo.get_config()
+    config = two_iterations.get_config()
     path = tmp_path / "codebook.npy"
     centroids = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     if feature:
@@ -416,7 +417,7 @@ def test_a_codebook_from_elsewhere_is_looked_at_before_anything_runs(
     ],
 )
 def test_a_layers_codebook_from_elsewhere(tmp_path, feature, message):
-    config = demo.get_config()
+    config = two_iterations.get_config()
     centroids = np.random.default_rng(0).normal(size=(100, 192)).astype(np.float32)
     Codebook(centroids, {"kind": "layer", **feature}, None, None, None, None, None).save(tmp_path)
     with config.unlocked():
@@ -429,7 +430,7 @@ def test_a_layers_codebook_from_elsewhere(tmp_path, feature, message):
 def test_a_codebook_of_another_network_is_told_before_anything_runs(tmp_path):
     architecture = Architecture(**TINY_LARGE["architecture"])
     network = Network(random_parameters(architecture), architecture)
-    config = demo.get_config()
+    config = two_iterations.get_config()
     stages, label = config.stages, config.stages.it2.label
     for scheme in ("orbax", "hf"):
         where = f"{scheme}:{tmp_path}/{scheme}"
@@ -525,7 +526,7 @@ _HELD_OUT = "it2.train.inputs.validation_labels"
     ],
 )
 def test_a_codebook_of_another_stage(changes, message):
-    config = demo.get_config()
+    config = two_iterations.get_config()
     stages = config.stages
     layer = dict(feature="layer", layer=3)
     inputs = dict(audio=("prepare:dev-mini",), checkpoint="it1/train")
@@ -558,7 +559,8 @@ def test_what_is_set_aside_survives_a_kill_while_it_is_moved(tmp_path, monkeypat
         wanted.append(key)
         state = pipeline._state(tmp_path, stage, {"version": key})
         found = pipeline._begin(tmp_path, stage, {"version": key}, state)
-        return (found or pipeline._run_stage(tmp_path, stage))["key"]
+        outlook = Outlook([stage.name], {})
+        return (found or pipeline._run_stage(tmp_path, stage, outlook))["key"]
 
     def work(config):
         files.write_json(directory / "result.json", {"key": wanted[-1]})
@@ -606,7 +608,7 @@ def test_a_network_from_elsewhere_is_looked_at_before_anything_runs(tmp_path, sc
     architecture, head = Architecture(**TINY_LARGE["architecture"]), Head(**TINY_LARGE["head"])
     where = f"{scheme}:{tmp_path}/net"
     formats.write(where, Network(random_parameters(architecture, head), architecture, head))
-    config = demo.get_config()
+    config = two_iterations.get_config()
     stages = config.stages
     with config.unlocked():
         decode, finetune = stages.pretrained.decode, stages.pretrained.finetune
@@ -672,7 +674,7 @@ def test_a_network_from_elsewhere_is_looked_at_before_anything_runs(tmp_path, sc
 
 
 def test_a_codebook_that_is_not_there_is_told_of_the_stage_that_names_it():
-    config = demo.get_config()
+    config = two_iterations.get_config()
     with config.unlocked():
         config.stages.it1.label.codebook = "misspelt.npy"
         config.stages.an_earlier_name = dict(train=config.stages.it1.train)

@@ -1,7 +1,12 @@
-"""Small interpolated Kneser-Ney n-grams in ARPA format, for tests that have no lmplz."""
+"""Small interpolated Kneser-Ney n-grams in ARPA format, where there is no lmplz.
+
+`python tests/asr/kneser_ney.py FOLDER ORDER`, of LibriSpeech's transcripts in a folder, prints one.
+"""
 
 import collections
 import math
+import pathlib
+import sys
 
 DISCOUNT = 0.5
 
@@ -47,3 +52,17 @@ def arpa(sentences, order):
                 entry += f"\t{math.log10(backoff[gram]) if gram in backoff else 0.0:.6f}"
             lines.append(entry)
     return "\n".join([*lines, "", "\\end\\", ""])
+
+
+def sentences_of(folder):
+    """The words of every transcript below a folder, in the order of the utterances' ids."""
+    lines = (
+        line
+        for path in pathlib.Path(folder).rglob("*.trans.txt")
+        for line in path.read_text().splitlines()
+    )
+    return [line.split()[1:] for line in sorted(lines)]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(arpa(sentences_of(sys.argv[1]), int(sys.argv[2])))

@@ -10,11 +10,12 @@ def get_config(part: str = "pipeline") -> ConfigDict:
     config = demo.get_config(part)
     config.stages.prepare.splits = ("train", "train-clean-5=train", "dev-mini")
     clustering = dict(num_clusters=12, fit_max_frames=2_000, kmeans=dict(n_init=1, max_iter=5))
-    for name in ("it1", "it2"):
+    for name in ("it1", "it2", "longer"):
         iteration = config.stages[name]
-        iteration.label.update(clustering)
         shrink(iteration.train)
-        iteration.evaluate.update(clustering)
+        iteration.evaluate.update(clustering, layers=(1,))
+    for name in ("it1", "it2"):
+        config.stages[name].label.update(clustering)
     config.stages.it2.label.layer = 1
     for name in ("pretrained", "scratch"):
         recogniser = config.stages[name]
@@ -23,6 +24,7 @@ def get_config(part: str = "pipeline") -> ConfigDict:
         recogniser.finetune.ctc.freeze_steps = 2
         recogniser.finetune.frames_per_step = 768
         recogniser.finetune.padded_frames = (384,)
+        recogniser.decode.search = dict(beam=5, beam_tokens=5)
     return config
 
 
