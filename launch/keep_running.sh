@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # keep_running.sh COMMAND ...: starts a job again whenever the machine, not the job, ended it:
-# preempted (status 75) or killed by a signal, also of another process of the same job. What goes on
-# goes on from its last checkpoint. Bad input (1), a diverged training (3), Ctrl-C (130) and success
-# end it. Of crashes (any other status) it takes MOST_CRASHES in a row, 3 by default, a row ending
-# when the job has run for an hour. It waits RESTART_SECONDS, 10 by default, before each start, so that
-# all hosts of a job have ended. SIGTERM is passed on, and then nothing is started again.
+# preempted (status 75, or 143 before the first step). What goes on goes on from its last checkpoint.
+# Bad input (1), a diverged training (3), SIGINT (130) and success end it. Of crashes (any other status)
+# it takes MOST_CRASHES in a row, 3 by default, a row ending when the job has run for an hour. It waits
+# RESTART_SECONDS, 10 by default, before each start, so that all hosts of a job have ended. SIGTERM is
+# passed on, as is Ctrl-C (as SIGTERM, so that its step is saved), and then nothing is started again.
 set -uo pipefail
 [[ $# -ge 1 ]] || { sed -n '2,7s/^# //p' "$0" >&2; exit 2; }
 
 crashes=0 ending='' interrupted='' job=''
 pass_on() { [[ -z $job ]] || kill -TERM "$job" 2> /dev/null; }
-trap 'ending=1 interrupted=1; pass_on' TERM
+trap 'ending=1 interrupted=1; pass_on' TERM INT # a job in the background ignores SIGINT
 while :; do
     began=$SECONDS job=''
     "$@" &
@@ -25,7 +25,7 @@ while :; do
     ((SECONDS - began < 3600)) || crashes=0
     case $status in
     0 | 1 | 2 | 3 | 126 | 127 | 130) exit "$status" ;;
-    75) ;;
+    75 | 143) ;;
     *)
         ((++crashes < ${MOST_CRASHES:-3})) || {
             echo "error: ended $crashes times with a crash, the last one with status $status" >&2

@@ -15,8 +15,13 @@ set -uo pipefail
 [[ $# -ge 1 ]] || { sed -n '2,6s/^# //p' "$0" >&2; exit 2; }
 
 # Not coordinator=auto: under SLURM that gives each process one GPU.
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-port=$((61440 + SLURM_JOB_ID % 4096))
+if [[ -n ${SLURM_JOB_ID-} ]]; then
+    first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    port=$((61440 + SLURM_JOB_ID % 4096))
+else
+    [[ -n ${DRY_RUN-} ]] || { echo 'error: not within a job of SLURM: call it by sbatch' >&2; exit 2; }
+    first=FIRST_NODE port=PORT SLURM_JOB_NUM_NODES=NODES
+fi
 # shellcheck disable=SC2016  # the number is each process's own
 command=(srun --kill-on-bad-exit=0
     bash -c 'exec "$@" --config.distributed.index="$SLURM_PROCID"' job

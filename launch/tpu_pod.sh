@@ -69,8 +69,9 @@ mountpoint -q /mnt/shared || sudo mount $1 /mnt/shared; sudo chmod 1777 /mnt/sha
 run)
     [[ $# -ge 1 ]] || usage
     flags=$(printf ' %q' "$@" --config.distributed.coordinator=auto)
-    # A compiled program is found again after a restart. setsid: it outlives the connection.
-    on all "cd hubert_jax && JAX_COMPILATION_CACHE_DIR=\$HOME/compiled setsid nohup \
+    # A compiled program is found again after a restart. setsid: it outlives the connection. No `&&`
+    # before it: a shell around both would have the number that is kept, and hold the connection.
+    on all "cd hubert_jax || exit; JAX_COMPILATION_CACHE_DIR=\$HOME/compiled setsid nohup \
 launch/keep_running.sh .venv/bin/python -m$flags > \$HOME/$name.log 2>&1 < /dev/null & \
 echo \$! > \$HOME/$name.pid"
     ;;

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -54,6 +55,7 @@ def _starts(tmp_path) -> list[str]:
         ([3], 3),
         ([75, 75, 75, 75, 0], 0),  # preemptions are no crashes
         ([137, 0], 0),
+        ([143, 143, 143, 0], 0),  # before the first step a preemption has this status
         ([134, 75, 1], 1),
         ([134, 134, 139, 0], 139),  # three crashes in a row
     ],
@@ -67,16 +69,17 @@ def test_what_the_machine_ended_is_started_again(call, program, tmp_path, status
     assert _starts(tmp_path) == ["a b"] * expected
 
 
-def test_sigterm_reaches_the_job_and_ends_it(program, repository, tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_and_ctrl_c_reach_the_job_and_end_it(program, repository, tmp_path, sent):
     job = program("trap 'sleep 0.5; exit 75' TERM; echo up; while :; do sleep 0.1; done")
     script = repository / "launch/keep_running.sh"
     process = subprocess.Popen([script, job], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "up\n"
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(sent)
     assert process.wait(timeout=20) == 75 and len(_starts(tmp_path)) == 1
 
 
-def test_commands_for_a_tpu_pod(call):
+def test_commands_for_a_tpu_pod(call, program, tmp_path):
     def printed(*arguments) -> list[list[str]]:
         done = call("tpu_pod.sh", "--dry-run", *arguments, ZONE="us-east5-a", PROJECT="speech")
         assert done.returncode == 0, done.stderr
@@ -96,6 +99,21 @@ def test_commands_for_a_tpu_pod(call):
     _, _, job = command.partition(" -m ")
     job = shlex.split(job.partition(" > ")[0])
     assert job == [*JOB, "--config.distributed.coordinator=auto"]
+    # The number that is kept is the job's own, and nothing holds the connection.
+    home = tmp_path / "home"
+    kept = program("trap 'echo ended >> $HOME/seen; exit 75' TERM; while :; do sleep 0.1; done")
+    (home / "hubert_jax/launch").mkdir(parents=True)
+    shutil.copy(kept, home / "hubert_jax/launch/keep_running.sh")
+    environment = os.environ | {"HOME": str(home)}
+    begun = ["bash", "-c", f"cd && {command}"]
+    subprocess.run(begun, env=environment, stdout=subprocess.PIPE, timeout=20, check=True)
+    (line,) = printed("stop", "large")
+    time.sleep(0.5)
+    subprocess.run(["bash", "-c", line[-1].removeprefix("--command=")], env=environment, check=True)
+    until = time.monotonic() + 20
+    while not (home / "seen").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert (home / "seen").read_text() == "ended\n"
     for action in ("logs", "stop", "status", "delete"):
         (line,) = printed(action, "large")
         assert {"gcloud", "large", *where} <= {*line}
@@ -125,8 +143,11 @@ def test_a_job_under_slurm(call, program, tmp_path):
     for index in range(2):
         assert f"{arguments} --config.distributed.index={index}" in lines
     assert lines[-1] == "requeue 4097"
-    done = call("slurm.sh", *JOB, DRY_RUN="1", **slurm)
-    assert done.returncode == 0 and shlex.split(done.stdout)[0] == "srun"
+    for within in (slurm, {}):
+        done = call("slurm.sh", *JOB, DRY_RUN="1", **within)
+        assert done.returncode == 0 and shlex.split(done.stdout)[0] == "srun"
+    done = call("slurm.sh", *JOB)
+    assert done.returncode == 2 and "error: not within a job of SLURM" in done.stderr
 
 
 def test_a_set_of_pods(repository):

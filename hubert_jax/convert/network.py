@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import hashlib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -66,7 +67,9 @@ class Units:
                 tuple(str(digest) for digest in values["codebook_digests"]),
                 values.get("known") is not False,
             )
-        except (KeyError, TypeError, ValueError):
+            if not 0 < units.rate_hz < math.inf:
+                raise ValueError
+        except (KeyError, TypeError, ValueError, OverflowError):
             raise InputError(f"{where}: expected the units of a head, found {values!r}") from None
         return units.fitting(codebook_sizes, where)
 

@@ -135,7 +135,6 @@ def test_beam_sums_alignments_where_greedy_takes_the_best(tmp_path, outputs):
     assert result["speakers"] == {}
 
 
-@needs_flashlight
 def test_what_a_terminal_would_obey_is_shown_as_escapes(capsys):
     row = {"id": "u\x1b[2J", "reference": "A\x1b]0;x\x07", "greedy": "B\u202e"}
     row |= {"left_out": {}}
@@ -147,6 +146,7 @@ def test_what_a_terminal_would_obey_is_shown_as_escapes(capsys):
     assert shown.replace("\n", "").isprintable()
 
 
+@needs_flashlight
 def test_words_that_a_lexicon_lacks_are_counted(tmp_path, outputs, capsys):
     lm = tmp_path / "lm.arpa"
     lm.write_text(kneser_ney.arpa([["THE", "CAT"], ["HELLO", "ALL"]], 2))
@@ -156,6 +156,7 @@ def test_words_that_a_lexicon_lacks_are_counted(tmp_path, outputs, capsys):
     assert told in capsys.readouterr().out
 
 
+@needs_flashlight
 def test_a_lexicon_and_an_ngram_correct_the_text(tmp_path, outputs, capsys):
     lm = tmp_path / "lm.arpa"
     texts = ["THE CAT SAT", "HELLO ALL", "CÁT", "CAD"]
