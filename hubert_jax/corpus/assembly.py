@@ -177,11 +177,10 @@ def _copy_records(
         try:
             with open(directory / name, "wb") as file:
                 for row in rows:
-                    content = _record(index[row], written[part_of[row]])
+                    content, described = _record(index[row], written[part_of[row]])
                     digest.update(content)
                     file.write(content)
-                    record = memoryview(content)[records.HEADER_BYTES : -records.FOOTER_BYTES]
-                    indexed.append(records.index_row(record))
+                    indexed.append(described)
         except OSError as error:
             raise InputError(f"{directory / name}: cannot be written ({error.strerror})") from None
         samples = int(index["samples"][rows].sum())
@@ -192,16 +191,18 @@ def _copy_records(
         return list(pool.map(write, planned))
 
 
-def _record(row: np.void, part: Part) -> bytes:
-    """A record with its framing, as it lies in its part."""
+def _record(row: np.void, part: Part) -> tuple[bytes, tuple[int, int, str, str, bool]]:
+    """A record with its framing, as it lies in its part, and `index_row` of it."""
+    again = f"remove {part.path.parent} and run hubert_jax.prepare again"
     with open(part.path, "rb", buffering=0) as file:
         content = os.pread(file.fileno(), int(row["length"]), int(row["offset"]))
     if len(content) != row["length"]:
-        raise InputError(
-            f"{part.path}: shorter than its index says; remove {part.path.parent} and run "
-            "hubert_jax.prepare again"
-        )
-    return content
+        raise InputError(f"{part.path}: shorter than its index says; {again}")
+    record = memoryview(content)[records.HEADER_BYTES : -records.FOOTER_BYTES]
+    try:
+        return content, records.index_row(record)
+    except ValueError:
+        raise InputError(f"{part.path}: damaged at byte {row['offset']}; {again}") from None
 
 
 def _refuse_equal(index: np.ndarray, part_of: np.ndarray, written: Sequence[Part]) -> None:

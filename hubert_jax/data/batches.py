@@ -5,10 +5,11 @@ from __future__ import annotations  # TensorFlow's types are not looked at befor
 import atexit
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from hubert_jax.data.tensorflow import tf
 from hubert_jax.data.waveform import NORMALISATION_EPSILON
 from hubert_jax.errors import InputError
 
+_Given = ParamSpec("_Given")
 _THREADS = min(os.cpu_count() or 1, 8)  # each holds a batch
 
 
@@ -59,6 +61,20 @@ class LabelSet:
     first_class: int = 0  # of the network, which stands for unit 0
 
 
+def _after_import(
+    batches: Callable[_Given, Generator[dict[str, np.ndarray]]],
+) -> Callable[_Given, Generator[dict[str, np.ndarray]]]:
+    """Imports TensorFlow in the call: its seconds are no part of the first batch's."""
+
+    @functools.wraps(batches)
+    def called(*args: _Given.args, **kwargs: _Given.kwargs) -> Generator[dict[str, np.ndarray]]:
+        _ = tf.data
+        return batches(*args, **kwargs)
+
+    return called
+
+
+@_after_import
 def pretraining_batches(
     audio_dir: pathlib.Path,
     manifest: AudioManifest,
@@ -116,6 +132,7 @@ def pretraining_batches(
             yield batch
 
 
+@_after_import
 def finetuning_batches(
     audio_dir: pathlib.Path,
     manifest: AudioManifest,

@@ -96,11 +96,19 @@ class RecordWriter:
 
 
 def index_row(record: bytes | memoryview) -> tuple[int, int, str, str, bool]:
-    """What `index.ShardIndex.of` takes of an audio record, which comes without its framing."""
+    """What `index.ShardIndex.of` takes of an audio record, which comes without its framing.
+
+    Raises ValueError for what is no audio record.
+    """
+    from google.protobuf.message import DecodeError
+
     # The audio is first, as fields are sorted, and nearly all: it is passed over, not copied.
-    _, begin = _varint(record, 1)
-    length, begin = _varint(record, begin + 1)
-    features = tf.train.Features.FromString(bytes(record[begin + length :]))
+    try:
+        _, begin = _varint(record, 1)
+        length, begin = _varint(record, begin + 1)
+        features = tf.train.Features.FromString(bytes(record[begin + length :]))
+    except (IndexError, DecodeError):
+        raise ValueError("not an audio record") from None
     fields = _fields(features, ("id", "num_samples", "speaker", "text"))
     if fields is None:
         raise ValueError("not an audio record")

@@ -26,6 +26,8 @@ class _Late:
         self._importing = threading.Lock()
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # as of what copies or pickles this object
+            raise AttributeError(name)
         with self._importing:
             self._module = self._module or _imported()
         return getattr(self._module, name)

@@ -126,8 +126,8 @@ def fit(
     steps = {} if finished else compile_steps(task, mesh, abstract, seed, counts)
     if not finished:
         validator.compile(mesh, abstract.params)
-    log = ProgressLog(directory, first_step, loop.steps, metadata.get("metrics", {}))
     prefetch = Prefetch(mesh, task.batches(first_step), task.audio_seconds)
+    log = ProgressLog(directory, first_step, loop.steps, metadata.get("metrics", {}))
     preemption = distributed.Preemption()
     running, started = None, time.monotonic()
     try:

@@ -16,7 +16,7 @@ import soundfile
 
 from hubert_jax import config as config_lib
 from hubert_jax import prepare
-from hubert_jax.corpus import parts, preparation
+from hubert_jax.corpus import assembly, parts, preparation
 from hubert_jax.corpus.audio_files import read_waveform
 from hubert_jax.data import waveform
 from hubert_jax.data.manifests import read_manifest
@@ -248,6 +248,18 @@ def test_killed_and_run_again_gives_the_same(prepared, repository, tmp_path):
     result = _prepare(workdir, shard_megabytes=2)
     assert result["splits"]["dev-mini"]["digest"] == expected
     assert _everything(workdir) == {".dev-mini.made", "dev-mini", "result.json"}
+
+
+def test_a_part_that_is_damaged_is_named(tmp_path):
+    path = tmp_path / "part.tfrecord"
+    audio = np.zeros(400, np.int16)
+    items = [parts.Item("a.wav", [((1, 1), Utterance("a", audio))])]
+    part = parts.write(path, items, "pcm16")
+    content = bytearray(path.read_bytes())
+    content[-40:] = b"\xff" * 40
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="part.tfrecord: damaged at byte 0; remove .* and run"):
+        assembly.assemble(tmp_path, "train", [part], 1)
 
 
 def test_a_full_disk_leaves_nothing_that_looks_finished(repository, tmp_path):

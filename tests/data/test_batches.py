@@ -209,6 +209,25 @@ def test_a_disk_that_fails_is_named(split, label_sets, monkeypatch):
         list(_pretraining(split, label_sets, 0, 2))
 
 
+@pytest.mark.parametrize("kind", ["pretraining", "finetuning"])
+def test_tensorflow_is_imported_in_the_call(split, label_sets, monkeypatch, kind):
+    """Not as the first batch is read, whose time is told as waiting for data."""
+
+    class Imported(Exception):
+        pass
+
+    class Late:
+        def __getattr__(self, name):
+            raise Imported
+
+    plan = _plan(split)
+    monkeypatch.setattr(batches, "tf", Late())
+    given = (split, manifests.read_manifest(split), *([label_sets] * (kind == "pretraining")), plan)
+    steps = dict(seed=SEED, first_step=0, last_step=1, normalize_waveform=False)
+    with pytest.raises(Imported):
+        getattr(batches, f"{kind}_batches")(*given, **steps)
+
+
 def _finetuning(split, padded_frames, first, last, normalize_waveform=False):
     manifest = manifests.read_manifest(split)
     index = read_index(split, manifest)

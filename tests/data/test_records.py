@@ -220,3 +220,20 @@ def test_missing_shard_and_missing_manifest(tmp_path):
         manifests.read_manifest(tmp_path)
     with pytest.raises(InputError, match="audio manifest not found"):
         manifests.read_manifest(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("encoded", ["pcm16", "flac"])
+@pytest.mark.parametrize("samples", [400, 20_000, 3_000_000])  # lengths of one to four bytes
+def test_a_row_of_the_index_is_found_behind_the_audio(encoded, samples):
+    audio = (3_000 * np.sin(np.arange(samples) / 9)).astype(np.int16)
+    for text in ("", "ÜBER " * 9):
+        record = records.serialize(records.Utterance("ü-1", audio, "s", text), encoded)
+        expected = (len(record) + records.FRAMING_BYTES, samples, "ü-1", "s", bool(text))
+        assert records.index_row(record) == records.index_row(memoryview(record)) == expected
+
+
+def test_what_is_no_record_has_no_row():
+    record = records.serialize(records.Utterance("a", np.zeros(400, np.int16)))
+    for damaged in (b"", record[:3], record[:40], record[:-3], b"\xff" * 40):
+        with pytest.raises(ValueError):
+            records.index_row(damaged)
