@@ -71,7 +71,7 @@ def _of_units(report: Mapping[str, Any]) -> str:
 
 
 def _of_refinement(report: Mapping[str, Any]) -> str:
-    """The last iteration against the one before and its control, with the reason if it is worse."""
+    """The last iteration against the one before and its control; if it is worse, what taught it."""
     evaluated = [each for each in report["iterations"] if each["pnmi_by_layer"]]
     iterations = [each for each in evaluated if not each["control_of"]]
     if len(iterations) < 2:
@@ -84,12 +84,8 @@ def _of_refinement(report: Mapping[str, Any]) -> str:
     text += ", ".join(told)
     taught, teaches = before["targets_pnmi"], last["targets_pnmi"]
     if any(_peak(each) >= _peak(last) for each in rivals) and taught and teaches:
-        text += f": its targets have {teaches:.1%}, those of {before['name']} {taught:.1%}"
-        text += (
-            ", and a teacher who knows less teaches nothing new"
-            if teaches < taught
-            else ", which is no more than the network knows by then"
-        )
+        less = " less than" if teaches < taught else ""
+        text += f". Its targets tell {teaches:.1%},{less} those of {before['name']} {taught:.1%}"
     return text + "."
 
 

@@ -121,7 +121,7 @@ def _example(
             parts = each.audio, bands, aligned.get(each.id)
             starts = range(0, -(-len(each.audio) // SAMPLE_RATE), 4)
             rows = [figures.speech(*parts, start) for start in starts]
-            file = io.BytesIO()
+            file = io.BytesIO()  # FLAC even where PCM is shorter: browsers play it
             soundfile.write(file, each.audio, SAMPLE_RATE, format="FLAC")
             played = base64.b64encode(file.getvalue()).decode()
             return {"id": each.id, "text": each.text, "rows": rows, "played": played}
@@ -139,8 +139,8 @@ def _recognised(decoded: dict[str, dict]) -> dict[str, dict]:
             )
             sentence = sentences.setdefault(row["id"], {"reference": row["reference"], "texts": {}})
             sentence["texts"][name] = {
-                "pieces": list(_pieces(reference, text)),
-                "wer": jiwer.wer(reference, text),
+                "pieces": list(_pieces(words := jiwer.process_words(reference, text))),
+                "wer": words.wer,
                 "cer": jiwer.cer(reference, text),
             }
     return sentences
@@ -154,9 +154,8 @@ class _Piece(NamedTuple):
     missing: str = ""  # what the reference has here
 
 
-def _pieces(reference: str, text: str) -> Iterator[_Piece]:
-    """The text with its right words, and of its wrong words the letters that are wrong."""
-    aligned = jiwer.process_words(reference, text)
+def _pieces(aligned: jiwer.WordOutput) -> Iterator[_Piece]:
+    """A text with its right words, and of its wrong words the letters that are wrong."""
     (spoken,), (found,) = aligned.references, aligned.hypotheses
     for chunk in aligned.alignments[0]:
         theirs = spoken[chunk.ref_start_idx : chunk.ref_end_idx]
