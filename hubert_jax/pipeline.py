@@ -41,7 +41,7 @@ class PipelineConfig:
     report: MayChange[ReportConfig] = ReportConfig()
     distributed: MayChange[DistributedConfig] = DistributedConfig()
     recipe: MayChange[Any] = None  # stages by the same names, with the values that count
-    # By stage, for what is told of the time ahead; others may take as many times as long.
+    # By stage, of a training those of a step; others may take as many times as long.
     expected_seconds: MayChange[Any] = None
 
     @staticmethod
@@ -58,7 +58,7 @@ def run(config: PipelineConfig) -> dict:
     """
     stages = plan(config)
     recipe = _recipe(config, stages)
-    outlook = _outlook(config, stages)
+    outlook = Outlook(stages, config.expected_seconds or {})
     workdir = files.require_writable(config.workdir)
     distributed.join(config)
     with distributed.locked(workdir / ".lock", "pipeline"):
@@ -96,7 +96,7 @@ def dry_run(config: PipelineConfig) -> dict:
     runs: list[str] = []
     elsewhere: set[str] = set()  # what would be taken back first
     stages = plan(config)
-    _outlook(config, stages)  # which refuses what it does not understand
+    Outlook(stages, config.expected_seconds or {})  # which refuses what it does not understand
     outside = records.read_outside(workdir, stages, keeps=False)
     for stage in stages:
         sources = {ref.stage for refs in stage.inputs.values() for ref in refs}
@@ -129,17 +129,14 @@ def plan(config: PipelineConfig) -> list[Stage]:
         with named(stage.name):
             require_fits(stage, by_name)
     groups = dict.fromkeys(stage.name.rpartition("/")[0] for stage in stages)
-    for key in ("iterations", "recognisers", "controls"):
-        for name in config.report.control_of if key == "controls" else getattr(config.report, key):
+    report = config.report
+    named_in = {"iterations": report.iterations, "recognisers": report.recognisers}
+    for key, names in {**named_in, "controls": report.control_of}.items():
+        for name in names:
             if name not in groups:
                 known = ", ".join(filter(None, groups))
                 raise InputError(f"config.report.{key}: no such group {name!r}; there are {known}")
     return stages
-
-
-def _outlook(config: PipelineConfig, stages: list[Stage]) -> Outlook:
-    expected = config.expected_seconds
-    return Outlook([stage.name for stage in stages], {} if expected is None else dict(expected))
 
 
 def _recipe(config: PipelineConfig, stages: list[Stage]) -> dict[str, Any]:

@@ -559,7 +559,7 @@ def test_what_is_set_aside_survives_a_kill_while_it_is_moved(tmp_path, monkeypat
         wanted.append(key)
         state = pipeline._state(tmp_path, stage, {"version": key})
         found = pipeline._begin(tmp_path, stage, {"version": key}, state)
-        outlook = Outlook([stage.name], {})
+        outlook = Outlook([stage], {})
         return (found or pipeline._run_stage(tmp_path, stage, outlook))["key"]
 
     def work(config):

@@ -1,44 +1,49 @@
 """How far a pipeline has come, and how long it will take."""
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 
 from hubert_jax.errors import InputError
 from hubert_jax.layout import job_of
-from hubert_jax.stages.stage import JOBS
+from hubert_jax.stages.stage import JOBS, Stage
 
 _ENOUGH = 10.0  # expected seconds, after which this machine's speed is known
 
 
 class Outlook:
-    """Stages in the order in which they run, with the seconds that some are expected to take.
+    """Stages in the order in which they run, with the `expected` seconds of some, by name.
 
-    What has run tells how many times as long they take on this machine. Raises InputError for
-    expectations of what is no stage, or of no time.
+    Of a training they are those of a step. What has run tells how many times as long they take on
+    this machine. Raises InputError for expectations of what is no stage, or of no time.
     """
 
-    def __init__(self, names: Sequence[str], expected: Mapping[str, float]) -> None:
+    def __init__(self, stages: Sequence[Stage], expected: Mapping[str, float]) -> None:
+        self._names = [stage.name for stage in stages]
         for name, seconds in expected.items():
-            if name not in names:
-                known = ", ".join(names)
+            if name not in self._names:
+                known = ", ".join(self._names)
                 raise InputError(
                     f"config.expected_seconds: no such stage {name!r}; there are {known}"
                 )
-            if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or seconds <= 0:
+            number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+            if not number or not 0 < seconds < math.inf:
                 raise InputError(
                     f"config.expected_seconds: found {seconds!r} for {name}, expected seconds"
                 )
-        self._names, self._expected = list(names), dict(expected)
-        self._ahead = list(names)
+        self._expected = {
+            stage.name: expected[stage.name] * _steps(stage)
+            for stage in stages
+            if stage.name in expected
+        }
+        self._ahead = list(self._names)
         self._taken = self._foreseen = 0.0
 
     def begin(self, name: str) -> str:
         """What a stage is for, and what is ahead; one line."""
-        purpose = (sys.modules[JOBS[job_of(name)].run.__module__].__doc__ or "").partition("\n\n")[
-            0
-        ]
-        place = f"stage {self._names.index(name) + 1} of {len(self._names)}"
-        text = f"{' '.join(purpose.split()).rstrip('.')}: {place}"
+        described = sys.modules[JOBS[job_of(name)].run.__module__].__doc__ or ""
+        purpose = " ".join(described.partition("\n\n")[0].split()).rstrip(".")
+        text = f"{purpose}: stage {self._names.index(name) + 1} of {len(self._names)}"
         if name not in self._expected:
             return text
         after = sum(self._expected.get(each, 0.0) for each in self._ahead if each != name)
@@ -56,3 +61,8 @@ class Outlook:
         slower = self._taken / self._foreseen if self._foreseen >= _ENOUGH else 1.0
         seconds = expected * slower
         return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def _steps(stage: Stage) -> int:
+    trains = job_of(stage.name) in ("train", "finetune", "train_lm")
+    return stage.config.loop.steps if trains else 1
