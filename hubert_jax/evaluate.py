@@ -19,7 +19,7 @@ from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
 from hubert_jax.quality.abx import AbxConfig
 from hubert_jax.quality.probe import ProbeConfig
-from hubert_jax.units import steps
+from hubert_jax.units import mfcc, steps
 from hubert_jax.units.clustering import KMeansConfig
 from hubert_jax.units.kmeans import require_fittable
 
@@ -66,7 +66,7 @@ class EvaluateConfig:
                 "config.fit_audio: empty, expected the prepared split to fit the k-means of the "
                 "layers on; pass the training split"
             )
-        steps.dimensions(self.after_steps, None, "config.after_steps")
+        steps.dimensions(self.after_steps, mfcc.DIMS["mfcc"], "config.after_steps")
         if steps.before_whitening(self.after_steps) != self.after_steps:
             raise InputError(
                 f"config.after_steps={self.after_steps}: expected no whiten, which is fitted"
@@ -126,6 +126,8 @@ def run(config: EvaluateConfig) -> dict:
         trained = trained_lib.load(config.checkpoint, execution=config.execution)
         layers = layers or tuple(range(1, trained.architecture.num_layers + 1))
         require_layers(trained, layers)
+        dim = trained.architecture.dim
+        steps.dimensions(config.after_steps, dim, "config.after_steps")
     allowed = config.missing_alignments
     split = evaluation.AlignedSplit(config.audio, config.alignments, allowed)
     probing = None
@@ -198,7 +200,7 @@ def _pnmi(by_layer: dict[int, dict]) -> dict[str, float]:
 
 
 def _write_arrays(path: pathlib.Path, arrays: dict[str, Any]) -> None:
-    """Of every scored set by its name in the result: counts (P, K) or draws; `phones` (P,)."""
+    """Of every scored set by its name in the result: counts (P, K), or PNMI (draws,)."""
     import numpy as np
 
     buffer = io.BytesIO()

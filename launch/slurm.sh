@@ -34,7 +34,7 @@ if [[ -n ${DRY_RUN-} ]]; then
 fi
 "${command[@]}"
 status=$?
-if [[ $status == 75 ]]; then # preempted, and saved
+if [[ $status == 75 || $status == 143 ]]; then # preempted, and saved or before the first step
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import math
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,7 +71,8 @@ class Units:
             if not 0 < units.rate_hz < math.inf:
                 raise ValueError
         except (KeyError, TypeError, ValueError, OverflowError):
-            raise InputError(f"{where}: expected the units of a head, found {values!r}") from None
+            found = reprlib.repr(values)  # hundreds of symbols are no message
+            raise InputError(f"{where}: expected the units of a head, found {found}") from None
         return units.fitting(codebook_sizes, where)
 
     def fitting(self, codebook_sizes: Sequence[int], where: str) -> "Units":

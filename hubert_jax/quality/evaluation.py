@@ -57,10 +57,10 @@ class SplitScorer:
 
     Scores are of frames of `frame_rate` Hz; PNMI is given at 50 and 100 Hz. What is scored after
     MFCC gets intervals of its PNMI less theirs, of so many `draws`. MFCC and layers are scored
-    again after `steps`, of which none is `whiten`. `counts` has the joint counts of every set
-    scored, int64 (phones, units), by the name in its scores; `phones` are their rows. `draws` has
-    the PNMI of the same utterances drawn for each, float64 (draws,): of any two sets whose audio,
-    alignments, rate and seed are the same they are pairs.
+    again after the steps `after`, of which none is `whiten`. `counts` has the joint counts of every
+    set scored, int64 (phones, units), by the name in its scores; `phones` are their rows. `draws`
+    has the PNMI of the same utterances drawn for each, float64 (draws,): of any two sets whose
+    audio, alignments, rate and seed are the same they are pairs.
     """
 
     def __init__(

@@ -480,7 +480,7 @@ def test_evaluate_job_scores_layers(evaluation, items, monkeypatch):
                 of = {1: noise if trained == "untrained" else speech, 2: noise}
                 yield 0, utterance.id, {layer: of[layer] for layer in layers}
 
-    architecture = types.SimpleNamespace(num_layers=2)
+    architecture = types.SimpleNamespace(num_layers=2, dim=39)
     network = types.SimpleNamespace(architecture=architecture, fingerprint="c", where="c")
     monkeypatch.setattr(evaluation_lib, "hidden_states", layers_of)
     monkeypatch.setattr(trained_lib, "load", lambda where, execution: network)
@@ -543,6 +543,7 @@ def test_evaluate_job_scores_layers(evaluation, items, monkeypatch):
         ({"layers": (1,)}, "config.layers.*without config.checkpoint"),
         ({"untrained": True}, "config.untrained.*without config.checkpoint"),
         ({"after_steps": ("smoothe 3",)}, "config.after_steps: found the step 'smoothe 3'"),
+        ({"after_steps": ("take 30:40",)}, "config.after_steps: found the step 'take 30:40'"),
         ({"after_steps": ("whiten 9",)}, "config.after_steps=.*: expected no whiten"),
         (
             {"after_steps": ("mean",), "fit_audio": ""},
