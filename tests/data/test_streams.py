@@ -87,10 +87,13 @@ def _plan(manifest, frames_per_step=FRAMES_PER_STEP, multiple=1):
 
 
 def _digests(read) -> list[str]:
-    return [
-        hashlib.sha256(b"".join(column.tobytes() for column in batch.values())).hexdigest()
-        for batch in read
-    ]
+    digests = []
+    for batch in read:
+        digest = hashlib.sha256()
+        for column in batch.values():
+            digest.update(np.ascontiguousarray(column).view(np.uint8).data)
+        digests.append(digest.hexdigest())
+    return digests
 
 
 def test_batches_are_those_that_they_always_were(split, label_set):
