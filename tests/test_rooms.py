@@ -19,7 +19,7 @@ JOBS = {
 MANY_NAMES = {
     "convert": 55,
     "corpus": 55,
-    "data": 56,
+    "data": 57,
     "model": 37,
     "tasks": 25,
     "training": 36,

@@ -78,12 +78,22 @@ class RecordWriter:
         self.bytes += length
         return length
 
+    def flush(self) -> None:
+        """What was written can be read."""
+        with self._named():
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Writes the rest."""
+        with self._named():
+            self._writer.close()
+
     def __enter__(self) -> "RecordWriter":
         return self
 
     def __exit__(self, kind: type | None, *error: object) -> None:
-        with self._named() if kind is None else contextlib.suppress(tf.errors.OpError):
-            self._writer.close()
+        with contextlib.nullcontext() if kind is None else contextlib.suppress(InputError):
+            self.close()
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:

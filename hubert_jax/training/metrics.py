@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from hubert_jax import distributed, files
+from hubert_jax.data.scalars import ScalarWriter
 from hubert_jax.errors import Diverged
 
 _SHOWN = ("loss", "masked_loss", "masked_accuracy", "unmasked_accuracy", "learning_rate")
@@ -39,7 +40,7 @@ class ProgressLog:
             earlier = _complete_lines(path, first_step)
             files.write_text(path, "".join(line + "\n" for line in earlier))
             self._file = path.open("a", buffering=1)
-            self._board = _Board(directory / "tensorboard", first_step)
+            self._board = ScalarWriter(directory / "tensorboard", first_step)
         self._started = self._last = time.monotonic()
 
     def add(self, metrics: dict[str, jax.Array], audio_seconds: float) -> None:
@@ -135,34 +136,6 @@ class ProgressLog:
         if self._writes:
             self._file.close()
             self._board.close()
-
-
-class _Board:
-    """TensorBoard's file of scalars; of an earlier run it hides what is beyond `first_step`.
-
-    Not tensorboardX's SummaryWriter: its thread ends on a full disk, and it waits for it for ever.
-    """
-
-    def __init__(self, directory: pathlib.Path, first_step: int) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2
-
-        directory.mkdir(parents=True, exist_ok=True)
-        self._event, self._writer = event_pb2.Event, EventsWriter(str(directory / "events"))
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._writer.write_event(self._event(step=first_step, session_log=start))
-
-    def write(self, step: int, scalars: dict[str, float]) -> None:
-        from tensorboardX.summary import scalar
-
-        now = time.time()
-        for name, value in scalars.items():
-            summary = scalar(name, value)
-            self._writer.write_event(self._event(wall_time=now, step=step, summary=summary))
-        self._writer.flush()
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 def _thinned(points: list[list[float]]) -> list[list[float]]:

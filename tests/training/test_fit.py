@@ -19,7 +19,7 @@ from hubert_jax import config as config_lib
 from hubert_jax import train
 from hubert_jax.errors import Diverged, InputError, Preempted
 from hubert_jax.tasks import pretraining
-from hubert_jax.training import metrics, sharding, step
+from hubert_jax.training import sharding, step
 from hubert_jax.training.checkpoint import Checkpoints, fingerprint, restore_parameters
 from hubert_jax.training.fit import LoopConfig, fit
 from hubert_jax.training.metrics import ProgressLog
@@ -278,28 +278,6 @@ def test_a_new_field_with_a_default_voids_no_checkpoint(tmp_path):
     facts["config"], facts["decisive"] = ({"loss": {"new": 2.0}} for _ in range(2))
     with pytest.raises(InputError, match="config.loss.new is new and 2.0"):
         _fit(dataclasses.replace(task, facts=facts), tmp_path, steps=4)
-
-
-def test_tensorboard_has_what_is_logged(tmp_path, monkeypatch):
-    from tensorboardX.proto import event_pb2
-
-    board = metrics._Board(tmp_path, 3)
-    board.write(4, {"loss": 2.5, "validation/wer": 0.5})
-    board.close()
-    (path,) = tmp_path.iterdir()
-    content, events = path.read_bytes(), []
-    while content:  # records of TFRecord
-        length = int.from_bytes(content[:8], "little")
-        events.append(event_pb2.Event.FromString(content[12 : 12 + length]))
-        content = content[16 + length :]
-    assert events[1].step == 3 and events[1].session_log.status == event_pb2.SessionLog.START
-    found = [(e.step, v.tag, v.simple_value) for e in events for v in e.summary.value]
-    assert found == [(4, "loss", 2.5), (4, "validation/wer", 0.5)]
-
-    full = "tensorboardX.record_writer.open_file"
-    monkeypatch.setattr(full, lambda path: open("/dev/full", "wb"))
-    with pytest.raises(OSError, match="No space left on device"):
-        metrics._Board(tmp_path, 0).write(1, {"loss": 1.0})
 
 
 @pytest.fixture

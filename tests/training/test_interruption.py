@@ -8,7 +8,10 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
+
+from hubert_jax import command_line, train
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 STEPS, SAVED = 30, 13
@@ -23,7 +26,7 @@ ARCHITECTURE = dict(
 )
 
 
-def _start(workdir, audio, labels, devices: int) -> subprocess.Popen:
+def _arguments(workdir, audio, labels) -> list[str]:
     values = {
         "workdir": workdir,
         "audio": audio,
@@ -39,9 +42,13 @@ def _start(workdir, audio, labels, devices: int) -> subprocess.Popen:
         "frames_per_step": 1024,
         "max_frames": 64,
     }
+    given = [f"--config.{name}={value}" for name, value in values.items()]
+    return ["--config=configs/small.py", *given]
+
+
+def _start(arguments, devices: int) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "hubert_jax.train", "--config=configs/small.py"]
-        + [f"--config.{name}={value}" for name, value in values.items()],
+        [sys.executable, "-m", "hubert_jax.train", *arguments],
         cwd=REPOSITORY,
         env=os.environ | {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
@@ -56,8 +63,11 @@ def _losses(workdir) -> dict[int, float]:
 
 
 def test_killed_on_eight_devices_and_continued_on_four(speech_split, speech_labels, tmp_path):
-    whole = _start(tmp_path / "whole", speech_split, speech_labels, devices=8)
-    cut = _start(tmp_path / "cut", speech_split, speech_labels, devices=8)
+    assert jax.device_count() == 8
+    arguments = _arguments(tmp_path / "whole", speech_split, speech_labels)
+    train.run(command_line.read(arguments, "train", train.TrainConfig))
+    arguments = _arguments(tmp_path / "cut", speech_split, speech_labels)
+    cut = _start(arguments, devices=8)
     log = tmp_path / "cut/train/metrics.jsonl"
     saved = tmp_path / "cut/train/checkpoints" / str(SAVED)
     deadline = time.monotonic() + 300
@@ -67,11 +77,10 @@ def test_killed_on_eight_devices_and_continued_on_four(speech_split, speech_labe
     cut.send_signal(signal.SIGKILL)
     cut.communicate()
     assert len(_losses(tmp_path / "cut")) < STEPS
-    continued = _start(tmp_path / "cut", speech_split, speech_labels, devices=4)
+    continued = _start(arguments, devices=4)
     output = continued.communicate()[0]
     assert continued.returncode == 0, output
     assert f"resumed from the checkpoint of step {SAVED}" in output and "4 cpu device(s)" in output
-    whole.communicate()
     ours, theirs = _losses(tmp_path / "cut"), _losses(tmp_path / "whole")
     assert list(ours) == list(theirs) == list(range(1, STEPS + 1))
     np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
