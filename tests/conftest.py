@@ -49,6 +49,12 @@ if not importlib.util.find_spec("apache_beam"):
 oracle_imports.without_compiled_libraries()
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores: tests wait for files and for the processes that they start."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_finish():
     """What was imported stays: nothing is gained by looking through it again and again."""
     gc.freeze()

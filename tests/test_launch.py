@@ -73,7 +73,13 @@ def test_what_the_machine_ended_is_started_again(call, program, tmp_path, status
 def test_sigterm_and_ctrl_c_reach_the_job_and_end_it(program, repository, tmp_path, sent):
     job = program("trap 'sleep 0.5; exit 75' TERM; echo up; while :; do sleep 0.1; done")
     script = repository / "launch/keep_running.sh"
-    process = subprocess.Popen([script, job], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [script, job],
+        stdout=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background of a script ignore Ctrl-C, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout.readline() == "up\n"
     process.send_signal(sent)
     assert process.wait(timeout=20) == 75 and len(_starts(tmp_path)) == 1

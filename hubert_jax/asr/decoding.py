@@ -7,8 +7,10 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
+import types
 from collections.abc import Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, Self
@@ -60,7 +62,9 @@ class Searchers:
         )
         try:
             with self._named():
-                self._pool.submit(_decoder).result()
+                with _without_main():
+                    first = self._pool.submit(_decoder)  # which starts all processes
+                first.result()
         except BaseException:
             self._pool.shutdown(cancel_futures=True)
             raise
@@ -123,6 +127,20 @@ class Searchers:
                 "n-gram, and memory for it: pass a binary, which processes share, or lower "
                 "config.processes or config.search.beam"
             ) from None
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Processes that start meanwhile do not import the job's module, with JAX and more, to search.
+
+    They would do so for functions of it; of a hundred cores' memory it would be 30 GB.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 _made_of: tuple = ()

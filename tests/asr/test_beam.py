@@ -2,9 +2,12 @@
 
 import collections
 import gzip
+import importlib.util
 import itertools
 import math
 import pathlib
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -222,6 +225,19 @@ def test_n_best_texts_are_put_in_order_by_another_model(foretelling, trigram):
     for each in found:
         assert each.score == pytest.approx(expected[each.text], abs=1e-4)
         assert each.lm == pytest.approx(log10(each.text.split()), abs=1e-5)
+
+
+def test_processes_that_search_do_not_import_the_job(trigram, monkeypatch):
+    """Which would take seconds and, with JAX, hundreds of megabytes each."""
+    job = types.ModuleType("__main__")
+    job.__spec__ = importlib.util.find_spec("hubert_jax.decode")
+    monkeypatch.setitem(sys.modules, "__main__", job)
+    words = lexicon.of_words(ngram.words(trigram), SMALL, trigram)
+    with decoding.Searchers(SMALL, trigram, words, 1) as searchers:
+        imported = searchers._pool.submit(eval, "[*__import__('sys').modules]").result()
+    assert "hubert_jax.asr.beam" in imported
+    assert not {"jax", "tensorflow", "hubert_jax.decode"} & set(imported)
+    assert sys.modules["__main__"] is job
 
 
 @pytest.mark.parametrize("beam", [5, 100])
