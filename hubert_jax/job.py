@@ -9,6 +9,7 @@ import platform
 import re
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -30,6 +31,7 @@ _LIBRARIES = {
 }
 _NOT_WRITTEN = re.compile(r"\d+ requested and \d+ written")  # NumPy's word for a full disk
 _PROGRESS_SECONDS = 5.0
+_CRASHED = 70  # EX_SOFTWARE of sysexits.h
 
 _started = time.monotonic()
 
@@ -48,9 +50,9 @@ def main(
     taken whose keys the file has. A job that `computes` keeps freed memory on the CPU back-end.
     With `listed` it is called with values of that key, and needs no file.
 
-    Exit status: 0 when finished, 1 for bad input (one line on standard error) and for a crash
-    (with its traceback), 3 when training diverged, 75 when SIGTERM ended it at a checkpoint, 130
-    when interrupted from the keyboard.
+    Exit status: 0 when finished, 1 for bad input (one line on standard error), 3 when training
+    diverged, 70 for a crash (with its traceback), such as a lost device, 75 when SIGTERM ended it
+    at a checkpoint, 130 when interrupted from the keyboard.
     """
     arguments = sys.argv[1:]
     schemas = schema if isinstance(schema, tuple) else (schema,)
@@ -88,8 +90,9 @@ def guarded(work: Callable[[], Any]) -> None:
             where = f"{error.filename}: " if error.filename else ""
             remedy = "make room or make it writable, and give the same command again"
             _fail("error", f"{where}cannot be written ({error.strerror or error}); {remedy}", 1)
-        _tell_others("crashed", repr(error), 1)
-        raise
+        traceback.print_exc()
+        _tell_others("crashed", repr(error), _CRASHED)
+        sys.exit(_CRASHED)  # who starts jobs again tries a crash again, and bad input never
 
 
 def _fail(kind: str, error: Any, status: int) -> NoReturn:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # keep_running.sh COMMAND ...: starts a job again whenever the machine, not the job, ended it:
 # preempted (status 75, or 143 before the first step). What goes on goes on from its last checkpoint.
-# Bad input (1), a diverged training (3), SIGINT (130) and success end it. Of crashes (any other status)
+# Bad input (1), a diverged training (3), SIGINT (130) and success end it. Of crashes (70, or others)
 # it takes MOST_CRASHES in a row, 3 by default, a row ending when the job has run for an hour. It waits
 # RESTART_SECONDS, 10 by default, before each start, so that all hosts of a job have ended. SIGTERM is
 # passed on, as is Ctrl-C (as SIGTERM, so that its step is saved), and then nothing is started again.

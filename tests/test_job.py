@@ -59,6 +59,18 @@ def test_a_name_that_is_too_long_is_one_line(capsys):
     assert capsys.readouterr().err == f"error: {'x' * 100}...: too long for a name of a file\n"
 
 
+def test_a_crash_is_shown_whole_and_has_a_status_of_its_own(capsys):
+    """Of a lost device, say: the job may be started again, as after bad input it may not."""
+
+    def lose():
+        raise RuntimeError("the device is lost")
+
+    with pytest.raises(SystemExit, match="70"):
+        job.guarded(lose)
+    told = capsys.readouterr().err
+    assert told.startswith("Traceback") and told.endswith("RuntimeError: the device is lost\n")
+
+
 def test_a_full_disk_is_one_line_also_where_numpy_tells(capsys):
     def write():
         raise OSError("9592 requested and 5120 written")

@@ -57,7 +57,7 @@ def _starts(tmp_path) -> list[str]:
         ([137, 0], 0),
         ([143, 143, 143, 0], 0),  # before the first step a preemption has this status
         ([134, 75, 1], 1),
-        ([134, 134, 139, 0], 139),  # three crashes in a row
+        ([134, 70, 139, 0], 139),  # three crashes in a row
     ],
 )
 def test_what_the_machine_ended_is_started_again(call, program, tmp_path, statuses, last):

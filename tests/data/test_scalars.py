@@ -3,10 +3,10 @@
 import time
 
 import pytest
-import tensorflow as tf
 
 from hubert_jax.data import records
 from hubert_jax.data.scalars import ScalarWriter
+from hubert_jax.data.tensorflow import tf
 from hubert_jax.errors import InputError
 
 
