@@ -1,0 +1,1 @@
+"""Runs of many configurations, and tables of what was tried."""
