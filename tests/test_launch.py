@@ -184,6 +184,10 @@ def test_a_set_of_pods(repository):
         container = job["template"]["spec"]["containers"][0]
         assert container["resources"]["limits"] == chips
         assert container["args"] == [*JOB, *(f"--config.distributed.{each}" for each in last)]
+    for name in ("Large", "large_run", "1st", "run-", "x" * 48):
+        done, _ = printed(f"--name={name}")
+        assert done.returncode == 2 and "expected at most 47 of a-z, 0-9 and -" in done.stderr
+    assert printed(f"--name={'x' * 47}")[0].returncode == 0
     done, _ = printed("--tpu=v5p")
     assert done.returncode == 2 and "expected ACCELERATOR/TOPOLOGY" in done.stderr
 

@@ -12,12 +12,14 @@ The cluster needs the JobSet controller.
 
 import argparse
 import json
+import re
 import sys
 from typing import Any
 
 # With these a job ends for good: bad input, a command line that is none, a diverged training.
 _FINAL = [1, 2, 3]
 _PORT = 8476
+_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")  # of a service, RFC 1035
 
 
 def job_set(asked: argparse.Namespace) -> dict[str, Any]:
@@ -101,6 +103,15 @@ def main(arguments: list[str]) -> None:
     asked = parser.parse_args(arguments)
     if asked.hosts < 1:
         parser.error(f"--hosts={asked.hosts}: expected 1 or more")
+    # A pod is called NAME-host-0-INDEX-xxxxx, and no part of a host's name is longer than 63.
+    longest = 63 - len(f"-host-0-{asked.hosts}-xxxxx")
+    if not _NAME.fullmatch(asked.name) or len(asked.name) > longest:
+        parser.error(
+            f"--name={asked.name}: expected at most {longest} of a-z, 0-9 and -, "
+            "a letter first and no - last"
+        )
+    if asked.restarts < 0 or asked.chips < 0:
+        parser.error("--restarts and --chips: expected 0 or more")
     if asked.tpu and not asked.tpu.partition("/")[2]:
         parser.error(
             f"--tpu={asked.tpu}: expected ACCELERATOR/TOPOLOGY, such as tpu-v5p-slice/4x4x8"
