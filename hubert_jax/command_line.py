@@ -7,12 +7,14 @@ Further parameters of `get_config` are keys of the file's own, given before it r
 import ast
 import dataclasses
 import difflib
+import importlib.machinery
 import importlib.util
 import inspect
 import os
 import pathlib
 import re
 import textwrap
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
@@ -126,13 +128,14 @@ def _load(path: str, job: str, overrides: list[str]) -> tuple[Mapping[str, Any],
         known = ", ".join(str(found) for found in sorted(pathlib.Path("configs").rglob("[!_]*.py")))
         found = f"; there are {known}" if known else "; jobs run from the repository's root"
         raise InputError(f"--config={file}: no such file{found}")
-    spec = importlib.util.spec_from_file_location("config_file", file)
-    if spec is None or spec.loader is None:
+    loader = _SourceLoader("config_file", file)
+    spec = importlib.util.spec_from_loader("config_file", loader)
+    if spec is None or not file.endswith(".py"):
         raise InputError(f"--config={file}: expected a Python file, FILE.py")
     module = importlib.util.module_from_spec(spec)
     part = part or job
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
         parts = getattr(module, "PARTS", (part,))
         # A string would be taken for its letters.
         if isinstance(parts, str) or not all(isinstance(name, str) for name in parts):
@@ -154,6 +157,17 @@ def _load(path: str, job: str, overrides: list[str]) -> tuple[Mapping[str, Any],
         f"--config={file}: has no part {part!r}, only {', '.join(parts)}; "
         f"pass --config={file}:PART or another file"
     )
+
+
+class _SourceLoader(importlib.machinery.SourceFileLoader):
+    """Loads what the file holds now.
+
+    Bytecode that Python keeps of it would be of another file that was as long, and there within the
+    same second.
+    """
+
+    def get_code(self, fullname: str) -> types.CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 def _parameters(get_config: Callable, overrides: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -73,13 +73,12 @@ def test_what_the_machine_ended_is_started_again(call, program, tmp_path, status
 def test_sigterm_and_ctrl_c_reach_the_job_and_end_it(program, repository, tmp_path, sent):
     job = program("trap 'sleep 0.5; exit 75' TERM; echo up; while :; do sleep 0.1; done")
     script = repository / "launch/keep_running.sh"
-    process = subprocess.Popen(
-        [script, job],
-        stdout=subprocess.PIPE,
-        text=True,
-        # Tests that run in the background of a script ignore Ctrl-C, and so would what they start.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    # Tests that run in the background of a script ignore Ctrl-C, and so would what they start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen([script, job], stdout=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert process.stdout.readline() == "up\n"
     process.send_signal(sent)
     assert process.wait(timeout=20) == 75 and len(_starts(tmp_path)) == 1
