@@ -133,7 +133,7 @@ class Searchers:
 def _without_main() -> Iterator[None]:
     """Processes that start meanwhile do not import the job's module, with JAX and more, to search.
 
-    They would do so for functions of it; of a hundred cores' memory it would be 30 GB.
+    They would do so for functions of it, at 120 to 180 MB and 0.6 to 1.7 seconds each.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")

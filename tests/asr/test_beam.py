@@ -228,7 +228,7 @@ def test_n_best_texts_are_put_in_order_by_another_model(foretelling, trigram):
 
 
 def test_processes_that_search_do_not_import_the_job(trigram, monkeypatch):
-    """Which would take seconds and, with JAX, hundreds of megabytes each."""
+    """Which would take a second or two and, with JAX, 120 MB or more each."""
     job = types.ModuleType("__main__")
     job.__spec__ = importlib.util.find_spec("hubert_jax.decode")
     monkeypatch.setitem(sys.modules, "__main__", job)
