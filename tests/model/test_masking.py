@@ -88,10 +88,10 @@ def released_statistics(group_rows, frames):
     )
 
 
+@pytest.mark.parametrize("rows", [15, 60])
 @pytest.mark.parametrize("group_rows", [5, 3, 1])
-def test_masked_fraction_and_runs_are_those_of_released_device_batches(group_rows):
-    """Whatever the rows of a batch, see the next test."""
-    rows, draws, frames = 60, 50, 768
+def test_masked_fraction_and_runs_are_those_of_released_device_batches(group_rows, rows):
+    draws, frames = 200 * 15 // rows, 768
     keys = jax.random.split(jax.random.key(5), draws)
     ours = np.concatenate(
         [np.asarray(draw(key, rows, frames, 0.8, 10, group_rows)) for key in keys]
