@@ -58,7 +58,7 @@ def _finetune(workdir, split, model, checkpoints="", steps=4, freeze_steps=2, **
             optimizer=dict(
                 peak_learning_rate=1e-2, weight_decay=0.1, schedule="tri_stage", warmup_fraction=0.1
             ),
-            frames_per_step=3072,
+            frames_per_step=768,
             padded_frames=(384,),
         )
         | values

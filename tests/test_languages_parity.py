@@ -28,6 +28,7 @@ VOCABULARIES = {
 }
 
 
+@pytest.mark.usefixtures("two_devices")
 @pytest.mark.parametrize("language", TEXTS)
 def test_learnt_checked_decoded_and_exported(language, speech_split, tmp_path, capsys):
     if language == "pieces":
@@ -45,7 +46,7 @@ def test_learnt_checked_decoded_and_exported(language, speech_split, tmp_path, c
         regularization=TINY_LARGE["regularization"],
         loop=dict(steps=3, log_every=1),
         optimizer=dict(peak_learning_rate=1e-2),
-        frames_per_step=3072,
+        frames_per_step=768,
         padded_frames=(384,),
         vocabulary=VOCABULARIES[language],
     )

@@ -192,7 +192,7 @@ def test_fine_tuning_mixes_it_by_weight(labelled, speech_split, tmp_path):
         loop=dict(steps=2),
         ctc=dict(channel_mask_probability=0.0),
         vocabulary=dict(source="transcripts"),
-        frames_per_step=3072,
+        frames_per_step=768,
         padded_frames=(384,),
     )
     config = config_lib.build(finetune.FinetuneConfig, values)

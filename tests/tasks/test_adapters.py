@@ -96,7 +96,7 @@ def values(tmp_path, speech_split, held_out_split):
         # Decay would move a frozen parameter that has no gradient.
         optimizer=dict(peak_learning_rate=1e-2, weight_decay=0.1, schedule="tri_stage"),
         lora=dict(rank=2, alpha=5.0, matrices=("query", "ffn_out")),
-        frames_per_step=3072,
+        frames_per_step=768,
         padded_frames=(384,),
         validation_audio=str(held_out_split),
     )

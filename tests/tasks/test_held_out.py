@@ -108,6 +108,7 @@ def test_a_split_that_is_trained_on_or_labelled_otherwise_is_refused(
     refused("validation_labels: found without config.validation_audio", validation_audio="")
 
 
+@pytest.mark.usefixtures("two_devices")
 def test_word_error_rate_is_that_of_decode(speech_split, held_out_split, tmp_path):
     """Of a split that is transcribed in part: on that part."""
     (tmp_path / "dev").mkdir()
@@ -123,7 +124,7 @@ def test_word_error_rate_is_that_of_decode(speech_split, held_out_split, tmp_pat
         validation_audio=f"{tmp_path}/dev",
         loop=dict(steps=2, log_every=1, save_every=1),
         validation=dict(every=2),
-        frames_per_step=3072,
+        frames_per_step=768,
         padded_frames=(384,),
         architecture=TINY_BASE["architecture"],
         regularization=TINY_BASE["regularization"],
