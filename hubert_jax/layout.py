@@ -27,6 +27,7 @@ TAKEN = {  # what a key of a job takes as its input
     "audio": "a prepared split",
     "more_audio": "a prepared split",
     "fit_audio": "a prepared split",
+    "probe_audio": "a prepared split",
     "labels": "labels",
     "validation_audio": "a prepared split",
     "validation_labels": "labels",

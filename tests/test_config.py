@@ -238,6 +238,7 @@ def test_values_are_what_processes_agree_on_and_files_whether_they_are_given():
 TESTED_ELSEWHERE = {
     "configs.demo": ("tests/configs/tiny.py", "from configs import demo"),  # of test_pipeline.py
     "configs.own_audio": ("tests/test_stages.py", "own_audio.py"),  # planned; stages of the demo
+    "configs.reference": ("tests/test_stages.py", "reference.py"),  # planned; stages of the demo
     "configs.small": ("tests/training/test_interruption.py", "configs/small.py"),
     "configs.transformer_lm": ("tests/test_train_lm.py", "import transformer_lm"),
 }

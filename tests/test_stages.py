@@ -793,7 +793,7 @@ def test_a_workdir_inside_of_the_corpus_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["demo.py", "own_audio.py"]
+    ["demo.py", "own_audio.py", "reference.py"]
     + [
         f"paper/{f}.py{p}"
         for f in ("librispeech", "librilight")
@@ -804,6 +804,8 @@ def test_every_pipeline_of_the_repository_plans(name, repository, monkeypatch):
     monkeypatch.chdir(repository)
     arguments = [f"--config=configs/{name}"]
     if name.endswith(".py") and name != "demo.py":
+        if name == "reference.py":
+            arguments.append("--config.alignments=phones")
         with pytest.raises(InputError, match="config.corpus: missing"):
             command_line.read(arguments, "pipeline", pipeline.PipelineConfig)
         arguments.append("--config.corpus=speech")
@@ -978,3 +980,15 @@ def test_stand_ins_for_files_are_told_by_a_dry_run(tmp_path):
         stages = {"convert": {"source": where.format(tmp_path), "target": "hf:"}}
         with pytest.raises(InputError, match=f"{name}: {said}"):
             pipeline.dry_run(pipeline.PipelineConfig(str(tmp_path / "run"), stages))
+
+
+def test_a_probe_reads_a_split_of_the_pipeline(tmp_path, corpus):
+    inputs = {"audio": "prepare:dev", "labels": ("label:dev",), "probe_audio": "prepare:train"}
+    values = {
+        "prepare": {"corpus": str(corpus), "splits": ("train=a", "dev=b")},
+        "label": {"inputs": {"audio": ("prepare:train", "prepare:dev")}},
+        "evaluate": {"inputs": inputs, "alignments": "dev.txt", "probe_alignments": "train.txt"},
+    }
+    run = str(tmp_path / "run")
+    stages = {s.name: s for s in pipeline.plan(pipeline.PipelineConfig(run, values))}
+    assert stages["evaluate"].config.probe_audio == f"{run}/prepare/train"
