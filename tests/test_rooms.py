@@ -10,7 +10,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "hubert_jax"
 ROOMS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 JOBS = {
     *("prepare", "check", "label", "train", "evaluate", "analyse", "finetune", "lm", "train_lm"),
-    *("decode", "pseudo_label", "export", "pipeline", "transcribe"),
+    *("decode", "pseudo_label", "export", "pipeline", "plan", "transcribe"),
 }
 # Rooms with more public names, and how many. asr goes from emissions by searches to error rates and
 # captions; convert, corpus and data have the files and formats of other people and of ours; a model

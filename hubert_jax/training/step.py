@@ -22,7 +22,7 @@ from hubert_jax.training.task import AdditiveLoss, Batch, Task
 
 _Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
 _Compiled = jax.stages.Compiled
-_USABLE = 0.95  # of a device's memory; free pieces can be too small
+USABLE = 0.95  # of a device's memory; free pieces can be too small
 _WAITING = 2  # batches on the device beside the one that a step works on
 
 
@@ -104,7 +104,9 @@ def compile_steps(
         for shapes in (longest_first[:1], longest_first[1:]):
             try:
                 steps |= compiled(count, shapes)
-                needed = max(_needed(step, distinct[shape], mesh) for shape, step in steps.items())
+                needed = max(
+                    needed_memory(step, distinct[shape], mesh) for shape, step in steps.items()
+                )
             except jax.errors.JaxRuntimeError as error:  # TPU's compiler counts by itself
                 if "RESOURCE_EXHAUSTED" not in str(error):
                     raise
@@ -126,6 +128,16 @@ def shape_of(batch: Batch) -> tuple[int, ...]:
     """The shape of a batch's largest array: of audio, its waveforms (B, N)."""
     shapes = (tuple(array.shape) for array in batch.values())
     return max(shapes, key=lambda shape: (math.prod(shape), shape))
+
+
+def needed_memory(step: _Compiled, batch: Batch, mesh: Mesh) -> float:
+    """Bytes of a device while the update runs, batches that wait for it included."""
+    found: Any = step.memory_analysis()
+    rows = sum(math.prod(array.shape) * array.dtype.itemsize for array in batch.values())
+    program = found.temp_size_in_bytes + found.generated_code_size_in_bytes
+    results = found.output_size_in_bytes - found.alias_size_in_bytes
+    waiting = _WAITING * rows / sharding.batch_shards(mesh)
+    return found.argument_size_in_bytes + program + results + waiting
 
 
 def _rms(name: str, tree: dict) -> dict[str, jax.Array]:
@@ -182,17 +194,7 @@ def _accumulated(loss: AdditiveLoss, mesh: Mesh, count: int) -> Callable:
 def _device_memory(mesh: Mesh) -> float | None:
     """Bytes that a program can use of the smallest device; None where one does not say."""
     limits = [(device.memory_stats() or {}).get("bytes_limit", 0) for device in mesh.local_devices]
-    return _over_processes(np.min, min(limits)) * _USABLE or None
-
-
-def _needed(step: _Compiled, batch: Batch, mesh: Mesh) -> float:
-    """Bytes of a device while the update runs."""
-    found: Any = step.memory_analysis()
-    rows = sum(math.prod(array.shape) * array.dtype.itemsize for array in batch.values())
-    program = found.temp_size_in_bytes + found.generated_code_size_in_bytes
-    results = found.output_size_in_bytes - found.alias_size_in_bytes
-    waiting = _WAITING * rows / sharding.batch_shards(mesh)
-    return found.argument_size_in_bytes + program + results + waiting
+    return _over_processes(np.min, min(limits)) * USABLE or None
 
 
 def _over_processes(choose: Callable, value: float) -> float:

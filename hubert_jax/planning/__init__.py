@@ -1,0 +1,1 @@
+"""What a training would need of machines that are not here: memory, traffic, time."""
