@@ -176,7 +176,7 @@ class Execution:
     """
 
     dtype: str = "float32"  # of the computation; or bfloat16
-    attention: str = "auto"  # xla, cudnn (GPU) or splash (TPU); auto: the fastest that is possible
+    attention: str = "auto"  # xla, cudnn (GPU), splash, whole_rows (TPU); auto: what is fastest
     rematerialize: bool = False  # recompute each layer in the backward pass, do not store it
     scan_unroll: int = 1  # layers in a row: 1 compiles fastest, all of them run fastest on CPU
     platform: str = ""  # that is compiled for; empty: the one that is there
@@ -184,7 +184,7 @@ class Execution:
     def __post_init__(self) -> None:
         for name, known in (
             ("dtype", ("float32", "bfloat16")),
-            ("attention", ("auto", "xla", "cudnn", "splash")),
+            ("attention", ("auto", "xla", "cudnn", "splash", "whole_rows")),
             ("platform", ("", "cpu", "gpu", "tpu")),
         ):
             listed = ", ".join(map(repr, known))
@@ -192,14 +192,11 @@ class Execution:
         _require(self, "scan_unroll", self.scan_unroll >= 1, "expected 1 or more")
 
     def require_dropout(self, regularization: Regularization) -> None:
-        """Raises InputError where a fused attention kernel is named, but weights are dropped.
-
-        These kernels never hold the weights.
-        """
+        """Raises InputError where cuDNN's or splash attention is named, but weights are dropped."""
         rate = regularization.attention_dropout
-        if rate and self.attention not in ("auto", "xla"):
+        if rate and self.attention in ("cudnn", "splash"):
             raise InputError(
                 f"config.execution.attention={self.attention!r} has no dropout of attention "
                 f"weights, but config.regularization.attention_dropout={rate:g}; expected 'auto', "
-                "'xla' or a dropout of 0"
+                "'xla', on TPUs 'whole_rows', or a dropout of 0"
             )

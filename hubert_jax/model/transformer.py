@@ -63,10 +63,7 @@ class _TransformerLayer(nn.Module):
             )
         rate = 0.0 if self.deterministic else regularization.attention_dropout
         if rate:
-            random = self.make_rng("dropout")
-            y = self.kernels.attention(
-                query, key, value, lengths, lambda x: self.kernels.dropout(x, rate, random)
-            )
+            y = self.kernels.attention(query, key, value, lengths, rate, self.make_rng("dropout"))
         else:
             y = self.kernels.attention(query, key, value, lengths)
         y = self._dense(y.reshape(x.shape), dim, "output")

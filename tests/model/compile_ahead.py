@@ -48,7 +48,11 @@ PROGRAMS = (
     ("LARGE, training", LARGE, NO_REGULARIZATION, True),
 )
 # What the compiled program calls a back-end's kernel.
-KERNELS = {"splash": "tpu_custom_call", "cudnn": "__cudnn$fmha"}
+KERNELS = {
+    "splash": "tpu_custom_call",
+    "whole_rows": "tpu_custom_call",
+    "cudnn": "__cudnn$fmha",
+}
 
 
 def compile_program(network: HubertForPretraining, training: bool, mesh: Mesh, frames: int) -> Any:

@@ -97,7 +97,7 @@ def test_rows_without_a_valid_frame_are_finite():
     ("platform", "dtype", "rate", "head_dim", "backend", "reason"),
     [
         ("cpu", "bfloat16", 0.0, 64, "xla", "accelerator"),
-        ("tpu", "bfloat16", 0.1, 64, "xla", "no attention dropout, here 0.1"),
+        ("tpu", "bfloat16", 0.1, 64, "whole_rows", "with attention dropout 0.1"),
         ("gpu", "bfloat16", 0.1, 64, "xla", "no attention dropout, here 0.1"),
         ("tpu", "bfloat16", 0.0, 64, "splash", "Pallas"),
         ("tpu", "float32", 0.0, 80, "splash", "Pallas"),

@@ -1,4 +1,4 @@
-"""Scaled dot-product self-attention: XLA's, cuDNN's and Pallas' (splash).
+"""Scaled dot-product self-attention: XLA's, cuDNN's and Pallas' (splash); ours is `whole_rows`.
 
 Query, key, value and what is returned, in the dtype of `value`, are (B, T, heads, head_dim); the
 softmax is in float32. Of each row the first `lengths` (B,) int32 frames are attended to, None: all;
@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
+from hubert_jax.model.kernels.dropout import plain as plain_dropout
+
 _MASKED = -1e9  # finite, so that a row without a valid key gives numbers rather than NaN
 _QUERIES = 1024  # frames whose weights of all others are in memory at once, where there are many
 _SPLASH_BLOCK = 128  # the lanes of a TPU: lengths are padded to a multiple of it
@@ -23,15 +25,24 @@ def xla(
     key: jax.Array,
     value: jax.Array,
     lengths: jax.Array | None = None,
-    drop: Callable[[jax.Array], jax.Array] | None = None,
+    rate: float = 0.0,
+    random: jax.Array | None = None,
     *,
     causal: bool = False,
+    dropout: Callable[[jax.Array, float, jax.Array], jax.Array] = plain_dropout,
 ) -> jax.Array:
-    """Attention written out, `causal` or not; `drop` is applied to the attention weights.
+    """Attention written out, `causal` or not, its weights dropped at `rate` by the key `random`.
 
     With neither, memory grows with frames and not with their square from 4,096 on, where their
     number is known as it is compiled.
     """
+    drop: Callable[[jax.Array], jax.Array] | None = None
+    if rate and random is not None:
+        key_of_weights = random
+
+        def drop(weights: jax.Array) -> jax.Array:
+            return dropout(weights, rate, key_of_weights)
+
     attend = functools.partial(_written_out, key=key, value=value, lengths=lengths)
     rows, frames, *each = query.shape
     many = isinstance(frames, int) and frames > 4 * _QUERIES  # or symbolic

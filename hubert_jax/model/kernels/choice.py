@@ -24,7 +24,7 @@ _CUDNN_MAX_HEAD_DIM = 128
 class Kernels:
     """How a network computes; the functions are described in their modules."""
 
-    attention: Callable[..., jax.Array]  # the one of "xla" takes `drop` too
+    attention: Callable[..., jax.Array]  # those with dropout take its rate and key, too
     attention_backend: str
     attention_reason: str  # why this back-end
     dropout: Callable[[jax.Array, float, jax.Array], jax.Array]
@@ -51,17 +51,25 @@ def choose(
     """
     platform = execution.platform or jax.default_backend()
     backend, reason = _attention_backend(execution, architecture, regularization, platform)
-    forms: dict[str, Callable[..., jax.Array]] = {
-        "xla": attention.xla,
-        "cudnn": attention.cudnn,
-        "splash": functools.partial(attention.splash, sharding=activations),
-    }
     on_cpu = platform == "cpu"
+    drop = dropout.on_cpu if on_cpu else dropout.plain
+    attend: Callable[..., jax.Array]
+    if backend == "whole_rows":
+        # Where it is used: Pallas takes an eighth of a second to import.
+        from hubert_jax.model.kernels import whole_rows
+
+        attend = functools.partial(whole_rows.attend, sharding=activations)
+    elif backend == "splash":
+        attend = functools.partial(attention.splash, sharding=activations)
+    elif backend == "cudnn":
+        attend = attention.cudnn
+    else:
+        attend = functools.partial(attention.xla, dropout=drop)
     return Kernels(
-        attention=functools.partial(forms[backend], causal=True) if causal else forms[backend],
+        attention=functools.partial(attend, causal=True) if causal else attend,
         attention_backend=backend,
         attention_reason=reason,
-        dropout=dropout.on_cpu if on_cpu else dropout.plain,
+        dropout=drop,
         layer_norm=norm.on_cpu if on_cpu else norm.plain,
         dot_general=dense.on_cpu if on_cpu else dense.plain,
         grouped_convolution=grouped_convolution.on_cpu if on_cpu else grouped_convolution.plain,
@@ -84,10 +92,12 @@ def _attention_backend(
         return execution.attention, "config.execution.attention"
     if platform == "cpu":
         return "xla", "the fused kernels need an accelerator"
-    if rate:
-        return "xla", f"the fused kernels have no attention dropout, here {rate:g}"
     if platform == "tpu":
+        if rate:
+            return "whole_rows", f"our Pallas kernel for TPU, with attention dropout {rate:g}"
         return "splash", "Pallas kernel for TPU"
+    if rate:
+        return "xla", f"the fused kernels of GPUs have no attention dropout, here {rate:g}"
     if execution.dtype != "bfloat16":
         return "xla", f"cuDNN's kernel takes half precision alone, here {execution.dtype}"
     if head_dim % 8 or head_dim > _CUDNN_MAX_HEAD_DIM:

@@ -1,0 +1,218 @@
+"""Attention with dropout of its weights on TPU: a Pallas kernel that never writes the weights.
+
+Crops of speech are short: a block of queries sees all keys of its row and head at once, so that the
+softmax is one pass, and the backward pass computes it again. Written out by XLA, the weights of
+BASE's 12 heads, their softmax and what is dropped of them go through memory several times.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from hubert_jax.model.kernels.dropout import threefry
+
+_LANES = 128  # frames are padded to a multiple of a TPU's
+_SCORES = 2**18  # of a block of queries, at most: 1 MiB in float32
+_MASKED = -1e9  # finite, so that a row without a valid key gives numbers rather than NaN
+_STRIDE = 2**16  # of queries among the places that are hashed, whatever the padding
+_LEVELS = 2**24
+_MIXERS = (0x7FEB352D, 0x846CA68B)  # Wellons' lowbias32
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    lengths: jax.Array | None = None,
+    rate: float = 0.0,
+    random: jax.Array | None = None,
+    *,
+    causal: bool = False,
+    sharding: NamedSharding | None = None,
+    interpret: bool = False,
+) -> jax.Array:
+    """As the functions of `attention`, the weights dropped with probability `rate`.
+
+    What is dropped is a function of the key `random`, the row, the head and the two frames: the
+    same on any devices. With `sharding` each device runs its own rows and heads.
+    """
+    rows, frames, heads, _ = query.shape
+    if lengths is None:
+        lengths = jnp.full((rows,), frames, jnp.int32)
+    words = jnp.zeros((rows, heads, 2), jnp.int32)
+    if rate and random is not None:
+        of_row, of_head = (jax.lax.broadcasted_iota(jnp.uint32, (rows, heads), i) for i in (0, 1))
+        drawn = threefry(jax.random.key_data(random)[:2], (of_row, of_head))
+        words = jax.lax.bitcast_convert_type(jnp.stack(drawn, axis=-1), jnp.int32)
+    padding = [(0, 0), (0, -frames % _LANES), (0, 0), (0, 0)]
+    padded = [jnp.pad(x, padding) for x in (query * query.shape[-1] ** -0.5, key, value)]
+    run = functools.partial(_attended, rate, causal, interpret)
+    if sharding is not None:
+        over_rows, _, over_heads, *_ = sharding.spec
+        if over_heads is not None and heads % sharding.mesh.shape[over_heads]:
+            over_heads = None
+        divided = P(over_rows, None, over_heads)
+        run = jax.shard_map(
+            run,
+            mesh=sharding.mesh,
+            in_specs=(divided, divided, divided, P(over_rows), P(over_rows, over_heads)),
+            out_specs=divided,
+            check_vma=False,
+        )
+    return run(*padded, lengths, words)[:, :frames].astype(value.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _attended(rate, causal, interpret, query, key, value, lengths, words):  # type: ignore[no-untyped-def]
+    """On one device, of scaled queries and whole blocks, (B, T, heads, head_dim)."""
+    return _forward(rate, causal, interpret, query, key, value, lengths, words)[0]
+
+
+def _forward(rate, causal, interpret, query, key, value, lengths, words):  # type: ignore[no-untyped-def]
+    by_head = [x.swapaxes(1, 2) for x in (query, key, value)]
+    block, grid, of_block, of_row = _blocks(by_head[0])
+    out = pl.pallas_call(
+        functools.partial(_forward_kernel, rate=rate, causal=causal),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=2,
+            grid=grid,
+            in_specs=[of_block, of_row, of_row],
+            out_specs=of_block,
+        ),
+        out_shape=jax.ShapeDtypeStruct(by_head[0].shape, value.dtype),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "parallel")
+        ),
+        interpret=interpret,
+        name="whole_rows_forward",
+    )(lengths, words, *by_head)
+    return out.swapaxes(1, 2), (query, key, value, lengths, words)
+
+
+def _backward(rate, causal, interpret, kept, cotangent):  # type: ignore[no-untyped-def]
+    *inputs, lengths, words = kept
+    by_head = [x.swapaxes(1, 2) for x in (*inputs, cotangent)]
+    block, grid, of_block, of_row = _blocks(by_head[0])
+    frames, width = by_head[0].shape[2:]
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in by_head[:3]]
+    found = pl.pallas_call(
+        functools.partial(_backward_kernel, rate=rate, causal=causal),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=2,
+            grid=grid,
+            in_specs=[of_block, of_row, of_row, of_block],
+            out_specs=[of_block, of_row, of_row],
+            scratch_shapes=[pltpu.VMEM((frames, width), jnp.float32) for _ in range(2)],
+        ),
+        out_shape=shapes,
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "parallel", "arbitrary")
+        ),
+        interpret=interpret,
+        name="whole_rows_backward",
+    )(lengths, words, *by_head)
+    return (*(x.swapaxes(1, 2) for x in found), None, None)
+
+
+_attended.defvjp(_forward, _backward)
+
+
+def _blocks(query: jax.Array) -> tuple:
+    """Frames of a block of queries; the grid; what a step sees of queries, and of keys."""
+    rows, heads, frames, width = query.shape
+    sizes = [size for size in range(_LANES, frames + 1, _LANES) if frames % size == 0]
+    block = max([size for size in sizes if size * frames <= _SCORES], default=_LANES)
+    of_block = pl.BlockSpec((1, 1, block, width), lambda row, head, part, *_: (row, head, part, 0))
+    of_row = pl.BlockSpec((1, 1, frames, width), lambda row, head, part, *_: (row, head, 0, 0))
+    return block, (rows, heads, frames // block), of_block, of_row
+
+
+def _weights(query, key, lengths, words, rate, causal):  # type: ignore[no-untyped-def]
+    """The softmax of a block, float32 (Q, K), and what stays of it, bool (Q, K), or None: all."""
+    row, head, part = (pl.program_id(axis) for axis in range(3))
+    scores = _product(query, key, 1, 1)
+    to = jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1)
+    whence = part * scores.shape[0] + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 0)
+    valid = to < lengths[row]
+    if causal:
+        valid &= to <= whence
+    scores = jnp.where(valid, scores, _MASKED)
+    powers = jnp.exp(scores - scores.max(axis=1, keepdims=True))
+    weights = powers / powers.sum(axis=1, keepdims=True)
+    if not rate:
+        return weights, None
+    # Multiplications wrap; shifts are logical.
+    mixed = (whence * _STRIDE + to) ^ words[row, head, 0]
+    mixed ^= jax.lax.shift_right_logical(mixed, 16)
+    mixed *= _signed(_MIXERS[0])
+    mixed ^= jax.lax.shift_right_logical(mixed, 15)
+    mixed += words[row, head, 1]  # or places of two heads could be a permutation of each other
+    mixed *= _signed(_MIXERS[1])
+    mixed ^= jax.lax.shift_right_logical(mixed, 16)
+    return weights, jax.lax.shift_right_logical(mixed, 8) < kept_levels(rate)
+
+
+def kept_levels(rate: float) -> int:
+    """Of 2^24 levels those at which a weight stays."""
+    return max(_LEVELS - round(rate * _LEVELS), 1)
+
+
+def _signed(word: int) -> jax.Array:
+    return jnp.int32(word - 2**32 if word >= 2**31 else word)
+
+
+def _dropped(weights, kept, rate):  # type: ignore[no-untyped-def]
+    if kept is None:
+        return weights
+    return jnp.where(kept, weights * (_LEVELS / kept_levels(rate)), 0.0)
+
+
+def _product(a: jax.Array, b: jax.Array, over_a: int, over_b: int) -> jax.Array:
+    """The product of two matrices over these axes, in float32."""
+    # Halves are multiplied exactly; of float32 nothing is to be rounded.
+    exactly = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
+    return jax.lax.dot_general(
+        a,
+        b,
+        (((over_a,), (over_b,)), ((), ())),
+        precision=exactly,
+        preferred_element_type=jnp.float32,
+    )
+
+
+def _forward_kernel(lengths, words, query, key, value, out, *, rate, causal):  # type: ignore[no-untyped-def]
+    weights, kept = _weights(query[0, 0], key[0, 0], lengths, words, rate, causal)
+    dropped = _dropped(weights, kept, rate).astype(value.dtype)
+    out[0, 0] = _product(dropped, value[0, 0], 1, 0).astype(out.dtype)
+
+
+def _backward_kernel(  # type: ignore[no-untyped-def]
+    lengths, words, query, key, value, cotangent,
+    to_query, to_key, to_value, sum_key, sum_value, *, rate, causal,
+):  # fmt: skip
+    part, last = pl.program_id(2), pl.num_programs(2) - 1
+
+    @pl.when(part == 0)
+    def begin() -> None:
+        sum_key[...] = jnp.zeros_like(sum_key)
+        sum_value[...] = jnp.zeros_like(sum_value)
+
+    q, k, v, outer = query[0, 0], key[0, 0], value[0, 0], cotangent[0, 0]
+    weights, kept = _weights(q, k, lengths, words, rate, causal)
+    dropped = _dropped(weights, kept, rate).astype(v.dtype)
+    sum_value[...] += _product(dropped, outer, 0, 0)
+    to_weights = _dropped(_product(outer, v, 1, 1), kept, rate)
+    to_scores = weights * (to_weights - (weights * to_weights).sum(axis=1, keepdims=True))
+    to_scores = to_scores.astype(k.dtype)
+    to_query[0, 0] = _product(to_scores, k, 1, 0).astype(to_query.dtype)
+    sum_key[...] += _product(to_scores, q, 0, 0)
+
+    @pl.when(part == last)
+    def end() -> None:
+        to_key[0, 0] = sum_key[...].astype(to_key.dtype)
+        to_value[0, 0] = sum_value[...].astype(to_value.dtype)
