@@ -52,6 +52,6 @@ class FrontEnd(nn.Module):
             if architecture.frontend_norm == "layer":
                 x = LayerNorm(self.kernels, name=f"norm_{i}")(x).astype(dtype)
             elif i == 0:
-                x = TimeGroupNorm(name="norm_0")(x, lengths)
+                x = TimeGroupNorm(self.kernels, name="norm_0")(x, lengths)
             x = gelu(x)
         return x

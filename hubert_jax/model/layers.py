@@ -1,22 +1,40 @@
 """Small layers with HuBERT's numerics: exact GELU, dropout, norms with float32 statistics."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from hubert_jax.model.kernels.choice import Kernels
-from hubert_jax.model.kernels.norm import EPSILON
 
 linear_init = nn.initializers.normal(0.02)
 
 
+@jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
     """The exact GELU, x * Phi(x), in float32; returns the shape and dtype of x.
 
-    `jax.nn.gelu` computes Phi through erfc, which takes longer on CPU.
+    `jax.nn.gelu` computes Phi through erfc, which takes longer on CPU. Of the forward pass x is
+    kept, in its dtype; automatic differentiation would keep three arrays in float32.
     """
     values = x.astype(jnp.float32)
-    return (0.5 * values * (1.0 + jax.lax.erf(values * 0.5**0.5))).astype(x.dtype)
+    return (values * _below(values)).astype(x.dtype)
+
+
+def _below(values: jax.Array) -> jax.Array:
+    """Phi: the probability that a normal variable is below each of the values."""
+    return 0.5 * (1.0 + jax.lax.erf(values * 0.5**0.5))
+
+
+def _gelu_gradient(x: jax.Array, gradient: jax.Array) -> tuple[jax.Array]:
+    values = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * jnp.square(values)) * (2.0 * math.pi) ** -0.5
+    slope = _below(values) + values * density
+    return ((gradient.astype(jnp.float32) * slope).astype(x.dtype),)
+
+
+gelu.defvjp(lambda x: (gelu(x), x), _gelu_gradient)
 
 
 class Dropout(nn.Module):
@@ -43,7 +61,7 @@ class LayerNorm(nn.Module):
         """x: (..., C); returns the same shape in float32."""
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        return self.kernels.layer_norm(x.astype(jnp.float32), scale, bias)
+        return self.kernels.layer_norm(x, scale, bias)
 
 
 class TimeGroupNorm(nn.Module):
@@ -53,20 +71,11 @@ class TimeGroupNorm(nn.Module):
     alone (torchaudio issue 2242, transformers issue 21534).
     """
 
+    kernels: Kernels
+
     @nn.compact
     def __call__(self, x: jax.Array, lengths: jax.Array | None) -> jax.Array:
         """x: (B, T, C); lengths: (B,) valid frames of each row, or None; returns (B, T, C)."""
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        values = x.astype(jnp.float32)
-        if lengths is None:
-            mean = values.mean(axis=1, keepdims=True)
-            variance = jnp.square(values - mean).mean(axis=1, keepdims=True)
-        else:
-            valid = (jnp.arange(x.shape[1]) < lengths[:, None])[:, :, None]
-            count = jnp.maximum(lengths, 1)[:, None, None]
-            mean = jnp.where(valid, values, 0).sum(axis=1, keepdims=True) / count
-            deviation = jnp.where(valid, values - mean, 0)
-            variance = jnp.square(deviation).sum(axis=1, keepdims=True) / count
-        normalised = (values - mean) * jax.lax.rsqrt(variance + EPSILON)
-        return (normalised * scale + bias).astype(x.dtype)
+        return self.kernels.time_norm(x, scale, bias, lengths)

@@ -12,12 +12,14 @@ from hubert_jax.model.kernels.choice import choose
 FAST = {
     "dropout": dropout.on_cpu,
     "layer_norm": norm.on_cpu,
+    "time_norm": norm.over_time_on_cpu,
     "dot_general": dense.on_cpu,
     "grouped_convolution": grouped_convolution.on_cpu,
 }
 PLAIN = {
     "dropout": dropout.plain,
     "layer_norm": norm.plain,
+    "time_norm": norm.over_time,
     "dot_general": dense.plain,
     "grouped_convolution": grouped_convolution.plain,
 }

@@ -11,7 +11,7 @@ from hubert_jax.model.hubert import cosine_logits
 from hubert_jax.model.kernels import grouped_convolution, norm
 from hubert_jax.model.kernels.attention import xla as attention
 from hubert_jax.model.kernels.choice import choose
-from hubert_jax.model.layers import TimeGroupNorm
+from hubert_jax.model.layers import gelu
 from hubert_jax.model.positional import PositionalConvolution
 
 pytestmark = pytest.mark.parity
@@ -101,19 +101,51 @@ def test_layer_norm_and_its_derivative(random, layer_norm):
         np.testing.assert_allclose(gradient, tensor.grad.numpy(), rtol=1e-5, atol=ATOL)
 
 
-def test_group_norm_over_time(random):
-    x = 2 + normal(random, 2, 40, 16)
-    module = TimeGroupNorm()
-    params = {"scale": 1 + 0.2 * normal(random, 16), "bias": normal(random, 16)}
-    scale, bias = (torch.from_numpy(params[name]) for name in ("scale", "bias"))
-    lengths = np.array([40, 23])
-    for length in (None, lengths):
-        found = module.apply({"params": params}, x, length)
-        for row in range(2):
-            frames = 40 if length is None else lengths[row]
-            alone = torch.from_numpy(x[row : row + 1, :frames]).mT
-            expected = torch.nn.functional.group_norm(alone, 16, scale, bias).mT.numpy()
-            np.testing.assert_allclose(found[row, :frames], expected[0], rtol=0, atol=ATOL)
+@pytest.mark.parametrize(
+    "time_norm", [norm.over_time, norm.over_time_on_cpu], ids=["plain", "on_cpu"]
+)
+@pytest.mark.parametrize("lengths", [None, np.array([40, 23])], ids=["whole", "padded"])
+def test_group_norm_over_time_and_its_derivative(random, time_norm, lengths):
+    x, cotangent = 2 + normal(random, 2, 40, 16), normal(random, 2, 40, 16)
+    scale, bias = 1 + 0.2 * normal(random, 16), normal(random, 16)
+    found, pull = jax.vjp(lambda *of: time_norm(*of, lengths), x, scale, bias)
+    tensors = [torch.from_numpy(array).requires_grad_() for array in (x, scale, bias)]
+    rows = []
+    for row, frames in enumerate([40, 40] if lengths is None else lengths):
+        alone = tensors[0][row : row + 1, :frames].mT
+        rows.append(torch.nn.functional.group_norm(alone, 16, *tensors[1:]).mT[0])
+        np.testing.assert_allclose(
+            found[row, :frames], rows[-1].detach().numpy(), rtol=0, atol=ATOL
+        )
+        cotangent[row, frames:] = 0  # nothing is made of what is beyond
+    sum(
+        (out * torch.from_numpy(cotangent[i, : len(out)])).sum() for i, out in enumerate(rows)
+    ).backward()
+    for gradient, tensor in zip(pull(cotangent), tensors, strict=True):
+        np.testing.assert_allclose(gradient, tensor.grad.numpy(), rtol=1e-5, atol=ATOL)
+
+
+def test_frames_beyond_a_rows_length_have_their_part_in_its_gradient(random):
+    """As automatic differentiation has it, also where something is made of them."""
+    x, lengths = 2 + normal(random, 2, 40, 16), np.array([40, 23])
+    scale, bias = 1 + 0.2 * normal(random, 16), normal(random, 16)
+    forms = (norm.over_time, norm.over_time_on_cpu)
+    pulled = [jax.vjp(lambda *of: form(*of, lengths), x, scale, bias)[1] for form in forms]  # noqa: B023
+    cotangent = normal(random, 2, 40, 16)
+    for ours, theirs in zip(*(pull(cotangent) for pull in pulled), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=ATOL)
+
+
+def test_gelu_and_its_derivative(random):
+    x, cotangent = 3 * normal(random, 5, 40), normal(random, 5, 40)
+    tensor = torch.from_numpy(x).requires_grad_()
+    expected = torch.nn.functional.gelu(tensor)
+    expected.backward(torch.from_numpy(cotangent))
+    found, pull = jax.vjp(gelu, x)
+    np.testing.assert_allclose(found, expected.detach().numpy(), rtol=0, atol=ATOL)
+    np.testing.assert_allclose(pull(cotangent)[0], tensor.grad.numpy(), rtol=1e-5, atol=ATOL)
+    kept = jax.tree.leaves(jax.vjp(gelu, x.astype(jnp.bfloat16))[1])
+    assert [(each.dtype, each.shape) for each in kept] == [(jnp.bfloat16, x.shape)]
 
 
 def test_attention_with_padding(random):

@@ -29,6 +29,7 @@ class Kernels:
     attention_reason: str  # why this back-end
     dropout: Callable[[jax.Array, float, jax.Array], jax.Array]
     layer_norm: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+    time_norm: Callable[[jax.Array, jax.Array, jax.Array, jax.Array | None], jax.Array]
     dot_general: Callable[..., jax.Array]
     grouped_convolution: Callable[[jax.Array, jax.Array, int], jax.Array]
     dtype: jnp.dtype
@@ -71,6 +72,7 @@ def choose(
         attention_reason=reason,
         dropout=drop,
         layer_norm=norm.on_cpu if on_cpu else norm.plain,
+        time_norm=norm.over_time_on_cpu if on_cpu else norm.over_time,
         dot_general=dense.on_cpu if on_cpu else dense.plain,
         grouped_convolution=grouped_convolution.on_cpu if on_cpu else grouped_convolution.plain,
         dtype=jnp.dtype(execution.dtype),
