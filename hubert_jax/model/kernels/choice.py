@@ -54,6 +54,11 @@ def choose(
     backend, reason = _attention_backend(execution, architecture, regularization, platform)
     on_cpu = platform == "cpu"
     drop = dropout.on_cpu if on_cpu else dropout.plain
+    convolve: Callable[..., jax.Array] = grouped_convolution.plain
+    if on_cpu:
+        convolve = grouped_convolution.on_cpu
+    elif activations is not None:
+        convolve = functools.partial(grouped_convolution.on_mesh, sharding=activations)
     attend: Callable[..., jax.Array]
     if backend == "whole_rows":
         # Where it is used: Pallas takes an eighth of a second to import.
@@ -74,7 +79,7 @@ def choose(
         layer_norm=norm.on_cpu if on_cpu else norm.plain,
         time_norm=norm.over_time_on_cpu if on_cpu else norm.over_time,
         dot_general=dense.on_cpu if on_cpu else dense.plain,
-        grouped_convolution=grouped_convolution.on_cpu if on_cpu else grouped_convolution.plain,
+        grouped_convolution=convolve,
         dtype=jnp.dtype(execution.dtype),
         rematerialize=execution.rematerialize,
         scan_unroll=execution.scan_unroll,

@@ -1,7 +1,10 @@
 """Same-length grouped cross-correlation over time, the core of the position embedding."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
 
 _NARROW = 16  # kernels below it are faster as a convolution on CPU too
 
@@ -19,6 +22,18 @@ def plain(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
         padding=((width // 2, (width - 1) // 2),),
         dimension_numbers=("NWC", "WIO", "NWC"),
         feature_group_count=groups,
+    )
+
+
+def on_mesh(x: jax.Array, kernel: jax.Array, groups: int, sharding: NamedSharding) -> jax.Array:
+    """As `plain`, each device on its own rows, which lie as `sharding` says of the first axis.
+
+    XLA would collect the rows of all devices on each of them for the kernel's gradient.
+    """
+    rows = PartitionSpec(sharding.spec[0])
+    run = functools.partial(plain, groups=groups)
+    return jax.shard_map(run, mesh=sharding.mesh, in_specs=(rows, PartitionSpec()), out_specs=rows)(
+        x, kernel
     )
 
 
