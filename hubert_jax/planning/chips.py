@@ -35,13 +35,15 @@ class Chip:
     node: int  # chips that the links join; 0: all of a slice
     network: float = 0.0  # bytes per second that it sends beyond its node
 
-    def seconds_of(self, sent: float, group: int, spread: bool, devices: int) -> float:
-        """To send so many bytes, at least, in a group of `devices`; `spread`: beyond a node.
+    def seconds_of(self, sent: float, group: int, together: int, devices: int) -> float:
+        """To send so many bytes, at least, in a group of `devices`, `together` of it in a node.
 
-        A group that is not all of a torus lies along one axis of it.
+        A group that is not all of a torus lies along one axis of it. Between nodes as many rings
+        run side by side as a group has chips in each.
         """
-        if spread:
-            return sent / self.network
+        if together < group:
+            inside = sent / self.links if together > 1 else 0.0
+            return max(inside, sent / (together * self.network))
         return sent / (self.links if self.node or group == devices else self.links / self.axes)
 
 

@@ -115,7 +115,7 @@ def estimate(config: TrainConfig, topology: Topology) -> Estimate:
         found = program.traffic(compiled.as_text(), mesh.shape)
         activations = compiled.memory_analysis().temp_size_in_bytes
     network_seconds = sum(
-        chip.seconds_of(each.sent, each.group, each.spread(mesh.shape, chip.node), devices)
+        chip.seconds_of(each.sent, each.group, each.together(mesh.shape, chip.node), devices)
         for each in found.collectives
     )
     return Estimate(
@@ -189,9 +189,15 @@ def _compiled(task, mesh, state, config, counts, available):  # type: ignore[no-
         try:
             (program_of,) = step.compile_steps(task, mesh, state, config.seed, (count,)).values()
             needed = step.needed_memory(program_of, shapes, mesh)
-        except jax.errors.JaxRuntimeError as error:  # TPU's compiler counts by itself
+        except RuntimeError as error:
+            if "cuDNN not found" in str(error):
+                raise InputError(
+                    "config.plan.topology: compiling for GPUs takes cuDNN, which is not here; "
+                    "`pip install -e '.[cuda]'` brings it"
+                ) from None
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
+            # TPU's compiler counts by itself.
             used = _USED.search(str(error))
             needed = float(used.group(1)) * _UNITS[used.group(2)] if used else 2 * available
         if needed <= available:

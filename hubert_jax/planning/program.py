@@ -48,11 +48,11 @@ class Collective:
             self.kind, share
         )
 
-    def spread(self, axes: Mapping[str, int], node: int) -> bool:
-        """Whether it is between nodes of so many devices, in the order of the mesh; 0: one."""
+    def together(self, axes: Mapping[str, int], node: int) -> int:
+        """How many of a group are in one node of so many devices, in the mesh's order; 0: all."""
         grid = np.arange(math.prod(axes.values())).reshape(tuple(axes.values()))
-        one = grid[tuple(slice(None) if name in self.axes else 0 for name in axes)]
-        return bool(node) and len(set((one.ravel() // node).tolist())) > 1
+        one = grid[tuple(slice(None) if name in self.axes else 0 for name in axes)].ravel()
+        return int(np.sum(one // node == one[0] // node)) if node else self.group
 
 
 @dataclasses.dataclass(frozen=True)

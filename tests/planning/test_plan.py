@@ -127,8 +127,9 @@ def test_a_compiler_that_is_not_there_is_named(monkeypatch, tmp_path):
 
 def test_what_is_sent_takes_the_links_that_a_group_has():
     torus, gpus = CHIPS["v5e"], CHIPS["h100"]
-    assert torus.seconds_of(200e9, 256, False, 256) == 1.0
-    assert torus.seconds_of(200e9, 16, False, 256) == 2.0  # one axis of two
-    assert gpus.seconds_of(450e9, 8, False, 32) == 1.0
-    assert gpus.seconds_of(450e9, 4, True, 32) == 9.0
+    assert torus.seconds_of(200e9, 256, 256, 256) == 1.0
+    assert torus.seconds_of(200e9, 16, 16, 256) == 2.0  # one axis of two
+    assert gpus.seconds_of(450e9, 8, 8, 32) == 1.0
+    assert gpus.seconds_of(450e9, 4, 1, 32) == 9.0
+    assert gpus.seconds_of(450e9, 32, 8, 32) == 450 / 400  # eight adapters of 50 GB/s
     assert pretraining.meshes(4) == [MeshConfig(fsdp=1), MeshConfig(fsdp=4)]

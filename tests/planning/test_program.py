@@ -159,6 +159,7 @@ def test_groups_beyond_a_node():
     axes = {"data": 4, "fsdp": 8, "tensor": 1}
     across = Collective("all-reduce", ("data",), 4, 1, 1.0, 1.0)
     inside = Collective("all-reduce", ("fsdp",), 8, 1, 1.0, 1.0)
-    assert across.spread(axes, 8) and not inside.spread(axes, 8)
-    assert not across.spread(axes, 0)
+    both = Collective("all-reduce", ("data", "fsdp"), 32, 1, 1.0, 1.0)
+    assert [each.together(axes, 8) for each in (across, inside, both)] == [1, 8, 8]
+    assert across.together(axes, 0) == 4
     np.testing.assert_allclose(inside.sent, 2 * 7 / 8)
