@@ -17,7 +17,8 @@ _SHAPE = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([\d,]*)\](\{[^}]*\})?")
 _INSTRUCTION = re.compile(r"\s+(ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z\-]*)\((.*)$")
 _COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _CALLED = re.compile(r"(?:body|to_apply|calls|called_computations)=\{?%?([\w.\-]+)")
-_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? \{([^}]*)\}")
+_IOTA = re.compile(r"\[([\d,]+)\](?:<=\[([\d,]+)\])?(?:T\(([\d,]+)\))?")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.\-]+)")
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 _SLICES = ("dynamic-slice", "slice", "gather")
@@ -252,7 +253,7 @@ def _first_group(rest: str, devices: int) -> list[int]:
     """Numbers of the devices of one of the groups, in whichever form they are written."""
     if named := _MESH.search(rest):
         sizes, kept = [], []  # of the program's own mesh, whose axes may be parts of ours
-        written = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", named.group(2))
+        written = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", named.group(3))
         for name, size in re.findall(r"'([^']+)'=(\d+)", named.group(1)):
             whole = [part for part in written if part[0] == name]
             before, own = 1, 1
@@ -262,16 +263,26 @@ def _first_group(rest: str, devices: int) -> list[int]:
                 own = int(size)
             sizes += [before, own, int(size) // before // own]
             kept += [slice(1), slice(None) if whole else slice(1), slice(1)]
-        grid = np.arange(math.prod(sizes)).reshape(sizes)
-        return grid[tuple(kept)].ravel().tolist()
+        numbers = np.arange(math.prod(sizes))
+        if order := named.group(2):
+            iota = _IOTA.fullmatch(order)
+            numbers = _numbered(iota) if iota else np.array(re.findall(r"\d+", order), int)
+        return numbers.reshape(sizes)[tuple(kept)].ravel().tolist()
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
         return [int(number) for number in listed.group(1).split(",") if number]
-    if iota := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
-        shape, counted = ([int(n) for n in part.split(",")] for part in iota.groups()[:2])
-        numbers = np.arange(math.prod(counted)).reshape(counted)
-        if order := iota.group(3):
-            numbers = numbers.transpose([int(axis) for axis in order.split(",")])
-        return numbers.reshape(shape)[0].ravel().tolist()
+    if rest_of := re.search(r"replica_groups=(?=\[)", rest):
+        if iota := _IOTA.match(rest, rest_of.end()):
+            return _numbered(iota)[: int(iota.group(1).rpartition(",")[2])].tolist()
     if pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", rest):
         return [int(pairs.group(1)), int(pairs.group(2))]
     return list(range(devices))
+
+
+def _numbered(iota: re.Match) -> np.ndarray:
+    """Devices in the order that [groups,size]<=[shape]T(axes) or [shape]T(axes) gives them."""
+    shape, counted, order = iota.groups()
+    numbers = np.arange(math.prod(int(size) for size in (counted or shape).split(",")))
+    numbers = numbers.reshape([int(size) for size in (counted or shape).split(",")])
+    if order:
+        numbers = numbers.transpose([int(axis) for axis in order.split(",")])
+    return numbers.ravel()
