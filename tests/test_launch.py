@@ -189,6 +189,10 @@ def test_a_set_of_pods(repository):
     assert printed(f"--name={'x' * 47}")[0].returncode == 0
     done, _ = printed("--tpu=v5p")
     assert done.returncode == 2 and "expected ACCELERATOR/TOPOLOGY" in done.stderr
+    asked = "--name=large --image=i --hosts=16 --claim=c -- train"
+    line = f"{{ {sys.executable} -m launch.kubernetes.jobset {asked}; echo $? >&2; }} | true"
+    done = subprocess.run(["bash", "-c", line], cwd=repository, capture_output=True, text=True)
+    assert done.stderr == "1\n"  # nobody reads it, and no traceback
 
 
 def test_scripts_of_the_shell_are_clean(repository):

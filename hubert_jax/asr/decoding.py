@@ -6,8 +6,10 @@ import contextlib
 import dataclasses
 import multiprocessing
 import os
+import pickle
 import signal
 import sys
+import tempfile
 import threading
 import time
 import types
@@ -54,11 +56,16 @@ class Searchers:
 
             self._decoder = beam.Decoder(vocabulary, lm, lexicon)
             return
+        # In a file: a lexicon does not fit a pipe, and who starts a process would wait for it to
+        # have read its own, one after the other.
+        self._given = tempfile.NamedTemporaryFile(prefix="decoder-")
+        pickle.dump((vocabulary, lm, lexicon), self._given)
+        self._given.flush()
         self._pool = concurrent.futures.ProcessPoolExecutor(
             self._count,
             multiprocessing.get_context("spawn"),  # JAX's threads forbid to fork
             _begin,
-            ((vocabulary, lm, lexicon),),
+            (self._given.name,),
         )
         try:
             with self._named():
@@ -66,7 +73,7 @@ class Searchers:
                     first = self._pool.submit(_decoder)  # which starts all processes
                 first.result()
         except BaseException:
-            self._pool.shutdown(cancel_futures=True)
+            self._end()
             raise
 
     def __enter__(self) -> Self:
@@ -74,7 +81,11 @@ class Searchers:
 
     def __exit__(self, *_: object) -> None:
         if self._decoder is None:
-            self._pool.shutdown(cancel_futures=True)
+            self._end()
+
+    def _end(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        self._given.close()
 
     def search(
         self, emitted: Iterable[np.ndarray], search: BeamSearch
@@ -143,13 +154,13 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-_made_of: tuple = ()
+_made_of = ""  # the file of what a decoder is made of
 _made: list[Any] = []
 
 
-def _begin(arguments: tuple) -> None:
+def _begin(path: str) -> None:
     global _made_of
-    _made_of = arguments
+    _made_of = path
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends them
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -165,7 +176,8 @@ def _decoder() -> None:
     from hubert_jax.asr.beam import Decoder
 
     if not _made:
-        _made.append(Decoder(*_made_of))
+        with open(_made_of, "rb") as file:
+            _made.append(Decoder(*pickle.load(file)))
 
 
 def _search(log_probs: np.ndarray, search: BeamSearch) -> tuple[list[Hypothesis], float]:

@@ -2,10 +2,11 @@
 
 from jax.sharding import PartitionSpec as P
 
-# Pattern of a parameter's path -> partition. `fsdp` cuts the larger matrices, `tensor` heads and
+# Pattern of a parameter's path -> partition. `fsdp` cuts matrices and kernels, `tensor` heads and
 # feed-forward units. Transformer parameters carry a leading layer axis.
 SHARDING_RULES: tuple[tuple[str, P], ...] = (
-    (r"hubert/frontend/.*", P()),
+    (r"hubert/frontend/conv_\d+/kernel", P(None, None, "fsdp")),
+    (r"hubert/frontend/norm_\d+/.*", P()),
     (r"hubert/(frontend_norm|encoder_norm)/.*", P()),
     (r"hubert/feature_projection/kernel", P(None, "fsdp")),
     (r"hubert/feature_projection/bias", P()),
@@ -19,7 +20,7 @@ SHARDING_RULES: tuple[tuple[str, P], ...] = (
     (r"(hubert/)?transformer/.*/(attention_norm|ffn_norm)/.*", P()),
     (r"final_proj_\d+/kernel", P("fsdp", None)),
     (r"final_proj_\d+/bias", P()),
-    (r"label_embeddings_\d+", P()),
+    (r"label_embeddings_\d+", P(None, "fsdp")),
     (r"ctc_head/.*", P()),
     (r"embedding_\d+", P("fsdp", None)),
     (r"(widen|narrow)_\d+|band_embeddings|final_norm/.*", P()),

@@ -12,6 +12,7 @@ The cluster needs the JobSet controller.
 
 import argparse
 import json
+import os
 import re
 import sys
 from typing import Any
@@ -117,7 +118,11 @@ def main(arguments: list[str]) -> None:
             f"--tpu={asked.tpu}: expected ACCELERATOR/TOPOLOGY, such as tpu-v5p-slice/4x4x8"
         )
     asked.chips = asked.chips or (4 if asked.tpu else 8)
-    print(json.dumps(job_set(asked), indent=2))
+    try:
+        print(json.dumps(job_set(asked), indent=2), flush=True)
+    except BrokenPipeError:  # such as `| head`; nothing more can be written there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 if __name__ == "__main__":
