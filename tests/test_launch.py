@@ -56,6 +56,8 @@ def _starts(tmp_path) -> list[str]:
         ([75, 75, 75, 75, 0], 0),  # preemptions are no crashes
         ([137, 0], 0),
         ([143, 143, 143, 0], 0),  # before the first step a preemption has this status
+        ([143] * 4 + [75, 143, 143, 0], 0),
+        ([143] * 5, 143),  # MOST_EARLY of them
         ([134, 75, 1], 1),
         ([134, 70, 139, 0], 139),  # three crashes in a row
     ],
@@ -63,7 +65,7 @@ def _starts(tmp_path) -> list[str]:
 def test_what_the_machine_ended_is_started_again(call, program, tmp_path, statuses, last):
     given = " ".join(map(str, statuses))
     job = program(f"all=({given}); exit ${{all[$(wc -l < {tmp_path}/starts) - 1]}}")
-    done = call("keep_running.sh", str(job), "a b", RESTART_SECONDS="0")
+    done = call("keep_running.sh", str(job), "a b", RESTART_SECONDS="0", MOST_EARLY="5")
     assert done.returncode == last, done.stderr
     expected = statuses.index(last) + 1 if statuses.count(last) == 1 else len(statuses)
     assert _starts(tmp_path) == ["a b"] * expected
