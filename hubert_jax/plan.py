@@ -20,7 +20,9 @@ from typing import Any
 from hubert_jax import config as config_lib
 from hubert_jax import files, job
 from hubert_jax.config import MayChange
+from hubert_jax.errors import InputError
 from hubert_jax.tasks.pretraining import TrainConfig
+from hubert_jax.training.sharding import MeshConfig
 
 VERSION = 1  # raise it when the same configuration and inputs give another output
 _GIB = 2**30
@@ -34,6 +36,11 @@ class PlanOptions:
     gpu_target: str = ""  # XLA's description of a GPU, of its xla/backends/gpu/target_config/specs
     sweep: bool = False  # tries meshes, with and without rematerialisation, not config.mesh alone
     effort: str = "O1"  # of the compiler; O2 is what training has, and takes several times as long
+
+    def __post_init__(self) -> None:
+        known = ("O0", "O1", "O2", "O3")
+        if self.effort not in known:
+            raise InputError(f"config.plan.effort={self.effort!r}: expected one of {known}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +60,15 @@ def run(config: PlanConfig) -> dict:
     from hubert_jax.planning import chips, pretraining
 
     jax.config.update("jax_optimization_level", config.plan.effort)
+    if not pathlib.Path(config.audio, "manifest.json").exists():
+        print(f"config.audio={config.audio}: no prepared split there; crops of config.max_frames")
     topology = chips.described(config.plan.topology, config.plan.gpu_target)
     peak = topology.chip.flops
     tried = [(config.mesh, config.execution.rematerialize)]
     if config.plan.sweep:
         meshes = pretraining.meshes(len(topology.devices))
+        if config.mesh not in (MeshConfig(), *meshes):
+            meshes.insert(0, config.mesh)
         tried = [(mesh, again) for mesh in meshes for again in (False, True)]
     found: list[pretraining.Estimate] = []
     for mesh, again in tried:
@@ -73,8 +84,8 @@ def run(config: PlanConfig) -> dict:
     hours = steps * best.seconds / 3600
     print(
         f"{topology.name}: {_mesh(best)}{', rematerialised' if best.rematerialize else ''}, "
-        f"config.micro_batches={best.micro_batches}: at best {hours:,.0f} hours for {steps:,} "
-        f"steps, {hours * best.devices:,.0f} chip-hours"
+        f"config.micro_batches={min(best.micro_batches, 2) % 2}: at best {_few(hours)} hours for "
+        f"{steps:,} steps, {_few(hours * best.devices)} chip-hours"
     )
     result = dict(
         topology=topology.name,
@@ -89,7 +100,7 @@ def _described(each: Any, peak: float) -> list[str]:
     again = ", rematerialised" if each.rematerialize else ""
     lines = [
         f"{each.devices} devices, {_mesh(each)}{again}; {each.rows} rows of {each.frames} frames "
-        f"in {each.micro_batches or 'no number of'} micro-batch(es); attention by "
+        f"in {each.micro_batches or 'any number of'} micro-batch(es); attention by "
         f"{each.attention}; compiled in {each.compiled_seconds:.0f} s",
         f"  {each.needed / _GIB:.2f} of {each.available / _GIB:.2f} GiB a device: parameters "
         f"{each.parameters / _GIB:.2f}, optimiser {each.optimizer / _GIB:.2f}, while the step runs "
@@ -110,6 +121,11 @@ def _described(each: Any, peak: float) -> list[str]:
         f"{each.utilisation(peak):.0%} of the peak"
     )
     return lines
+
+
+def _few(number: float) -> str:
+    """With three digits, of small numbers."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _mesh(each: Any) -> str:

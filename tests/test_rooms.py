@@ -20,9 +20,9 @@ MANY_NAMES = {
     "convert": 55,
     "corpus": 55,
     "data": 57,
-    "model": 37,
+    "model": 42,
     "tasks": 25,
-    "training": 36,
+    "training": 37,
     "units": 43,
     "asr": 24,
 }

@@ -1,8 +1,10 @@
 """Accelerators by name, what they can do, and devices that stand for machines that are not here.
 
-Figures of TPUs are of Google's documentation of each generation (docs.cloud.google.com/tpu/docs,
-2026-11), of which a chip sends half of what it calls bidirectional bandwidth; the H100's are of
-NVIDIA's data sheet of the SXM module, without sparsity, with a 400 Gbit/s adapter for each GPU.
+The figures of TPUs are those of Google's documentation of each generation
+(docs.cloud.google.com/tpu/docs, 2026-11); a chip sends half of what is called bidirectional there.
+The H100's are those of NVIDIA's data sheet of the SXM module, without sparsity, with a 400 Gbit/s
+adapter for each GPU. Memory is what a program can have: on TPU what its compiler allows, on GPU the
+three quarters that JAX takes unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
 """
 
 import dataclasses
@@ -28,7 +30,7 @@ class Chip:
 
     platform: str  # tpu or gpu
     flops: float  # per second, in bfloat16
-    memory: float  # bytes
+    memory: float  # bytes that a program can have
     bandwidth: float  # bytes per second of its memory
     links: float  # bytes per second that it sends to the others of its torus, or of its node
     axes: int  # of the torus, each of which has its share of the links; 1: a switch
@@ -36,10 +38,10 @@ class Chip:
     network: float = 0.0  # bytes per second that it sends beyond its node
 
     def seconds_of(self, sent: float, group: int, together: int, devices: int) -> float:
-        """To send so many bytes, at least, in a group of `devices`, `together` of it in a node.
+        """The least time to send so many bytes in a group, `together` of which are in one node.
 
-        A group that is not all of a torus lies along one axis of it. Between nodes as many rings
-        run side by side as a group has chips in each.
+        A group of some of a torus's `devices` is taken to lie along one axis. Between nodes as many
+        rings run side by side as a group has chips in each.
         """
         if together < group:
             inside = sent / self.links if together > 1 else 0.0
@@ -48,11 +50,11 @@ class Chip:
 
 
 CHIPS = {
-    "v4": Chip("tpu", 275e12, 32 * _GIB, 1228e9, 300e9, axes=3, node=0),
-    "v5e": Chip("tpu", 197e12, 16 * _GIB, 819e9, 200e9, axes=2, node=0),
-    "v5p": Chip("tpu", 459e12, 95 * _GIB, 2765e9, 600e9, axes=3, node=0),
-    "v6e": Chip("tpu", 918e12, 32 * _GIB, 1638e9, 400e9, axes=2, node=0),
-    "h100": Chip("gpu", 989e12, 80e9, 3350e9, 450e9, axes=1, node=8, network=50e9),
+    "v4": Chip("tpu", 275e12, 30.75 * _GIB, 1228e9, 300e9, axes=3, node=0),
+    "v5e": Chip("tpu", 197e12, 15.75 * _GIB, 819e9, 200e9, axes=2, node=0),
+    "v5p": Chip("tpu", 459e12, 95.74 * _GIB, 2765e9, 600e9, axes=3, node=0),
+    "v6e": Chip("tpu", 918e12, 31.25 * _GIB, 1638e9, 400e9, axes=2, node=0),
+    "h100": Chip("gpu", 989e12, 0.75 * 80e9, 3350e9, 450e9, axes=1, node=8, network=50e9),
 }
 
 
@@ -68,14 +70,14 @@ class Topology:
 def described(name: str, target: str = "") -> Topology:
     """The devices of `v5e:16x16`, chips along each axis of a torus, or of `h100:4`, nodes of eight.
 
-    `target` is the file that describes a GPU to its compiler. Raises InputError for a name that is
-    none, and where the compiler is not installed.
+    `target` is the file that describes a GPU to its compiler. Raises InputError for an unknown
+    name, and where the compiler is not installed.
     """
     kind, _, size = name.partition(":")
     if kind not in CHIPS or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*){0,2}", size):
         shapes = "v5e:4x4, v5p:4x4x8 or h100:4"
         raise InputError(
-            f"config.plan.topology={name!r}: expected a kind of {', '.join(CHIPS)}, and how many, "
+            f"config.plan.topology={name!r}: expected one of {', '.join(CHIPS)} and its shape, "
             f"such as {shapes}"
         )
     chip = CHIPS[kind]
@@ -95,6 +97,11 @@ def described(name: str, target: str = "") -> Topology:
     except Exception as error:  # of the plugin's own kinds
         extra = "tpu" if chip.platform == "tpu" else "cuda"
         told = " ".join(str(error).split())[:200]
+        if "GpuTargetConfigProto" in told:
+            raise InputError(
+                f"config.plan.gpu_target={target}: the installed compiler does not know it all "
+                f"({told}); leave out the fields that are newer"
+            ) from None
         raise InputError(
             f"config.plan.topology={name}: cannot be described ({told}); a compiler for it comes "
             f"with `pip install -e '.[{extra}]'`, and the shape has to be one that it knows"
@@ -112,6 +119,8 @@ def _gpus(nodes: int, chip: Chip, target: str) -> dict[str, Any]:
         text = pathlib.Path(target).read_text()
     except OSError as error:
         raise InputError(f"config.plan.gpu_target={target}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"config.plan.gpu_target={target}: expected a text of XLA's") from None
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     shape = f"1x{nodes}x{chip.node}"
     return dict(platform="cuda", topology_name="", topology=shape, target_config=text)

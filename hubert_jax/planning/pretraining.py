@@ -24,7 +24,7 @@ from hubert_jax.training.sharding import MeshConfig
 from hubert_jax.training.state import abstract_state
 from hubert_jax.training.task import Task
 
-_USED = re.compile(r"Used ([\d.]+)([KMGT]) of")
+_USED = re.compile(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -39,10 +39,10 @@ class Estimate:
     mesh: dict[str, int]
     rematerialize: bool
     attention: str
-    micro_batches: int  # 0: none are few enough
+    micro_batches: int  # 0: no number of them fits
     rows: int  # of the longest bucket, over all devices
     frames: int  # of its crops
-    parameters: int  # bytes, as all of the following a device's
+    parameters: int  # bytes of a device, as all of the following
     optimizer: int
     activations: int  # and whatever else the program needs for a while
     needed: float  # in all, batches that wait included
@@ -89,8 +89,9 @@ class Estimate:
 def estimate(config: TrainConfig, topology: Topology) -> Estimate:
     """Of the longest bucket of `config.audio`, or of crops of `max_frames` where it is not there.
 
-    Other buckets have fewer frames a row and about as many in all. `config.micro_batches` is the
-    least that are tried. Raises InputError for meshes and batches that do not fit together.
+    Other buckets have fewer frames a row and about as many in all. Micro-batches are as few as fit,
+    or `config.micro_batches` if that is 2 or more. Raises InputError for meshes and batches that do
+    not fit together, and for a step that does not compile.
     """
     chip, devices = topology.chip, len(topology.devices)
     execution = dataclasses.replace(config.execution, platform=chip.platform)
@@ -100,11 +101,12 @@ def estimate(config: TrainConfig, topology: Topology) -> Estimate:
     (shapes,) = task.batch_shapes
     rows, samples = shapes["waveform"].shape
     frames = samples // HOP
-    counts = task.micro_batch_counts(0, sharding.batch_shards(mesh))
+    wanted = config.micro_batches if config.micro_batches > 1 else 0
+    counts = task.micro_batch_counts(wanted, sharding.batch_shards(mesh))
     state = abstract_state(task, mesh)
     started = time.monotonic()
     available = chip.memory * step.USABLE
-    count, needed, compiled = _compiled(task, mesh, state, config, counts, available)
+    count, needed, compiled = _compiled(task, mesh, state, config.seed, counts, available)
     seconds = time.monotonic() - started
     of_crop = flops.of_crop(config.architecture, config.head, frames)
     model = rows * of_crop.step / devices
@@ -166,7 +168,8 @@ def _data(config: TrainConfig) -> pretraining.Data:
     if pathlib.Path(config.audio, "manifest.json").exists():
         audio = manifests.read_manifest(config.audio)
     else:
-        frames = max(bucket for bucket in BUCKETS if bucket <= max(config.max_frames, BUCKETS[0]))
+        # The bucket whose crops have max_frames, or as many as there can be.
+        frames = next((each for each in BUCKETS if each >= config.max_frames), BUCKETS[-1])
         shard = manifests.ShardInfo("", frames, 1, num_samples(frames), "")
         seconds = shard.samples / SAMPLE_RATE
         audio = manifests.AudioManifest("", SAMPLE_RATE, 1, seconds, 0, 0, 0, "", (shard,))
@@ -181,25 +184,27 @@ def _data(config: TrainConfig) -> pretraining.Data:
     return pretraining.Data(audio, sets, Units.numbered(sizes, sizes, rate_hz=50.0))
 
 
-def _compiled(task, mesh, state, config, counts, available):  # type: ignore[no-untyped-def]
+def _compiled(task, mesh, state, seed, counts, available):  # type: ignore[no-untyped-def]
     """How many micro-batches fit, the bytes that they need, and the program; 0, ..., None: none."""
     (shapes,) = task.batch_shapes
-    count = next((each for each in counts if each >= config.micro_batches), counts[-1])
+    count = counts[0]
     while True:
         try:
-            (program_of,) = step.compile_steps(task, mesh, state, config.seed, (count,)).values()
+            (program_of,) = step.compile_steps(task, mesh, state, seed, (count,)).values()
             needed = step.needed_memory(program_of, shapes, mesh)
         except RuntimeError as error:
             if "cuDNN not found" in str(error):
                 raise InputError(
-                    "config.plan.topology: compiling for GPUs takes cuDNN, which is not here; "
+                    "config.plan.topology: cuDNN is not installed, which compiling for GPUs needs; "
                     "`pip install -e '.[cuda]'` brings it"
                 ) from None
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            # TPU's compiler counts by itself.
-            used = _USED.search(str(error))
-            needed = float(used.group(1)) * _UNITS[used.group(2)] if used else 2 * available
+            used = _USED.search(str(error))  # TPU's compiler counts by itself
+            if used is None:
+                told = " ".join(str(error).split())[:300]
+                raise InputError(
+                    f"config.plan.topology: the step does not compile ({told})"
+                ) from None
+            needed = max(float(used.group(1)) * _UNITS[used.group(2)], 1.01 * available)
         if needed <= available:
             return count, needed, program_of
         wanted = count * needed / available  # less than so many cannot be enough

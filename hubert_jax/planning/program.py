@@ -88,8 +88,8 @@ _Bodies = Mapping[str, list[_Instruction]]
 def traffic(text: str, axes: Mapping[str, int]) -> Traffic:
     """Of a program's text; `axes` are those of its mesh, with their sizes, in order.
 
-    A fusion reads of an array what it slices from it. Loops whose number of passes the text does
-    not tell count once.
+    A fusion reads of an array what it slices from it. A loop counts once where the text does not
+    tell how often it goes round.
     """
     computations = dict(_computations(text))
     entry = next(name for name, (is_entry, _) in computations.items() if is_entry)
@@ -99,16 +99,11 @@ def traffic(text: str, axes: Mapping[str, int]) -> Traffic:
     for times, name in _executed(entry, bodies):
         shapes = {each.name: each.shape for each in bodies[name]}
         for each in bodies[name]:
-            kind = each.opcode.removesuffix("-start")
-            if kind in _COLLECTIVES:
-                within, group = _group(each.rest, axes)
-                held = [shapes[name] for name in each.operands if name in shapes]
-                if kind == "all-gather":
-                    held = [
-                        each.shape.rpartition("), ")[2] if "-start" in each.opcode else each.shape
-                    ]
-                size = sum(map(_size, held))
-                found[kind, within, group] += [size] * times
+            for kind, rest, size in _exchanged(each, shapes, bodies):
+                within, group = _group(rest, axes)
+                found[kind, within, group] += [
+                    size * group if kind == "all-gather" else size
+                ] * times
             if each.opcode not in _FREE and not each.opcode.endswith("-done"):
                 memory += times * _moved(each, shapes, bodies)
     collectives = tuple(
@@ -117,6 +112,22 @@ def traffic(text: str, axes: Mapping[str, int]) -> Traffic:
         if group > 1
     )
     return Traffic(memory, collectives)
+
+
+def _exchanged(
+    each: _Instruction, shapes: Mapping[str, str], bodies: _Bodies
+) -> Iterator[tuple[str, str, float]]:
+    """Kind, attributes and bytes of operands of an exchange, and of those within a fusion."""
+    kind = each.opcode.removesuffix("-start")
+    if kind in _COLLECTIVES:
+        yield kind, each.rest, sum(_size(shapes[name]) for name in each.operands if name in shapes)
+    elif each.opcode == "fusion" and (called := _called(each, bodies)):
+        inside = {part.name: part.shape for part in called}
+        for part in called:
+            for kind, rest, size in _exchanged(part, inside, bodies):
+                # TPU's form of it: the sum over all, of which a device cuts out its part.
+                scattered = kind == "all-reduce" and "scatter" in each.rest
+                yield "reduce-scatter" if scattered else kind, rest, size
 
 
 def _computations(text: str) -> Iterator[tuple[str, tuple[bool, list[_Instruction]]]]:
@@ -174,8 +185,11 @@ def _passes(loop: _Instruction, bodies: _Bodies) -> int:
 
 def _moved(each: _Instruction, shapes: Mapping[str, str], bodies: _Bodies) -> float:
     """Bytes that an instruction reads and writes."""
+    if each.opcode == "async-start":
+        return 0.0  # what it calls is counted
     if each.opcode.endswith("-start"):  # copies to or from memory on the chip, and collectives
-        return sum(_size(shapes[name]) for name in each.operands if name in shapes)
+        sent = sum(_size(shapes[name]) for name in each.operands if name in shapes)
+        return 2.0 * sent if each.opcode.removesuffix("-start") in _COLLECTIVES else sent
     if each.opcode in _SLICES:
         return 2.0 * _size(each.shape)
     if each.opcode == "dynamic-update-slice":

@@ -42,6 +42,14 @@ _DECISIVE = ("kind", "inputs", "config", "rows", "version", "step")
 
 
 class _StateHandler(ocp.StandardCheckpointHandler):
+    def __init__(self, multiprocessing_options: ocp.options.MultiprocessingOptions) -> None:
+        super().__init__(multiprocessing_options=multiprocessing_options)
+        # Orbax compresses. Weights and moments become 8 % smaller by it, and take three times as
+        # long to write and twice as long to read.
+        self._impl = ocp.PyTreeCheckpointHandler(
+            multiprocessing_options=multiprocessing_options, use_compression=False
+        )
+
     def finalize(self, directory: Any) -> None:
         super().finalize(directory)
         _write_checksums(directory)

@@ -116,6 +116,12 @@ def test_choice(platform, dtype, rate, head_dim, backend, reason):
     assert kernels.attention_backend == backend and reason in kernels.attention_reason
 
 
+def test_languages_keep_xlas_attention_where_weights_are_dropped():
+    execution, architecture = Execution(platform="tpu"), Architecture()
+    kernels = choose(execution, architecture, Regularization(attention_dropout=0.1), causal=True)
+    assert kernels.attention_backend == "xla" and "too short" in kernels.attention_reason
+
+
 def test_a_named_kernel_is_taken():
     named = Execution(dtype="bfloat16", platform="tpu", attention="xla")
     assert choose(named, Architecture()).attention_backend == "xla"

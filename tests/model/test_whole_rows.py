@@ -14,7 +14,7 @@ from hubert_jax.frames import num_samples
 from hubert_jax.model.architecture import Architecture, Execution, Head, Regularization
 from hubert_jax.model.hubert import HubertForPretraining
 from hubert_jax.model.kernels import choice, dropout
-from hubert_jax.model.kernels.whole_rows import attend
+from hubert_jax.model.kernels.whole_rows import attend, has_room
 
 RATE = 0.1
 _attend = functools.partial(attend, interpret=True)
@@ -156,3 +156,15 @@ def test_a_network_trains_with_it():
         strict=True,
     ):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_very_long_and_very_many_rows_are_not_for_it():
+    """Scalars of each row and head, and all keys of a row, lie in memory on the chip."""
+    mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3)
+    sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, "tensor", None))
+
+    def room(rows, frames, where=None):
+        return has_room(jax.ShapeDtypeStruct((rows, frames, 16, 64), jnp.bfloat16), where)
+
+    assert room(8, 2048) and not room(8, 2176)
+    assert room(4096, 96) and not room(4097, 96) and room(4 * 4096, 96, sharding)

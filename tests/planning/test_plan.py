@@ -14,6 +14,7 @@ from hubert_jax import plan
 from hubert_jax.errors import InputError
 from hubert_jax.planning import chips, pretraining
 from hubert_jax.planning.chips import CHIPS, Chip, Topology
+from hubert_jax.training import step
 from hubert_jax.training.sharding import MeshConfig
 
 CPU = Chip("cpu", 1e12, 2**30, 1e11, 1e10, axes=1, node=0)
@@ -97,11 +98,42 @@ def test_what_never_fits_is_refused(devices, values):
 
 
 @pytest.mark.parametrize(
+    ("told", "needed"),
+    [
+        ("RESOURCE_EXHAUSTED: Used 22.70G of 15.75G hbm. Exceeded", 22.7 * 2**30),
+        ("RESOURCE_EXHAUSTED: Used 1.00M of 1.00M smem. Exceeded", None),
+        ("INTERNAL: Mosaic failed", None),
+    ],
+)
+def test_a_compiler_that_refuses_is_understood(devices, values, monkeypatch, told, needed):
+    def refused(*arguments):
+        raise jax.errors.JaxRuntimeError(told)
+
+    monkeypatch.setattr(step, "compile_steps", refused)
+    config = _config(values, frames_per_step=8 * 96)
+    if needed:
+        found = pretraining.estimate(config, chips.described("", ""))
+        assert not found.fits and found.needed == needed and found.micro_batches == 0
+    else:
+        with pytest.raises(InputError, match="the step does not compile .(RESOURCE|INTERNAL)"):
+            pretraining.estimate(config, chips.described("", ""))
+
+
+def test_crops_without_audio_have_as_many_frames_as_asked(values, devices, monkeypatch):
+    monkeypatch.setattr(step, "compile_steps", lambda *_: {(): None})
+    monkeypatch.setattr(step, "needed_memory", lambda *_: 1e18)
+    for most, frames in ((700, 700), (96, 96), (10_000, 768)):
+        changed = dict(max_frames=most, frames_per_step=8 * most)
+        found = pretraining.estimate(_config(values, **changed), chips.described("", ""))
+        assert found.frames == frames
+
+
+@pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("v5e", "topology='v5e': expected a kind of v4, v5e, .*, and how many, such as v5e:4x4"),
-        ("v5e:4x", "expected a kind of"),
-        ("v9:2x2", "expected a kind of"),
+        ("v5e", "topology='v5e': expected one of v4, v5e, .* and its shape, such as v5e:4x4"),
+        ("v5e:4x", "expected one of"),
+        ("v9:2x2", "expected one of"),
         ("h100:4", "config.plan.gpu_target: missing; expected XLA's description"),
     ],
 )
@@ -120,6 +152,9 @@ def test_a_compiler_that_is_not_there_is_named(monkeypatch, tmp_path):
     target = tmp_path / "h100.txtpb"
     with pytest.raises(InputError, match="gpu_target=.*h100.txtpb: No such file"):
         chips.described("h100:1", str(target))
+    target.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="gpu_target=.*: expected a text of XLA's"):
+        chips.described("h100:1", str(target))
     target.write_text("")
     with pytest.raises(InputError, match=r"h100:1: .*'\.\[cuda\]'"):
         chips.described("h100:1", str(target))
@@ -132,4 +167,6 @@ def test_what_is_sent_takes_the_links_that_a_group_has():
     assert gpus.seconds_of(450e9, 8, 8, 32) == 1.0
     assert gpus.seconds_of(450e9, 4, 1, 32) == 9.0
     assert gpus.seconds_of(450e9, 32, 8, 32) == 450 / 400  # eight adapters of 50 GB/s
+    with pytest.raises(InputError, match="config.plan.effort='X': expected one of"):
+        plan.PlanOptions(effort="X")
     assert pretraining.meshes(4) == [MeshConfig(fsdp=1), MeshConfig(fsdp=4)]

@@ -166,3 +166,38 @@ def test_groups_beyond_a_node():
     assert [each.together(axes, 8) for each in (across, inside, both)] == [1, 8, 8]
     assert across.together(axes, 0) == 4
     np.testing.assert_allclose(inside.sent, 2 * 7 / 8)
+
+
+FUSED = """HloModule step
+
+%all-reduce-scatter.1 (own: f32[80]) -> f32[10] {
+  %own = f32[80]{0} parameter(0)
+  %place = s32[] constant(0)
+  %sum = f32[80]{0} all-reduce(%own), channel_id=1, replica_groups=[1,8]<=[8], to_apply=%add
+  ROOT %mine = f32[10]{0} dynamic-slice(%sum, %place), dynamic_slice_sizes={10}
+}
+
+ENTRY %main (own: f32[80]) -> f32[10] {
+  %own = f32[80]{0} parameter(0)
+  ROOT %mine = f32[10]{0} fusion(%own), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+
+
+def test_exchanges_within_fusions_are_seen():
+    """So TPU writes the sum of which each device keeps a part."""
+    (found,) = program.traffic(FUSED, {"data": 8}).collectives
+    assert (found.kind, found.group, found.bytes, found.sent) == ("reduce-scatter", 8, 320, 280)
+
+
+def test_exchanges_that_are_started_and_awaited():
+    text = """HloModule step
+
+ENTRY %main (own: f32[10]) -> f32[80] {
+  %own = f32[10]{0} parameter(0)
+  %begun = (f32[10]{0}, f32[80]{0}) all-gather-start(%own), replica_groups=[1,8]<=[8], dimensions={0}
+  ROOT %all = f32[80]{0} all-gather-done(%begun)
+}
+"""  # noqa: E501
+    (found,) = program.traffic(text, {"data": 8}).collectives
+    assert (found.kind, found.bytes) == ("all-gather", 320)

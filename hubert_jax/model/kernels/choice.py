@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,7 @@ def choose(
     `causal`, that no frame attends to later ones. Raises as `Execution.require_dropout`.
     """
     platform = execution.platform or jax.default_backend()
-    backend, reason = _attention_backend(execution, architecture, regularization, platform)
+    backend, reason = _attention_backend(execution, architecture, regularization, platform, causal)
     on_cpu = platform == "cpu"
     drop = dropout.on_cpu if on_cpu else dropout.plain
     convolve: Callable[..., jax.Array] = grouped_convolution.plain
@@ -61,10 +62,7 @@ def choose(
         convolve = functools.partial(grouped_convolution.on_mesh, sharding=activations)
     attend: Callable[..., jax.Array]
     if backend == "whole_rows":
-        # Where it is used: Pallas takes an eighth of a second to import.
-        from hubert_jax.model.kernels import whole_rows
-
-        attend = functools.partial(whole_rows.attend, sharding=activations)
+        attend = functools.partial(_dropping, activations)
     elif backend == "splash":
         attend = functools.partial(attention.splash, sharding=activations)
     elif backend == "cudnn":
@@ -86,11 +84,24 @@ def choose(
     )
 
 
+def _dropping(
+    activations: NamedSharding | None, query: jax.Array, *rest: Any, **named: Any
+) -> jax.Array:
+    """Our kernel where it has room, which it has for all but very long or very many rows."""
+    # Imported where it is used: Pallas takes an eighth of a second.
+    from hubert_jax.model.kernels import whole_rows
+
+    if whole_rows.has_room(query, activations):
+        return whole_rows.attend(query, *rest, **named, sharding=activations)
+    return attention.xla(query, *rest, **named)
+
+
 def _attention_backend(
     execution: Execution,
     architecture: Architecture | LmArchitecture,
     regularization: Regularization,
     platform: str,
+    causal: bool,
 ) -> tuple[str, str]:
     """Name of the attention kernel, and why it is the one."""
     rate, head_dim = regularization.attention_dropout, architecture.head_dim
@@ -100,6 +111,8 @@ def _attention_backend(
     if platform == "cpu":
         return "xla", "the fused kernels need an accelerator"
     if platform == "tpu":
+        if rate and causal:
+            return "xla", f"sentences are too short for a kernel with dropout, here {rate:g}"
         if rate:
             return "whole_rows", f"our Pallas kernel for TPU, with attention dropout {rate:g}"
         return "splash", "Pallas kernel for TPU"

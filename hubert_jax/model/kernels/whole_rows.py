@@ -6,6 +6,7 @@ BASE's 12 heads, their softmax and what is dropped of them go through memory sev
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +18,20 @@ from jax.sharding import PartitionSpec as P
 from hubert_jax.model.kernels.dropout import threefry
 
 _LANES = 128  # frames are padded to a multiple of a TPU's
+_MOST_FRAMES, _MOST_HEADS = 2048, 2**16  # of a row; of all rows of a device
 _SCORES = 2**18  # of a block of queries, at most: 1 MiB in float32
 _MASKED = -1e9  # finite, so that a row without a valid key gives numbers rather than NaN
 _STRIDE = 2**16  # of queries among the places that are hashed, whatever the padding
 _LEVELS = 2**24
 _MIXERS = (0x7FEB352D, 0x846CA68B)  # Wellons' lowbias32
+
+
+def has_room(query: jax.Array, sharding: NamedSharding | None) -> bool:
+    """Whether frames, and the rows and heads of a device, fit the kernel's memory on the chip."""
+    rows, frames, heads, _ = query.shape
+    if sharding is not None:
+        rows //= math.prod(sharding.mesh.shape[axis] for axis in sharding.spec[0])
+    return frames <= _MOST_FRAMES and rows * heads <= _MOST_HEADS
 
 
 def attend(
@@ -45,7 +55,8 @@ def attend(
     if lengths is None:
         lengths = jnp.full((rows,), frames, jnp.int32)
     words = jnp.zeros((rows, heads, 2), jnp.int32)
-    if rate and random is not None:
+    rate = rate if random is not None else 0.0
+    if random is not None:
         of_row, of_head = (jax.lax.broadcasted_iota(jnp.uint32, (rows, heads), i) for i in (0, 1))
         drawn = threefry(jax.random.key_data(random)[:2], (of_row, of_head))
         words = jax.lax.bitcast_convert_type(jnp.stack(drawn, axis=-1), jnp.int32)
@@ -90,7 +101,7 @@ def _forward(rate, causal, interpret, query, key, value, lengths, words):  # typ
         ),
         interpret=interpret,
         name="whole_rows_forward",
-    )(lengths, words, *by_head)
+    )(lengths, words.ravel(), *by_head)  # flat, or each row would be padded to whole tiles
     return out.swapaxes(1, 2), (query, key, value, lengths, words)
 
 
@@ -115,7 +126,7 @@ def _backward(rate, causal, interpret, kept, cotangent):  # type: ignore[no-unty
         ),
         interpret=interpret,
         name="whole_rows_backward",
-    )(lengths, words, *by_head)
+    )(lengths, words.ravel(), *by_head)
     return (*(x.swapaxes(1, 2) for x in found), None, None)
 
 
@@ -147,17 +158,18 @@ def _weights(query, key, lengths, words, rate, causal):  # type: ignore[no-untyp
     if not rate:
         return weights, None
     # Multiplications wrap; shifts are logical.
-    mixed = (whence * _STRIDE + to) ^ words[row, head, 0]
+    own = 2 * (row * pl.num_programs(1) + head)
+    mixed = (whence * _STRIDE + to) ^ words[own]
     mixed ^= jax.lax.shift_right_logical(mixed, 16)
     mixed *= _signed(_MIXERS[0])
     mixed ^= jax.lax.shift_right_logical(mixed, 15)
-    mixed += words[row, head, 1]  # or places of two heads could be a permutation of each other
+    mixed += words[own + 1]  # or places of two heads could be a permutation of each other
     mixed *= _signed(_MIXERS[1])
     mixed ^= jax.lax.shift_right_logical(mixed, 16)
-    return weights, jax.lax.shift_right_logical(mixed, 8) < kept_levels(rate)
+    return weights, jax.lax.shift_right_logical(mixed, 8) < _kept_levels(rate)
 
 
-def kept_levels(rate: float) -> int:
+def _kept_levels(rate: float) -> int:
     """Of 2^24 levels those at which a weight stays."""
     return max(_LEVELS - round(rate * _LEVELS), 1)
 
@@ -169,12 +181,12 @@ def _signed(word: int) -> jax.Array:
 def _dropped(weights, kept, rate):  # type: ignore[no-untyped-def]
     if kept is None:
         return weights
-    return jnp.where(kept, weights * (_LEVELS / kept_levels(rate)), 0.0)
+    return jnp.where(kept, weights * (_LEVELS / _kept_levels(rate)), 0.0)
 
 
 def _product(a: jax.Array, b: jax.Array, over_a: int, over_b: int) -> jax.Array:
     """The product of two matrices over these axes, in float32."""
-    # Halves are multiplied exactly; of float32 nothing is to be rounded.
+    # Products of halves are exact; float32 must not be rounded to halves.
     exactly = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
     return jax.lax.dot_general(
         a,
