@@ -1,9 +1,9 @@
-"""The reference run: two iterations on 4.4 hours of LibriSpeech, of two cores a day.
+"""The reference run: two iterations on 4.4 hours of LibriSpeech, about a day of two cores.
 
     python -m hubert_jax.pipeline --config=configs/reference.py --config.corpus=FOLDER \
         --config.alignments=FOLDER
 
-It goes on where it was interrupted. `alignments` holds dev-mini.phones.txt and
+The same command continues an interrupted run. `alignments` holds dev-mini.phones.txt and
 train-clean-5.phones.txt, lines UTT-ID START END PHONE. Keys of this file, for another corpus:
 
     --config.corpus=FOLDER       required; holds the folders of `splits`

@@ -198,5 +198,5 @@ class Execution:
             raise InputError(
                 f"config.execution.attention={self.attention!r} has no dropout of attention "
                 f"weights, but config.regularization.attention_dropout={rate:g}; expected 'auto', "
-                "'xla', on TPUs 'whole_rows', or a dropout of 0"
+                "'xla', 'whole_rows' (on TPUs), or a dropout of 0"
             )

@@ -15,8 +15,8 @@ linear_init = nn.initializers.normal(0.02)
 def gelu(x: jax.Array) -> jax.Array:
     """The exact GELU, x * Phi(x), in float32; returns the shape and dtype of x.
 
-    `jax.nn.gelu` computes Phi through erfc, which takes longer on CPU. Of the forward pass x is
-    kept, in its dtype; automatic differentiation would keep three arrays in float32.
+    `jax.nn.gelu` computes Phi through erfc, which takes longer on CPU. The backward pass needs only
+    x, in its own dtype; automatic differentiation would keep three float32 arrays.
     """
     values = x.astype(jnp.float32)
     return (values * _below(values)).astype(x.dtype)

@@ -1,7 +1,7 @@
 """LayerNorm over the last axis, and normalisation of each channel over a row's frames.
 
-Statistics are in float32. Derivatives are written out, and keep what they are of in its own dtype:
-automatic differentiation keeps several arrays in float32, at the front-end's 3,200 Hz.
+Statistics are in float32. The derivatives are written out and keep their input in its own dtype,
+where automatic differentiation keeps several float32 arrays, at the front-end's 3,200 Hz.
 """
 
 import jax
