@@ -120,7 +120,7 @@ def versions() -> dict[str, str]:
 
 
 class Progress:
-    """Prints how much of a job is done, every five seconds."""
+    """Prints how much of a job is done, every five seconds, in the first of its processes."""
 
     def __init__(self, what: str, total: float, line: str) -> None:
         """`line` is the format of the amounts done and in `total`, such as "{} of {} files"."""
@@ -132,6 +132,11 @@ class Progress:
         self._done += done
         if time.monotonic() - self._printed > _PROGRESS_SECONDS:
             self._printed = time.monotonic()
+            if "jax" in sys.modules:  # as processes that have joined have
+                from hubert_jax import distributed
+
+                if not distributed.is_first():
+                    return
             print(f"{self._what}: {self._line.format(self._done, self._total)}", flush=True)
 
 
