@@ -28,9 +28,10 @@ from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from hubert_jax.frames import SAMPLE_RATE, num_samples
-from hubert_jax.model.architecture import Architecture, Execution
+from hubert_jax.model.architecture import Architecture, Execution, Head
 from hubert_jax.model.hubert import Hubert
 from hubert_jax.model.kernels import choice
+from hubert_jax.planning import flops
 from hubert_jax.units import nearest
 
 LAYER, CODEWORDS, FRAMES = 6, 500, 768
@@ -47,23 +48,9 @@ BYTES = {"pred": 1, "u8": 1, "s8": 1, "bf16": 2, "f16": 2, "f32": 4, "s32": 4, "
 
 def work(architecture: Architecture) -> float:
     """Floating-point operations of a row of FRAMES."""
-    samples, channels, total = num_samples(FRAMES), 1, 0.0
-    shapes = zip(
-        architecture.conv_channels,
-        architecture.conv_kernels,
-        architecture.conv_strides,
-        strict=True,
-    )
-    for outputs, kernel, stride in shapes:
-        samples = (samples - kernel) // stride + 1
-        total += 2.0 * samples * kernel * channels * outputs
-        channels = outputs
-    dim = architecture.dim
-    total += 2.0 * FRAMES * channels * dim
-    of_group = dim // architecture.positional_groups
-    total += 2.0 * FRAMES * architecture.positional_kernel * of_group * dim
-    block = 4 * dim * dim + 2 * dim * architecture.ffn_dim + 2 * FRAMES * dim
-    return total + 2.0 * FRAMES * (architecture.num_layers * block + CODEWORDS * dim)
+    of_crop = flops.of_crop(architecture, Head(), FRAMES)
+    network = of_crop.frontend + of_crop.projections + of_crop.layers
+    return network + 2.0 * FRAMES * CODEWORDS * architecture.dim
 
 
 def compiled(architecture: Architecture, platform: str, device: Any, rows: int) -> Any:

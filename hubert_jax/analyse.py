@@ -10,10 +10,8 @@ where a network has several layers, and result.json.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import hashlib
-import io
 import itertools
 import pathlib
 import statistics
@@ -181,8 +179,8 @@ def _analyse(config: AnalyseConfig, directory: pathlib.Path, started: float) -> 
             )
     rows = [trial._asdict() | kept[key] for trial, key in keys.items()]
     quality = _means(rows)
-    files.write_text(directory / "trials.csv", _csv(rows))
-    files.write_text(directory / "quality.csv", _csv(quality))
+    files.write_table(directory / "trials.csv", rows)
+    files.write_table(directory / "quality.csv", quality)
     most = [row for row in quality if row["hours"] == max(hours)]
     drawn = directory / "by_layer.svg"
     drawn.unlink(missing_ok=True)
@@ -277,15 +275,6 @@ def _means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             means |= {metric: statistics.fmean(values), f"{metric}_sd": deviation}
         found.append(means)
     return found
-
-
-def _csv(rows: list[dict[str, Any]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, rows[0], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    return buffer.getvalue()
 
 
 if __name__ == "__main__":

@@ -2,9 +2,11 @@
 
 import collections
 import contextlib
+import csv
 import errno
 import fcntl
 import hashlib
+import io
 import json
 import operator
 import os
@@ -13,7 +15,7 @@ import re
 import secrets
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hubert_jax.errors import InputError
@@ -58,6 +60,16 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
     """Writes `value` as indented JSON, a list of numbers on one line, atomically."""
     text = _NUMBERS.sub(lambda found: " ".join(found[0].split()), json.dumps(value, indent=1))
     write_text(path, text + "\n")
+
+
+def write_table(path: str | os.PathLike, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes `rows`, of which all have the keys of the first, as CSV; floats with six digits."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, rows[0], lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    write_text(path, buffer.getvalue())
 
 
 def read_json(path: str | os.PathLike, what: str, writer: str = "the job that writes it") -> Any:

@@ -8,14 +8,11 @@ chip's published figures how long a step takes at best. With --config.plan.sweep
 are tried, with and without rematerialisation. Fails where nothing fits.
 """
 
-import csv
 import dataclasses
-import io
 import os
 import pathlib
 import time
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hubert_jax import config as config_lib
 from hubert_jax import files, job
@@ -23,6 +20,9 @@ from hubert_jax.config import MayChange
 from hubert_jax.errors import InputError
 from hubert_jax.tasks.pretraining import TrainConfig
 from hubert_jax.training.sharding import MeshConfig
+
+if TYPE_CHECKING:
+    from hubert_jax.planning.pretraining import Estimate
 
 VERSION = 1  # raise it when the same configuration and inputs give another output
 _GIB = 2**30
@@ -70,7 +70,7 @@ def run(config: PlanConfig) -> dict:
         if config.mesh not in (MeshConfig(), *meshes):
             meshes.insert(0, config.mesh)
         tried = [(mesh, again) for mesh in meshes for again in (False, True)]
-    found: list[pretraining.Estimate] = []
+    found: list[Estimate] = []
     for mesh, again in tried:
         execution = dataclasses.replace(config.execution, rematerialize=again)
         asked = dataclasses.replace(config, mesh=mesh, execution=execution)
@@ -79,13 +79,13 @@ def run(config: PlanConfig) -> dict:
             print(line, flush=True)
     best = pretraining.require_fitting(found, topology)
     rows = [_row(config, topology.name, each, peak) for each in found]
-    files.write_text(pathlib.Path(workdir, "plan", "plan.csv"), _table(rows))
+    files.write_table(pathlib.Path(workdir, "plan", "plan.csv"), rows)
     steps = config.loop.steps
     hours = steps * best.seconds / 3600
     print(
         f"{topology.name}: {_mesh(best)}{', rematerialised' if best.rematerialize else ''}, "
-        f"config.micro_batches={min(best.micro_batches, 2) % 2}: at best {_few(hours)} hours for "
-        f"{steps:,} steps, {_few(hours * best.devices)} chip-hours"
+        f"config.micro_batches={1 if best.micro_batches == 1 else 0}: at best {_few(hours)} hours "
+        f"for {steps:,} steps, {_few(hours * best.devices)} chip-hours"
     )
     result = dict(
         topology=topology.name,
@@ -96,11 +96,12 @@ def run(config: PlanConfig) -> dict:
     return job.finish(config.workdir, "plan", result, started)
 
 
-def _described(each: Any, peak: float) -> list[str]:
+def _described(each: "Estimate", peak: float) -> list[str]:
     again = ", rematerialised" if each.rematerialize else ""
+    parts = f" in {each.micro_batches} micro-batch(es)" if each.fits else ""
     lines = [
-        f"{each.devices} devices, {_mesh(each)}{again}; {each.rows} rows of {each.frames} frames "
-        f"in {each.micro_batches or 'any number of'} micro-batch(es); attention by "
+        f"{each.devices} devices, {_mesh(each)}{again}; {each.rows} rows of {each.frames} frames"
+        f"{parts}; attention by "
         f"{each.attention}; compiled in {each.compiled_seconds:.0f} s",
         f"  {each.needed / _GIB:.2f} of {each.available / _GIB:.2f} GiB a device: parameters "
         f"{each.parameters / _GIB:.2f}, optimiser {each.optimizer / _GIB:.2f}, while the step runs "
@@ -128,11 +129,11 @@ def _few(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
-def _mesh(each: Any) -> str:
+def _mesh(each: "Estimate") -> str:
     return " x ".join(f"{name} {size}" for name, size in each.mesh.items() if size > 1) or "one"
 
 
-def _row(config: PlanConfig, topology: str, each: Any, peak: float) -> dict[str, Any]:
+def _row(config: PlanConfig, topology: str, each: "Estimate", peak: float) -> dict[str, Any]:
     hours = config.loop.steps * each.seconds / 3600
     fits = each.fits
     return dict(
@@ -160,14 +161,6 @@ def _row(config: PlanConfig, topology: str, each: Any, peak: float) -> dict[str,
         hours=round(hours, 1) if fits else None,
         chip_hours=round(hours * each.devices) if fits else None,
     )
-
-
-def _table(rows: Sequence[dict[str, Any]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
 
 
 if __name__ == "__main__":

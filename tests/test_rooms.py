@@ -20,7 +20,7 @@ MANY_NAMES = {
     "convert": 55,
     "corpus": 55,
     "data": 57,
-    "model": 42,
+    "model": 43,
     "tasks": 25,
     "training": 37,
     "units": 43,

@@ -1,12 +1,14 @@
 """A step of pre-training on machines that are not here: compiled as `fit` does, and read."""
 
 import dataclasses
+import math
 import pathlib
 import re
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from hubert_jax.convert.network import Units
@@ -21,7 +23,7 @@ from hubert_jax.tasks import pretraining
 from hubert_jax.tasks.pretraining import TrainConfig
 from hubert_jax.training import sharding, step
 from hubert_jax.training.sharding import MeshConfig
-from hubert_jax.training.state import abstract_state
+from hubert_jax.training.state import TrainState, abstract_state
 from hubert_jax.training.task import Task
 
 _USED = re.compile(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm")
@@ -114,8 +116,9 @@ def estimate(config: TrainConfig, topology: Topology) -> Estimate:
     found = program.Traffic(0.0, ())
     activations = 0
     if compiled is not None:
-        found = program.traffic(compiled.as_text(), mesh.shape)
-        activations = compiled.memory_analysis().temp_size_in_bytes
+        found = program.traffic(compiled.as_text() or "", mesh.shape)
+        account: Any = compiled.memory_analysis()
+        activations = account.temp_size_in_bytes
     network_seconds = sum(
         chip.seconds_of(each.sent, each.group, each.together(mesh.shape, chip.node), devices)
         for each in found.collectives
@@ -148,6 +151,19 @@ def meshes(devices: int) -> list[MeshConfig]:
     """Those worth trying: the state whole on every device, cut over eight of them, over all."""
     sizes = [size for size in (1, 8, devices) if devices % size == 0]
     return [MeshConfig(fsdp=size) for size in dict.fromkeys(sizes)]
+
+
+def require_fitting(found: list[Estimate], topology: Topology) -> Estimate:
+    """The fastest of those that fit; InputError where none does."""
+    fitting = [each for each in found if each.fits]
+    if fitting:
+        return min(fitting, key=lambda each: each.seconds)
+    least = min(found, key=lambda each: each.needed)
+    raise InputError(
+        f"config.plan.topology={topology.name}: nothing that was tried fits; the least needs "
+        f"{least.needed / 2**30:.1f} of {least.available / 2**30:.1f} GiB a device; use more "
+        "devices, config.mesh.fsdp, config.execution.rematerialize, or fewer frames_per_step"
+    )
 
 
 def _longest(config: TrainConfig, mesh: Mesh) -> tuple[str, Task]:
@@ -184,8 +200,18 @@ def _data(config: TrainConfig) -> pretraining.Data:
     return pretraining.Data(audio, sets, Units.numbered(sizes, sizes, rate_hz=50.0))
 
 
-def _compiled(task, mesh, state, seed, counts, available):  # type: ignore[no-untyped-def]
-    """How many micro-batches fit, the bytes that they need, and the program; 0, ..., None: none."""
+def _compiled(
+    task: Task,
+    mesh: Mesh,
+    state: TrainState,
+    seed: int,
+    counts: Sequence[int],
+    available: float,
+) -> tuple[int, float, jax.stages.Compiled | None]:
+    """The first of the `counts` of micro-batches that fits, the bytes it needs, and its program.
+
+    0 and None where none fits; the bytes are those of the last one then.
+    """
     (shapes,) = task.batch_shapes
     count = counts[0]
     while True:
@@ -214,21 +240,8 @@ def _compiled(task, mesh, state, seed, counts, available):  # type: ignore[no-un
         count = next((each for each in more if each >= wanted), more[-1])
 
 
-def _bytes_of_a_device(tree: object) -> int:
+def _bytes_of_a_device(tree: Any) -> int:
     return sum(
-        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
-    )
-
-
-def require_fitting(found: list[Estimate], topology: Topology) -> Estimate:
-    """The fastest of those that fit; InputError where none does."""
-    fitting = [each for each in found if each.fits]
-    if fitting:
-        return min(fitting, key=lambda each: each.seconds)
-    least = min(found, key=lambda each: each.needed)
-    raise InputError(
-        f"config.plan.topology={topology.name}: nothing that was tried fits; the least needs "
-        f"{least.needed / 2**30:.1f} of {least.available / 2**30:.1f} GiB a device; use more "
-        "devices, config.mesh.fsdp, config.execution.rematerialize, or fewer frames_per_step"
     )

@@ -10,14 +10,12 @@ kernel is in what was compiled, bytes of one device. Fails where a kernel is mis
 """
 
 import argparse
-import os
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from hubert_jax.frames import num_samples
@@ -31,6 +29,7 @@ from hubert_jax.model.architecture import (
 from hubert_jax.model.hubert import HubertForPretraining
 from hubert_jax.model.kernels import choice
 from hubert_jax.networks.sharding_rules import SHARDING_RULES
+from hubert_jax.planning import chips
 from hubert_jax.tasks import pretraining
 from hubert_jax.training import optimizer, sharding, step
 from hubert_jax.training.state import abstract_state
@@ -91,14 +90,8 @@ def main() -> None:
     parser.add_argument("--target", help="description of the GPU")
     parser.add_argument("--frames", type=int, default=768)
     arguments = parser.parse_args()
-    if arguments.platform == "tpu":
-        topology = topologies.get_topology_desc(platform="tpu", topology_name=arguments.topology)
-    else:
-        os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
-        topology = topologies.get_topology_desc(
-            platform="cuda", topology_name="", topology="1x1x8",
-            target_config=open(arguments.target).read(),
-        )  # fmt: skip
+    name = arguments.topology if arguments.platform == "tpu" else "h100:1"
+    topology = chips.described(name, arguments.target or "")
     # The position convolution alone takes half a minute to compile at full effort.
     jax.config.update("jax_optimization_level", "O1")
     devices = np.array(topology.devices).reshape(-1, 1, 1)

@@ -8,6 +8,7 @@ frame attends to later ones.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,12 +38,8 @@ def xla(
     number is known as it is compiled.
     """
     drop: Callable[[jax.Array], jax.Array] | None = None
-    if rate and random is not None:
-        key_of_weights = random
-
-        def drop(weights: jax.Array) -> jax.Array:
-            return dropout(weights, rate, key_of_weights)
-
+    if rate and (drawn_by := random) is not None:
+        drop = lambda weights: dropout(weights, rate, drawn_by)  # noqa: E731
     attend = functools.partial(_written_out, key=key, value=value, lengths=lengths)
     rows, frames, *each = query.shape
     many = isinstance(frames, int) and frames > 4 * _QUERIES  # or symbolic
@@ -116,9 +113,7 @@ def splash(
         _splash_on_device, causal=causal, interpret=interpret
     )
     if sharding is not None:
-        rows, _, heads, *_ = sharding.spec
-        if heads is not None and query.shape[2] % sharding.mesh.shape[heads]:
-            heads = None
+        rows, heads = device_axes(sharding, query.shape[2])
         divided = PartitionSpec(rows, None, heads)
         run = jax.shard_map(
             run,
@@ -128,6 +123,14 @@ def splash(
             check_vma=False,
         )
     return run(*padded, lengths)[:, :frames].astype(value.dtype)
+
+
+def device_axes(sharding: NamedSharding, heads: int) -> tuple[Any, str | None]:
+    """The axes of the mesh that rows are cut over, and the one for so many heads if it divides."""
+    over_rows, _, over_heads, *_ = sharding.spec
+    if over_heads is not None and heads % sharding.mesh.shape[over_heads]:
+        over_heads = None
+    return over_rows, over_heads
 
 
 def _splash_on_device(

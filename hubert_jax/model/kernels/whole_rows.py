@@ -7,6 +7,7 @@ BASE's 12 heads, their softmax and what is dropped of them go through memory sev
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,10 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from hubert_jax.model.kernels.attention import device_axes
 from hubert_jax.model.kernels.dropout import threefry
 
+_Ref = Any  # of memory on the chip, read and written by index
 _LANES = 128  # frames are padded to a multiple of a TPU's
 _MOST_FRAMES, _MOST_HEADS = 2048, 2**16  # of a row; of all rows of a device
 _SCORES = 2**18  # of a block of queries, at most: 1 MiB in float32
@@ -64,9 +67,7 @@ def attend(
     padded = [jnp.pad(x, padding) for x in (query * query.shape[-1] ** -0.5, key, value)]
     run = functools.partial(_attended, rate, causal, interpret)
     if sharding is not None:
-        over_rows, _, over_heads, *_ = sharding.spec
-        if over_heads is not None and heads % sharding.mesh.shape[over_heads]:
-            over_heads = None
+        over_rows, over_heads = device_axes(sharding, heads)
         divided = P(over_rows, None, over_heads)
         run = jax.shard_map(
             run,
@@ -79,14 +80,32 @@ def attend(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _attended(rate, causal, interpret, query, key, value, lengths, words):  # type: ignore[no-untyped-def]
+def _attended(
+    rate: float,
+    causal: bool,
+    interpret: bool,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    lengths: jax.Array,
+    words: jax.Array,
+) -> jax.Array:
     """On one device, of scaled queries and whole blocks, (B, T, heads, head_dim)."""
     return _forward(rate, causal, interpret, query, key, value, lengths, words)[0]
 
 
-def _forward(rate, causal, interpret, query, key, value, lengths, words):  # type: ignore[no-untyped-def]
+def _forward(
+    rate: float,
+    causal: bool,
+    interpret: bool,
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    lengths: jax.Array,
+    words: jax.Array,
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     by_head = [x.swapaxes(1, 2) for x in (query, key, value)]
-    block, grid, of_block, of_row = _blocks(by_head[0])
+    grid, of_block, of_row = _blocks(by_head[0])
     out = pl.pallas_call(
         functools.partial(_forward_kernel, rate=rate, causal=causal),
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -105,10 +124,16 @@ def _forward(rate, causal, interpret, query, key, value, lengths, words):  # typ
     return out.swapaxes(1, 2), (query, key, value, lengths, words)
 
 
-def _backward(rate, causal, interpret, kept, cotangent):  # type: ignore[no-untyped-def]
+def _backward(
+    rate: float,
+    causal: bool,
+    interpret: bool,
+    kept: tuple[jax.Array, ...],
+    cotangent: jax.Array,
+) -> tuple[jax.Array | None, ...]:
     *inputs, lengths, words = kept
     by_head = [x.swapaxes(1, 2) for x in (*inputs, cotangent)]
-    block, grid, of_block, of_row = _blocks(by_head[0])
+    grid, of_block, of_row = _blocks(by_head[0])
     frames, width = by_head[0].shape[2:]
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in by_head[:3]]
     found = pl.pallas_call(
@@ -133,17 +158,19 @@ def _backward(rate, causal, interpret, kept, cotangent):  # type: ignore[no-unty
 _attended.defvjp(_forward, _backward)
 
 
-def _blocks(query: jax.Array) -> tuple:
-    """Frames of a block of queries; the grid; what a step sees of queries, and of keys."""
+def _blocks(query: jax.Array) -> tuple[tuple[int, int, int], pl.BlockSpec, pl.BlockSpec]:
+    """The grid of rows, heads and blocks of queries; what a step sees of queries, and of keys."""
     rows, heads, frames, width = query.shape
     sizes = [size for size in range(_LANES, frames + 1, _LANES) if frames % size == 0]
     block = max([size for size in sizes if size * frames <= _SCORES], default=_LANES)
     of_block = pl.BlockSpec((1, 1, block, width), lambda row, head, part, *_: (row, head, part, 0))
     of_row = pl.BlockSpec((1, 1, frames, width), lambda row, head, part, *_: (row, head, 0, 0))
-    return block, (rows, heads, frames // block), of_block, of_row
+    return (rows, heads, frames // block), of_block, of_row
 
 
-def _weights(query, key, lengths, words, rate, causal):  # type: ignore[no-untyped-def]
+def _weights(
+    query: jax.Array, key: jax.Array, lengths: _Ref, words: _Ref, rate: float, causal: bool
+) -> tuple[jax.Array, jax.Array | None]:
     """The softmax of a block, float32 (Q, K), and what stays of it, bool (Q, K), or None: all."""
     row, head, part = (pl.program_id(axis) for axis in range(3))
     scores = _product(query, key, 1, 1)
@@ -178,7 +205,7 @@ def _signed(word: int) -> jax.Array:
     return jnp.int32(word - 2**32 if word >= 2**31 else word)
 
 
-def _dropped(weights, kept, rate):  # type: ignore[no-untyped-def]
+def _dropped(weights: jax.Array, kept: jax.Array | None, rate: float) -> jax.Array:
     if kept is None:
         return weights
     return jnp.where(kept, weights * (_LEVELS / _kept_levels(rate)), 0.0)
@@ -197,16 +224,38 @@ def _product(a: jax.Array, b: jax.Array, over_a: int, over_b: int) -> jax.Array:
     )
 
 
-def _forward_kernel(lengths, words, query, key, value, out, *, rate, causal):  # type: ignore[no-untyped-def]
+def _forward_kernel(
+    lengths: _Ref,
+    words: _Ref,
+    query: _Ref,
+    key: _Ref,
+    value: _Ref,
+    out: _Ref,
+    *,
+    rate: float,
+    causal: bool,
+) -> None:
     weights, kept = _weights(query[0, 0], key[0, 0], lengths, words, rate, causal)
     dropped = _dropped(weights, kept, rate).astype(value.dtype)
     out[0, 0] = _product(dropped, value[0, 0], 1, 0).astype(out.dtype)
 
 
-def _backward_kernel(  # type: ignore[no-untyped-def]
-    lengths, words, query, key, value, cotangent,
-    to_query, to_key, to_value, sum_key, sum_value, *, rate, causal,
-):  # fmt: skip
+def _backward_kernel(
+    lengths: _Ref,
+    words: _Ref,
+    query: _Ref,
+    key: _Ref,
+    value: _Ref,
+    cotangent: _Ref,
+    to_query: _Ref,
+    to_key: _Ref,
+    to_value: _Ref,
+    sum_key: _Ref,
+    sum_value: _Ref,
+    *,
+    rate: float,
+    causal: bool,
+) -> None:
     part, last = pl.program_id(2), pl.num_programs(2) - 1
 
     @pl.when(part == 0)
