@@ -33,14 +33,21 @@ from hubert_jax.errors import InputError, printable
 T = TypeVar("T")
 _AUTO = "auto"
 _FAILED = "hubert_jax/failed"  # key of the first failure
+_SIGNS = "hubert_jax/signs"  # keys of signs of life, by process
+_LEFT = "left"  # the last one
+_LOST_STATUS = 70  # of a crash
 _NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # key of JAX, which takes SIGTERM of processes that joined
 _LOOK_SECONDS = 0.5  # between looks for it
+_SIGN_SECONDS = 2  # between a process's signs of life
+_SILENT_SECONDS = 40  # without one, after which a process is given up; JAX's own limit is 50 to 100
+_SUSPECT_SECONDS = 10  # the same, once this process has crashed
 _SHOW_SECONDS = 20  # in which a file system shows on one host what another has written
 _LISTEN_SECONDS = 5  # between looks whether somebody interrupts a process that waits
 _calls = itertools.count()
 _ending = threading.Event()
 _stops_by_itself = threading.Event()  # while a Preemption is open
 _by_itself = threading.Event()  # while this process does what the others wait for
+_crashed = threading.Event()  # once this process has, perhaps because another was lost
 _failures: list[int] = []  # this process's exit status, if it has failed
 
 
@@ -73,8 +80,9 @@ def join(config: Any) -> None:
     """Waits for the other processes; call it before anything asks JAX for its devices.
 
     `config` is a job's, with `distributed`. From then on a failure of one ends all
-    (`tell_failure`). Raises InputError where the cluster does not say who takes part, the others do
-    not come, or one has another configuration (`require_agreement`).
+    (`tell_failure`), and so does one that is killed, stopped or cut off. Raises InputError where
+    the cluster does not say who takes part, the others do not come, or one has another
+    configuration (`require_agreement`).
     """
     asked: DistributedConfig = config.distributed
     if not asked.coordinator or jax.distributed.is_initialized():
@@ -223,12 +231,33 @@ def tell_failure(kind: str, message: str, status: int) -> None:
     """
     if not _several():
         return
-    line = ": ".join(filter(None, (kind, f"process {index()}", message)))
     try:
-        _store().key_value_set(_FAILED, json.dumps([line, status]))
+        _tell(kind, message, status)
     except jax.errors.JaxRuntimeError:
         time.sleep(6 * _LOOK_SECONDS)  # the watch ends it, unless the first process is gone
     _failures.append(status)
+
+
+def end_all(kind: str, message: str, status: int) -> None:
+    """The same for work in the background: ends this process as the others, if there are any."""
+    if _several():
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another has failed before
+            _tell(kind, message, status)
+
+
+def _tell(kind: str, message: str, status: int) -> None:
+    line = ": ".join(filter(None, (kind, f"process {index()}", message)))
+    _store().key_value_set(_FAILED, json.dumps([line, status]))
+
+
+def await_cause() -> None:
+    """Waits, after a crash, for the loss of another process, which may have caused it.
+
+    Where one is lost, the others end with a line that names it, and this does not return.
+    """
+    if _several():
+        _crashed.set()
+        time.sleep(_SUSPECT_SECONDS + 2 * _SIGN_SECONDS)
 
 
 class Preemption:
@@ -330,19 +359,71 @@ def _received(key: str) -> Any:
                 raise
 
 
+class _SignsOfLife:
+    """When each process gave its last one, by this process's clock."""
+
+    def __init__(self) -> None:
+        self._exchanged = -float("inf")
+        self._seen = {number: ("", time.monotonic()) for number in range(jax.process_count())}
+
+    def exchange(self) -> None:
+        """Gives one and looks for the others'.
+
+        Raises JaxRuntimeError where the first process, whose store it is, does not answer.
+        """
+        if not is_first():  # alone of the store's calls this one does not wait for ever
+            _store().blocking_key_value_get(f"{_SIGNS}/0", 1000 * _SIGN_SECONDS)
+        if time.monotonic() - self._exchanged < _SIGN_SECONDS:
+            return
+        self._exchanged = time.monotonic()
+        _give_sign(repr(self._exchanged))
+        for key, sign in _store().key_value_dir_get(_SIGNS):
+            number = int(key.rpartition("/")[2])
+            if sign != self._seen[number][0]:
+                self._seen[number] = (sign, time.monotonic())
+
+    def lost(self) -> tuple[int, str, int] | None:
+        """A process that has given none for too long, with a line and a status to end with."""
+        limit = _SUSPECT_SECONDS if _crashed.is_set() else _SILENT_SECONDS
+        for number, (sign, since) in self._seen.items():
+            if number != index() and sign != _LEFT and time.monotonic() - since > limit:
+                line = (
+                    f"lost: process {number} has given no sign of life for {limit} s: it was "
+                    "killed or stopped, or is cut off; the same command goes on from what is saved"
+                )
+                return number, line, _LOST_STATUS
+        return None
+
+
+def _give_sign(sign: str) -> None:
+    _store().key_value_set(f"{_SIGNS}/{index()}", sign, allow_overwrite=True)
+
+
 def _watch() -> None:
-    """Ends this process when another has failed, whatever it waits for."""
+    """Ends this process when another has failed or is lost, whatever it waits for."""
+    signs = _SignsOfLife()
     while not _ending.wait(_LOOK_SECONDS):
-        try:
-            if not _stops_by_itself.is_set() and _was_noticed():
-                line, status = "terminated: SIGTERM", 128 + signal.SIGTERM
-            else:
-                line, status = json.loads(_store().key_value_try_get(_FAILED))
-        except jax.errors.JaxRuntimeError:
-            continue  # none has; or the first has ended, upon which JAX ends this one
-        if not _failures:
+        found = _end_of_another(signs)
+        if found and not _failures:
+            line, status = found
             print(line, file=sys.stderr, flush=True)
             _end(status)
+
+
+def _end_of_another(signs: _SignsOfLife) -> tuple[str, int] | None:
+    """The line and the status with which all processes end, once one has."""
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        signs.exchange()
+        if not _stops_by_itself.is_set() and _was_noticed():
+            return "terminated: SIGTERM", 128 + signal.SIGTERM
+        if lost := signs.lost():
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # another has told it
+                _store().key_value_set(_FAILED, json.dumps(lost[1:]))
+        line, status = json.loads(_store().key_value_try_get(_FAILED))
+        return line, status
+    # None has; or the first process does not answer. If it has ended, JAX ends this one.
+    lost = signs.lost()
+    return lost[1:] if lost and lost[0] == 0 else None
 
 
 def _was_noticed() -> bool:
@@ -359,6 +440,8 @@ def _leave(watch: threading.Thread) -> None:
     watch.join()
     if _failures:
         _end(_failures[0])
+    with contextlib.suppress(jax.errors.JaxRuntimeError):
+        _give_sign(_LEFT)
 
 
 def _end(status: int) -> None:

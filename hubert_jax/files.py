@@ -24,7 +24,7 @@ _MOST_DEEP = 100  # folders in each other
 _MOST_LINKS = 16  # to one folder; two in each of some folders would soon be a million
 _NUMBERS = re.compile(r"\[\n[-+.\deE,\s]+\]")  # a string has no newline of its own
 _PAGES = (b"<!doctype", b"<html", b"<head", b"<?xml", b"<!--", b"<title", b"<body", b"<meta")
-UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # no fault of the program
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # no fault of the program
 
 
 def _aside(path: pathlib.Path) -> pathlib.Path:

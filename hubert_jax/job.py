@@ -90,6 +90,7 @@ def guarded(work: Callable[[], Any]) -> None:
             where = f"{error.filename}: " if error.filename else ""
             remedy = "make room or make it writable, and give the same command again"
             _fail("error", f"{where}cannot be written ({error.strerror or error}); {remedy}", 1)
+        _await_cause()
         traceback.print_exc()
         _tell_others("crashed", repr(error), _CRASHED)
         sys.exit(_CRASHED)  # who starts jobs again tries a crash again, and bad input never
@@ -100,6 +101,13 @@ def _fail(kind: str, error: Any, status: int) -> NoReturn:
     _tell_others(kind, message, status)
     print(f"{kind}: {message}" if message else kind, file=sys.stderr, flush=True)
     sys.exit(status)
+
+
+def _await_cause() -> None:
+    if "jax" in sys.modules:  # processes that have joined have imported it
+        from hubert_jax import distributed
+
+        distributed.await_cause()
 
 
 def _tell_others(kind: str, message: str, status: int) -> None:

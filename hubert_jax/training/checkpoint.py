@@ -41,7 +41,22 @@ _FOREIGN = re.compile(
 _DECISIVE = ("kind", "inputs", "config", "rows", "version", "step")
 
 
-class _StateHandler(ocp.StandardCheckpointHandler):
+class _Handler:
+    """What both parts of a checkpoint have of ours: checksums, and failures that are told."""
+
+    background: Callable[[], contextlib.AbstractContextManager[None]]
+
+    async def async_save(self, *arguments: Any, **named: Any) -> list["_Write"]:
+        writes = await super().async_save(*arguments, **named)  # type: ignore[misc]
+        return [_Write(write, self.background) for write in writes or ()]
+
+    def finalize(self, directory: Any) -> None:
+        with self.background():
+            super().finalize(directory)  # type: ignore[misc]
+            _write_checksums(directory)
+
+
+class _StateHandler(_Handler, ocp.StandardCheckpointHandler):
     def __init__(self, multiprocessing_options: ocp.options.MultiprocessingOptions) -> None:
         super().__init__(multiprocessing_options=multiprocessing_options)
         # Orbax compresses. Weights and moments become 8 % smaller by it, and take three times as
@@ -50,15 +65,25 @@ class _StateHandler(ocp.StandardCheckpointHandler):
             multiprocessing_options=multiprocessing_options, use_compression=False
         )
 
-    def finalize(self, directory: Any) -> None:
-        super().finalize(directory)
-        _write_checksums(directory)
+
+class _MetadataHandler(_Handler, ocp.JsonCheckpointHandler):
+    pass
 
 
-class _MetadataHandler(ocp.JsonCheckpointHandler):
-    def finalize(self, directory: Any) -> None:
-        super().finalize(directory)
-        _write_checksums(directory)
+class _Write:
+    """One that is under way, as orbax waits for it."""
+
+    def __init__(
+        self, write: Any, background: Callable[[], contextlib.AbstractContextManager[None]]
+    ) -> None:
+        self._write, self._background = write, background
+
+    def result(self, timeout: float | None = None) -> Any:
+        with self._background():
+            return self._write.result(timeout)
+
+    def cancel(self) -> bool | None:
+        return self._write.cancel()
 
 
 class _Step:
@@ -79,6 +104,7 @@ class Checkpoints:
     def __init__(self, directory: str | os.PathLike, keep: int = 2, alone: bool = False) -> None:
         self._directory = pathlib.Path(directory).absolute()
         self._keep, self._best = keep, _Step()
+        self._failure: Exception | None = None
         policies = ocp.checkpoint_managers
         preserved = [policies.LatestN(keep), self._best]
         options = ocp.CheckpointManagerOptions(
@@ -96,6 +122,7 @@ class Checkpoints:
             ("metadata", _MetadataHandler, (args.JsonSave, args.JsonRestore)),
         ):
             handler = kind(multiprocessing_options=multiprocessing)
+            handler.background = self._background
             for each in kinds:
                 registry.add(part, each, handler)
         with self._writing():
@@ -119,6 +146,11 @@ class Checkpoints:
         parts = {"state": ocp.args.StandardSave(state), "metadata": ocp.args.JsonSave(metadata)}
         with self._writing():
             self._manager.save(step, args=ocp.args.Composite(**parts))
+
+    def check(self) -> None:
+        """Raises what keeps the save that is under way from being written, once it is known."""
+        if self._failure:
+            raise self._failure
 
     def metadata(self, step: int) -> dict:
         """The JSON document of a step's checkpoint."""
@@ -185,6 +217,23 @@ class Checkpoints:
         with self._writing():
             self._manager.wait_until_finished()
         self._manager.close()
+
+    @contextlib.contextmanager
+    def _background(self) -> Iterator[None]:
+        """What fails here is raised by `check`; and all processes end.
+
+        Orbax would have them wait for each other.
+        """
+        try:
+            with self._writing():
+                yield
+        except Exception as error:
+            self._failure = error
+            if isinstance(error, InputError):
+                distributed.end_all("error", str(error), 1)
+            else:
+                distributed.end_all("crashed", repr(error), 70)
+            raise
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

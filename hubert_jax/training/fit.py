@@ -140,6 +140,7 @@ def fit(
                 running.block_until_ready()
             running = metrics["loss"]
             log.add(metrics, audio_seconds)
+            checkpoints.check()
             done, improved = done + 1, False
             if validator.is_due(done, loop.steps):
                 log.require_finite(done)
