@@ -34,8 +34,8 @@ MESHES = {
     "data 2, fsdp 2, tensor 2": MeshConfig(data=2, fsdp=2, tensor=2),
 }
 
-# Kilobytes that a device has of what it exchanges. Of XLA for CPU, which gathers rows where a
-# convolution in groups has its kernel's gradient.
+# Kilobytes that a device has of what it exchanges, at most. This is XLA for CPU of JAX 0.10, which
+# gathers rows for the kernel's gradient of a convolution in groups; newer ones exchange less.
 SENT = {
     "pretraining": {
         "data 8": {"all-gather data": 199, "all-reduce data": 49},
@@ -125,9 +125,8 @@ def test_every_mesh_trains_as_one_device(task_of, kind):
                 assert found[step][key] == pytest.approx(value, rel=1e-5, abs=1e-7), (name, key)
         for ours, theirs in zip(*map(jax.tree.leaves, (state.params, alone.params)), strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-7)
-        assert _sent(sharded, mesh) == {
-            exchange: pytest.approx(size, rel=0.1) for exchange, size in SENT[kind][name].items()
-        }, name
+        for exchange, size in _sent(sharded, mesh).items():
+            assert size < 1.1 * SENT[kind][name].get(exchange, 0), (name, exchange, size)
 
 
 def _sent(programs: dict, mesh) -> dict[str, float]:
