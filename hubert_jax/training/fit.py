@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import faulthandler
+import functools
 import pathlib
 import time
 from collections.abc import Callable
@@ -123,11 +124,17 @@ def fit(
     done, finished = first_step, first_step >= loop.steps
     validator = Validator(task.validation, metadata, goes_on=not finished)
     finished = finished or bool(validator.ends_run)
-    steps = {} if finished else compile_steps(task, mesh, abstract, seed, counts)
-    if not finished:
-        validator.compile(mesh, abstract.params)
-    prefetch = Prefetch(mesh, task.batches(first_step), task.audio_seconds)
-    log = ProgressLog(directory, first_step, loop.steps, metadata.get("metrics", {}))
+    prefetch = Prefetch(mesh, functools.partial(task.batches, first_step), task.audio_seconds)
+    steps = {}
+    try:
+        if not finished:
+            prefetch.begin()  # TensorFlow's import and the first batch take seconds
+            steps = compile_steps(task, mesh, abstract, seed, counts)
+            validator.compile(mesh, abstract.params)
+        log = ProgressLog(directory, first_step, loop.steps, metadata.get("metrics", {}))
+    except BaseException:
+        prefetch.close()
+        raise
     preemption = distributed.Preemption()
     running, started = None, time.monotonic()
     try:

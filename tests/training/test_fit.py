@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -197,15 +198,36 @@ def test_every_shape_is_compiled_before_the_first_step(tmp_path, monkeypatch):
         return counted
 
     monkeypatch.setattr(step, "train_step", traced)
-    task = language_model(6)
-    batches = task.batches
+    add = ProgressLog.add
 
-    def after_compiling(first_step):
+    def after_compiling(self, metrics, audio_seconds):
         assert sorted(compiled) == [(8, 16), (8, 24)]
-        return batches(first_step)
+        add(self, metrics, audio_seconds)
 
-    _fit(dataclasses.replace(task, batches=after_compiling), tmp_path, steps=6)
+    monkeypatch.setattr(ProgressLog, "add", after_compiling)
+    _fit(language_model(6), tmp_path, steps=6)
     assert len(compiled) == 2
+
+
+def test_the_first_batch_is_read_while_steps_are_compiled(tmp_path, monkeypatch):
+    begun, closed = threading.Event(), threading.Event()
+    task = language_model(1)
+
+    def batches(first_step):
+        begun.set()
+        try:
+            yield from task.batches(first_step)
+        finally:
+            closed.set()
+
+    def compile_steps(*_):
+        assert begun.wait(0.9)
+        raise InputError("no number of micro-batches fits")
+
+    monkeypatch.setattr("hubert_jax.training.fit.compile_steps", compile_steps)
+    with pytest.raises(InputError, match="^no number"):
+        _fit(dataclasses.replace(task, batches=batches), tmp_path, steps=1)
+    assert closed.is_set()  # or a half-consumed iterator could keep the process alive
 
 
 def test_a_loss_that_is_not_finite_is_no_input_error(tmp_path):

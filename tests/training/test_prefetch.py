@@ -50,7 +50,7 @@ def _seconds(batch):
 )
 def test_only_time_without_a_step_counts_as_waiting(mesh, reading, step, waiting):
     closed, steps = [], 6
-    prefetch = Prefetch(mesh, _batches(reading, closed), _seconds)
+    prefetch = Prefetch(mesh, lambda: _batches(reading, closed), _seconds)
     running = None
     for number in range(steps):
         batch, seconds = prefetch.take(running)
@@ -72,7 +72,7 @@ def test_one_batch_is_read_ahead(mesh):
             read.append(number)
             yield {"waveform": np.zeros((8, 1), np.float32)}
 
-    prefetch = Prefetch(mesh, batches(), _seconds)
+    prefetch = Prefetch(mesh, batches, _seconds)
     assert not read
     prefetch.take(None)
     time.sleep(0.1)
@@ -83,7 +83,7 @@ def test_one_batch_is_read_ahead(mesh):
 @pytest.mark.parametrize("reading", [0.0, 0.05])
 def test_what_reading_raises_comes_with_its_step(mesh, reading):
     closed = []
-    prefetch = Prefetch(mesh, _batches(reading, closed, fail_at=2), _seconds)
+    prefetch = Prefetch(mesh, lambda: _batches(reading, closed, fail_at=2), _seconds)
     for _ in range(2):
         prefetch.take(None)
     with pytest.raises(InputError, match="^shard 7, record 3: damaged$"):
@@ -95,7 +95,19 @@ def test_what_reading_raises_comes_with_its_step(mesh, reading):
 def test_closing_waits_for_the_batch_that_is_read(mesh):
     """A generator cannot be closed while another thread runs it."""
     closed = []
-    prefetch = Prefetch(mesh, _batches(0.1, closed), _seconds)
+    prefetch = Prefetch(mesh, lambda: _batches(0.1, closed), _seconds)
     prefetch.take(None)
+    prefetch.close()
+    assert closed
+
+
+def test_the_first_batch_is_read_from_when_it_is_begun(mesh):
+    closed = []
+    prefetch = Prefetch(mesh, lambda: _batches(0.05, closed), _seconds)
+    prefetch.begin()
+    time.sleep(0.2)  # a program is compiled
+    batch, _ = prefetch.take(None)
+    assert float(batch["waveform"][0, 0]) == 0
+    assert prefetch.waited < 0.04
     prefetch.close()
     assert closed
