@@ -27,9 +27,9 @@ CORPUS = pathlib.Path(__file__).parents[1] / "examples" / "minilibri"
 MARK = "parts "  # before the worker's answer
 # JAX's names of what it does with a program.
 EVENTS = {
-    "/jax/core/compile/jaxpr_trace_duration": "trace the step",
-    "/jax/core/compile/jaxpr_to_mlir_module_duration": "lower the step",
-    "/jax/core/compile/backend_compile_duration": "compile the step, or read it",
+    "/jax/core/compile/jaxpr_trace_duration": "  of this: trace",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration": "  of this: lower",
+    "/jax/core/compile/backend_compile_duration": "  of this: compile, or read",
 }
 
 
@@ -55,7 +55,7 @@ def training(workdir: str, data: str) -> list[str]:
     )
 
 
-def start(arguments: list[str], compiled: str) -> tuple[float, float, dict[str, float]]:
+def start(arguments: list[str], compiled: str) -> tuple[float, float, dict[str, list[float]]]:
     """Seconds to the end of step 1, by the clock and of CPU, and where they went if it says so."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": compiled}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
@@ -83,28 +83,28 @@ def work(arguments: list[str]) -> None:
     # Field 22 of proc(5): ticks from the machine's start to the process's.
     began = pathlib.Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
     zero = time.monotonic() - now + int(began) / os.sysconf("SC_CLK_TCK")
-    parts: dict[str, float] = {}
+    parts: dict[str, list[float]] = {}
     import jax
 
     from hubert_jax import job, train
     from hubert_jax.training import fit, metrics
 
-    marks = [zero, time.monotonic()]
-    parts["import"] = marks[-1] - zero
+    marks = [(zero, 0.0)]
 
     def until_here(part: str) -> None:
-        marks.append(time.monotonic())
-        parts[part] = marks[-1] - marks[-2]
+        marks.append((time.monotonic(), time.process_time()))
+        parts[part] = [now - before for now, before in zip(marks[-1], marks[-2], strict=True)]
 
     def listen(event: str, seconds: float, **of: object) -> None:
         if event in EVENTS and "update" in str(of.get("fun_name")):
-            parts[EVENTS[event]] = parts.get(EVENTS[event], 0.0) + seconds
+            parts[EVENTS[event]] = [parts.get(EVENTS[event], [0.0])[0] + seconds]
 
+    until_here("import")
     jax.monitoring.register_event_duration_secs_listener(listen)
     for module, name, before, after in (
         (fit.Checkpoints, "__init__", "read configuration and data", ""),
-        (fit, "compile_steps", "create the state", "compile_steps in all"),
-        (fit.Prefetch, "take", "import TensorFlow", "read a batch"),
+        (fit, "compile_steps", "begin to create the state", "compile steps"),
+        (fit.Prefetch, "take", "open the logs", "wait for a batch"),
         (metrics.ProgressLog, "require_finite", "begin the step", "take the step"),
     ):
         original = getattr(module, name)
@@ -128,7 +128,7 @@ def main() -> None:
         work(sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=3, help="of starts")
+    parser.add_argument("--pairs", type=int, default=3, help="of starts; 0: only where time goes")
     pairs = parser.parse_args().pairs
     with tempfile.TemporaryDirectory() as temporary:
         data, workdir, compiled = (f"{temporary}/{name}" for name in ("data", "run", "compiled"))
@@ -139,7 +139,7 @@ def main() -> None:
             command = [sys.executable, "-m", *arguments]
             subprocess.run(command, check=True, cwd=CORPUS.parents[1], stdout=subprocess.DEVNULL)
         found: dict[str, list[tuple[float, float]]] = {"first": [], "second": []}
-        parts: dict[str, dict[str, float]] = {}
+        parts: dict[str, dict[str, list[float]]] = {}
         for pair in range(pairs + 1):
             shutil.rmtree(compiled, ignore_errors=True)
             for which in found:
@@ -157,12 +157,12 @@ def main() -> None:
 
 
 def _report(
-    found: dict[str, list[tuple[float, float]]], parts: dict[str, dict[str, float]]
+    found: dict[str, list[tuple[float, float]]], parts: dict[str, dict[str, list[float]]]
 ) -> None:
     print(f"BASE, 1 row of 128 frames, seconds to the end of step 1, {os.cpu_count()} cores")
     print(f"{'':32}{'first':>9}{'second':>9}{'ratio':>8}")
     lines = []
-    for number, kind in enumerate(("seconds", "seconds of CPU")):
+    for number, kind in enumerate(("seconds", "seconds of CPU") if found["first"] else ()):
         first, second = ([pair[number] for pair in found[which]] for which in ("first", "second"))
         ratio = statistics.median(first) / statistics.median(second)
         pairs = sorted(a / b for a, b in zip(first, second, strict=True))
@@ -171,11 +171,13 @@ def _report(
         summary = {"benchmark": f"second_start: {kind}", "ratio": round(ratio, 3)}
         summary |= {"low": round(pairs[0], 3), "high": round(pairs[-1], 3)}
         lines.append(json.dumps(summary | {"goal": GOAL, "met": ratio >= GOAL}))
-    print("where the time of one more of each went (seconds)")
+    print("where the time of one more of each went: seconds, of CPU, with threads beside")
     for part in parts["first"]:
-        values = [parts[which].get(part, 0.0) for which in ("first", "second")]
-        ratio = values[0] / values[1] if values[1] else float("nan")
-        print(f"  {part:30}{values[0]:9.2f}{values[1]:9.2f}{ratio:8.2f}")
+        cells = (
+            "".join(f"{value:9.2f}" for value in parts[which].get(part, ())).ljust(18)
+            for which in found
+        )
+        print(f"  {part:30}{'  '.join(cells)}")
     for line in lines:
         print(line)
 
