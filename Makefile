@@ -1,5 +1,6 @@
 # make demo    the whole pipeline on the embedded corpus; ARGS="--config.KEY=VALUE ..." overrides
 # make test    the tests
+# make faults  tests of whole processes: several hosts, and what befalls them
 # make rehearsal   the paper's two pipelines, narrow and short: two processes of four simulated
 #              devices, then one of eight
 # make lint    ruff and mypy
@@ -16,14 +17,19 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.11 python3.13; do \
 
 PIP = $(VENV)/bin/python -m pip install --disable-pip-version-check
 
-.PHONY: demo test rehearsal lint clean environment environment-demo environment-dev
+.PHONY: demo test faults rehearsal lint clean environment environment-demo environment-dev
 
 demo: environment-demo
 	$(VENV)/bin/python -m hubert_jax.pipeline --config=configs/demo.py $(ARGS)
 
+PYTEST = $(VENV)/bin/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadscope \
+	--no-loadscope-reorder
+
 test: environment-dev
-	$(VENV)/bin/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadscope \
-	--no-loadscope-reorder $(ARGS)
+	$(PYTEST) $(ARGS)
+
+faults: environment-dev
+	$(PYTEST) tests/faults $(ARGS)
 
 rehearsal: environment
 	launch/rehearsal.sh $(VENV)/bin/python $(ARGS)

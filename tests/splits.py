@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -138,6 +139,28 @@ def two_devices():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharding, "make_mesh", of_few)
         yield
+
+
+def copy_shortest(source, target, count):
+    """Copies a folder's `count` shortest utterances of the embedded corpus, with their text."""
+    audio = sorted(source.rglob("*.opus"), key=lambda path: path.stat().st_size)[:count]
+    for path in audio:
+        folder = target / path.parent.relative_to(source)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder)
+        transcripts = next(path.parent.glob("*.trans.txt"))
+        lines = transcripts.read_text().splitlines()
+        with (folder / transcripts.name).open("a") as file:
+            file.writelines(f"{line}\n" for line in lines if line.startswith(path.stem))
+
+
+@pytest.fixture(scope="session")
+def short_corpus(tmp_path_factory) -> pathlib.Path:
+    """Ten utterances to train on and three to develop on, the shortest of the embedded corpus."""
+    root = tmp_path_factory.mktemp("corpus")
+    copy_shortest(CORPUS / "train-clean-5", root / "train", 10)
+    copy_shortest(CORPUS / "dev-mini", root / "dev-mini", 3)
+    return root
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,10 @@
-"""The whole way on a few utterances: killed anywhere it continues, done it is skipped."""
+"""Stages on a few utterances; what does not fit together is refused before anything runs."""
 
 import contextlib
 import copy
 import json
 import os
 import pathlib
-import shutil
-import signal
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -26,116 +22,6 @@ from hubert_jax.stages.outlook import Outlook
 from hubert_jax.stages.stage import JOBS, Stage
 from hubert_jax.units.kmeans import Codebook
 from tests.configs import tiny, two_iterations
-
-# Lines after which fine-tuning and pre-training have begun to work, in the order of the stages.
-KILLED_AFTER = ("step 2/4", "step 2/6")
-BEGINNING = "tests/configs/tiny_beginning.py"  # of the whole way, what is killed
-KILLED_STAGES = ("prepare", "it1/label", "it1/train", "scratch/finetune", "scratch/decode")
-CLOCKS = ("seconds", "decode_seconds", "data_wait_fraction")
-STAGES = {
-    "prepare",
-    *(f"{name}/{job}" for name in ("it1", "it2") for job in ("label", "train", "evaluate")),
-    *(f"longer/{job}" for job in ("train", "evaluate")),
-    *(f"{name}/{job}" for name in ("pretrained", "scratch") for job in ("finetune", "decode")),
-    "it2/export",
-    "pretrained/export",
-}
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory, minilibri) -> pathlib.Path:
-    """Ten training and three development utterances, the shortest of the embedded corpus."""
-    root = tmp_path_factory.mktemp("corpus")
-    _copy_shortest(minilibri / "train-clean-5", root / "train", 10)
-    _copy_shortest(minilibri / "dev-mini", root / "dev-mini", 3)
-    return root
-
-
-def _copy_shortest(source: pathlib.Path, target: pathlib.Path, count: int) -> None:
-    audio = sorted(source.rglob("*.opus"), key=lambda path: path.stat().st_size)[:count]
-    for path in audio:
-        folder = target / path.parent.relative_to(source)
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, folder)
-        transcripts = next(path.parent.glob("*.trans.txt"))
-        line = next(
-            line for line in transcripts.read_text().splitlines() if line.startswith(path.stem)
-        )
-        with (folder / transcripts.name).open("a") as file:
-            file.write(line + "\n")
-
-
-def _arguments(corpus, workdir, config="tests/configs/tiny.py") -> list[str]:
-    return [
-        f"--config={config}",
-        f"--config.workdir={workdir}",
-        f"--config.stages.prepare.corpus={corpus}",
-    ]
-
-
-def _start(repository, corpus, workdir, config="tests/configs/tiny.py") -> subprocess.Popen:
-    arguments = _arguments(corpus, workdir, config)
-    return subprocess.Popen(
-        [sys.executable, "-m", "hubert_jax.pipeline", *arguments],
-        cwd=repository,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )
-
-
-def _kill_after(process: subprocess.Popen, line: str) -> None:
-    for printed in process.stdout:
-        if line in printed:
-            process.send_signal(signal.SIGKILL)
-            break
-    assert process.wait() == -signal.SIGKILL
-
-
-def _results(workdir: pathlib.Path, stages) -> dict:
-    """What the stages found, without what a clock decides and where they lie."""
-    found = {}
-    for stage in stages:
-        result = json.loads((workdir / stage / "result.json").read_text())
-        kept = {key: value for key, value in result.items() if key not in CLOCKS}
-        found[stage] = json.dumps(kept).replace(str(workdir), "")
-    return found
-
-
-def _findings(workdir: pathlib.Path) -> dict:
-    """report.json without what a clock decides."""
-    report = json.loads((workdir / "report.json").read_text())
-    return {key: value for key, value in report.items() if key not in ("seconds", "skipped")}
-
-
-def test_killed_anywhere_it_ends_the_same_and_then_is_skipped(tmp_path, repository, corpus, capsys):
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    for line in KILLED_AFTER:
-        _kill_after(_start(repository, corpus, killed, config=BEGINNING), line)
-    last = _start(repository, corpus, killed, config=BEGINNING)
-    output, _ = last.communicate()
-    assert last.returncode == 0, output
-
-    uninterrupted = _start(repository, corpus, whole)
-    output, _ = uninterrupted.communicate()
-    assert uninterrupted.returncode == 0, output
-    assert _results(killed, KILLED_STAGES) == _results(whole, KILLED_STAGES)
-    seconds = json.loads((whole / "report.json").read_text())["seconds"]
-    assert set(seconds) == STAGES and next(iter(seconds)) == "prepare"
-    assert "<svg" in (whole / "report.html").read_text()
-
-    # Elsewhere, too.
-    findings = _findings(whole)
-    moved = whole.rename(tmp_path / "moved")
-    capsys.readouterr()
-    arguments = _arguments(corpus, moved)
-    report = pipeline.run(command_line.read(arguments, "pipeline", pipeline.PipelineConfig))
-    assert report["skipped"] == list(seconds)
-    output = capsys.readouterr().out
-    assert all(f"[{stage}] skipped" in output for stage in STAGES)
-    assert _findings(moved) == findings
-
 
 CODEBOOKS = (
     dict(name="whole", num_clusters=12),
@@ -158,10 +44,10 @@ def _two_codebooks(workdir, corpus, labels, sizes=(12, 8), **label) -> pipeline.
     return pipeline.PipelineConfig(str(workdir), stages)
 
 
-def test_two_codebooks_from_label_to_train(tmp_path, corpus, monkeypatch):
+def test_two_codebooks_from_label_to_train(tmp_path, short_corpus, monkeypatch):
     monkeypatch.setattr(pipeline, "_keep_compiled", lambda workdir: None)
     labels = ("label:whole/train", "label:static/train")
-    config = _two_codebooks(tmp_path / "run", corpus, labels)
+    config = _two_codebooks(tmp_path / "run", short_corpus, labels)
     pipeline.run(config)
     written = {
         job: json.loads((tmp_path / "run" / job / "result.json").read_text())
@@ -206,9 +92,9 @@ def test_two_codebooks_from_label_to_train(tmp_path, corpus, monkeypatch):
         ),
     ],
 )
-def test_codebooks_that_are_not_there_are_refused(tmp_path, corpus, labels, changes, message):
+def test_codebooks_that_are_not_there_are_refused(tmp_path, short_corpus, labels, changes, message):
     with pytest.raises(InputError, match=message):
-        pipeline.plan(_two_codebooks(tmp_path, corpus, labels, **changes))
+        pipeline.plan(_two_codebooks(tmp_path, short_corpus, labels, **changes))
 
 
 @pytest.mark.parametrize(

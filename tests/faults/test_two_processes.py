@@ -1,22 +1,14 @@
 """Two processes, one a host, of which one or both come to harm: all end, and the run goes on."""
 
 import json
-import os
 import re
 import signal
-import socket
-import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
-import pytest
-import splits
 
-from hubert_jax.data import records
 from hubert_jax.training import checkpoint
-from hubert_jax.units.kmeans import Codebook
 
 STEPS, SAVED_EVERY = 36, 3
 LIMIT_SECONDS = 60  # from the fault to the end of all processes
@@ -83,7 +75,8 @@ FAULTS = [
         (1, "error: process 1: /data/shard-3: cannot be read\n"),
         (1, "error: /data/shard-3: cannot be read\n"),
     ),
-    (("none", "SIGKILL"), (70, LOST.format(1, 10)), (-signal.SIGKILL, "")),
+    # At once where the other exchanges something with it, later where it waits for a file of it.
+    (("none", "SIGKILL"), (70, LOST.format(1, "(10|40)")), (-signal.SIGKILL, "")),
     # The first process keeps the store, without which JAX ends the others.
     (
         ("SIGKILL", "none"),
@@ -103,94 +96,38 @@ FAULTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def values(speech_split, speech_labels, tmp_path_factory) -> dict:
-    """A training on shards of about two utterances, so that both processes have some."""
-    root = tmp_path_factory.mktemp("processes")
-    (root / "audio").mkdir()
-    splits.write_split(root / "audio", "speech", list(records.read_audio(speech_split)), [], 0.3)
-    codebook = Codebook.load(speech_labels.parent)
-    units = records.read_labels(speech_labels)
-    splits.write_labels(root / "audio", root / "labels", units, codebook, 100)
-    return dict(
-        audio=str(root / "audio"),
-        labels=(str(root / "labels"),),
-        loop=dict(steps=STEPS, log_every=1, save_every=SAVED_EVERY, keep=2),
-        **splits.TINY_LARGE,
-        frames_per_step=256,
-        max_frames=32,
-        loss=dict(mask_group_rows=4),
-    )
-
-
-@pytest.fixture(scope="module")
-def train_both(repository, values, tmp_path_factory):
-    """A function that trains in two processes, with a fault in each or none.
-
-    It returns the status, the standard output and the standard error of each process that ends by
-    itself, all of them within LIMIT_SECONDS of the fault, if any.
-    """
-
-    def run(directory, faults=("none", "none")):
-        scratch = tmp_path_factory.mktemp("started")
-        file = scratch / "together.py"
-        file.write_text(f"def get_config(part):\n    return {values!r}\n")
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            coordinator = f"127.0.0.1:{found.getsockname()[1]}"
-        started = [
-            subprocess.Popen(
-                [
-                    *(sys.executable, "-c", PROGRAM),
-                    *(fault, str(directory / "train/checkpoints"), str(scratch / f"at-{index}")),
-                    *(f"--config={file}", f"--config.workdir={directory}"),
-                    f"--config.distributed.coordinator={coordinator}",
-                    *("--config.distributed.count=2", f"--config.distributed.index={index}"),
-                ],
-                cwd=repository,
-                env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for index, fault in enumerate(faults)
-        ]
-        done = []
-        try:
-            for process, fault in zip(started, faults, strict=True):
-                if fault == "SIGSTOP":
-                    continue
-                output = process.communicate(timeout=300)
-                done.append((process.returncode, *output))
-        finally:
-            for process in started:
-                process.kill()
-                process.wait()
-        happened = [float(path.read_text()) for path in scratch.glob("at-*")]
-        if happened:
-            assert time.time() - min(happened) < LIMIT_SECONDS
-        return done
-
-    return run
-
-
 def _losses(directory) -> dict[int, float]:
     lines = map(json.loads, (directory / "train/metrics.jsonl").open())
     return {line["step"]: line["loss"] for line in lines}
 
 
-def test_all_end_and_the_run_goes_on_to_the_same_last_bit(train_both, tmp_path):
+def test_all_end_and_the_run_goes_on_to_the_same_last_bit(together, values, tmp_path):
+    values = dict(values, loop=dict(steps=STEPS, log_every=1, save_every=SAVED_EVERY))
     whole, harmed = tmp_path / "whole", tmp_path / "harmed"
-    done = train_both(whole)
-    assert [status for status, *_ in done] == [0, 0], done
+
+    def train(workdir, faults=("none", "none")):
+        checkpoints = str(workdir / "train/checkpoints")
+        happened = [tmp_path / f"happened-{index}" for index in range(2)]
+        stopped = faults.index("SIGSTOP") if "SIGSTOP" in faults else None
+        programs = [
+            ("-c", PROGRAM, fault, checkpoints, str(path))
+            for fault, path in zip(faults, happened, strict=True)
+        ]
+        done = together(workdir, values, programs, stopped=stopped)
+        if times := [float(path.read_text()) for path in happened if path.exists()]:
+            assert time.time() - min(times) < LIMIT_SECONDS
+        for path in happened:
+            path.unlink(missing_ok=True)
+        return done
+
+    assert [process.returncode for process in train(whole)] == [0, 0]
     resumed_from = set()
     for faults, *expected in FAULTS:
-        done = train_both(harmed, faults)
-        for (status, printed, error), (wanted, line) in zip(done, expected, strict=True):
-            assert status == wanted and re.fullmatch(line, error), (faults, status, printed, error)
-            resumed_from |= set(re.findall(r"resumed from the checkpoint of step (\d+)", printed))
-    done = train_both(harmed)
-    assert [status for status, *_ in done] == [0, 0], done
+        for process, (status, line) in zip(train(harmed, faults), expected, strict=True):
+            assert process.returncode == status, (faults, process)
+            assert re.fullmatch(line, process.stderr), (faults, process)
+            resumed_from |= set(re.findall(r"resumed from .* step (\d+)", process.stdout))
+    assert [process.returncode for process in train(harmed)] == [0, 0]
     assert len(resumed_from) >= 4
     ours, theirs = _losses(harmed), _losses(whole)
     assert len(theirs) == STEPS and ours == theirs

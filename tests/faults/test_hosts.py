@@ -4,14 +4,13 @@ import importlib.util
 import json
 import os
 import pathlib
-import shutil
 import socket
 import subprocess
 import sys
 
 import pytest
 from gloo import without_greetings
-from splits import TINY_LARGE, random_parameters
+from splits import TINY_LARGE, copy_shortest, random_parameters
 
 from hubert_jax import config as config_lib
 from hubert_jax import decode, label, pipeline
@@ -66,16 +65,8 @@ SEARCHED = dict(method="letters", processes=1, search=dict(beam=5), weights=dict
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory, minilibri) -> pathlib.Path:
     """Twenty short utterances: four audio shards."""
-    root, source = tmp_path_factory.mktemp("corpus"), minilibri / "train-clean-5"
-    audio = sorted(source.rglob("*.opus"), key=lambda path: path.stat().st_size)[:20]
-    for path in audio:
-        folder = root / "train" / path.parent.relative_to(source)
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, folder)
-        transcripts = next(path.parent.glob("*.trans.txt"))
-        lines = transcripts.read_text().splitlines()
-        with (folder / transcripts.name).open("a") as file:
-            file.writelines(f"{line}\n" for line in lines if line.startswith(path.stem))
+    root = tmp_path_factory.mktemp("corpus")
+    copy_shortest(minilibri / "train-clean-5", root / "train", 20)
     return root
 
 
