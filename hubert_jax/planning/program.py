@@ -6,6 +6,7 @@ once.
 
 import collections
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ _MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\((.*?)\))? 
 _IOTA = re.compile(r"\[([\d,]+)\](?:<=\[([\d,]+)\])?(?:T\(([\d,]+)\))?")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}|(?:true|false)_computation=%?([\w.\-]+)")
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+_BRACKET = re.compile(r"[()]")
 _SLICES = ("dynamic-slice", "slice", "gather")
 _ON_CHIP = re.compile(r"S\([1-9]")  # a memory space that is not the chip's main one
 # These name what is there already.
@@ -72,13 +74,13 @@ class _Instruction:
     rest: str  # operands and attributes
     is_root: bool
 
-    @property
+    @functools.cached_property
     def operands(self) -> list[str]:
         depth = 0
-        for end, character in enumerate(self.rest):
-            depth += {"(": 1, ")": -1}.get(character, 0)
+        for bracket in _BRACKET.finditer(self.rest):
+            depth += 1 if bracket.group() == "(" else -1
             if depth < 0:
-                return re.findall(r"%([\w.\-]+)", self.rest[:end])
+                return re.findall(r"%([\w.\-]+)", self.rest[: bracket.start()])
         return []
 
 

@@ -16,7 +16,7 @@ from hubert_jax.planning import program
 from hubert_jax.tasks import ctc, pretraining
 from hubert_jax.training import sharding
 from hubert_jax.training.sharding import MeshConfig
-from hubert_jax.training.state import abstract_state, create_state
+from hubert_jax.training.state import TrainState, abstract_state, create_state
 from hubert_jax.training.step import compile_steps, shape_of
 from hubert_jax.training.task import Task
 from hubert_jax.vocabulary import LIBRISPEECH
@@ -98,10 +98,11 @@ def task_of(speech_split, speech_labels, tmp_path_factory):
     return build
 
 
-def _train(task: Task, mesh) -> tuple:
-    """The state after the first steps, their metrics, and the programs."""
+def _train(task: Task, mesh, state: TrainState) -> tuple:
+    """The state after the first steps from `state`, their metrics, and the programs."""
     abstract = abstract_state(task, mesh)
-    state, programs = create_state(task, abstract, SEED), compile_steps(task, mesh, abstract, SEED)
+    programs = compile_steps(task, mesh, abstract, SEED)
+    state = jax.device_put(state, jax.tree.map(lambda leaf: leaf.sharding, abstract))
     all_metrics = []
     with contextlib.closing(task.batches(0)) as batches:
         for rows in itertools.islice(batches, STEPS):
@@ -114,10 +115,12 @@ def _train(task: Task, mesh) -> tuple:
 @pytest.mark.parametrize("kind", ["pretraining", "ctc"])
 def test_every_mesh_trains_as_one_device(task_of, kind):
     one = sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-    alone, expected, programs = _train(task_of(kind, one), one)
+    task = task_of(kind, one)
+    start = jax.device_get(create_state(task, abstract_state(task, one), SEED))
+    alone, expected, programs = _train(task, one, start)
     for name, axes in MESHES.items():
         mesh = sharding.make_mesh(axes)
-        state, found, sharded = _train(task_of(kind, mesh), mesh)
+        state, found, sharded = _train(task_of(kind, mesh), mesh, start)
         assert sharded.keys() == programs.keys()  # one program a bucket
         for step in range(STEPS):
             for key in ("loss", *LOGGED[kind]):
