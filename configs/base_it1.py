@@ -69,7 +69,7 @@ def train() -> ConfigDict:
                 frontend_gradient_scale=0.1,
             ),
             # bfloat16 on accelerators; the released model trained in float16.
-            execution=dict(dtype="float32", rematerialize=False),
+            execution=dict(dtype="float32", rematerialize="nothing"),
             loss=dict(
                 mask_probability=0.8,
                 mask_span=10,

@@ -63,7 +63,7 @@ def train() -> ConfigDict:
         layer_drop=0.0,
         frontend_gradient_scale=1.0,
     )
-    config.execution.update(dtype="bfloat16", rematerialize=True)
+    config.execution.update(dtype="bfloat16", rematerialize="everything")
     config.loss.mask_group_rows = 3
     config.optimizer.peak_learning_rate = 1.5e-3
     config.optimizer.clip_norm = 1.0

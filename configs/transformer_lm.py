@@ -24,7 +24,7 @@ def get_config(part: str = "train_lm") -> ConfigDict:
             ),
             dropout=0.1,
             attention_dropout=0.1,
-            execution=dict(dtype="bfloat16", rematerialize=True),
+            execution=dict(dtype="bfloat16", rematerialize="everything"),
             optimizer=dict(
                 name="adam",
                 peak_learning_rate=2e-4,

@@ -18,6 +18,7 @@ from hubert_jax import config as config_lib
 from hubert_jax import files, job
 from hubert_jax.config import MayChange
 from hubert_jax.errors import InputError
+from hubert_jax.model.architecture import REMATERIALIZE
 from hubert_jax.tasks.pretraining import TrainConfig
 from hubert_jax.training.sharding import MeshConfig
 
@@ -69,7 +70,7 @@ def run(config: PlanConfig) -> dict:
         meshes = pretraining.meshes(len(topology.devices))
         if config.mesh not in (MeshConfig(), *meshes):
             meshes.insert(0, config.mesh)
-        tried = [(mesh, again) for mesh in meshes for again in (False, True)]
+        tried = [(mesh, again) for mesh in meshes for again in REMATERIALIZE]
     found: list[Estimate] = []
     for mesh, again in tried:
         execution = dataclasses.replace(config.execution, rematerialize=again)
@@ -83,7 +84,7 @@ def run(config: PlanConfig) -> dict:
     steps = config.loop.steps
     hours = steps * best.seconds / 3600
     print(
-        f"{topology.name}: {_mesh(best)}{', rematerialised' if best.rematerialize else ''}, "
+        f"{topology.name}: {_mesh(best)}{_again(best)}, "
         f"config.micro_batches={1 if best.micro_batches == 1 else 0}: at best {_few(hours)} hours "
         f"for {steps:,} steps, {_few(hours * best.devices)} chip-hours"
     )
@@ -97,12 +98,10 @@ def run(config: PlanConfig) -> dict:
 
 
 def _described(each: "Estimate", peak: float) -> list[str]:
-    again = ", rematerialised" if each.rematerialize else ""
     parts = f" in {each.micro_batches} micro-batch(es)" if each.fits else ""
     lines = [
-        f"{each.devices} devices, {_mesh(each)}{again}; {each.rows} rows of {each.frames} frames"
-        f"{parts}; attention by "
-        f"{each.attention}; compiled in {each.compiled_seconds:.0f} s",
+        f"{each.devices} devices, {_mesh(each)}{_again(each)}; {each.rows} rows of {each.frames} "
+        f"frames{parts}; attention by {each.attention}; compiled in {each.compiled_seconds:.0f} s",
         f"  {each.needed / _GIB:.2f} of {each.available / _GIB:.2f} GiB a device: parameters "
         f"{each.parameters / _GIB:.2f}, optimiser {each.optimizer / _GIB:.2f}, while the step runs "
         f"{each.activations / _GIB:.2f}{'' if each.fits else '; does not fit'}",
@@ -127,6 +126,11 @@ def _described(each: "Estimate", peak: float) -> list[str]:
 def _few(number: float) -> str:
     """With three digits, of small numbers."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def _again(each: "Estimate") -> str:
+    what = each.rematerialize
+    return "" if what == "nothing" else f", {what.replace('_', ' ')} rematerialised"
 
 
 def _mesh(each: "Estimate") -> str:

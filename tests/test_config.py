@@ -239,7 +239,7 @@ TESTED_ELSEWHERE = {
     "configs.demo": ("tests/configs/tiny.py", "from configs import demo"),  # of test_pipeline.py
     "configs.own_audio": ("tests/test_stages.py", "own_audio.py"),  # planned; stages of the demo
     "configs.reference": ("tests/test_stages.py", "reference.py"),  # planned; stages of the demo
-    "configs.small": ("tests/training/test_interruption.py", "configs/small.py"),
+    "configs.small": ("tests/faults/test_interruption.py", "configs/small.py"),
     "configs.transformer_lm": ("tests/test_train_lm.py", "import transformer_lm"),
 }
 
@@ -257,7 +257,7 @@ def test_every_configuration_is_rehearsed_or_tested_elsewhere(repository):
 
 
 # Stages that no rehearsal has, and the test that runs each.
-# In two processes, by tests/test_hosts.py.
+# In two processes, by tests/faults/test_hosts.py.
 STAGES_TESTED_ELSEWHERE = {"check", "convert", "export", "lm", "train_lm", "pseudo_label"}
 
 
@@ -269,7 +269,7 @@ def test_every_kind_of_stage_is_rehearsed_or_tested_elsewhere(repository):
     plans = (paper.get_config("rehearsal").stages for paper in (librispeech, librilight))
     rehearsed = {kind for stages in plans for kind in kinds(stages)}
     assert set(stage_lib.JOBS) - rehearsed == STAGES_TESTED_ELSEWHERE
-    text = (repository / "tests/test_hosts.py").read_text()
+    text = (repository / "tests/faults/test_hosts.py").read_text()
     for kind in STAGES_TESTED_ELSEWHERE:
         assert re.search(rf'\b{kind}=dict\(|\["{kind}"\] = ', text), kind
 

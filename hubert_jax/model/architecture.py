@@ -168,6 +168,9 @@ class Regularization:
 NO_REGULARIZATION = Regularization(0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
 
 
+REMATERIALIZE = ("nothing", "attention", "all_but_dots", "everything")
+
+
 @dataclasses.dataclass(frozen=True)
 class Execution:
     """How a network runs; may change whenever a run goes on or a checkpoint is used.
@@ -177,7 +180,8 @@ class Execution:
 
     dtype: str = "float32"  # of the computation; or bfloat16
     attention: str = "auto"  # xla, cudnn (GPU), splash, whole_rows (TPU); auto: what is fastest
-    rematerialize: bool = False  # recompute each layer in the backward pass, do not store it
+    rematerialize: str = "nothing"  # of a layer in the backward pass, so that it is not stored:
+    # attention, from queries to its output; all_but_dots: not what dense layers give; everything
     scan_unroll: int = 1  # layers in a row: 1 compiles fastest, all of them run fastest on CPU
     platform: str = ""  # that is compiled for; empty: the one that is there
 
@@ -185,6 +189,7 @@ class Execution:
         for name, known in (
             ("dtype", ("float32", "bfloat16")),
             ("attention", ("auto", "xla", "cudnn", "splash", "whole_rows")),
+            ("rematerialize", REMATERIALIZE),
             ("platform", ("", "cpu", "gpu", "tpu")),
         ):
             listed = ", ".join(map(repr, known))

@@ -128,9 +128,13 @@ class Transformer(nn.Module):
             kept = jnp.ones((num_layers,), bool)
         else:
             kept = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - layer_drop, (num_layers,))
-        rematerialize = self.kernels.rematerialize
+        layer = _ScannedLayer
+        if self.kernels.rematerialize in ("all_but_dots", "everything"):
+            dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            policy = dots if self.kernels.rematerialize == "all_but_dots" else None
+            layer = nn.remat(_ScannedLayer, prevent_cse=False, policy=policy)
         scanned = nn.scan(
-            nn.remat(_ScannedLayer, prevent_cse=False) if rematerialize else _ScannedLayer,
+            layer,
             variable_axes={"params": 0, "adapters": 0, "past": 0, "present": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),

@@ -14,6 +14,7 @@ class ModelFlops:
     first_convolution: float  # the part of `frontend` whose input needs no gradient
     projections: float  # from the front-end to the transformer, with positions
     layers: float  # all blocks of the transformer
+    attention: float  # the part of `layers` that weighs frames by each other
     heads: float
 
     @property
@@ -43,11 +44,13 @@ def of_crop(architecture: Architecture, head: Head, frames: int) -> ModelFlops:
         frontend, channels = frontend + own, width
     positions = dim // architecture.positional_groups * architecture.positional_kernel
     block = 4 * dim * dim + 2 * dim * architecture.ffn_dim + 2 * frames * dim
+    weighing = 4.0 * frames * frames * dim * architecture.num_layers
     classes = sum(head.codebook_sizes)
     return ModelFlops(
         frontend=frontend,
         first_convolution=first,
         projections=2.0 * frames * dim * (channels + positions),
         layers=2.0 * frames * block * architecture.num_layers,
+        attention=weighing,
         heads=2.0 * frames * head.projection_dim * (len(head.codebook_sizes) * dim + classes),
     )

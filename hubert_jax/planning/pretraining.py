@@ -39,7 +39,7 @@ class Estimate:
 
     devices: int
     mesh: dict[str, int]
-    rematerialize: bool
+    rematerialize: str
     attention: str
     micro_batches: int  # 0: no number of them fits
     rows: int  # of the longest bucket, over all devices
@@ -112,7 +112,9 @@ def estimate(config: TrainConfig, topology: Topology) -> Estimate:
     seconds = time.monotonic() - started
     of_crop = flops.of_crop(config.architecture, config.head, frames)
     model = rows * of_crop.step / devices
-    done = model + (rows * of_crop.layers / devices if config.execution.rematerialize else 0.0)
+    again = {"attention": of_crop.attention, "everything": of_crop.layers}
+    again["all_but_dots"] = of_crop.attention
+    done = model + rows * again.get(config.execution.rematerialize, 0.0) / devices
     found = program.Traffic(0.0, ())
     activations = 0
     if compiled is not None:

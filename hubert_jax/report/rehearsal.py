@@ -51,7 +51,8 @@ def proven(config: Any, result: Mapping[str, Any], readers: int) -> str:
     parts = [f"loss {result['last']['loss']:.2f} after {result['steps']} steps"]
     parts += [f"resumed from {result['resumed_from']}"] * bool(result["resumed_from"])
     parts += [f"mesh {mesh or 'of one device'}", config.execution.dtype]
-    parts += ["rematerialised"] * config.execution.rematerialize
+    again = config.execution.rematerialize
+    parts += [f"{again.replace('_', ' ')} rematerialised"] * (again != "nothing")
     if job == "train":
         parts.append(f"classes {', '.join(map(str, config.head.codebook_sizes))}")
     parts += ["from a checkpoint"] * bool(result["init_from"])

@@ -42,9 +42,9 @@ LARGE = Architecture(
 )  # fmt: skip
 # (name, architecture, regularization in training or None, rematerialize)
 PROGRAMS = (
-    ("BASE, training", BASE, Regularization(), False),
-    ("BASE, features", BASE, None, False),
-    ("LARGE, training", LARGE, NO_REGULARIZATION, True),
+    ("BASE, training", BASE, Regularization(), "nothing"),
+    ("BASE, features", BASE, None, "nothing"),
+    ("LARGE, training", LARGE, NO_REGULARIZATION, "everything"),
 )
 # What the compiled program calls a back-end's kernel.
 KERNELS = {

@@ -14,6 +14,7 @@ from hubert_jax.errors import InputError
 from hubert_jax.frames import num_frames, num_samples
 from hubert_jax.model.architecture import (
     NO_REGULARIZATION,
+    REMATERIALIZE,
     Architecture,
     Execution,
     Head,
@@ -165,7 +166,8 @@ def test_first_layers_give_the_collected_hidden_state(network):
 def test_unrolling_and_rematerialising_change_nothing(network):
     config, params, waveform = network
     expected = hubert(config, params, waveform)["output"]
-    for change in ({"scan_unroll": config.num_layers}, {"rematerialize": True}):
+    changes = ({"rematerialize": what} for what in REMATERIALIZE[1:])
+    for change in ({"scan_unroll": config.num_layers}, *changes):
         found = hubert(config, params, waveform, execution=Execution(**change))["output"]
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 

@@ -131,7 +131,7 @@ def test_a_network_trains_with_it():
     regularization = Regularization(**TINY_BASE["regularization"], attention_dropout=RATE)
     architecture, head = Architecture(**TINY_BASE["architecture"]), Head(**TINY_BASE["head"])
     params = random_parameters(architecture, head)
-    plain = choice.choose(Execution(rematerialize=True), architecture, regularization)
+    plain = choice.choose(Execution(rematerialize="everything"), architecture, regularization)
     ours = dataclasses.replace(plain, attention=_attend)
     waveform = np.random.default_rng(0).normal(size=(2, num_samples(48))).astype(np.float32)
     mask = np.arange(48) % 16 < np.full((2, 1), 10)

@@ -55,11 +55,11 @@ TRAINED = {
         ("label", {"k": 500, "frames": 1173, "splits": {"a": {"used_codewords": 488}}},
          "K = 500, 488 of them used for 1,173 frames"),
         ("train", TRAINED,
-         "loss 5.68 after 2 steps, mesh data 4 x fsdp 2, bfloat16, rematerialised, classes 500, "
-         "checkpoint read by 3"),
+         "loss 5.68 after 2 steps, mesh data 4 x fsdp 2, bfloat16, everything rematerialised, "
+         "classes 500, checkpoint read by 3"),
         ("finetune", TRAINED | {"resumed_from": 1, "mesh": {"data": 1}, "init_from": "orbax:a"},
-         "loss 5.68 after 2 steps, resumed from 1, mesh of one device, bfloat16, rematerialised, "
-         "from a checkpoint, checkpoint read by 3"),
+         "loss 5.68 after 2 steps, resumed from 1, mesh of one device, bfloat16, "
+         "everything rematerialised, from a checkpoint, checkpoint read by 3"),
         ("decode", {"wer": {"greedy": 1.0, "beam": 0.971}, "utterances": 2},
          "WER 100 % greedy, 97 % beam on 2 utterances"),
         ("decode", {"wer": {"greedy": None, "beam": None}, "utterances": 2},
@@ -71,7 +71,7 @@ TRAINED = {
 )  # fmt: skip
 def test_what_a_stage_has_proven(job, result, line):
     config = types.SimpleNamespace(
-        execution=types.SimpleNamespace(dtype="bfloat16", rematerialize=True),
+        execution=types.SimpleNamespace(dtype="bfloat16", rematerialize="everything"),
         head=types.SimpleNamespace(codebook_sizes=(500,)),
     )
     assert rehearsal.proven(config, {"job": job, **result}, readers=3) == line

@@ -36,7 +36,7 @@ def test_adapters_are_what_is_added_to_the_matrices(model):
     """Values and gradients, in training with dropout and LayerDrop, are those of W + s A B."""
     architecture = Architecture(**model["architecture"])
     regularization = Regularization(**model["regularization"])
-    execution = Execution(rematerialize=not architecture.pre_norm)
+    execution = Execution(rematerialize="nothing" if architecture.pre_norm else "everything")
     kernels = choice.choose(execution, architecture, regularization)
     network = HubertForCTC(architecture, 29, kernels, regularization)
     params = random_parameters(architecture, vocabulary_size=29)

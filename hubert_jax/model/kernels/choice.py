@@ -34,7 +34,7 @@ class Kernels:
     dot_general: Callable[..., jax.Array]
     grouped_convolution: Callable[[jax.Array, jax.Array, int], jax.Array]
     dtype: jnp.dtype
-    rematerialize: bool = False
+    rematerialize: str = "nothing"  # of a layer, beyond attention
     scan_unroll: int = 1
 
 
@@ -69,8 +69,12 @@ def choose(
         attend = attention.cudnn
     else:
         attend = functools.partial(attention.xla, dropout=drop)
+    if causal:
+        attend = functools.partial(attend, causal=True)
+    if execution.rematerialize == "attention":
+        attend = functools.partial(_recomputed, attend)
     return Kernels(
-        attention=functools.partial(attend, causal=True) if causal else attend,
+        attention=attend,
         attention_backend=backend,
         attention_reason=reason,
         dropout=drop,
@@ -82,6 +86,24 @@ def choose(
         rematerialize=execution.rematerialize,
         scan_unroll=execution.scan_unroll,
     )
+
+
+def _recomputed(
+    attend: Callable[..., jax.Array],
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    lengths: jax.Array | None,
+    rate: float = 0.0,
+    random: jax.Array | None = None,
+) -> jax.Array:
+    """Attention that leaves its arguments alone to the backward pass."""
+
+    def weighed(*arrays: Any) -> jax.Array:
+        return attend(*arrays[:4], rate, arrays[4]) if rate else attend(*arrays[:4])
+
+    # Layers are scanned, and so XLA cannot take what the forward pass has computed.
+    return jax.checkpoint(weighed, prevent_cse=False)(query, key, value, lengths, random)
 
 
 def _dropping(
