@@ -4,6 +4,7 @@ import contextlib
 import errno
 import gc
 import importlib.metadata
+import logging
 import os
 import platform
 import re
@@ -13,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from absl import logging
+from absl import logging as absl_logging
 
 import hubert_jax
 from hubert_jax import command_line, files, host_memory
@@ -69,8 +70,10 @@ def main(
 
 def guarded(work: Callable[[], Any]) -> None:
     """Does a job's work; the process ends as `main` says."""
-    # Orbax warns of files that parts of its own checkpoints do not have, and logs what it raises.
-    logging.set_verbosity(logging.FATAL)
+    # Orbax warns of files that parts of its own checkpoints do not have, and logs what it raises;
+    # so does asyncio of its tasks.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         work()
     except InputError as error:
