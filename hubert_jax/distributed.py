@@ -28,14 +28,13 @@ from jax.experimental import multihost_utils
 import hubert_jax
 from hubert_jax import config as config_lib
 from hubert_jax import files
-from hubert_jax.errors import InputError, printable
+from hubert_jax.errors import CRASHED, InputError, printable
 
 T = TypeVar("T")
 _AUTO = "auto"
 _FAILED = "hubert_jax/failed"  # key of the first failure
 _SIGNS = "hubert_jax/signs"  # keys of signs of life, by process
 _LEFT = "left"  # the last one
-_LOST_STATUS = 70  # of a crash
 _NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # key of JAX, which takes SIGTERM of processes that joined
 _LOOK_SECONDS = 0.5  # between looks for it
 _SIGN_SECONDS = 2  # between a process's signs of life
@@ -391,7 +390,7 @@ class _SignsOfLife:
                     f"lost: process {number} has given no sign of life for {limit} s: it was "
                     "killed or stopped, or is cut off; the same command goes on from what is saved"
                 )
-                return number, line, _LOST_STATUS
+                return number, line, CRASHED
         return None
 
 

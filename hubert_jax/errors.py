@@ -1,5 +1,7 @@
 """What can end a job that is not a defect of this package."""
 
+CRASHED = 70  # exit status of a crash: EX_SOFTWARE of sysexits.h
+
 
 class InputError(Exception):
     """A file, a field or a configuration is wrong.

@@ -18,7 +18,7 @@ from absl import logging as absl_logging
 
 import hubert_jax
 from hubert_jax import command_line, files, host_memory
-from hubert_jax.errors import Diverged, InputError, Preempted, printable
+from hubert_jax.errors import CRASHED, Diverged, InputError, Preempted, printable
 
 # Tracing a network makes many objects, few of them garbage; Python's own thresholds (700, 10, 10)
 # have it look through all of them for a tenth of the time.
@@ -32,7 +32,6 @@ _LIBRARIES = {
 }
 _NOT_WRITTEN = re.compile(r"\d+ requested and \d+ written")  # NumPy's word for a full disk
 _PROGRESS_SECONDS = 5.0
-_CRASHED = 70  # EX_SOFTWARE of sysexits.h
 
 _started = time.monotonic()
 
@@ -93,10 +92,11 @@ def guarded(work: Callable[[], Any]) -> None:
             where = f"{error.filename}: " if error.filename else ""
             remedy = "make room or make it writable, and give the same command again"
             _fail("error", f"{where}cannot be written ({error.strerror or error}); {remedy}", 1)
-        _await_cause()
+        if others := _others():
+            others.await_cause()
         traceback.print_exc()
-        _tell_others("crashed", repr(error), _CRASHED)
-        sys.exit(_CRASHED)  # who starts jobs again tries a crash again, and bad input never
+        _tell_others("crashed", repr(error), CRASHED)
+        sys.exit(CRASHED)  # who starts jobs again tries a crash again, and bad input never
 
 
 def _fail(kind: str, error: Any, status: int) -> NoReturn:
@@ -106,18 +106,18 @@ def _fail(kind: str, error: Any, status: int) -> NoReturn:
     sys.exit(status)
 
 
-def _await_cause() -> None:
-    if "jax" in sys.modules:  # processes that have joined have imported it
-        from hubert_jax import distributed
-
-        distributed.await_cause()
-
-
 def _tell_others(kind: str, message: str, status: int) -> None:
-    if "jax" in sys.modules:  # processes that have joined have imported it
-        from hubert_jax import distributed
+    if others := _others():
+        others.tell_failure(kind, message, status)
 
-        distributed.tell_failure(kind, message, status)
+
+def _others() -> Any:
+    """The module `distributed`; None where this process cannot have joined others."""
+    if "jax" not in sys.modules:  # which those that have joined have imported
+        return None
+    from hubert_jax import distributed
+
+    return distributed
 
 
 def versions() -> dict[str, str]:
@@ -143,11 +143,8 @@ class Progress:
         self._done += done
         if time.monotonic() - self._printed > _PROGRESS_SECONDS:
             self._printed = time.monotonic()
-            if "jax" in sys.modules:  # as processes that have joined have
-                from hubert_jax import distributed
-
-                if not distributed.is_first():
-                    return
+            if (others := _others()) and not others.is_first():
+                return
             print(f"{self._what}: {self._line.format(self._done, self._total)}", flush=True)
 
 

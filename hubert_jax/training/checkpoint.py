@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 
 from hubert_jax import config as config_lib
 from hubert_jax import distributed, files
-from hubert_jax.errors import InputError
+from hubert_jax.errors import CRASHED, InputError
 
 _Shardings = Callable[[Any], Any]
 _NAMED = re.compile(r"(?P<folder>.+)@(?P<which>[1-9][0-9]*|best|mean(?P<count>[1-9][0-9]*))")
@@ -232,7 +232,7 @@ class Checkpoints:
             if isinstance(error, InputError):
                 distributed.end_all("error", str(error), 1)
             else:
-                distributed.end_all("crashed", repr(error), 70)
+                distributed.end_all("crashed", repr(error), CRASHED)
             raise
 
     @contextlib.contextmanager

@@ -1,8 +1,11 @@
 """An interrupted run is the same run; a checkpoint of another one is refused."""
 
+import errno
 import itertools
 import json
+import os
 import shutil
+import time
 
 import jax
 import numpy as np
@@ -289,6 +292,21 @@ def test_a_checkpoint_that_cannot_be_written_is_no_crash(run, tmp_path, monkeypa
     monkeypatch.setattr(checkpoint.ocp.CheckpointManager, "save", save)
     with pytest.raises(InputError, match=r"a checkpoint cannot be written \(No space left"):
         run(tmp_path)
+
+
+def test_a_save_that_fails_in_the_background_is_told_before_the_next_save(tmp_path, monkeypatch):
+    def full(directory):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint, "_write_checksums", full)
+    checkpoints = checkpoint.Checkpoints(tmp_path)
+    checkpoints.check()
+    checkpoints.save(1, {"weight": np.zeros(3, np.float32)}, {})
+    deadline = time.monotonic() + 60
+    with pytest.raises(InputError, match=r"a checkpoint cannot be written \(No space left"):
+        while time.monotonic() < deadline:
+            checkpoints.check()
+            time.sleep(0.01)
 
 
 def _damage(directory):
