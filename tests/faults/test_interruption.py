@@ -10,20 +10,12 @@ import time
 
 import jax
 import numpy as np
+from splits import TINY_BASE
 
 from hubert_jax import command_line, train
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 STEPS, SAVED = 30, 13
-ARCHITECTURE = dict(
-    conv_channels="8,8,8,8,8,8,8",
-    dim=16,
-    num_layers=2,
-    ffn_dim=32,
-    num_heads=2,
-    positional_kernel=16,
-    positional_groups=4,
-)
 
 
 def _arguments(workdir, audio, labels) -> list[str]:
@@ -31,7 +23,7 @@ def _arguments(workdir, audio, labels) -> list[str]:
         "workdir": workdir,
         "audio": audio,
         "labels": labels,
-        **{f"architecture.{name}": value for name, value in ARCHITECTURE.items()},
+        **{f"architecture.{name}": value for name, value in TINY_BASE["architecture"].items()},
         "head.codebook_sizes": 12,
         "head.projection_dim": 8,
         "loss.mask_group_rows": 4,
