@@ -36,7 +36,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 
-pytest_plugins = ["splits", "kenlm"]
+pytest_plugins = ["splits", "kenlm", "buckets"]
 
 # Parity tests need the oracles of requirements-parity.txt. Users may do without; continuous
 # integration may not, so there a missing oracle is a failure.

@@ -1,0 +1,117 @@
+"""Locks in buckets: an object that says who works there and until when, renewed in the background.
+
+Services have no locks, but put an object on condition that there is none, or the one that was read.
+"""
+
+import _thread
+import contextlib
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+from hubert_jax.errors import InputError
+from hubert_jax.storage.paths import BucketPath
+
+RENEWED_SECONDS = 60.0
+_LASTS = 3  # times as long
+
+
+@contextlib.contextmanager
+def leased(place: BucketPath, what: str) -> Iterator[None]:
+    """Raises InputError where another `what` holds the lease of an object, which is created.
+
+    One that is killed holds it for three minutes more, unless it was on this host. Raises
+    InputError, too, where another has taken the lease meanwhile, as after a long suspension.
+    """
+    version = _taken(place, what)
+    ended, lost = threading.Event(), threading.Event()
+
+    def renew(version: str) -> None:
+        while not ended.wait(RENEWED_SECONDS):
+            try:
+                version = place.replace_version(_content(), version)
+            except (FileExistsError, FileNotFoundError):
+                lost.set()
+                _thread.interrupt_main()
+                return
+            except OSError:
+                continue  # there are two more tries before it ends
+
+    thread = threading.Thread(target=renew, args=(version,), daemon=True)
+    thread.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if lost.is_set():
+            raise InputError(
+                f"{place}: another {what} has taken the lease while this one gave no sign; it "
+                "goes on there"
+            ) from None
+        raise
+    finally:
+        ended.set()
+        thread.join()
+        if not lost.is_set():
+            with contextlib.suppress(OSError):  # it ends by itself
+                place.unlink(missing_ok=True)
+
+
+def _taken(place: BucketPath, what: str) -> str:
+    """The version of the lease once it is this process's."""
+    mine = _content()
+    try:
+        place.create(mine)
+    except FileExistsError:
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
+            version = place.found().version
+            left = _seconds_left(place.read_bytes())
+            if left <= 0:
+                return place.replace_version(mine, version)
+            raise InputError(
+                f"{place.parent}: another {what} is running there; wait for it or pass another "
+                f"--config.workdir (one that was killed holds {place.name} for {left:.0f} s more)"
+            ) from None
+        raise InputError(
+            f"{place.parent}: another {what} has just begun or ended there; wait for it or pass "
+            "another --config.workdir"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"{place}: cannot be written ({error.strerror}); expected a bucket that you may write"
+        ) from None
+    return place.found().version
+
+
+def _content() -> bytes:
+    until = time.time() + _LASTS * RENEWED_SECONDS
+    owner = {"host": _host(), "process": os.getpid(), "until": until, "key": secrets.token_hex(8)}
+    return json.dumps(owner).encode()
+
+
+def _seconds_left(content: bytes) -> float:
+    """How long a lease lasts; not any longer for a process of this host that is gone."""
+    try:
+        owner = dict(json.loads(content))
+        left, process = float(owner["until"]) - time.time(), int(owner["process"])
+    except (ValueError, TypeError, KeyError):
+        return 0.0
+    if owner.get("host") == _host():
+        try:
+            os.kill(process, 0)
+        except ProcessLookupError:
+            return 0.0
+        except OSError:
+            pass
+    return left
+
+
+def _host() -> str:
+    """This host, or container, whose processes have numbers of their own."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()

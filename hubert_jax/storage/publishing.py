@@ -1,0 +1,115 @@
+"""Objects and folders in buckets that appear complete or not at all.
+
+One object appears by itself. A folder has one file that says it is complete, its marker: the old
+one goes first, the new one comes last, and who reads takes a folder without it for absent.
+"""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+import posixpath
+import secrets
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+
+from hubert_jax.storage import cache
+from hubert_jax.storage.paths import BucketPath, in_parallel
+
+
+@contextlib.contextmanager
+def sending_file(goal: BucketPath) -> Iterator[pathlib.Path]:
+    """Yields a local file's path; what is there becomes the object when the block ends well."""
+    with _aside() as folder:
+        yield folder / goal.name
+        goal.send(folder / goal.name)
+
+
+@contextlib.contextmanager
+def sending_directory(goal: BucketPath, marker: str) -> Iterator[pathlib.Path]:
+    """Yields a local folder; what is in it replaces `goal` when the block ends well.
+
+    An interruption leaves `goal` without the file `marker`.
+    """
+    with _aside() as folder:
+        aside = folder / goal.name
+        aside.mkdir()
+        yield aside
+        there = goal.find()
+        if marker in there:
+            (goal / marker).unlink(missing_ok=True)
+        here = [each.relative_to(aside).as_posix() for each in aside.rglob("*") if each.is_file()]
+        send_files(aside, goal, here, marker)
+        gone = [name for name in there if name not in here]
+        in_parallel(lambda name: (goal / name).unlink(missing_ok=True), gone)
+
+
+def send_files(folder: pathlib.Path, goal: BucketPath, names: list[str], marker: str) -> None:
+    """Sends files of a local folder, those called `marker` last."""
+    for last in (False, True):
+        chosen = [name for name in names if (posixpath.basename(name) == marker) is last]
+        in_parallel(lambda name: (goal / name).send(folder / name), chosen)
+
+
+@contextlib.contextmanager
+def _aside() -> Iterator[pathlib.Path]:
+    where = cache.folder() / "aside"
+    where.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=where) as folder:
+        yield pathlib.Path(folder)
+
+
+class WorkingCopy:
+    """A local folder for what writes one by itself; `push` sends what has changed since.
+
+    It begins with those of `goal`'s objects whose names are `wanted`. One process at a time has the
+    goal, as a lease says.
+    """
+
+    def __init__(self, goal: BucketPath, wanted: Callable[[str], bool] = lambda name: True) -> None:
+        self.goal = goal
+        key = hashlib.sha256(str(goal).encode()).hexdigest()[:16]
+        where = cache.folder() / "working"
+        where.mkdir(exist_ok=True)
+        self.local = where / f"{key}-{secrets.token_hex(4)}" / goal.name
+        for left in where.glob(f"{key}-*"):  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        self.local.mkdir(parents=True)
+        self._sent: dict[str, tuple[int, int]] = {}
+        self._pushing = threading.Lock()
+        self.fetch([name for name in goal.find() if wanted(name)])
+
+    def fetch(self, names: list[str]) -> None:
+        """Fetches objects of the goal, by their names below it."""
+
+        def fetch(name: str) -> None:
+            target = self.local / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (self.goal / name).fetch(target)
+            self._sent[name] = _stamp(target)
+
+        in_parallel(fetch, names)
+
+    def push(self, marker: str = "", ready: Callable[[str], bool] = lambda name: True) -> None:
+        """Sends the files whose names are `ready` and that are new or changed, `marker`s last."""
+        with self._pushing:
+            changed: dict[str, tuple[int, int]] = {}
+            for file in self.local.rglob("*"):
+                name = file.relative_to(self.local).as_posix()
+                if ready(name) and file.is_file():
+                    with contextlib.suppress(FileNotFoundError):  # a temporary file
+                        if self._sent.get(name) != _stamp(file):
+                            changed[name] = _stamp(file)
+            send_files(self.local, self.goal, sorted(changed), marker)
+            self._sent |= changed
+
+    def close(self) -> None:
+        """Removes the local folder."""
+        shutil.rmtree(self.local.parent, ignore_errors=True)
+
+
+def _stamp(file: pathlib.Path) -> tuple[int, int]:
+    status = os.stat(file)
+    return status.st_size, status.st_mtime_ns

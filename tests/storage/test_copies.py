@@ -1,0 +1,142 @@
+"""Copies on this host, folders that appear when they are complete, and leases."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from hubert_jax import storage
+from hubert_jax.errors import InputError
+from hubert_jax.storage import cache, leases
+
+
+def test_the_cache_is_bounded(memory, monkeypatch):
+    monkeypatch.setenv("HUBERT_JAX_CACHE_BYTES", "100000")
+    for number in range(30):
+        (memory / f"{number}").write_bytes(bytes(10_000))
+        assert storage.local(memory / f"{number}").stat().st_size == 10_000
+    kept = [each for each in (cache.folder() / "copies").rglob("*") if each.is_file()]
+    assert 5 <= len(kept) <= 11 and "29" in {each.name for each in kept}
+    monkeypatch.setenv("HUBERT_JAX_CACHE_BYTES", "50 GB")
+    (memory / "other").write_bytes(b"1")
+    with pytest.raises(InputError, match="HUBERT_JAX_CACHE_BYTES=50 GB: expected a number"):
+        storage.local(memory / "other")
+
+
+def test_a_folder_is_copied_for_libraries(memory):
+    for name in ("config.json", "below/weights"):
+        (memory / name).write_text(name)
+    found = storage.local(memory)
+    assert (found / "below" / "weights").read_text() == "below/weights"
+    assert storage.local(memory) == found
+    (memory / "config.json").write_text("another")
+    assert (storage.local(memory) / "config.json").read_text() == "another"
+    with pytest.raises(FileNotFoundError):
+        storage.local(memory / "missing")
+
+
+def test_a_file_that_fails_is_not_sent(memory):
+    (memory / "a").write_text("old")
+    with pytest.raises(ValueError), storage.sending_file(memory / "a") as aside:
+        aside.write_text("new")
+        raise ValueError
+    assert (memory / "a").read_text() == "old"
+    with storage.sending_file(memory / "a") as aside:
+        aside.write_text("new")
+    assert (memory / "a").read_text() == "new"
+    assert list((cache.folder() / "aside").iterdir()) == []
+
+
+def test_a_folder_is_sent_with_its_marker_last(bucket, monkeypatch):
+    for name in ("manifest.json", "old"):
+        (bucket / name).write_text("before")
+    sent = []
+    send = storage.BucketPath.send
+
+    def noting(self, file):
+        assert (bucket / "manifest.json").exists() == ("manifest.json" in sent)
+        send(self, file)
+        sent.append(self.name)
+
+    monkeypatch.setattr(storage.BucketPath, "send", noting)
+    with storage.sending_directory(bucket, "manifest.json") as aside:
+        for name in ("manifest.json", "b", "a"):
+            (aside / name).write_text(name)
+    assert sent[-1] == "manifest.json" and sorted(bucket.find()) == ["a", "b", "manifest.json"]
+
+
+def test_a_working_copy_sends_what_changed(bucket, bucket_server):
+    (bucket / "kept").write_text("1")
+    (bucket / "large").write_text("not wanted")
+    copy = storage.WorkingCopy(bucket, lambda name: name != "large")
+    assert [each.name for each in copy.local.iterdir()] == ["kept"]
+    (copy.local / "below").mkdir()
+    (copy.local / "below" / "new").write_text("2")
+    (copy.local / "unready").write_text("3")
+    bucket_server.requests.clear()
+    copy.push(ready=lambda name: name != "unready")
+    copy.push(ready=lambda name: name != "unready")
+    assert bucket_server.requests == {"PUT": 1}
+    assert sorted(bucket.find()) == ["below/new", "kept", "large"]
+    copy.close()
+    assert not copy.local.exists()
+
+
+def test_one_holds_a_lease(bucket):
+    place = bucket / ".train.lock"
+    with storage.leased(place, "training"):
+        with pytest.raises(InputError, match=rf"{bucket}: another training is running there; wait"):
+            with storage.leased(place, "training"):
+                pass
+    assert not place.exists()
+    with storage.leased(place, "training"):
+        pass
+
+
+def test_a_killed_ones_lease_is_taken_once_it_ends(bucket, repository):
+    place = bucket / ".train.lock"
+    script = f"""
+import os, signal
+from hubert_jax import storage
+with storage.leased(storage.path({str(place)!r}), "training"):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=repository)
+    assert place.exists()
+    with storage.leased(place, "training"):  # of this host, whose processes are known
+        pass
+    owner = {"host": "another", "process": os.getpid(), "until": time.time() + 60}
+    place.write_text(json.dumps(owner))
+    with pytest.raises(InputError, match=r"holds .train.lock for (59|60) s more"):
+        with storage.leased(place, "training"):
+            pass
+    place.write_text(json.dumps(owner | {"until": time.time() - 1}))
+    with storage.leased(place, "training"):
+        pass
+
+
+def test_a_lease_is_renewed_and_a_lost_one_ends_the_work(bucket, monkeypatch):
+    monkeypatch.setattr(leases, "RENEWED_SECONDS", 0.1)
+    place = bucket / ".train.lock"
+    with pytest.raises(InputError, match="another training has taken the lease"):
+        with storage.leased(place, "training"):
+            first = place.found().version
+            time.sleep(0.5)
+            assert place.found().version != first
+            place.write_text("another's")
+            threading.Event().wait(10)
+    assert place.read_text() == "another's"
+
+
+def test_nothing_makes_a_local_folder_of_a_url(bucket, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with storage.sending_file(bucket / "a") as aside:
+        aside.write_text("1")
+    (bucket / "b").mkdir(parents=True, exist_ok=True)
+    storage.local(bucket)
+    assert list(pathlib.Path().iterdir()) == []
