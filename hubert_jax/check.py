@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hubert_jax import files, job
+from hubert_jax import files, job, storage
 from hubert_jax.asr import vocabularies
 from hubert_jax.data import batches, manifests, preflight, schedule
 from hubert_jax.data.index import read_index
@@ -43,7 +43,7 @@ def run(config: TrainConfig | FinetuneConfig) -> dict:
 
 
 def _pretraining(config: TrainConfig) -> dict[str, Any]:
-    directory = pathlib.Path(config.audio)
+    directory = storage.path(config.audio)
     audio = manifests.read_manifest(directory)
     buckets = config.buckets(audio, _row_shards(config))
     _require_micro_batches(config, buckets)
@@ -94,7 +94,7 @@ def _pretraining(config: TrainConfig) -> dict[str, Any]:
 
 
 def _finetuning(config: FinetuneConfig) -> dict[str, Any]:
-    directory = pathlib.Path(config.audio)
+    directory = storage.path(config.audio)
     audio, held_out = ctc.read(config)
     lengths, index = config.padded_frames, read_index(directory, audio)
     buckets = config.buckets(audio, _row_shards(config))

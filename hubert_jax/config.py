@@ -12,6 +12,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar
 
+from hubert_jax import storage
 from hubert_jax.errors import InputError
 
 Schema = TypeVar("Schema")
@@ -23,7 +24,7 @@ MayChange = Annotated[T, "may change"]
 # Names files; what is in them decides, not what they are called.
 Reads = Annotated[T, "reads"]
 
-_URL = re.compile(r"(\w+:)?[A-Za-z][\w+.-]*://")
+_SCHEME = re.compile(r"\w+:(?=[A-Za-z][\w+.-]*://)")  # hf:, orbax: before a URL
 
 
 def build(schema: Callable[..., Schema], values: Mapping[str, Any], path: str = "config") -> Schema:
@@ -46,7 +47,7 @@ def build(schema: Callable[..., Schema], values: Mapping[str, Any], path: str = 
         if name in values:
             arguments[name] = checked(hints[name], values[name], f"{path}.{name}", field.default)
             if name in paths:
-                _require_local(arguments[name], f"{path}.{name}")
+                _require_known(arguments[name], f"{path}.{name}")
             if name == "workdir" and not values[name].strip():
                 raise InputError(f"{path}.workdir: empty, expected a folder")
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
@@ -67,13 +68,15 @@ def _described(schema: Any) -> tuple[dict[str, dataclasses.Field], dict[str, Any
     return fields, typing.get_type_hints(schema), paths | ({"workdir"} & fields.keys())
 
 
-def _require_local(value: str | tuple[str, ...], path: str) -> None:
+def _require_known(value: str | tuple[str, ...], path: str) -> None:
+    """Raises InputError for a URL that is of no bucket, or without its name."""
     for each in (value,) if isinstance(value, str) else value:
-        if _URL.match(each):
-            raise InputError(
-                f"{path}={each}: expected a folder or file of this host, found a URL; mount the "
-                "bucket, or copy what it has"
-            )
+        scheme = _SCHEME.match(each)
+        try:
+            storage.path(each[scheme.end() :] if scheme else each)
+        except InputError as error:
+            reason = str(error).partition(": ")[2]
+            raise InputError(f"{path}={each}: {reason}") from None
 
 
 def as_float(number: int) -> float:

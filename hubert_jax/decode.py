@@ -17,7 +17,6 @@ import itertools
 import json
 import pathlib
 import pprint
-import shutil
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hubert_jax import config as config_lib
-from hubert_jax import distributed, files, job
+from hubert_jax import distributed, files, job, storage
 from hubert_jax.asr import weights
 from hubert_jax.asr.recognition import SearchParts, require_usable
 from hubert_jax.asr.search import BeamSearch, Hypothesis, require_library
@@ -180,7 +179,7 @@ def _weighed(
         return ErrorRate.of(word_errors(references, texts)).rate
 
     asked = config.weights
-    directory = pathlib.Path(config.workdir, "decode")
+    directory = storage.path(config.workdir, "decode")
     made_of = [VERSION, kept.digest, found, dataclasses.asdict(config.search), config.method]
     study = config_lib.digest([*made_of, dataclasses.asdict(dataclasses.replace(asked, trials=0))])
     best, trials = weights.find(
@@ -287,7 +286,7 @@ def _finish(
                 )
     ways = ("greedy",) if config.method == "greedy" else ("greedy", "beam")
     written = ("id", "reference", *ways)
-    hypotheses = pathlib.Path(config.workdir, "decode", "hypotheses.jsonl")
+    hypotheses = storage.path(config.workdir, "decode", "hypotheses.jsonl")
     with files.writing_file(hypotheses) as aside, open(aside, "w", encoding="utf-8") as lines:
         for row in rows:
             kept = {key: row[key] for key in (*written, "n_best") if key in row}
@@ -351,7 +350,7 @@ def _finish(
     }
     result = job.finish(config.workdir, "decode", result, started)
     if parts:
-        shutil.rmtree(parts[0].parent.parent)
+        storage.remove_tree(parts[0].parent.parent)
     _show(rows, result)
     return result
 

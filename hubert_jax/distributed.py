@@ -27,7 +27,7 @@ from jax.experimental import multihost_utils
 
 import hubert_jax
 from hubert_jax import config as config_lib
-from hubert_jax import files
+from hubert_jax import files, storage
 from hubert_jax.errors import CRASHED, InputError, printable
 
 T = TypeVar("T")
@@ -198,7 +198,7 @@ def require_agreement(
             )
     require_same(found)
     if directory:
-        _require_shared(pathlib.Path(directory))
+        _require_shared(storage.path(directory))
 
 
 def _by_key(values: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -321,7 +321,7 @@ def _require_shared(directory: pathlib.Path) -> None:
     from_first(lambda: None)
     try:
         deadline = time.monotonic() + _SHOW_SECONDS
-        while token not in "".join(os.listdir(directory) if directory.is_dir() else ()):
+        while token not in "".join(storage.names_in(directory) if directory.is_dir() else ()):
             if time.monotonic() > deadline:
                 raise InputError(
                     f"{directory}: this host does not see there what the first one writes; "

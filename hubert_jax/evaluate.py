@@ -13,7 +13,7 @@ import pathlib
 import time
 from typing import Any
 
-from hubert_jax import files, job
+from hubert_jax import files, job, storage
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
@@ -113,7 +113,7 @@ def run(config: EvaluateConfig) -> dict:
     Raises InputError for unusable input.
     """
     started = time.monotonic()
-    directory = pathlib.Path(files.require_writable(config.workdir), "evaluate")
+    directory = storage.path(files.require_writable(config.workdir), "evaluate")
     from hubert_jax.networks import trained as trained_lib
     from hubert_jax.quality import evaluation
     from hubert_jax.units import alignments

@@ -14,7 +14,7 @@ import re
 import time
 from typing import Any
 
-from hubert_jax import files, job
+from hubert_jax import files, job, storage
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
@@ -67,17 +67,17 @@ def run(config: ExportConfig) -> dict:
         from hubert_jax.data import manifests, records
 
         manifest = manifests.read_manifest(config.audio)
-    if config.lm and not pathlib.Path(config.lm).is_file():
+    if config.lm and not storage.path(config.lm).is_file():
         raise InputError(f"config.lm={config.lm}: not found; expected a file of an n-gram")
     network = formats.read(config.checkpoint, "config.checkpoint")
     out = config.out or str(workdir / "export" / "model")
-    lm = f"language_model/{pathlib.Path(config.lm).name}" if config.lm else ""
+    lm = f"language_model/{storage.path(config.lm).name}" if config.lm else ""
     results = [_decoded(path, network.fingerprint) for path in config.decoded]
-    name = pathlib.Path(config.out or config.workdir).absolute().name
+    name = storage.path(config.out or config.workdir).absolute().name
     about = (config.license, config.languages, lm)
     more: dict[str, str | pathlib.Path] = {"README.md": model_card(network, name, results, *about)}
     if lm:
-        more[lm] = pathlib.Path(config.lm)
+        more[lm] = storage.path(config.lm)
     programs = {}
     if config.programs:
         directory = workdir / "export" / "programs"

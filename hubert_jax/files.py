@@ -14,12 +14,15 @@ import pathlib
 import re
 import secrets
 import shutil
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hubert_jax import storage
 from hubert_jax.errors import InputError
 
+_SENT_SECONDS = 60  # between two of a file that grows
 _MOST_DEEP = 100  # folders in each other
 _MOST_LINKS = 16  # to one folder; two in each of some folders would soon be a million
 _NUMBERS = re.compile(r"\[\n[-+.\deE,\s]+\]")  # a string has no newline of its own
@@ -40,8 +43,15 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
 
 @contextlib.contextmanager
 def writing_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a temporary sibling of `path` that becomes `path` when the block ends well."""
-    path = pathlib.Path(path).absolute()
+    """Yields a temporary file's path; the file becomes `path` when the block ends well.
+
+    It is a sibling of `path`, or on this host where `path` is in a bucket.
+    """
+    path = storage.path(path).absolute()
+    if isinstance(path, storage.BucketPath):
+        with storage.sending_file(path) as aside:
+            yield aside
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
     try:
@@ -79,7 +89,7 @@ def read_json(path: str | os.PathLike, what: str, writer: str = "the job that wr
     with different values.
     """
     try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
+        text = storage.path(path).read_text(encoding="utf-8")
         return json.loads(text, object_pairs_hook=_object)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: {what} not found; run {writer} first") from None
@@ -100,7 +110,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def sha256_file(path: str | os.PathLike) -> str:
     """SHA-256 (hex) of a file's content."""
-    with open(path, "rb") as file:
+    with open(storage.path(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -122,11 +132,15 @@ class KeptLines:
     """JSON values by name, in a file that grows line by line and outlives a job that is killed.
 
     Of another `key` than the file has nothing is there; from a damaged line on, neither: each has a
-    checksum. In memory are names alone.
+    checksum. In memory are names alone. A bucket gets the file each minute, and when it is closed.
     """
 
     def __init__(self, path: str | os.PathLike, key: str) -> None:
-        path = pathlib.Path(path)
+        path, self._copy = storage.path(path), None
+        if isinstance(path, storage.BucketPath):
+            self._copy = storage.WorkingCopy(path.parent, [path.name])
+            path = self._copy.local / path.name
+        self._sent = time.monotonic()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         self._file = path.open("r+b")
@@ -163,11 +177,17 @@ class KeptLines:
     def close(self) -> None:
         """Ends the writing; the file stays."""
         self._file.close()
+        if self._copy:
+            self._copy.push()
+            self._copy.close()
 
     def _write(self, value: Any) -> None:
         line = json.dumps(value).encode()
         self._file.write(b"%08x %b\n" % (zlib.crc32(line), line))
         self._file.flush()
+        if self._copy and time.monotonic() - self._sent > _SENT_SECONDS:
+            self._copy.push()
+            self._sent = time.monotonic()
 
 
 def _unsealed(line: bytes) -> Any:
@@ -179,12 +199,19 @@ def _unsealed(line: bytes) -> Any:
 
 
 @contextlib.contextmanager
-def writing_directory(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a temporary sibling that replaces `path` when the block ends well.
+def writing_directory(
+    path: str | os.PathLike, marker: str = "manifest.json"
+) -> Iterator[pathlib.Path]:
+    """Yields a temporary folder that replaces `path` when the block ends well.
 
-    What an interrupted process left aside is swept away first.
+    It is a sibling of `path`; what an interrupted process left aside is swept away first. In a
+    bucket, where folders are not replaced at once, the file `marker` goes first and comes last.
     """
-    path = pathlib.Path(path).absolute()
+    path = storage.path(path).absolute()
+    if isinstance(path, storage.BucketPath):
+        with storage.sending_directory(path, marker) as aside:
+            yield aside
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f"{path.name}.tmp-*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -205,7 +232,13 @@ def folders_below(top: str | os.PathLike) -> Iterator[tuple[pathlib.Path, list[o
     Links are followed, but not in circles. Raises InputError for a folder that cannot be listed,
     a hundred folders in each other, or one that links lead to again and again.
     """
-    top = pathlib.Path(top)
+    top = storage.path(top)
+    if isinstance(top, storage.BucketPath):  # which has no links
+        try:
+            yield from top.folders()  # type: ignore[misc]  # entries of their own class
+        except OSError as error:
+            raise InputError(f"{top}: cannot be listed ({error.strerror})") from None
+        return
     waiting: list[tuple[pathlib.Path, tuple[tuple[int, int], ...]]] = [(top, ())]
     reached: collections.Counter[tuple[int, int]] = collections.Counter()
     while waiting:
@@ -247,8 +280,15 @@ def is_folder(entry: os.DirEntry) -> bool:
 
 @contextlib.contextmanager
 def locked(path: str | os.PathLike, what: str) -> Iterator[None]:
-    """Raises InputError where another `what` has locked the file; a killed one leaves no lock."""
-    path = pathlib.Path(path)
+    """Raises InputError where another `what` has locked the file.
+
+    A killed one leaves no lock, but in a bucket, for minutes (`storage.leased`).
+    """
+    path = storage.path(path)
+    if isinstance(path, storage.BucketPath):
+        with storage.leased(path, what):
+            yield
+        return
     # A link would be another's file.
     flags = os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW
     try:
@@ -272,7 +312,7 @@ def locked(path: str | os.PathLike, what: str) -> Iterator[None]:
 
 def require_writable(workdir: str | os.PathLike) -> pathlib.Path:
     """Creates `workdir` where it is missing; raises InputError where it cannot be written."""
-    path = pathlib.Path(workdir)
+    path = storage.path(workdir)
     # Several hosts may try at once, and processes in containers have the same number.
     probe = path / f".writable-{secrets.token_hex(8)}"
     try:

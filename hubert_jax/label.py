@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hubert_jax import config as config_lib
-from hubert_jax import distributed, files, job
+from hubert_jax import distributed, files, job, storage
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
@@ -281,7 +281,7 @@ def _codebooks(
     for name, feature in features.items():
         described = feature.describe()
         if config.codebook:
-            path = str(pathlib.Path(config.codebook, name))
+            path = str(storage.path(config.codebook, name))
             codebooks[name] = kmeans.read(path, described, feature.dim)
         else:
             clusters = config.listed()[name].num_clusters

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from hubert_jax import distributed, files, job
+from hubert_jax import distributed, files, job, storage
 from hubert_jax.config import MayChange
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
@@ -91,7 +91,7 @@ def run(config: PipelineConfig) -> dict:
 
 def dry_run(config: PipelineConfig) -> dict:
     """Prints every stage, whether it would run, and why; touches nothing."""
-    workdir = pathlib.Path(config.workdir)
+    workdir = storage.path(config.workdir)
     results: dict[str, dict] = {}
     runs: list[str] = []
     elsewhere: set[str] = set()  # what would be taken back first

@@ -10,12 +10,11 @@ are tried, with and without rematerialisation. Fails where nothing fits.
 
 import dataclasses
 import os
-import pathlib
 import time
 from typing import TYPE_CHECKING, Any
 
 from hubert_jax import config as config_lib
-from hubert_jax import files, job
+from hubert_jax import files, job, storage
 from hubert_jax.config import MayChange
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import REMATERIALIZE
@@ -61,7 +60,7 @@ def run(config: PlanConfig) -> dict:
     from hubert_jax.planning import chips, pretraining
 
     jax.config.update("jax_optimization_level", config.plan.effort)
-    if not pathlib.Path(config.audio, "manifest.json").exists():
+    if not storage.path(config.audio, "manifest.json").exists():
         print(f"config.audio={config.audio}: no prepared split there; crops of config.max_frames")
     topology = chips.described(config.plan.topology, config.plan.gpu_target)
     peak = topology.chip.flops
@@ -80,7 +79,7 @@ def run(config: PlanConfig) -> dict:
             print(line, flush=True)
     best = pretraining.require_fitting(found, topology)
     rows = [_row(config, topology.name, each, peak) for each in found]
-    files.write_table(pathlib.Path(workdir, "plan", "plan.csv"), rows)
+    files.write_table(storage.path(workdir, "plan", "plan.csv"), rows)
     steps = config.loop.steps
     hours = steps * best.seconds / 3600
     print(

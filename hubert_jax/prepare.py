@@ -13,12 +13,11 @@ import itertools
 import operator
 import os
 import pathlib
-import shutil
 import time
 from typing import TYPE_CHECKING, Any
 
 from hubert_jax import config as config_lib
-from hubert_jax import files, job
+from hubert_jax import files, job, storage
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.corpus.sources import common_voice
 from hubert_jax.corpus.sources.utterances import read_lines
@@ -86,7 +85,7 @@ class PrepareConfig:
         manifest of fairseq's that is no text.
         """
         found = []
-        for path in (pathlib.Path(self.corpus, name) for name in self._folders()):
+        for path in (storage.path(self.corpus, name) for name in self._folders()):
             # One split of a folder's tables has a name, but no folder.
             tables = itertools.chain.from_iterable(map(path.parent.glob, _TABLES))
             found.append(path.parent if not path.exists() and any(tables) else path)
@@ -165,7 +164,7 @@ def _prepare(config: PrepareConfig, output: pathlib.Path) -> dict:
     from hubert_jax.corpus.sources import discover
     from hubert_jax.corpus.sources.utterances import refuse_duplicates
 
-    corpus = pathlib.Path(config.corpus)
+    corpus = storage.path(config.corpus)
     if not corpus.is_dir() and config._folders():
         raise InputError(
             f"config.corpus={config.corpus}: no such directory; pass --config.corpus=DIR, "
@@ -205,7 +204,7 @@ def _warn_of_nested(config: PrepareConfig, corpus: pathlib.Path) -> None:
     splits = split_folders(config.splits)
     for (split, inner), (other, outer) in itertools.permutations(splits.items(), 2):
         for one, two in itertools.product(inner, outer):
-            here, there = (pathlib.Path(os.path.normpath(corpus / name)) for name in (one, two))
+            here, there = (storage.absolute(corpus / name) for name in (one, two))
             if there in here.parents and here.is_dir():
                 print(
                     f"prepare {split}: warning: {here} lies in {there}, of the split {other}: "
@@ -244,12 +243,17 @@ def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sour
     key = config_lib.digest(made_of)
     workers = config.workers or os.cpu_count() or 1
     # Kept where the job is refused or killed: the next run has only the rest to do.
-    aside, mark = output / f".{split}.parts", output / f".{split}.made"
+    aside, mark = storage.scratch(output / f".{split}.parts"), output / f".{split}.made"
     if manifest := _made_before(output / split, mark, key, workers):
         outcome = "kept from an earlier call with the same files and settings"
         rows = (output / split / "rejected.tsv").read_text().splitlines()
         rejected: Any = tuple(row.split("\t") for row in rows)
         _refuse_too_many(config, split, [parts.Notes(rejected)], len(sources))
+    elif config.beam_runner and storage.is_url(output):
+        raise InputError(
+            f"config.workdir={config.workdir}: a bucket, which workers of config.beam_runner="
+            f"{config.beam_runner} do not write yet; expected a folder that all of them share"
+        )
     elif config.beam_runner:
         from hubert_jax.corpus import beam_pipeline
 
@@ -275,7 +279,7 @@ def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sour
             )
     if outcome == "done":
         files.write_text(mark, _mark(output / split, key))
-    shutil.rmtree(aside, ignore_errors=True)
+    storage.remove_tree(aside, ignore_errors=True)
     buckets: collections.Counter[str] = collections.Counter()
     for shard in manifest.shards:
         buckets[str(shard.bucket_frames)] += shard.utterances
@@ -302,7 +306,12 @@ def _prepare_split(config: PrepareConfig, output: pathlib.Path, split: str, sour
 
 
 def _mark(directory: pathlib.Path, key: str) -> str:
-    """A digest of a split's key and files, but its shards, whose digests are in the manifest."""
+    """A digest of a split's key and files, but its shards, whose digests are in the manifest.
+
+    In a bucket it is of what the listing says of all files, which nobody has to read then.
+    """
+    if isinstance(directory, storage.BucketPath):
+        return config_lib.digest([key, sorted(directory.find().items())])
     names = ("manifest.json", "index.npz", "rejected.tsv", "flagged.tsv")
     return config_lib.digest([key, *(files.sha256_file(directory / name) for name in names)])
 
@@ -317,6 +326,8 @@ def _made_before(
         if mark.read_text() != _mark(directory, key):
             return None
         manifest = manifests.read_manifest(directory)
+        if storage.is_url(directory):
+            return manifest
         paths = [directory / shard.file for shard in manifest.shards]
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
             digests = list(pool.map(files.sha256_file, paths))

@@ -13,14 +13,13 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
 import time
 import unicodedata
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from hubert_jax import config as config_lib
-from hubert_jax import files, job
+from hubert_jax import files, job, storage
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE, num_frames
@@ -71,7 +70,7 @@ def run(config: PseudoLabelConfig) -> dict:
     manifest = read_manifest(config.audio)
     split = config.split or manifest.split
     directory = workdir / "pseudo_label" / split
-    if directory.resolve() == pathlib.Path(config.audio).resolve():
+    if directory.resolve() == storage.path(config.audio).resolve():
         raise InputError(
             f"config.audio={config.audio}: would be replaced; pass --config.split=NAME"
         )
@@ -80,7 +79,7 @@ def run(config: PseudoLabelConfig) -> dict:
     samples = dict(zip(index.ids, index.samples.tolist(), strict=True))
     texts: dict[str, str] = {}
     spoken, left_out = [], collections.Counter[str]()
-    path = pathlib.Path(config.hypotheses, "hypotheses.jsonl")
+    path = storage.path(config.hypotheses, "hypotheses.jsonl")
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
@@ -143,14 +142,14 @@ def _write(
     from hubert_jax.data import records
 
     made_of = config_lib.digest([VERSION, manifest.digest, provenance])
-    aside = directory.with_name(f".{directory.name}.{made_of[:16]}.parts")
+    aside = storage.scratch(directory.with_name(f".{directory.name}.{made_of[:16]}.parts"))
     aside.mkdir(parents=True, exist_ok=True)
     hours = manifest.seconds / 3600
     progress = job.Progress("pseudo_label", hours, "{:.2f} of {:.2f} h")
 
     def part_of(number: int) -> parts.Part:
         shard, path = manifest.shards[number], aside / f"{number:05d}.tfrecord"
-        read = records.read_shard(pathlib.Path(config.audio, shard.file), shard.utterances)
+        read = records.read_shard(storage.path(config.audio, shard.file), shard.utterances)
         kept = (
             ((number, place), dataclasses.replace(utterance, text=texts[utterance.id]))
             for place, utterance in enumerate(read)
@@ -175,14 +174,14 @@ def _write(
             encoding=manifest.encoding,
             provenance=provenance,
         )
-    for left in directory.parent.glob(f".{directory.name}.*.parts"):
-        shutil.rmtree(left, ignore_errors=True)
+    for left in (aside, *directory.parent.glob(f".{directory.name}.*.parts")):
+        storage.remove_tree(left, ignore_errors=True)
     return result
 
 
 def _decoded(config: PseudoLabelConfig, audio_digest: str) -> dict[str, Any]:
     """Where the hypotheses are from, for the manifest; InputError where they do not fit."""
-    directory = pathlib.Path(config.hypotheses)
+    directory = storage.path(config.hypotheses)
     found = files.read_json(directory / "result.json", "result of decode", "hubert_jax.decode")
     key = f"config.hypotheses={directory}"
     if found.get("job") != "decode":

@@ -111,12 +111,24 @@ def test_a_group_takes_what_it_lacks_from_the_default_of_its_field():
     assert config_lib.build(FinetuneConfig, complete) == expected
 
 
-@pytest.mark.parametrize("value", ["gs://bucket/run", "hf:s3://bucket/model", "http://host/a"])
+@pytest.mark.parametrize("value", ["az://bucket/run", "hf:http://host/model", "file://a"])
 def test_a_url_is_no_local_folder(value):
     base = {"workdir": "runs", "audio": "a", "labels": ["b"]}
+    kind = value.removeprefix("hf:").partition("/")[0]
     for key, given in (("workdir", value), ("audio", value), ("labels", ["b", value])):
-        with pytest.raises(InputError, match=rf"config.{key}={value}: .* found a URL; mount"):
+        expected = rf"config.{key}={value}: a URL of kind {kind}//; expected a local path or one of"
+        with pytest.raises(InputError, match=expected):
             config_lib.build(TrainConfig, {**base, key: given})
+    with pytest.raises(
+        InputError, match="config.workdir=gs://: names no bucket; expected gs://BUC"
+    ):
+        config_lib.build(TrainConfig, {**base, "workdir": "gs://"})
+
+
+@pytest.mark.parametrize("value", ["gs://bucket/run", "s3://bucket/a/b", "orbax:s3://bucket/a@5"])
+def test_folders_may_be_in_buckets(value):
+    values = {"workdir": value, "audio": value, "labels": [value], "loop": {"steps": 1}}
+    assert config_lib.build(TrainConfig, values).labels == (value,)
 
 
 def test_digest_sees_values_and_not_their_order():

@@ -22,7 +22,7 @@ MANY_NAMES = {
     "data": 57,
     "model": 43,
     "tasks": 25,
-    "training": 37,
+    "training": 39,
     "units": 43,
     "asr": 24,
 }

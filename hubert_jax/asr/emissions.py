@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from hubert_jax import config as config_lib
-from hubert_jax import files
+from hubert_jax import files, storage
 from hubert_jax.data.manifests import AudioManifest
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
@@ -75,7 +75,7 @@ class KeptEmissions:
         network = [trained.fingerprint, dataclasses.asdict(trained.architecture), vocabulary]
         made_of = [_FORMAT, network, manifest.digest, dataclasses.asdict(execution)]
         self.digest = config_lib.digest(made_of)
-        self.directory = pathlib.Path(directory, self.digest[:16])
+        self.directory = storage.path(directory, self.digest[:16])
 
     def compute(self, shards: Callable[[int], bool], progress: Callable[[float], Any]) -> int:
         """Writes what is missing or damaged of the chosen audio shards; how many that were.

@@ -1,10 +1,9 @@
 """What a search needs beside emissions, as configurations ask for it: models, words, processes."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hubert_jax import distributed, files
+from hubert_jax import distributed, files, storage
 from hubert_jax.asr.search import BeamSearch, require_library
 from hubert_jax.errors import InputError
 
@@ -60,7 +59,7 @@ class SearchParts:
         self._models: dict[str, Any] = {}
         for key in ("lm", "rescore"):
             where = getattr(config, key)
-            if where and (key == "rescore" or where.startswith("orbax:") or os.path.isdir(where)):
+            if where and (key == "rescore" or where.startswith("orbax:") or storage.is_dir(where)):
                 # It imports orbax.
                 from hubert_jax.language.transformer import Scorer
 

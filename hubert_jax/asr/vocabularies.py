@@ -1,12 +1,11 @@
 """The vocabulary of a fine-tuning: learnt from transcripts, of a file, or of another network."""
 
 import dataclasses
-import os
 import pathlib
 import unicodedata
 from collections.abc import Callable, Iterable
 
-from hubert_jax import distributed, files
+from hubert_jax import distributed, files, storage
 from hubert_jax.data.manifests import AudioManifest
 from hubert_jax.data.reading import RecordReader
 from hubert_jax.errors import InputError, printable
@@ -51,7 +50,7 @@ class VocabularyConfig:
                 f"config.vocabulary_file={file}: found with config.vocabulary.source="
                 f"{self.source}; give one of them"
             )
-        if file and not os.path.isfile(file):
+        if file and not storage.is_file(file):
             raise InputError(f"config.vocabulary_file={file}: no such file")
         if self.source == "init_from" and not init_from:
             raise InputError("config.vocabulary.source=init_from: found without config.init_from")
@@ -80,7 +79,7 @@ def choose(
         policy = TextPolicy(**config.given())
 
         def texts() -> Iterable[str]:
-            return map(policy.apply, RecordReader(pathlib.Path(directory), audio).transcripts())
+            return map(policy.apply, RecordReader(storage.path(directory), audio).transcripts())
 
         if config.source == "transcripts":
             vocabulary = _learnt(texts(), config.separated, directory)
@@ -91,7 +90,7 @@ def choose(
         elif config.source == "init_from":
             vocabulary = _of_network(init_from)
         else:
-            vocabulary = _of_file(pathlib.Path(file), config.separated) if file else LIBRISPEECH
+            vocabulary = _of_file(storage.path(file), config.separated) if file else LIBRISPEECH
         of_symbols = (
             TextPolicy() if config.source in ("transcripts", "pieces") else vocabulary.policy
         )

@@ -1,11 +1,13 @@
 """Searches the weights of equation 4 that give the fewest errors, by Optuna."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from hubert_jax import storage
 from hubert_jax.asr.search import BeamSearch
 from hubert_jax.errors import InputError
 
@@ -48,6 +50,30 @@ def find(
     The first trial is `start`, so that nothing worse is found. Trials of the same `study_name` that
     the file `journal` has are not done again; `tell` gets a line on each one.
     """
+    with _kept(journal) as (file, keep):
+        return _found(asked, start, error_rate, file, keep, study_name, tell)
+
+
+@contextlib.contextmanager
+def _kept(journal: pathlib.Path) -> Iterator[tuple[pathlib.Path, Callable[[], None]]]:
+    """A local file of what `journal` has, and what makes `journal` have what the file has."""
+    if not isinstance(journal, storage.BucketPath):
+        yield journal, lambda: None
+        return
+    copy = storage.WorkingCopy(journal.parent, [journal.name])
+    with contextlib.closing(copy):
+        yield copy.local / journal.name, lambda: copy.push(ready=lambda name: name == journal.name)
+
+
+def _found(
+    asked: WeightSearch,
+    start: BeamSearch,
+    error_rate: Callable[[BeamSearch], float],
+    journal: pathlib.Path,
+    keep: Callable[[], None],
+    study_name: str,
+    tell: Callable[[str], Any],
+) -> tuple[BeamSearch, list[dict[str, Any]]]:
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -79,6 +105,7 @@ def find(
         found["beam"] = trial.suggest_categorical("beam", widths)
         rate = error_rate(dataclasses.replace(start, **found))
         study.tell(trial, rate)
+        keep()
         listed = ", ".join(f"{key} {value:.4g}" for key, value in found.items())
         tell(
             f"trial {done + 1} of {asked.trials}: WER {100 * rate:.2f} % with {listed}; best "

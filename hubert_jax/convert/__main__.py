@@ -5,13 +5,11 @@ Reading never runs code that a file carries; the target appears complete or not 
 
 import argparse
 import dataclasses
-import pathlib
-import shutil
 import sys
 import time
 from typing import NoReturn
 
-from hubert_jax import files, job
+from hubert_jax import files, job, storage
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 
@@ -75,8 +73,8 @@ def run(config: ConvertConfig) -> dict:
         raise InputError(f"--to={target}: exists; name a directory that does not")
     network = formats.read(source)
     if own and path.is_dir():  # of an earlier call, which may have been interrupted
-        pathlib.Path(workdir, "convert", "result.json").unlink(missing_ok=True)
-        shutil.rmtree(path)
+        storage.path(workdir, "convert", "result.json").unlink(missing_ok=True)
+        storage.remove_tree(path)
     written = formats.write(target, network)
     notes = [*network.notes, *written.notes]
     result = {

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from hubert_jax import storage
 from hubert_jax.convert.genuine import require_genuine
 from hubert_jax.convert.safetensors_files import read_tensors
 from hubert_jax.convert.torch_files import Inert
@@ -61,7 +62,7 @@ def read_centroids(path: str | os.PathLike) -> tuple[np.ndarray, str]:
     Raises InputError for a file that is damaged, of another kind or names code to be run, and for
     centroids of another shape, NaN or infinite.
     """
-    path = pathlib.Path(path)
+    path = storage.path(path)
     require_genuine(path, _EXPECTED)
     try:
         if path.stat().st_size > _MOST_BYTES:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hubert_jax import distributed
+from hubert_jax import distributed, storage
 from hubert_jax.data.waveform import normalize, to_float
 from hubert_jax.frames import SAMPLE_RATE
 from hubert_jax.model.architecture import Architecture, Execution
@@ -42,8 +42,8 @@ def largest_difference(
     import torch
 
     with _quiet(transformers):  # about a CTC head, which is not compared
-        theirs = transformers.AutoModel.from_pretrained(directory).eval()
-        extract = transformers.AutoFeatureExtractor.from_pretrained(directory)
+        theirs = transformers.AutoModel.from_pretrained(storage.local(directory)).eval()
+        extract = transformers.AutoFeatureExtractor.from_pretrained(storage.local(directory))
     ours = Hubert(architecture, choice.choose(execution or Execution(), architecture))
 
     @functools.partial(jax.jit, **distributed.compiled_here())

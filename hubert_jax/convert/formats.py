@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from hubert_jax import config as config_lib
-from hubert_jax import files
+from hubert_jax import files, storage
 from hubert_jax.convert import fairseq, hugging_face, torchaudio
 from hubert_jax.convert.encoders import require_names, shapes
 from hubert_jax.convert.network import Description, Network, Units, with_mask_embedding
@@ -37,8 +36,8 @@ def parse(where: str, key: str) -> tuple[str, pathlib.Path]:
     A directory of numbered checkpoints needs no scheme.
     """
     scheme, separator, path = where.partition(":")
-    if where and not separator and _has_steps(pathlib.Path(where)):
-        return "orbax", pathlib.Path(where)
+    if where and not separator and _has_steps(storage.path(where)):
+        return "orbax", storage.path(where)
     if not separator or scheme not in SCHEMES or not path:
         remedy = "" if separator else f"; a checkpoint directory of a run is written orbax:{where}"
         raise InputError(
@@ -46,7 +45,7 @@ def parse(where: str, key: str) -> tuple[str, pathlib.Path]:
             "DIR@STEP, DIR@best or DIR@mean3)"
             f"{remedy}"
         )
-    return scheme, pathlib.Path(path)
+    return scheme, storage.path(path)
 
 
 def read(where: str, key: str = "--from", shardings: Callable[[Any], Any] | None = None) -> Network:
@@ -113,7 +112,7 @@ def write(
     Raises InputError if something else is there, or for a network that the format cannot express.
     """
     scheme, path = parse(where, key)
-    path = pathlib.Path(os.path.abspath(path))  # even . has a name
+    path = storage.absolute(path)  # even . has a name
     try:
         if scheme == "hf":
             return WriteResult(hugging_face.write_directory(path, network, more or {}))
@@ -202,7 +201,7 @@ def _write_orbax(path: pathlib.Path, network: Network, where: str, key: str) -> 
         **({"units": config_lib.to_dict(network.units)} if network.units else {}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with files.writing_directory(path) as aside:
+    with files.writing_directory(path, marker="_CHECKPOINT_METADATA") as aside:
         checkpoints = Checkpoints(aside, keep=1, alone=True)
         checkpoints.save(0, {"params": params}, metadata)
         checkpoints.close()

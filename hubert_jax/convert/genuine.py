@@ -5,7 +5,7 @@ import os
 import pathlib
 from typing import Any
 
-from hubert_jax import files
+from hubert_jax import files, storage
 from hubert_jax.errors import InputError
 
 _MOST_BYTES = 2**24  # of JSON: a vocabulary of 100,000 tokens has a tenth
@@ -17,10 +17,10 @@ def require_genuine(path: str | os.PathLike, expected: str = "") -> None:
 
     Where something other than a text is `expected`, for every text and for zeros as well.
     """
-    if not os.path.isfile(path):
-        raise InputError(f"{path}: {'a directory' if os.path.isdir(path) else 'no such file'}")
+    if not storage.is_file(path):
+        raise InputError(f"{path}: {'a directory' if storage.is_dir(path) else 'no such file'}")
     try:
-        with open(path, "rb") as file:
+        with open(storage.path(path), "rb") as file:
             start = file.read(512)
         found = files.pretence(start) if start else "an empty file (0 bytes); copy it again"
         if expected and not found and not any(start):

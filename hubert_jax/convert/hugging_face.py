@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hubert_jax import config as config_lib
-from hubert_jax import files
+from hubert_jax import files, storage
 from hubert_jax.convert import torch_files
 from hubert_jax.convert.encoders import from_library, note_on_biases, require_names, to_library
 from hubert_jax.convert.genuine import read_json
@@ -52,7 +52,7 @@ def write_directory(
     """
     head = network.head
     tensors = to_library(network.params, network.architecture, "hugging_face")
-    out = pathlib.Path(out)
+    out = storage.path(out)
     if out.exists() and not (out / MODEL).is_file():
         raise InputError(
             f"{out}: exists and holds no {MODEL}; it would be replaced: name another directory"
@@ -64,7 +64,7 @@ def write_directory(
             raise InputError(f"{out}: the tokens that came with the network are not its own")
         for name in _CTC_HEAD:
             tensors[name] = tensors[name][np.argsort(rows)]
-    with files.writing_directory(out) as aside:
+    with files.writing_directory(out, marker="config.json") as aside:
         metadata = network.described()  # transformers has no field for all of it
         del metadata["head"]  # which has a file of its own
         metadata.pop("beside", None)
@@ -101,7 +101,7 @@ def read_directory(directory: str | os.PathLike) -> Network:
       InputError: files missing, broken or against each other, or a network that is not a HuBERT as
         defined here.
     """
-    directory = pathlib.Path(directory)
+    directory = storage.path(directory)
     if not (directory / "config.json").is_file():
         raise InputError(
             f"{directory}: holds no config.json; expected a directory that transformers loads"
@@ -241,7 +241,7 @@ def _parts(index: pathlib.Path) -> dict[str, set[str]]:
         raise InputError(f"{index}: weight_map is missing; copy the index again")
     parts: dict[str, set[str]] = {}
     for tensor, name in listed.items():
-        if not isinstance(name, str) or name in ("", "..") or pathlib.Path(name).name != name:
+        if not isinstance(name, str) or name in ("", "..") or storage.path(name).name != name:
             raise InputError(f"{index}: {tensor} is in {name!r}, expected a file beside the index")
         parts.setdefault(name, set()).add(tensor)
     for name in parts:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from hubert_jax import storage
 from hubert_jax.convert.genuine import require_genuine
 from hubert_jax.convert.network import widening_note
 from hubert_jax.errors import InputError
@@ -22,7 +22,7 @@ def write_tensors(
     # safetensors writes the bytes as they lie: a transposed view would be stored scrambled.
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     described = {name: json.dumps(value) for name, value in metadata.items()}
-    path = pathlib.Path(path)
+    path = storage.path(path)
     path.touch()
     mode = path.stat().st_mode
     safetensors.numpy.save_file(tensors, path, {"format": "pt", **described})
@@ -39,7 +39,8 @@ def read_tensors(
     """
     require_genuine(path, "safetensors")
     try:
-        with safetensors.safe_open(path, framework="numpy") as file:
+        local = storage.local(path)
+        with safetensors.safe_open(local, framework="numpy") as file:
             metadata = file.metadata() or {}
             slices = {name: file.get_slice(name) for name in file.keys()}
             names = {n for n, s in slices.items() if ndim in (None, len(s.get_shape()))}
@@ -54,7 +55,7 @@ def read_tensors(
             tensors = {name: file.get_tensor(name) for name in file.keys() if name in names - half}
         dtypes = [tensor.dtype.name for tensor in tensors.values()] + ["bfloat16"] * len(half)
         if half:  # NumPy itself does not know the dtype
-            with safetensors.safe_open(path, framework="flax") as file:
+            with safetensors.safe_open(local, framework="flax") as file:
                 tensors |= {name: np.asarray(file.get_tensor(name), np.float32) for name in half}
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise InputError(f"{path}: cannot be read as safetensors ({error})") from None

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hubert_jax import files
+from hubert_jax import files, storage
 from hubert_jax.convert.genuine import require_genuine
 from hubert_jax.convert.network import widening_note
 from hubert_jax.errors import InputError
@@ -65,13 +65,13 @@ def load(path: str | os.PathLike) -> Any:
       InputError: torch or the file is missing; the file is damaged, or names code to be run.
     """
     torch = _torch(path)
-    path = pathlib.Path(path)
+    path = storage.path(path)
     zipped = _require_written_by_torch(path)
-    names = list(_INERT_NAMES)
+    file, names = storage.local(path), list(_INERT_NAMES)
     while True:
         try:
             with torch.serialization.safe_globals([(_stand_in(name), name) for name in names]):
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+                return torch.load(file, map_location="cpu", weights_only=True, mmap=zipped)
         except Exception as error:  # a damaged file ends in errors of many types
             named = re.search(r"GLOBAL ([\w.]+)", str(error))
             if named is None:

@@ -13,7 +13,7 @@ import numpy as np
 from flax import traverse_util
 
 from hubert_jax import config as config_lib
-from hubert_jax import files
+from hubert_jax import files, storage
 from hubert_jax.convert import encoders, names, torch_files
 from hubert_jax.convert.genuine import read_json
 from hubert_jax.convert.network import Network, Units, with_mask_embedding
@@ -34,7 +34,7 @@ def read(path: str | os.PathLike) -> Network:
 
     Raises InputError for a damaged file, one that names code to be run, or other shapes.
     """
-    path = pathlib.Path(path)
+    path = storage.path(path)
     content = torch_files.load(path)
     if isinstance(content, Mapping) and "model" in content and {"cfg", "args"} & content.keys():
         raise InputError(
@@ -60,7 +60,7 @@ def read(path: str | os.PathLike) -> Network:
     params = from_state_dict(tensors, architecture, head, "torchaudio", str(path))
     if described.get("rest"):
         name = described["rest"]
-        if not isinstance(name, str) or name == ".." or pathlib.Path(name).name != name:
+        if not isinstance(name, str) or name == ".." or storage.path(name).name != name:
             raise InputError(f"{beside}: rest is {name!r}, expected a file beside it")
         rest, _, _ = read_tensors(path.with_name(name))
         flat = traverse_util.flatten_dict(params, sep="/")
@@ -96,7 +96,7 @@ def _described(
 
 def write(path: str | os.PathLike, network: Network) -> tuple[str, ...]:
     """Writes a state dict and the files beside it; returns notes on what has no home in it."""
-    path, head, kind = pathlib.Path(path), network.head, network.kind
+    path, head, kind = storage.path(path), network.head, network.kind
     tensors = to_state_dict(network.params, network.architecture, head, "torchaudio")
     rest = {
         name: np.asarray(leaf)

@@ -5,13 +5,16 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import pathlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import soundfile
 import soxr
 
+from hubert_jax import storage
 from hubert_jax.corpus import assembly, cutting, parts
 from hubert_jax.corpus.audio_files import read_waveform, waveform_blocks
 from hubert_jax.corpus.sources.utterances import SourceUtterance
@@ -118,16 +121,17 @@ def divided(
 
     They are consecutive sources, which are sorted by id.
     """
-    return {_name(part, conversion): part for part in _divided(sources)}
+    stamp = _stamps(sources)
+    return {_name(part, conversion, stamp): part for part in _divided(sources, stamp)}
 
 
-def _divided(sources: Sequence[SourceUtterance]) -> Iterator[list[SourceUtterance]]:
+def _divided(sources: Sequence[SourceUtterance], stamp: "_Stamps") -> Iterator[list]:
     """Up to a number of files, of bytes, or of rows of a table."""
     part: list[SourceUtterance] = []
     size = 0
     for source in sources:
         part.append(source)
-        size += 0 if source.row else (_stamp(source.path) or [0])[0]
+        size += 0 if source.row else (stamp(source.path) or [0])[0]
         limit = _PART_ROWS if source.row else _PART_FILES
         if len(part) >= limit or size >= _PART_BYTES:
             yield part
@@ -136,15 +140,31 @@ def _divided(sources: Sequence[SourceUtterance]) -> Iterator[list[SourceUtteranc
         yield part
 
 
-def _name(part: list[SourceUtterance], conversion: Conversion) -> str:
+def _name(part: list[SourceUtterance], conversion: Conversion, stamp: "_Stamps") -> str:
     versions = [_VERSION, soundfile.__libsndfile_version__, soxr.__version__]
     rows = [
         [s.id, str(s.path), s.speaker, s.text, s.defect, repr(s.row), s.corpus, s.samples]
         for s in part
     ]
-    stamps = [_stamp(s.path) for s in part]
+    stamps = [stamp(s.path) for s in part]
     content = json.dumps([versions, dataclasses.astuple(conversion), rows, stamps])
     return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+_Stamps = Callable[[pathlib.Path], list[Any] | None]
+
+
+def _stamps(sources: Sequence[SourceUtterance]) -> _Stamps:
+    """`_stamp`, but that files in buckets are listed together: one request a thousand."""
+    folders = {s.folder for s in sources if isinstance(s.folder, storage.BucketPath)}
+    listed: dict[str, list[Any]] = {}
+    for bucket in {folder.parts[:2] for folder in folders}:
+        within = [folder.parts for folder in folders if folder.parts[:2] == bucket]
+        scheme, *names = os.path.commonprefix(within)
+        top = storage.path(f"{scheme}//{'/'.join(names)}")
+        assert isinstance(top, storage.BucketPath)
+        listed |= {str(top / name): list(found) for name, found in top.find().items()}
+    return lambda path: listed.get(str(path)) if storage.is_url(path) else _stamp(path)
 
 
 def _stamp(path: pathlib.Path) -> list[int] | None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from hubert_jax import files, job
+from hubert_jax import files, job, storage
 from hubert_jax.corpus import audio_files
 from hubert_jax.corpus.sources import folders
 from hubert_jax.data.records import Utterance
@@ -27,7 +27,7 @@ class Recordings:
         self.refused: dict[str, str] = {}  # why some could not be read
         self.remarks: dict[str, list[str]] = {}  # what is odd about others
         self._unchecked = unchecked
-        for path in map(pathlib.Path, paths):
+        for path in map(storage.path, paths):
             found = {path.as_posix(): path}
             if path.is_dir():
                 listed = [each.path / name for each in folders.walk(path) for name in each.audio]

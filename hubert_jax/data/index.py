@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from hubert_jax import files
+from hubert_jax import files, storage
 from hubert_jax.data.joined import JoinedManifest
 from hubert_jax.data.manifests import (
     MANIFEST,
@@ -233,7 +233,7 @@ def _column(
 def _checked(
     directory: str | os.PathLike, manifest: AudioManifest | LabelManifest, writer: str
 ) -> pathlib.Path:
-    path = pathlib.Path(directory, INDEX)
+    path = storage.path(directory, INDEX)
     if not path.is_file():
         raise InputError(f"{path}: the index is not there; run {writer} again")
     found = files.sha256_file(path)
@@ -250,9 +250,9 @@ def _save(directory: str | os.PathLike, columns: dict[str, tuple[type, int, Iter
 
     Returns the file's digest.
     """
-    path = pathlib.Path(directory, INDEX)
+    path = storage.path(directory, INDEX)
     try:
-        with zipfile.ZipFile(path, "w") as archive:
+        with files.writing_file(path) as aside, zipfile.ZipFile(aside, "w") as archive:
             for name, (kind, length, pieces) in columns.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                     header = {"descr": np.dtype(kind).str, "shape": (length,)}

@@ -1,10 +1,10 @@
 """Several prepared splits as one, for a training that draws from all of them."""
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from typing import Any
 
+from hubert_jax import storage
 from hubert_jax.data.manifests import AudioManifest, GroupInfo, read_manifest, shards_digest
 
 _ADDED = ("utterances", "seconds", "speakers", "transcribed", "rejected", "flagged")
@@ -39,7 +39,7 @@ class JoinedManifest(AudioManifest):
                 name = f"{directory}:{group.name}"
                 groups.append(dataclasses.replace(group, name=name, share=group.share * share))
             for shard in manifest.shards:
-                place = os.path.abspath(os.path.join(directory, shard.file))
+                place = str(storage.path(directory, shard.file).absolute())
                 name = f"{directory}:{shard.group}"
                 shards.append(dataclasses.replace(shard, file=place, group=name))
         manifests = [manifest for _, manifest in parts]

@@ -9,7 +9,7 @@ import os
 import pathlib
 from typing import Any, TypeVar
 
-from hubert_jax import config, files
+from hubert_jax import config, files, storage
 from hubert_jax.errors import InputError
 
 _FORMAT = 2
@@ -109,7 +109,7 @@ def shards_digest(shards: tuple[ShardInfo, ...] | tuple[LabelShardInfo, ...]) ->
 def write_manifest(directory: str | os.PathLike, manifest: AudioManifest | LabelManifest) -> None:
     """Writes `manifest.json`; its `format` comes first."""
     values = dataclasses.asdict(manifest)  # plain values already: its shards may be 100,000
-    files.write_json(pathlib.Path(directory, MANIFEST), {"format": values.pop("format")} | values)
+    files.write_json(storage.path(directory, MANIFEST), {"format": values.pop("format")} | values)
 
 
 def read_manifest(split_dir: str | os.PathLike) -> AudioManifest:
@@ -145,7 +145,7 @@ def _check(manifest: AudioManifest | LabelManifest, path: pathlib.Path, again: s
 def _read(
     directory: str | os.PathLike, schema: type[_Manifest], what: str, writer: str
 ) -> _Manifest:
-    path = pathlib.Path(directory, MANIFEST)
+    path = storage.path(directory, MANIFEST)
     again = f"run {writer} again"
     values: Any = files.read_json(path, what, writer)
     found = values.get("format") if isinstance(values, dict) else None
@@ -157,7 +157,7 @@ def _read(
         raise InputError(
             f"{path}: the digest is not that of its shards, it was edited or damaged; {again}"
         )
-    there = set(os.listdir(path.parent))  # one question instead of one a shard
+    there = set(storage.names_in(path.parent))  # one question instead of one a shard
     for shard in manifest.shards:
         if shard.file not in there:
             missing = path.parent / shard.file

@@ -10,11 +10,13 @@ import google_crc32c
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from hubert_jax import storage
 from hubert_jax.data import encoding, manifests, records
 from hubert_jax.data.index import read_index, read_label_index
 from hubert_jax.data.manifests import AudioManifest, LabelManifest
 from hubert_jax.data.tensorflow import tf
 from hubert_jax.errors import InputError
+from hubert_jax.storage import cache
 
 _TEXT_KEY = b"\n\4text\x12"  # how the field `text`, a record's last, begins
 _TAIL_BYTES = 2**11  # of a record, which hold most transcripts
@@ -22,6 +24,9 @@ _TAIL_BYTES = 2**11  # of a record, which hold most transcripts
 
 class RecordReader:
     """Reads records of a split, with those of its label sets, by their numbers in the index.
+
+    Of a bucket, label shards are copied to this host, and so is audio of which the cache holds
+    twice as much; a record of more audio is one request.
 
     Of the shards in which damage was met, `damaged` has one line about the first damaged record,
     by the shard's number in the manifest.
@@ -40,6 +45,9 @@ class RecordReader:
         self._skip_damaged = skip_damaged
         names = [shard.file for shard in manifest.shards]
         self._columns = [(audio_dir, names, self.index.locations)]
+        self._copies: dict[pathlib.Path, pathlib.Path] = {}
+        bytes_of_audio = int(self.index.locations.begins[-1])
+        self._copies_audio = not storage.is_url(audio_dir) or 2 * bytes_of_audio <= cache.bound()
         names = [manifests.label_file(name) for name in names]
         for folder, labels in label_sets:
             self._columns.append((folder, names, read_label_index(folder, labels)))
@@ -55,7 +63,7 @@ class RecordReader:
         columns = [np.empty(len(numbers), object) for _ in self._columns]
         stood_in = np.full(len(numbers), -1, np.int64)
         with contextlib.ExitStack() as opened:
-            open_file = functools.cache(functools.partial(_open, opened))  # rows are from few
+            open_file = functools.cache(functools.partial(self._open, opened))  # rows are from few
             for row, number in enumerate(numbers.tolist()):
                 try:
                     found = self._record(open_file, number)
@@ -76,13 +84,13 @@ class RecordReader:
         try:
             for shard, name in enumerate(names):
                 with contextlib.ExitStack() as opened:
-                    open_file = functools.cache(functools.partial(_open, opened))
-                    file = open_file(folder / name)
+                    open_file = functools.cache(functools.partial(self._open, opened))
+                    file = open_file(0, storage.path(folder, name))
                     for number in self.index.shard(shard):
                         _, offset, length = (int(value) for value in locations.locate(number))
                         size = min(_TAIL_BYTES, length - records.FRAMING_BYTES)
                         end = offset + length - records.FOOTER_BYTES
-                        text = _last_text(os.pread(file, size, end - size)) if size > 0 else None
+                        text = _last_text(_pread(file, size, end - size)) if size > 0 else None
                         if text is None:
                             content = self._record(open_file, number)[0]
                             text = (records.parse(content, ("text",)) or {"text": b""})["text"]
@@ -143,14 +151,34 @@ class RecordReader:
         found = []
         for column, (folder, names, locations) in enumerate(self._columns):
             shard, offset, length = (int(value) for value in locations.locate(number))
-            descriptor, why = open_file(folder / names[shard]), "cut off or damaged"
+            file = open_file(column, storage.path(folder, names[shard]))
+            why = "cut off or damaged"
             try:
-                content = _read(descriptor, offset, length)
+                content = _read(file, offset, length)
             except OSError as error:  # of the disk or the network
                 content, why = None, f"cannot be read ({error.strerror})"
             if content is None:
                 raise _Damage(f"{self._name(column, number)}: {why}; {records.REMEDY}")
             found.append(content)
+        return found
+
+    def _open(self, opened: contextlib.ExitStack, column: int, path: pathlib.Path) -> "_Source":
+        """A file's descriptor, closed with `opened`, or the object whose parts are asked for."""
+        if isinstance(path, storage.BucketPath) and column == 0 and not self._copies_audio:
+            return path
+        try:
+            found = self._copy(path) if isinstance(path, storage.BucketPath) else path
+            descriptor = os.open(found, os.O_RDONLY)
+        except OSError as error:
+            raise _Damage(f"{path}: cannot be read ({error.strerror}); {records.REMEDY}") from None
+        opened.callback(os.close, descriptor)
+        return descriptor
+
+    def _copy(self, path: pathlib.Path) -> pathlib.Path:
+        """A local copy, about which the bucket is not asked again: shards stay as they are."""
+        found = self._copies.get(path)
+        if found is None or not found.exists():  # the cache has dropped it
+            found = self._copies[path] = storage.local(path)
         return found
 
     def _shard(self, number: int) -> int:
@@ -159,35 +187,39 @@ class RecordReader:
     def _name(self, column: int, number: int) -> str:
         folder, names, _ = self._columns[column]
         shard = self._shard(number)
-        return f"{folder / names[shard]}, record {number - self.index.shard(shard).start}"
+        return (
+            f"{storage.path(folder, names[shard])}, record {number - self.index.shard(shard).start}"
+        )
 
 
 class _Damage(Exception):
     """A record is not what was written."""
 
 
-_Opener = Callable[[pathlib.Path], int]
+_Source = int | storage.BucketPath  # an open file's descriptor, or an object
+_Opener = Callable[[int, pathlib.Path], _Source]
 
 
-def _open(opened: contextlib.ExitStack, path: pathlib.Path) -> int:
-    """A file's descriptor, closed with `opened`."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise _Damage(f"{path}: cannot be read ({error.strerror}); {records.REMEDY}") from None
-    opened.callback(os.close, descriptor)
-    return descriptor
+def _pread(file: _Source, size: int, offset: int) -> bytes:
+    return os.pread(file, size, offset) if isinstance(file, int) else file.read_range(offset, size)
 
 
-def _read(descriptor: int, offset: int, length: int) -> bytes | None:
+def _read(file: _Source, offset: int, length: int) -> bytes | None:
     """A record without its framing; None if it is not what its framing says."""
     size = length - records.FRAMING_BYTES
-    header = os.pread(descriptor, records.HEADER_BYTES, offset)
+    if isinstance(file, int):
+        return _unframed(size, functools.partial(os.pread, file), offset)
+    framed = file.read_range(offset, length)
+    return _unframed(size, lambda size, begin: framed[begin : begin + size], 0)
+
+
+def _unframed(size: int, read: Callable[[int, int], bytes], offset: int) -> bytes | None:
+    header = read(records.HEADER_BYTES, offset)
     claimed = size.to_bytes(8, "little", signed=True)  # an index may say anything
     if header[:8] != claimed or _masked_crc(claimed) != header[8:]:
         return None
-    content = os.pread(descriptor, size, offset + records.HEADER_BYTES)
-    footer = os.pread(descriptor, records.FOOTER_BYTES, offset + records.HEADER_BYTES + size)
+    content = read(size, offset + records.HEADER_BYTES)
+    footer = read(records.FOOTER_BYTES, offset + records.HEADER_BYTES + size)
     return content if _masked_crc(content) == footer else None
 
 

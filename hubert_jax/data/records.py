@@ -4,12 +4,12 @@ import contextlib
 import dataclasses
 import itertools
 import os
-import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
+from hubert_jax import storage
 from hubert_jax.data import encoding, manifests
 from hubert_jax.data.tensorflow import tf
 from hubert_jax.errors import InputError
@@ -65,7 +65,7 @@ class RecordWriter:
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
-        self.path = pathlib.Path(path)
+        self.path = storage.path(path)
         self.bytes = 0
         with self._named():
             self._writer = tf.io.TFRecordWriter(str(path))
@@ -160,7 +160,7 @@ def read_audio(split_dir: str | os.PathLike) -> Iterator[Utterance]:
     Raises as `manifests.read_manifest` and `read_shard`.
     """
     for shard in manifests.read_manifest(split_dir).shards:
-        yield from read_shard(pathlib.Path(split_dir, shard.file), shard.utterances)
+        yield from read_shard(storage.path(split_dir, shard.file), shard.utterances)
 
 
 def write_label_shard(path: str | os.PathLike, labels: Iterable[tuple[str, np.ndarray]]) -> None:
@@ -195,7 +195,7 @@ def read_label_shard(
 def read_labels(label_dir: str | os.PathLike) -> Iterator[tuple[str, np.ndarray]]:
     """(id, uint16 (frames,)) of a label set in the order of `read_audio`; raises likewise."""
     for shard in manifests.read_label_manifest(label_dir).shards:
-        yield from read_label_shard(pathlib.Path(label_dir, shard.file), shard.utterances)
+        yield from read_label_shard(storage.path(label_dir, shard.file), shard.utterances)
 
 
 def _serialized(**fields: bytes | int) -> bytes:
@@ -214,15 +214,19 @@ def _read_examples(
     path: str | os.PathLike, names: tuple[str, ...], expected: int | None
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """(record number, its fields) of a TFRecord file, checksums checked."""
-    if not os.path.isfile(path):
+    try:
+        file = os.fspath(storage.path(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); {REMEDY}") from None
+    if not os.path.isfile(file):
         raise InputError(f"{path}: expected a shard, found no such file; {REMEDY}")
-    records = iter(tf.data.TFRecordDataset(str(path)).as_numpy_iterator())
+    records = iter(tf.data.TFRecordDataset(file).as_numpy_iterator())
     position = 0
     for number in itertools.count():
         try:
             record = next(records, None)
             # TensorFlow takes less than a record's header at the end for the end.
-            damaged = record is None and position != os.path.getsize(path)
+            damaged = record is None and position != os.path.getsize(file)
         except tf.errors.DataLossError:
             record, damaged = None, True
         except tf.errors.OpError as error:  # of the disk or the network

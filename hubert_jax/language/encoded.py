@@ -34,7 +34,7 @@ class Encoded:
         cls, directory: pathlib.Path, sentences: Iterable[Sequence[str]], tokens: Tokens
     ) -> None:
         """Writes a directory for `read`, complete or not at all."""
-        with files.writing_directory(directory) as aside:
+        with files.writing_directory(directory, marker="text.json") as aside:
             counts, ends = np.zeros(3, np.int64), []
             with open(aside / "numbers.int32", "wb") as out:
                 for numbers, part_ends, words, unknown in _encoded(sentences, tokens):

@@ -3,9 +3,9 @@
 import collections
 import dataclasses
 import os
-import pathlib
 from collections.abc import Iterable
 
+from hubert_jax import storage
 from hubert_jax.errors import InputError
 from hubert_jax.vocabulary import WORD_BOUNDARY, Vocabulary
 
@@ -49,7 +49,7 @@ def read(path: str | os.PathLike, vocabulary: Vocabulary) -> Lexicon:
 
     def entries() -> Iterable[tuple[str, tuple[int, ...] | None]]:
         try:
-            with open(path, encoding="utf-8") as lines:
+            with open(storage.path(path), encoding="utf-8") as lines:
                 for number, line in enumerate(lines, start=1):
                     word, *symbols = line.split() or [""]
                     if word and not symbols:
@@ -67,7 +67,7 @@ def read(path: str | os.PathLike, vocabulary: Vocabulary) -> Lexicon:
         except UnicodeDecodeError:
             raise InputError(f"{path}: is not UTF-8; expected a lexicon of lines") from None
 
-    return _built(entries(), vocabulary, f"{pathlib.Path(path)}")
+    return _built(entries(), vocabulary, f"{storage.path(path)}")
 
 
 def _built(

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from hubert_jax import files
+from hubert_jax import files, storage
 from hubert_jax.errors import InputError
 from hubert_jax.vocabulary import WORD_BOUNDARY
 
@@ -31,6 +31,7 @@ def words(path: str | os.PathLike) -> list[str]:
     off or no n-gram.
     """
     try:
+        path = storage.local(path)
         with open(path, "rb") as file:
             binary = file.read(len(_BINARY)) == _BINARY
             found = _words_of_binary(path, file) if binary else _words_of_arpa(path)
@@ -96,7 +97,7 @@ def load(path: str | os.PathLike, tokens: Sequence[str]) -> Any:
 
     try:
         with _quiet():
-            return KenLM(str(path), Dictionary(list(tokens)))
+            return KenLM(str(storage.local(path)), Dictionary(list(tokens)))
     except RuntimeError as error:
         raise InputError(f"{path}: KenLM: {' '.join(str(error).split())}; {_EXPECTED}") from None
 
@@ -208,7 +209,9 @@ def estimate(
     """
     lmplz, build_binary = programs
     arpa, binary = directory / "lm.arpa", directory / "lm.bin"
-    with files.writing_file(arpa) as aside, tempfile.TemporaryDirectory(dir=directory) as scratch:
+    near = storage.scratch(directory)
+    near.mkdir(exist_ok=True)
+    with files.writing_file(arpa) as aside, tempfile.TemporaryDirectory(dir=near) as scratch:
         command = [
             lmplz,
             "--order",

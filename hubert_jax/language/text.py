@@ -2,11 +2,9 @@
 
 import collections
 import gzip
-import os
-import pathlib
 from collections.abc import Iterator, Sequence
 
-from hubert_jax import files
+from hubert_jax import files, storage
 from hubert_jax.data.manifests import read_manifest
 from hubert_jax.data.reading import RecordReader
 from hubert_jax.errors import InputError
@@ -24,7 +22,7 @@ class Text:
         Raises InputError for what is missing.
         """
         for path in texts:
-            if not os.path.isfile(path):
+            if not storage.is_file(path):
                 raise InputError(f"config.texts={path}: not found; expected a file of sentences")
         self._audio, self._texts = audio, texts
         self.audio_digests = [read_manifest(path).digest for path in audio]
@@ -45,7 +43,8 @@ class Text:
             yield from map(self._counted, self.of_split(path))
         for path in self._texts:
             try:
-                with gzip.open(path) if path.endswith(".gz") else open(path, "rb") as lines:
+                file = storage.local(path)
+                with gzip.open(file) if path.endswith(".gz") else open(file, "rb") as lines:
                     for line in lines:
                         if words := self._words(line.decode()):
                             yield self._counted(words)
@@ -58,7 +57,7 @@ class Text:
 
     def of_split(self, path: str) -> Iterator[list[str]]:
         """Transcripts of a prepared split."""
-        for text in RecordReader(pathlib.Path(path), read_manifest(path)).transcripts():
+        for text in RecordReader(storage.path(path), read_manifest(path)).transcripts():
             if words := self._words(text):
                 yield words
 

@@ -4,7 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -12,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
-from hubert_jax import distributed
+from hubert_jax import distributed, storage
 from hubert_jax.data import inference_batches, manifests, records
 from hubert_jax.data.inference_batches import Window
 from hubert_jax.data.records import Utterance
@@ -49,7 +48,7 @@ def utterances(
     manifest = manifests.read_manifest(split_dir)
 
     def of(shard: manifests.ShardInfo) -> Iterator[Utterance]:
-        read = records.read_shard(pathlib.Path(split_dir, shard.file), shard.utterances)
+        read = records.read_shard(storage.path(split_dir, shard.file), shard.utterances)
         return (utterance for utterance in read if wanted(utterance.id))
 
     return ((n, of(shard)) for n, shard in enumerate(manifest.shards) if shards(n))

@@ -7,7 +7,6 @@ A program takes the parameters as a dict by their paths, as parameters.safetenso
 
 import dataclasses
 import os
-import pathlib
 import re
 from typing import Any
 
@@ -41,7 +40,7 @@ def write_programs(
     """
     for name in names:
         _require(name, network)
-    with files.writing_directory(pathlib.Path(directory)) as aside:
+    with files.writing_directory(directory, marker="programs.json") as aside:
         for name in names:
             (aside / f"{name}.stablehlo").write_bytes(_program(network, name))
         write_tensors(aside / "parameters.safetensors", network.flat, {})

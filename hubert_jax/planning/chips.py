@@ -10,10 +10,10 @@ three quarters that JAX takes unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwi
 import dataclasses
 import math
 import os
-import pathlib
 import re
 from typing import Any
 
+from hubert_jax import storage
 from hubert_jax.errors import InputError
 
 _GIB = 2**30
@@ -116,7 +116,7 @@ def _gpus(nodes: int, chip: Chip, target: str) -> dict[str, Any]:
             "xla/backends/gpu/target_config/specs in its sources"
         )
     try:
-        text = pathlib.Path(target).read_text()
+        text = storage.path(target).read_text()
     except OSError as error:
         raise InputError(f"config.plan.gpu_target={target}: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import pathlib
 import re
 import time
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from hubert_jax import storage
 from hubert_jax.convert.network import Units
 from hubert_jax.data import batches, manifests
 from hubert_jax.data.buckets import BUCKETS
@@ -183,7 +183,7 @@ def _longest(config: TrainConfig, mesh: Mesh) -> tuple[str, Task]:
 
 def _data(config: TrainConfig) -> pretraining.Data:
     """The split that is there, or one of a single bucket; with labels that are not read."""
-    if pathlib.Path(config.audio, "manifest.json").exists():
+    if storage.path(config.audio, "manifest.json").exists():
         audio = manifests.read_manifest(config.audio)
     else:
         # The bucket whose crops have max_frames, or as many as there can be.
@@ -194,7 +194,7 @@ def _data(config: TrainConfig) -> pretraining.Data:
     sizes = config.head.codebook_sizes
     sets = tuple(
         batches.LabelSet(
-            pathlib.Path(),
+            storage.path(),
             manifests.LabelManifest("", "", 50, size, {}, "", 1, 0, (0,) * size, "", ()),
         )
         for size in sizes

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from hubert_jax import storage
 from hubert_jax.errors import InputError
 from hubert_jax.units.alignments import SILENCE, Alignment
 
@@ -67,7 +68,7 @@ def triphones(alignments: Mapping[str, Alignment], speakers: Mapping[str, str]) 
 def read_items(path: str) -> list[Item]:
     """The items of a ZeroSpeech file, with a line of titles; InputError where it is none."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(storage.path(path), encoding="utf-8") as file:
             lines = file.read().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: items cannot be read ({error})") from None

@@ -11,6 +11,7 @@ import numpy as np
 import soundfile
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from hubert_jax import storage
 from hubert_jax.data import manifests, records
 from hubert_jax.frames import SAMPLE_RATE
 from hubert_jax.report import figures
@@ -78,7 +79,7 @@ def render(workdir: pathlib.Path, title: str, results: Results, report: Mapping[
 
 def _here(workdir: pathlib.Path, written: str) -> str:
     """A path of a result; below `workdir` where that has moved since, or is called otherwise."""
-    path = pathlib.Path(written)
+    path = storage.path(written)
     tails = (workdir.joinpath(*path.parts[start:]) for start in range(1, len(path.parts)))
     return str(next((p for p in (path, *tails) if p.exists()), path))
 

@@ -6,7 +6,7 @@ import pathlib
 import time
 
 from hubert_jax import config as config_lib
-from hubert_jax import files, job
+from hubert_jax import files, job, storage
 from hubert_jax.errors import InputError
 
 _FILES = 10_000  # at once
@@ -32,25 +32,23 @@ class ContentDigests:
         """SHA-256 (hex) of a file's content, or of a folder's contents and names.
 
         Of a folder those files count that no dot hides, that end in one of `ends` and that no
-        desktop leaves.
+        desktop leaves. In a bucket the versions that it lists stand for contents, which are not
+        read: another one may be of the same content.
 
         Raises InputError for what cannot be read, and as `files.folders_below`.
         """
-        root = pathlib.Path(path)
+        root = storage.path(path)
         if not root.exists():
             raise InputError(f"{path}: not found")
+        if isinstance(root, storage.BucketPath):
+            return _of_bucket(root, ends)
         try:
             listed = [root]
             if root.is_dir():
                 entries = (entry for _, found in files.folders_below(root) for entry in found)
                 # Desktops and file systems leave files.
                 listed = sorted(
-                    pathlib.Path(entry.path)
-                    for entry in entries
-                    if not entry.name.startswith(".")
-                    and entry.name.lower() not in _OF_DESKTOPS
-                    and entry.name.endswith(ends)
-                    and entry.is_file()
+                    storage.path(entry.path) for entry in entries if _counts(entry, ends)
                 )
             digests: list[str] = []
             progress = job.Progress(f"read {path}", len(listed), "{} of {} files")
@@ -82,3 +80,24 @@ class ContentDigests:
         self._known[str(path.absolute())] = [*stamp, digest]
         self._changed = True
         return digest
+
+
+def _counts(entry: os.DirEntry, ends: tuple[str, ...]) -> bool:
+    """Whether an entry is a file of those that a folder's digest is of."""
+    hidden = entry.name.startswith(".") or entry.name.lower() in _OF_DESKTOPS
+    return not hidden and entry.name.endswith(ends) and entry.is_file()
+
+
+def _of_bucket(root: storage.BucketPath, ends: tuple[str, ...]) -> str:
+    try:
+        if root.is_file():
+            return config_lib.digest([[".", root.found()]])
+        listed = sorted(
+            [each.path, each.stat().st_size, each.stat().st_mtime_ns]
+            for _, found in files.folders_below(root)
+            for each in found
+            if _counts(each, ends)
+        )
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from None
+    return config_lib.digest([[path.removeprefix(f"{root}/"), *what] for path, *what in listed])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from hubert_jax import config as config_lib
-from hubert_jax import decode, label, prepare
+from hubert_jax import decode, label, prepare, storage
 from hubert_jax.asr import vocabularies
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Description
@@ -259,7 +259,7 @@ def _known_codebook(
     if every := (*config.steps, *config.listed()[name].steps):
         described["steps"] = list(every)
     dim = steps.dimensions(steps.before_whitening(every), dim)
-    codebook = kmeans.read(str(pathlib.Path(config.codebook, name)), described, dim)
+    codebook = kmeans.read(str(storage.path(config.codebook, name)), described, dim)
     fitted = codebook.feature.get("checkpoint")
     if fitted and network and network.fingerprints and fitted not in network.fingerprints:
         raise InputError(
@@ -328,7 +328,7 @@ def _other_codebook(one: Reference, other: Reference, stages: Mapping[str, Stage
         return False  # perhaps twice the same
     if mine.config.seed != its.config.seed or _other_network(mine, its, stages):
         return True
-    fitted_on = [os.path.realpath("".join(each.config.audio[:1])) for each in (mine, its)]
+    fitted_on = [storage.path("".join(each.config.audio[:1])).resolve() for each in (mine, its)]
     return mine.config.feature != "random_projection" and fitted_on[0] != fitted_on[1]
 
 

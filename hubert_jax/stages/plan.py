@@ -3,16 +3,15 @@
 import contextlib
 import dataclasses
 import graphlib
-import os
 from collections.abc import Mapping
 from typing import Any
 
-from hubert_jax import command_line, prepare
+from hubert_jax import command_line, prepare, storage
 from hubert_jax import config as config_lib
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
 from hubert_jax.layout import TAKEN, Reference, group_directory, job_of
-from hubert_jax.stages.stage import JOBS, Stage, named
+from hubert_jax.stages.stage import JOBS, Stage, named, split_scheme
 
 _FOLDERS = ("stages", "set_aside", "compiled")  # of a workdir, not of a group of stages
 
@@ -67,15 +66,15 @@ def _require_own_places(workdir: str, stages: Mapping[str, Stage]) -> None:
     for stage in stages.values():
         if job_of(stage.name) in ("export", "convert"):
             where = Reference(stage.name).path(workdir, vars(stage.config))
-            place = os.path.abspath(where.partition(":")[2] or where)
+            place = str(storage.absolute(split_scheme(where)[1]))
             if place in owners:
                 raise InputError(
                     f"[{stage.name}] writes {place}, as {owners[place]} does; expected another "
                     "place for each"
                 )
             owners[place] = stage.name
-            is_model = os.path.exists(f"{place}/config.json")
-            if where.startswith("hf:") and os.path.exists(place) and not is_model:
+            is_model = storage.path(place, "config.json").exists()
+            if where.startswith("hf:") and storage.path(place).exists() and not is_model:
                 raise InputError(
                     f"[{stage.name}] {place}: exists and holds no model; it would be replaced: "
                     "name another directory"

@@ -8,11 +8,11 @@ import dataclasses
 import glob
 import itertools
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from hubert_jax import config as config_lib
-from hubert_jax import files
+from hubert_jax import files, storage
 from hubert_jax.convert import genuine
 from hubert_jax.errors import InputError
 from hubert_jax.layout import Reference, job_of, outputs
@@ -202,12 +202,23 @@ def _finished(
         return None, f": {path} is gone"
     if not (result := _result(path)):
         return None, f": {path} is damaged"
+    is_there = _presence(directory)
     for path in _written(stage, directory, result):
-        if not path.exists():
+        if not is_there(path):
             return None, f": {path} is gone"
         if path.name == "manifest.json" and _shards(path) is None:
             return None, f": {path} is damaged"
     return result, ""
+
+
+def _presence(directory: pathlib.Path) -> Callable[[pathlib.Path], bool]:
+    """Whether a path is there; those in a folder of a bucket are listed, which is one request."""
+    if not isinstance(directory, storage.BucketPath):
+        return pathlib.Path.exists
+    listed = {directory}
+    for name in directory.find():
+        listed |= {directory / name, *(directory / name).parents}
+    return lambda path: path in listed or (directory not in path.parents and path.exists())
 
 
 def _result(path: pathlib.Path) -> dict[str, Any]:
@@ -239,7 +250,7 @@ def _written(
     if job_of(stage.name) in ("export", "convert"):
         scheme, _, model = Reference(stage.name).path("", vars(stage.config)).partition(":")
         own = scheme and model == f"/{stage.name}/model"
-        yield directory / "model" if own else pathlib.Path(model)
+        yield directory / "model" if own else storage.path(model)
 
 
 def _writes_elsewhere(config: Any) -> bool:

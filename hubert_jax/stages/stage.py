@@ -17,6 +17,7 @@ from hubert_jax import (
     lm,
     prepare,
     pseudo_label,
+    storage,
     train,
     train_lm,
 )
@@ -52,6 +53,9 @@ JOBS = {
 }
 
 
+_FORMATS = ("hf", "fairseq", "torchaudio", "orbax")
+
+
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """One job of a pipeline, ready to start."""
@@ -61,6 +65,12 @@ class Stage:
     inputs: dict[str, tuple[Reference, ...]]  # by the keys of `config` that they fill
 
 
+def split_scheme(where: str) -> tuple[str, str]:
+    """The format that a network's place begins with, if any, and the path."""
+    scheme, _, rest = where.partition(":")
+    return (scheme, rest) if scheme in _FORMATS else ("", where)
+
+
 def outside_paths(config: Any, key: str) -> list[pathlib.Path]:
     """Files and folders that a key of a job's configuration names."""
     if hasattr(config, "reads"):
@@ -68,8 +78,8 @@ def outside_paths(config: Any, key: str) -> list[pathlib.Path]:
     value = getattr(config, key)
     found = []
     for where in filter(None, [value] if isinstance(value, str) else value):
-        scheme, _, rest = where.partition(":")
-        path = pathlib.Path(rest if scheme in ("hf", "fairseq", "torchaudio", "orbax") else where)
+        scheme, rest = split_scheme(where)
+        path = storage.path(rest)
         name, _, which = path.name.rpartition("@")
         if scheme == "orbax" and name:  # which is the best, or the last few, all of them decide
             path = path.with_name(name) / (which if which.isdecimal() else "")

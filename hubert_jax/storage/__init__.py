@@ -1,6 +1,6 @@
 """Paths of this host and in buckets (gs://, s3://): one way to name, read and write both."""
 
-from hubert_jax.storage.cache import local
+from hubert_jax.storage.cache import local, scratch
 from hubert_jax.storage.leases import leased
 from hubert_jax.storage.paths import (
     BucketPath,
@@ -28,6 +28,7 @@ __all__ = [
     "names_in",
     "path",
     "remove_tree",
+    "scratch",
     "sending_directory",
     "sending_file",
 ]

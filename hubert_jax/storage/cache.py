@@ -27,6 +27,14 @@ def folder() -> pathlib.Path:
     return _made(os.environ.get("HUBERT_JAX_CACHE") or default)
 
 
+def bound() -> int:
+    """How many bytes copies may have; raises InputError where that is no number."""
+    given = os.environ.get("HUBERT_JAX_CACHE_BYTES", "")
+    if given and not given.isdigit():
+        raise InputError(f"HUBERT_JAX_CACHE_BYTES={given}: expected a number of bytes")
+    return int(given) if given else _BYTES
+
+
 @functools.cache
 def _made(name: str) -> pathlib.Path:
     found = pathlib.Path(name).absolute()
@@ -57,6 +65,16 @@ def local(name: str | os.PathLike) -> pathlib.Path:
     except IsADirectoryError:
         return _folder_of(source)
     return _copy(source, found.size, found.version)
+
+
+def scratch(name: str | os.PathLike) -> pathlib.Path:
+    """A local file or folder that outlives a job: the path itself, or one on this host for it."""
+    goal = path(name)
+    if not isinstance(goal, BucketPath):
+        return goal
+    found = folder() / "scratch" / hashlib.sha256(f"{goal}".encode()).hexdigest()[:32] / goal.name
+    found.parent.mkdir(parents=True, exist_ok=True)
+    return found
 
 
 def _folder_of(source: BucketPath) -> pathlib.Path:
@@ -107,10 +125,7 @@ def _copy(source: BucketPath, size: int, version: str) -> pathlib.Path:
 def _make_room(size: int) -> None:
     """Drops what was used longest ago; looks through the folder after a tenth of its bound."""
     global _fetched
-    given = os.environ.get("HUBERT_JAX_CACHE_BYTES", "")
-    if given and not given.isdigit():
-        raise InputError(f"HUBERT_JAX_CACHE_BYTES={given}: expected a number of bytes")
-    most = int(given) if given else _BYTES
+    most = bound()
     with _making_room:
         _fetched += size
         if _fetched < most / 10:

@@ -18,6 +18,7 @@ from hubert_jax.storage.paths import BucketPath
 
 RENEWED_SECONDS = 60.0
 _LASTS = 3  # times as long
+_INSISTS_SECONDS = 0.5
 
 
 @contextlib.contextmanager
@@ -36,28 +37,30 @@ def leased(place: BucketPath, what: str) -> Iterator[None]:
                 version = place.replace_version(_content(), version)
             except (FileExistsError, FileNotFoundError):
                 lost.set()
-                _thread.interrupt_main()
-                return
+                break
             except OSError:
                 continue  # there are two more tries before it ends
+        while not ended.wait(_INSISTS_SECONDS):
+            _thread.interrupt_main()  # again, as Python drops it within some callbacks
 
     thread = threading.Thread(target=renew, args=(version,), daemon=True)
     thread.start()
     try:
         yield
     except KeyboardInterrupt:
-        if lost.is_set():
-            raise InputError(
-                f"{place}: another {what} has taken the lease while this one gave no sign; it "
-                "goes on there"
-            ) from None
-        raise
+        if not lost.is_set():
+            raise
     finally:
         ended.set()
         thread.join()
         if not lost.is_set():
             with contextlib.suppress(OSError):  # it ends by itself
                 place.unlink(missing_ok=True)
+    if lost.is_set():
+        raise InputError(
+            f"{place}: another {what} has taken the lease while this one gave no sign; it goes on "
+            "there"
+        )
 
 
 def _taken(place: BucketPath, what: str) -> str:

@@ -107,12 +107,7 @@ class BucketPath(pathlib.PosixPath):
         info = self._info()
         if info is None:
             raise self._missing()
-        folder = info["type"] == "directory"
-        mode = stat.S_IFDIR | 0o777 if folder else stat.S_IFREG | 0o666
-        size, version = info["size"] or 0, self._store.version(info)
-        changed = int(hashlib.sha256(version.encode()).hexdigest()[:12], 16)
-        numbers = (mode, 0, 0, 1, 0, 0, size, 0, changed // 10**9, 0)
-        return os.stat_result(numbers, {"st_mtime_ns": changed})
+        return _status(self._found(info))
 
     def found(self) -> Found:
         """Size and version of the object; raises FileNotFoundError, or IsADirectoryError."""
@@ -122,6 +117,12 @@ class BucketPath(pathlib.PosixPath):
         if info["type"] == "directory":
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self))
         return Found(info["size"], self._store.version(info))
+
+    def _found(self, info: dict[str, Any]) -> Found | None:
+        """What fsspec says of an object; None of a folder."""
+        return (
+            None if info["type"] == "directory" else Found(info["size"], self._store.version(info))
+        )
 
     def find(self) -> dict[str, Found]:
         """All objects below, by their names from here, sorted; one request a thousand."""
@@ -140,15 +141,42 @@ class BucketPath(pathlib.PosixPath):
     def scandir(self) -> Iterator["_Entry"]:
         """What `os.scandir` has of a folder, sorted; raises FileNotFoundError where it is empty."""
         listed = self._ask(lambda files, key: files.ls(key, detail=True))
+        if [(each["name"].strip("/"), each["type"]) for each in listed] == [(self._key, "file")]:
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self))
+        names = {posixpath.basename(each["name"].rstrip("/")): each for each in listed}
         if not listed:
             raise self._missing()
-        names = {posixpath.basename(each["name"].rstrip("/")): each for each in listed}
-        if len(listed) == 1 and listed[0]["name"].strip("/") == self._key:
-            if listed[0]["type"] == "file":
-                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self))
         for name, info in sorted(names.items()):
             if info["name"].strip("/") != self._key:  # an empty object stands for the folder
-                yield _Entry(self / name, info["type"] == "directory")
+                yield _Entry(self / name, self._found(info))
+
+    def folders(self) -> Iterator[tuple["BucketPath", list["_Entry"]]]:
+        """This folder and those below that no dot hides, with what is in each, sorted by name.
+
+        One request a thousand objects; raises FileNotFoundError where there are none.
+        """
+        tree: dict[str, dict[str, Found | None]] = {"": {}}
+
+        def within(name: str) -> dict[str, Found | None]:
+            if name not in tree:
+                above, _, own = name.rpartition("/")
+                tree[name] = {}
+                within(above)[own] = None
+            return tree[name]
+
+        for name, found in self.find().items():
+            above, _, own = name.rpartition("/")
+            if own:  # an empty object stands for a folder
+                within(above)[own] = found
+        if not tree[""]:
+            raise self._missing()
+        waiting = [""]
+        while waiting:
+            below = waiting.pop()
+            place, names = self / below, sorted(tree[below])
+            yield place, [_Entry(place / name, tree[below][name]) for name in names]
+            folders = [name for name in names if tree[below][name] is None and name[0] != "."]
+            waiting += [f"{below}/{name}".lstrip("/") for name in reversed(folders)]
 
     def iterdir(self) -> Generator["BucketPath", None, None]:
         """As of `pathlib.Path`; of a folder that is not there, nothing."""
@@ -322,16 +350,30 @@ for _name in (
 
 
 class _Entry:
-    """What `os.DirEntry` has of a name in a bucket."""
+    """What `os.DirEntry` has of a name in a bucket; `found` is None for a folder."""
 
-    def __init__(self, place: BucketPath, folder: bool) -> None:
-        self.name, self.path, self._folder = place.name, str(place), folder
+    def __init__(self, place: BucketPath, found: Found | None) -> None:
+        self.name, self.path, self.found = place.name, str(place), found
 
     def is_dir(self, *, follow_symlinks: bool = True) -> bool:
-        return self._folder
+        """Whether it is a folder."""
+        return self.found is None
 
     def is_file(self, *, follow_symlinks: bool = True) -> bool:
-        return not self._folder
+        """Whether it is an object."""
+        return self.found is not None
+
+    def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
+        """As of `BucketPath`, without a request."""
+        return _status(self.found)
+
+
+def _status(found: Found | None) -> os.stat_result:
+    mode = stat.S_IFDIR | 0o777 if found is None else stat.S_IFREG | 0o666
+    size, version = found or (0, "")
+    changed = int(hashlib.sha256(version.encode()).hexdigest()[:12], 16)
+    numbers = (mode, 0, 0, 1, 0, 0, size, 0, changed // 10**9, 0)
+    return os.stat_result(numbers, {"st_mtime_ns": changed})
 
 
 def in_parallel(work: Callable[[T], Any], items: list[T]) -> None:

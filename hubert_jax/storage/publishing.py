@@ -13,7 +13,7 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from hubert_jax.storage import cache
 from hubert_jax.storage.paths import BucketPath, in_parallel
@@ -31,22 +31,23 @@ def sending_file(goal: BucketPath) -> Iterator[pathlib.Path]:
 def sending_directory(goal: BucketPath, marker: str) -> Iterator[pathlib.Path]:
     """Yields a local folder; what is in it replaces `goal` when the block ends well.
 
-    An interruption leaves `goal` without the file `marker`.
+    An interruption leaves `goal` without the file `marker`, wherever below that is.
     """
     with _aside() as folder:
         aside = folder / goal.name
         aside.mkdir()
         yield aside
         there = goal.find()
-        if marker in there:
-            (goal / marker).unlink(missing_ok=True)
+        for name in there:
+            if posixpath.basename(name) == marker:
+                (goal / name).unlink(missing_ok=True)
         here = [each.relative_to(aside).as_posix() for each in aside.rglob("*") if each.is_file()]
-        send_files(aside, goal, here, marker)
+        _send_files(aside, goal, here, marker)
         gone = [name for name in there if name not in here]
         in_parallel(lambda name: (goal / name).unlink(missing_ok=True), gone)
 
 
-def send_files(folder: pathlib.Path, goal: BucketPath, names: list[str], marker: str) -> None:
+def _send_files(folder: pathlib.Path, goal: BucketPath, names: list[str], marker: str) -> None:
     """Sends files of a local folder, those called `marker` last."""
     for last in (False, True):
         chosen = [name for name in names if (posixpath.basename(name) == marker) is last]
@@ -64,24 +65,26 @@ def _aside() -> Iterator[pathlib.Path]:
 class WorkingCopy:
     """A local folder for what writes one by itself; `push` sends what has changed since.
 
-    It begins with those of `goal`'s objects whose names are `wanted`. One process at a time has the
-    goal, as a lease says.
+    It begins with those of `goal`'s objects that `names` lists, as far as they are there. One
+    process at a time writes them, as a lease says.
     """
 
-    def __init__(self, goal: BucketPath, wanted: Callable[[str], bool] = lambda name: True) -> None:
+    def __init__(self, goal: BucketPath, names: Sequence[str] = ()) -> None:
         self.goal = goal
-        key = hashlib.sha256(str(goal).encode()).hexdigest()[:16]
+        key = hashlib.sha256("\n".join([str(goal), *names]).encode()).hexdigest()[:16]
         where = cache.folder() / "working"
         where.mkdir(exist_ok=True)
-        self.local = where / f"{key}-{secrets.token_hex(4)}" / goal.name
         for left in where.glob(f"{key}-*"):  # of a process that was killed
             shutil.rmtree(left, ignore_errors=True)
+        self.local = where / f"{key}-{secrets.token_hex(4)}" / goal.name
         self.local.mkdir(parents=True)
         self._sent: dict[str, tuple[int, int]] = {}
         self._pushing = threading.Lock()
-        self.fetch([name for name in goal.find() if wanted(name)])
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                self.fetch([name])
 
-    def fetch(self, names: list[str]) -> None:
+    def fetch(self, names: Sequence[str]) -> None:
         """Fetches objects of the goal, by their names below it."""
 
         def fetch(name: str) -> None:
@@ -90,7 +93,7 @@ class WorkingCopy:
             (self.goal / name).fetch(target)
             self._sent[name] = _stamp(target)
 
-        in_parallel(fetch, names)
+        in_parallel(fetch, list(names))
 
     def push(self, marker: str = "", ready: Callable[[str], bool] = lambda name: True) -> None:
         """Sends the files whose names are `ready` and that are new or changed, `marker`s last."""
@@ -102,7 +105,7 @@ class WorkingCopy:
                     with contextlib.suppress(FileNotFoundError):  # a temporary file
                         if self._sent.get(name) != _stamp(file):
                             changed[name] = _stamp(file)
-            send_files(self.local, self.goal, sorted(changed), marker)
+            _send_files(self.local, self.goal, sorted(changed), marker)
             self._sent |= changed
 
     def close(self) -> None:

@@ -5,7 +5,6 @@ import dataclasses
 import functools
 import itertools
 import math
-import pathlib
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from hubert_jax import config as config_lib
-from hubert_jax import distributed, files
+from hubert_jax import distributed, files, storage
 from hubert_jax.asr.error_rates import character_error_rate, word_error_rate
 from hubert_jax.asr.vocabularies import VocabularyConfig
 from hubert_jax.config import MayChange, Reads
@@ -215,7 +214,7 @@ def task(
 
     def read_batches(first_step: int) -> Generator[dict[str, np.ndarray]]:
         rows = batches.finetuning_batches(
-            pathlib.Path(config.audio),
+            storage.path(config.audio),
             audio,
             plan,
             seed=config.seed,

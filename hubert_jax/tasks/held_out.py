@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from hubert_jax import distributed
+from hubert_jax import distributed, storage
 from hubert_jax.config import MayChange
 from hubert_jax.data import manifests
 from hubert_jax.data.batches import Host
@@ -85,7 +85,7 @@ class HeldOut:
                 f"utterances are in config.audio={training_dir} too, {shared[0]} for one; expected "
                 "a split that is held out of training"
             )
-        return cls(pathlib.Path(directory), audio, index)
+        return cls(storage.path(directory), audio, index)
 
     def one_pass(
         self,

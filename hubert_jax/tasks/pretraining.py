@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import pathlib
 import sys
 from collections.abc import Callable, Generator
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from hubert_jax import config as config_lib
+from hubert_jax import storage
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.convert.network import FAIRSEQ_SPECIALS, Units
 from hubert_jax.data import batches, label_sets, manifests, schedule
@@ -189,7 +189,7 @@ def task(config: TrainConfig, data: Data, mesh: Mesh) -> Task:
 
     def read_batches(first_step: int) -> Generator[dict[str, np.ndarray]]:
         return batches.pretraining_batches(
-            pathlib.Path(config.audio),
+            storage.path(config.audio),
             data.audio,
             list(data.label_sets),
             plan,
@@ -371,7 +371,7 @@ def _label_sets(
     sizes = config.head.codebook_sizes
     found = label_sets.read_label_sets(audio, directories, sizes, config.specials, key)
     return tuple(
-        batches.LabelSet(pathlib.Path(directory), manifest, size - manifest.num_classes)
+        batches.LabelSet(storage.path(directory), manifest, size - manifest.num_classes)
         for directory, manifest, size in zip(directories, found, sizes, strict=True)
     )
 

@@ -4,9 +4,8 @@ import bisect
 import collections
 import functools
 import itertools
-import pathlib
 
-from hubert_jax import distributed
+from hubert_jax import distributed, storage
 from hubert_jax.data.manifests import AudioManifest
 from hubert_jax.data.reading import RecordReader
 from hubert_jax.errors import InputError
@@ -81,7 +80,7 @@ def _check(
     vocabulary: Vocabulary,
     padded_frames: tuple[int, ...],
 ) -> float:
-    reader, held_out = RecordReader(pathlib.Path(directory), audio), key != "config.audio"
+    reader, held_out = RecordReader(storage.path(directory), audio), key != "config.audio"
     most = [num_samples(length) for length in padded_frames]
     verb = "scored" if held_out else "learnt from"
     outside, learnt = _Outside(), 0
@@ -141,7 +140,7 @@ def tell_outside(directory: str, audio: AudioManifest, vocabulary: Vocabulary) -
 
     Where the vocabulary's policy leaves it out, it is left out of references too.
     """
-    reader, outside, empty = RecordReader(pathlib.Path(directory), audio), _Outside(), []
+    reader, outside, empty = RecordReader(storage.path(directory), audio), _Outside(), []
     for name, text in zip(reader.index.ids, reader.transcripts(), strict=True):
         outside.add(name, vocabulary.outside(text))
         if text.strip() and not vocabulary.normalised(text):

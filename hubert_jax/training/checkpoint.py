@@ -23,8 +23,9 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from hubert_jax import config as config_lib
-from hubert_jax import distributed, files
+from hubert_jax import distributed, files, storage
 from hubert_jax.errors import CRASHED, InputError
+from hubert_jax.training.bucket_steps import BucketSteps, steps_in
 
 _Shardings = Callable[[Any], Any]
 _NAMED = re.compile(r"(?P<folder>.+)@(?P<which>[1-9][0-9]*|best|mean(?P<count>[1-9][0-9]*))")
@@ -98,11 +99,21 @@ class _Step:
 class Checkpoints:
     """The newest `keep` checkpoints of one run, and its best, in a directory that is created.
 
-    All processes of a run save together, unless it is done `alone` by one of them.
+    All processes of a run save together, unless it is done `alone` by one of them. Raises
+    InputError for several of them and a directory in a bucket.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 2, alone: bool = False) -> None:
-        self._directory = pathlib.Path(directory).absolute()
+        self._directory = self._local = storage.path(directory).absolute()
+        self._bucket: BucketSteps | None = None
+        if isinstance(self._directory, storage.BucketPath):
+            if jax.process_count() > 1 and not alone:
+                raise InputError(
+                    f"{self._directory}: a bucket, in which several processes cannot save one "
+                    "checkpoint yet; expected a workdir in a folder that all hosts share"
+                )
+            self._bucket = BucketSteps(self._directory, keep)
+            self._local = self._bucket.local
         self._keep, self._best = keep, _Step()
         self._failure: Exception | None = None
         policies = ocp.checkpoint_managers
@@ -111,7 +122,7 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(preserved)
         )
         with self._writing():
-            self._directory.mkdir(parents=True, exist_ok=True)
+            self._local.mkdir(parents=True, exist_ok=True)
         if alone:
             options.create = False  # orbax would ask the other processes
             options.multiprocessing_options = _alone()
@@ -127,7 +138,7 @@ class Checkpoints:
                 registry.add(part, each, handler)
         with self._writing():
             self._manager = ocp.CheckpointManager(
-                self._directory, options=options, handler_registry=registry
+                self._local, options=options, handler_registry=registry
             )
 
     def save(self, step: int, state: Any, metadata: dict) -> None:
@@ -137,15 +148,19 @@ class Checkpoints:
         InputError where it, or the one before, cannot be written.
         """
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-        free = shutil.disk_usage(self._directory).free
+        free = shutil.disk_usage(self._local).free
         if free < needed:  # orbax may wait forever for a write that failed
             sizes = f"{needed / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free"
-            raise InputError(f"{self._directory}: no room for checkpoint {step}: {sizes}{_REMEDY}")
+            raise InputError(f"{self._local}: no room for checkpoint {step}: {sizes}{_REMEDY}")
         metadata = {**metadata, "keep": self._keep}
         self._best.step = _best_step(metadata)
         parts = {"state": ocp.args.StandardSave(state), "metadata": ocp.args.JsonSave(metadata)}
+        if self._bucket:
+            self._bucket.wait()  # as this one's end removes older ones
         with self._writing():
             self._manager.save(step, args=ocp.args.Composite(**parts))
+        if self._bucket:
+            self._bucket.send(self._manager.wait_until_finished, self._best.step)
 
     def check(self) -> None:
         """Raises what keeps the save that is under way from being written, once it is known."""
@@ -180,7 +195,8 @@ class Checkpoints:
         are moved beside the directory, so that their steps can be saved again. None without any
         checkpoint; InputError, and nothing is moved, where none can be read.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
+        there = self._bucket.steps() if self._bucket else self._manager.all_steps()
+        steps = sorted(there, reverse=True)
         if not steps:
             return None
         step, (checked, state) = _first_readable(
@@ -194,8 +210,11 @@ class Checkpoints:
         return step, state, checked
 
     def _checked(self, step: int, check: Callable[[dict], Any]) -> Any:
+        if self._bucket:
+            self._bucket.fetch(step)
+            self._manager.reload()
         # One process reads all bytes for the others.
-        damage = distributed.from_first(lambda: _damage(self._directory / str(step)))
+        damage = distributed.from_first(lambda: _damage(self._local / str(step)))
         if damage:
             raise ValueError(damage)
         return check(self.metadata(step))
@@ -206,8 +225,10 @@ class Checkpoints:
         if jax.process_index() == 0:
             for step in steps:
                 aside = self._directory.with_name(f"damaged-{step}")
-                shutil.rmtree(aside, ignore_errors=True)
+                storage.remove_tree(aside, ignore_errors=True)
                 (self._directory / str(step)).rename(aside)
+                if self._bucket:
+                    shutil.rmtree(self._local / str(step))
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoints are set aside")
         self._manager.reload()
@@ -217,6 +238,9 @@ class Checkpoints:
         with self._writing():
             self._manager.wait_until_finished()
         self._manager.close()
+        if self._bucket:
+            self._bucket.wait()
+            self._bucket.close()
 
     @contextlib.contextmanager
     def _background(self) -> Iterator[None]:
@@ -295,9 +319,9 @@ def read_metadata(directory: str | os.PathLike) -> dict:
 
 def _named(directory: str | os.PathLike) -> tuple[pathlib.Path, list[int], int]:
     """The folder, the steps to try one after the other, and of how many the mean is asked for."""
-    path = pathlib.Path(directory).absolute()
-    named = None if os.path.isdir(path) else _NAMED.fullmatch(str(path))
-    folder = pathlib.Path(named["folder"]) if named else path
+    path = storage.path(directory).absolute()
+    named = None if storage.is_dir(path) else _NAMED.fullmatch(str(path))
+    folder = storage.path(named["folder"]) if named else path
     steps = _steps(folder)
     if named is None:
         return folder, steps[::-1], 0
@@ -399,7 +423,10 @@ def _steps(directory: pathlib.Path) -> list[int]:
     """The steps of a checkpoint directory, ascending; raises InputError where there are none."""
     why = ""
     try:
-        steps = sorted(int(name) for name in os.listdir(directory) if name.isdecimal())
+        if isinstance(directory, storage.BucketPath):
+            steps = steps_in(directory)
+        else:
+            steps = sorted(int(name) for name in os.listdir(directory) if name.isdecimal())
     except OSError as error:
         steps, why = [], f" ({error.strerror})"
     if directory.name.isdecimal() and not steps:
@@ -470,13 +497,14 @@ def _checksums(part: pathlib.Path) -> dict[str, str]:
 
 def _read_metadata(folder: pathlib.Path, step: int) -> dict:
     # Without orbax, which would start a back-end.
-    if damage := _damage(folder / str(step), ["metadata"]):
+    part = storage.local(folder / str(step) / "metadata")  # of a bucket, no more than that
+    if damage := _damage(part.parent, ["metadata"]):
         raise ValueError(damage)
-    return dict(json.loads((folder / str(step) / "metadata" / "metadata").read_bytes()))
+    return dict(json.loads((part / "metadata").read_bytes()))
 
 
 def _restore(folder: pathlib.Path, step: int, shardings: _Shardings | None) -> tuple[dict, dict]:
-    path = folder / str(step)
+    path = storage.local(folder / str(step))
     if damage := _damage(path):
         raise ValueError(damage)
     alone = _alone()  # each process reads for itself, as one may do it while the others wait

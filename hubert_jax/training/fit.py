@@ -161,6 +161,7 @@ def fit(
             if finished or improved or preempted or done % loop.save_every == 0:
                 log.require_finite(done)
                 metadata["metrics"] = log.means
+                log.keep()  # before a checkpoint says that it was
                 checkpoints.save(done, state, metadata)
             if preempted:  # also after the last step: a pipeline would begin the next stage
                 raise Preempted(f"SIGTERM; step {done} is saved, the same command goes on with it")

@@ -8,19 +8,21 @@ import time
 import jax
 import numpy as np
 
-from hubert_jax import distributed, files
+from hubert_jax import distributed, files, storage
 from hubert_jax.data.scalars import ScalarWriter
-from hubert_jax.errors import Diverged
+from hubert_jax.errors import Diverged, InputError
 
 _SHOWN = ("loss", "masked_loss", "masked_accuracy", "unmasked_accuracy", "learning_rate")
 _EARLY_STEPS = 10  # after which the first estimate of a run's time is made
 _POINTS = 120  # of a curve, at most
+_KEPT_SECONDS = 60
 
 
 class ProgressLog:
     """Means of a run's metrics over intervals of steps; of several processes the first writes.
 
-    A resumed run drops the lines of `metrics.jsonl` beyond its first step. `means` are of the last
+    Of a bucket's directory they are written on this host, and sent by `keep` and each minute. A
+    resumed run drops the lines of `metrics.jsonl` beyond its first step. `means` are of the last
     interval, at first those of the checkpoint; of a vector of counts NAME they have `entropy/NAME`,
     in nats, of the interval's sum.
     """
@@ -34,7 +36,11 @@ class ProgressLog:
         self._interval: list[dict[str, np.ndarray]] = []
         self._audio_seconds = self._waited = 0.0
         self._writes = distributed.is_first()
+        self._copy, self._kept = None, time.monotonic()
         if self._writes:
+            if isinstance(directory, storage.BucketPath):
+                self._copy = storage.WorkingCopy(directory, ["metrics.jsonl"])
+                directory = self._copy.local
             directory.mkdir(parents=True, exist_ok=True)
             path = directory / "metrics.jsonl"
             earlier = _complete_lines(path, first_step)
@@ -101,6 +107,17 @@ class ProgressLog:
             f"{fraction:.1%} waiting for data  ETA {to_go}",
             flush=True,
         )
+        if now - self._kept > _KEPT_SECONDS:
+            self.keep()
+
+    def keep(self) -> None:
+        """Sends what was logged so far, if it goes to a bucket; raises InputError if it cannot."""
+        self._kept = time.monotonic()
+        try:
+            if self._copy:
+                self._copy.push()
+        except OSError as error:
+            raise InputError(f"{error.filename}: cannot be written ({error.strerror})") from None
 
     def _to_go(self, done: int, left: int) -> str:
         """H:MM:SS that `left` steps take if they take as long as those `done` have."""
@@ -136,6 +153,7 @@ class ProgressLog:
         if self._writes:
             self._file.close()
             self._board.close()
+            self.keep()
 
 
 def _thinned(points: list[list[float]]) -> list[list[float]]:

@@ -11,7 +11,6 @@ What a call that was killed has done is kept.
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from hubert_jax import config as config_lib
-from hubert_jax import files, job
+from hubert_jax import files, job, storage
 from hubert_jax.config import MayChange, Reads
 from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE
@@ -158,9 +157,9 @@ def _write(
 
 def _root(config: UnitsConfig) -> str:
     """What the names of the list are below, as fairseq has it in its first line."""
-    if len(config.files) == 1 and os.path.isdir(config.files[0]):
-        return os.path.abspath(config.files[0])
-    return os.path.abspath(config.labels or ".")
+    if len(config.files) == 1 and storage.is_dir(config.files[0]):
+        return str(storage.absolute(config.files[0]))
+    return str(storage.absolute(config.labels or "."))
 
 
 if __name__ == "__main__":

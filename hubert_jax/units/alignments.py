@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hubert_jax import config, files
+from hubert_jax import config, files, storage
 from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE, centres, num_frames
 
@@ -44,7 +44,7 @@ def read_alignments(path: str | os.PathLike) -> dict[str, Alignment]:
     all other phones stay. Raises InputError, naming file and line, for what is missing, malformed
     or overlaps.
     """
-    path = pathlib.Path(path)
+    path = storage.path(path)
     if path.is_dir():
         return _read_textgrids(path)
     gaps = path.suffix.lower() == ".ctm"
@@ -58,7 +58,7 @@ def read_alignments(path: str | os.PathLike) -> dict[str, Alignment]:
 
 def digest(path: str | os.PathLike) -> str:
     """SHA-256 (hex) of the file, or of the TextGrids of a folder and their places."""
-    path = pathlib.Path(path)
+    path = storage.path(path)
     if not path.is_dir():
         return files.sha256_file(path)
     found = _textgrids(path)
@@ -207,7 +207,7 @@ def _lines(
 
 def _textgrids(folder: pathlib.Path) -> list[pathlib.Path]:
     entries = (entry for _, listed in files.folders_below(folder) for entry in listed)
-    found = [pathlib.Path(entry.path) for entry in entries if entry.name.endswith(".TextGrid")]
+    found = [storage.path(entry.path) for entry in entries if entry.name.endswith(".TextGrid")]
     if not found:
         raise InputError(f"{folder}: expected TextGrids, UTT-ID.TextGrid, in it or below")
     return sorted(found)

@@ -1,7 +1,6 @@
 """Units of utterances, by codebooks over one feature or its steps."""
 
 import functools
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hubert_jax import distributed
+from hubert_jax import distributed, storage
 from hubert_jax.data.records import Utterance
 from hubert_jax.errors import InputError
 from hubert_jax.frames import WINDOW, num_frames
@@ -127,7 +126,7 @@ def open_codebook(
     which parameters are named after `key`, for a codebook of another network or layer.
     """
     kind, steps = ("layer" if checkpoint else "mfcc"), ()
-    if not pathlib.Path(codebook).is_file():
+    if not storage.path(codebook).is_file():
         described = Codebook.load(codebook).feature
         kind, steps = described["kind"], tuple(described.get("steps", ()))
         layer = described.get("layer", -1) if layer == -1 else layer

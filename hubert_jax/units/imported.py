@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from hubert_jax import config, files
+from hubert_jax import config, files, storage
 from hubert_jax.corpus.sources.utterances import identify, read_lines
 from hubert_jax.data import manifests
 from hubert_jax.data.index import read_index
@@ -72,7 +72,7 @@ def units(paths: Sequence[str], manifest_paths: Sequence[str], size: int) -> _Im
     """
     places: dict[str, tuple[str, int, int]] = {}  # file, number of the line, where it begins
     for path, manifest_path in zip(paths, manifest_paths, strict=True):
-        (_, first), *rows = read_lines(pathlib.Path(manifest_path)) or [(1, "")]
+        (_, first), *rows = read_lines(storage.path(manifest_path)) or [(1, "")]
         begins = _lines(path)
         if len(begins) != len(rows):
             raise InputError(
@@ -85,13 +85,15 @@ def units(paths: Sequence[str], manifest_paths: Sequence[str], size: int) -> _Im
                 raise InputError(
                     f"{manifest_path}, line {at}: expected PATH<TAB>SAMPLES, found {row[:80]!r}"
                 )
-            name, *_ = identify(pathlib.Path(first.strip()), relative)
+            name, *_ = identify(storage.path(first.strip()), relative)
             if name in places:
                 raise InputError(
                     f"{path}, line {number}: utterance {name} is also in {places[name][0]}, line "
                     f"{places[name][1]}; expected every utterance once"
                 )
             places[name] = path, number, begin
+
+    copies = {path: storage.local(path) for path in paths}
 
     def of(name: str, samples: int) -> np.ndarray:
         if name not in places:
@@ -100,7 +102,7 @@ def units(paths: Sequence[str], manifest_paths: Sequence[str], size: int) -> _Im
                 ".tsv of this audio, or leave the utterance out of the split"
             )
         path, number, begin = places[name]
-        with open(path, "rb") as file:
+        with open(copies[path], "rb") as file:
             file.seek(begin)
             line = file.readline()
         found = line.split()
@@ -119,7 +121,7 @@ def _lines(path: str) -> list[int]:
     """Where each line of a file begins, in bytes."""
     begins, begin = [], 0
     try:
-        with open(path, "rb") as file:
+        with open(storage.path(path), "rb") as file:
             for line in file:
                 begins.append(begin)
                 begin += len(line)

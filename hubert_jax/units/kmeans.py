@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hubert_jax import config, distributed, files
+from hubert_jax import config, distributed, files, storage
 from hubert_jax.errors import InputError
 from hubert_jax.units import clustering, steps
 from hubert_jax.units.clustering import KMeansConfig
@@ -72,7 +73,7 @@ class Codebook:
 
     def save(self, directory: str | os.PathLike) -> None:
         """Writes `codebook.npz`, then `codebook.json`, each atomically."""
-        directory = pathlib.Path(directory)
+        directory = storage.path(directory)
         buffer = io.BytesIO()
         arrays: dict[str, Any] = self._arrays()
         np.savez(buffer, **arrays)
@@ -84,7 +85,7 @@ class Codebook:
     @classmethod
     def load(cls, directory: str | os.PathLike) -> "Codebook":
         """Reads what `save` wrote; raises InputError if a file is missing, damaged or another's."""
-        directory = pathlib.Path(directory)
+        directory = storage.path(directory)
         described = files.read_json(directory / "codebook.json", "codebook description")
         path = directory / "codebook.npz"
         try:
@@ -124,7 +125,7 @@ def read(
     `expected` describes the feature, or as much of it as is known, `dim` is how many numbers it
     has before `whiten`, if that is known. Raises InputError for a codebook of another one.
     """
-    if pathlib.Path(path).is_file():
+    if storage.path(path).is_file():
         whitened = any(step.startswith("whiten") for step in expected.get("steps", ()))
         if whitened or expected["kind"] == "random_projection":
             raise InputError(
@@ -135,11 +136,11 @@ def read(
 
         centroids, kind = read_centroids(path)
         origin = (
-            f"{pathlib.Path(path).name} ({kind}; SHA-256 {files.sha256_file(path)}); the file does "
+            f"{storage.path(path).name} ({kind}; SHA-256 {files.sha256_file(path)}); the file does "
             "not name the feature, the label job was told"
         )
         codebook = Codebook(centroids, expected, None, None, None, None, origin)
-    elif not pathlib.Path(path).exists():
+    elif not storage.path(path).exists():
         raise InputError(f"{key}={path}: no such file or directory")
     else:
         codebook = Codebook.load(path)
@@ -403,10 +404,10 @@ def _first(
     others = distributed.gather(str(stem))[1:]
     if not others:
         return frames
-    parts = [(frames, keys), *((np.load(f"{o}.frames"), np.load(f"{o}.keys")) for o in others)]
-    for other in others:
-        for suffix in (".frames", ".keys"):
-            os.unlink(other + suffix)
+    places = [[storage.path(other + suffix) for suffix in (".frames", ".keys")] for other in others]
+    parts = [(frames, keys), *(tuple(map(np.load, written)) for written in places)]
+    for path in itertools.chain.from_iterable(places):
+        path.unlink()
     frames, keys = map(np.concatenate, zip(*parts, strict=True))
     return frames[np.argsort(keys)]
 

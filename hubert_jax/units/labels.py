@@ -3,14 +3,13 @@
 import dataclasses
 import os
 import pathlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from hubert_jax import config as config_lib
-from hubert_jax import distributed, files
+from hubert_jax import distributed, files, storage
 from hubert_jax.data import manifests, records
 from hubert_jax.data.index import Index, read_index, read_label_index, write_label_index
 from hubert_jax.errors import InputError
@@ -123,7 +122,7 @@ class _LabelSet:
             return False
         for leftover in self._label_dir.parent.glob(f".{self._label_dir.name}.parts-*"):
             if leftover != self._parts:
-                shutil.rmtree(leftover)
+                storage.remove_tree(leftover)
         self._parts.mkdir(parents=True, exist_ok=True)
         for leftover in set(self._parts.iterdir()) - set(self._paths):
             leftover.unlink()  # begun by a process that was killed
@@ -185,7 +184,7 @@ class _LabelSet:
         )
         manifests.write_manifest(self._parts, manifest)
         if self._label_dir.exists():
-            shutil.rmtree(self._label_dir)
+            storage.remove_tree(self._label_dir)
         self._parts.rename(self._label_dir)
 
 

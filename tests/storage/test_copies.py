@@ -73,7 +73,7 @@ def test_a_folder_is_sent_with_its_marker_last(bucket, monkeypatch):
 def test_a_working_copy_sends_what_changed(bucket, bucket_server):
     (bucket / "kept").write_text("1")
     (bucket / "large").write_text("not wanted")
-    copy = storage.WorkingCopy(bucket, lambda name: name != "large")
+    copy = storage.WorkingCopy(bucket, ["kept", "missing"])
     assert [each.name for each in copy.local.iterdir()] == ["kept"]
     (copy.local / "below").mkdir()
     (copy.local / "below" / "new").write_text("2")

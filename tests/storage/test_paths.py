@@ -63,6 +63,16 @@ def test_objects_are_read_as_files_are(memory):
     assert [each.name for each in memory.glob("*/*.txt")] == ["a.txt"]
     assert [each.name for each in memory.rglob("*.npy")] == ["x.npy"]
     assert sorted(memory.find()) == ["folder/a.txt", "x.npy"]
+    for name in ("folder/deep/er/b", "folder/.hidden/c"):
+        (memory / name).write_text("")
+    below = [(str(f), [e.name for e in found]) for f, found in memory.folders()]
+    top = str(memory)
+    assert below == [
+        (top, ["folder", "x.npy"]),
+        (f"{top}/folder", [".hidden", "a.txt", "deep"]),
+        (f"{top}/folder/deep", ["er"]),
+        (f"{top}/folder/deep/er", ["b"]),
+    ]
     before = file.stat().st_mtime_ns
     file.write_text("one\nten\n")
     assert file.stat().st_mtime_ns != before and open(file).read() == "one\nten\n"

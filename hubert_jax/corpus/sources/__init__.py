@@ -2,8 +2,8 @@
 
 import operator
 import os
-import pathlib
 
+from hubert_jax import storage
 from hubert_jax.corpus.sources import common_voice, fairseq, folders, parquet, splits, tfds
 from hubert_jax.corpus.sources.utterances import SourceUtterance, refuse_duplicates
 from hubert_jax.errors import InputError
@@ -19,7 +19,7 @@ def discover(location: str | os.PathLike, data_dir: str = "") -> list[SourceUtte
     Raises InputError for a missing or empty corpus, one that cannot be listed, an id twice,
     tables of several splits, or Parquet tables and audio files in one folder.
     """
-    name, path = os.fspath(location), pathlib.Path(location)
+    name, path = str(location), storage.path(location)
     suffix = path.suffix.lower()
     if name.startswith(tfds.PREFIX):
         utterances = tfds.discover(name, data_dir)

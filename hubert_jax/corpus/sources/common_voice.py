@@ -1,8 +1,8 @@
 """Common Voice: a table of each split, such as train.tsv, of recordings in the folder clips."""
 
-import os
 import pathlib
 
+from hubert_jax import storage
 from hubert_jax.corpus.sources import splits
 from hubert_jax.corpus.sources.utterances import SourceUtterance, identify, normalised, read_lines
 from hubert_jax.errors import InputError, printable
@@ -67,7 +67,7 @@ def discover(table: pathlib.Path) -> list[SourceUtterance]:
         below = relative.relative_to(_CLIPS) if relative.parts[0] == _CLIPS else relative
         # As other tools write them: with the folder, or without the suffix.
         names = (file, f"{below}", f"{below}.mp3")
-        found = next((each for each in names if os.path.isfile(clips / each)), "")
+        found = next((each for each in names if storage.is_file(clips / each)), "")
         file = found or file
         name, _, defect = identify(clips, pathlib.PurePosixPath(file))
         if listed.setdefault(name, number) != number:

@@ -1,10 +1,10 @@
 """Manifests as fairseq's recipes write them: train.tsv, and train.wrd or train.ltr beside it."""
 
-import os
 import pathlib
 import re
 import sys
 
+from hubert_jax import storage
 from hubert_jax.corpus.sources.utterances import (
     SourceUtterance,
     identify,
@@ -23,7 +23,7 @@ def discover(manifest: pathlib.Path) -> list[SourceUtterance]:
     """
     (_, first), *lines = read_lines(manifest) or [(1, "")]
     root = manifest.parent / first.strip()
-    if not first.strip() or not os.path.isdir(root):
+    if not first.strip() or not storage.is_dir(root):
         raise InputError(
             f"{manifest}, line 1: expected the folder of the audio files, found {first[:80]!r}"
         )

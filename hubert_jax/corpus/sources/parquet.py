@@ -6,7 +6,6 @@ Needs pyarrow (`pip install hubert_jax[parquet]`). Without an `id` an utterance 
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import re
 import threading
@@ -66,7 +65,8 @@ def discover(
         splits.refuse_several(folder, map(splits.split_of, names))
     found: list[tuple[str, SourceUtterance]] = []
     if paths:
-        top = pathlib.Path(os.path.commonpath([path.parent for path in paths]))
+        shared = (each for each in paths[0].parents if all(each in p.parents for p in paths))
+        top = next(shared)
         if splits.split_of(top.name):  # else rows of train/0.parquet and test/0.parquet share ids
             top = top.parent
         for path in paths:

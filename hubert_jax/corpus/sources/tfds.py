@@ -1,13 +1,13 @@
 """Data sets that TensorFlow Datasets has prepared (`tfds build`); nothing is downloaded here."""
 
 import dataclasses
-import pathlib
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from hubert_jax import storage
 from hubert_jax.corpus.audio_files import Samples
 from hubert_jax.corpus.sources.transcripts import COLUMNS, utterance_of
 from hubert_jax.corpus.sources.utterances import SourceUtterance
@@ -68,7 +68,7 @@ def discover(location: str, data_dir: str) -> list[SourceUtterance]:
         for name in COLUMNS
         if name in builder.info.features and builder.info.features[name].shape == ()
     ]
-    utterances, folder = [], pathlib.Path(builder.data_path)
+    utterances, folder = [], storage.path(builder.data_path)
     for index, values in enumerate(_examples(builder, split, wanted)):
         columns = {
             name: value.decode() if isinstance(value, bytes) else value

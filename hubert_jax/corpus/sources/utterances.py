@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Protocol
 
-from hubert_jax import files
+from hubert_jax import files, storage
 from hubert_jax.corpus.audio_files import Samples
 from hubert_jax.errors import InputError, printable
 
@@ -56,8 +56,16 @@ class SourceUtterance:
         return "its name or speaker has control characters; rename it" if found else ""
 
     def load(self) -> pathlib.Path | bytes | Samples:
-        """What `audio_files.read_waveform` takes; raises InputError where a row is unreadable."""
-        return self.path if self.row is None else self.row.load()
+        """What `audio_files.read_waveform` takes; raises InputError where it is unreadable."""
+        path = self.path
+        if self.row is not None:
+            return self.row.load()
+        if not isinstance(path, storage.BucketPath):
+            return path
+        try:
+            return path.read_bytes()  # one request, and nothing is kept that is read once
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def refuse_duplicates(utterances: Iterable[SourceUtterance]) -> None:
