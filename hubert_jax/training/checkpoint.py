@@ -445,7 +445,7 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 
 
 def _write_checksums(part: os.PathLike) -> None:
-    files.write_json(pathlib.Path(part, _CHECKSUMS), _checksums(pathlib.Path(part)))
+    files.write_json(storage.path(part, _CHECKSUMS), _checksums(storage.path(part)))
 
 
 def _damage(step: pathlib.Path, parts: Sequence[str] = _PARTS) -> str:
@@ -485,7 +485,7 @@ def _checksums(part: pathlib.Path) -> dict[str, str]:
         raise error
 
     walked = os.walk(part, onerror=refuse)
-    below = (pathlib.Path(folder, name) for folder, _, names in walked for name in names)
+    below = (storage.path(folder, name) for folder, _, names in walked for name in names)
     paths = sorted(path for path in below if not _FOREIGN.search(path.relative_to(part).as_posix()))
     for path in paths:
         if not path.is_file() and path.exists():  # a pipe would be waited for

@@ -144,7 +144,7 @@ class ProgressLog:
         """
         if not self._writes:
             return {}
-        rows = [json.loads(line) for line in pathlib.Path(self._file.name).read_text().splitlines()]
+        rows = [json.loads(line) for line in storage.path(self._file.name).read_text().splitlines()]
         found = {name: [[r["step"], r[name]] for r in rows if name in r] for name in _SHOWN}
         return {name: _thinned(points) for name, points in found.items() if points}
 
