@@ -138,6 +138,15 @@ def test_each_library_of_others_has_one_home():
                 assert name in allowed or _room(name) in allowed, f"{name} imports {library}"
 
 
+def test_paths_are_made_in_one_room():
+    """Else a URL would be a local folder."""
+    own = {"command_line", "report.figures"}  # of files beside the code
+    for name, tree in MODULES.items():
+        calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        if _room(name) != "storage" and name not in own:
+            assert not calls & {"pathlib.Path", "Path", "os.listdir", "os.makedirs"}, name
+
+
 def test_the_model_knows_no_mesh_no_files_and_no_platform():
     """But for the one place that chooses kernels, and the one kernel that XLA cannot divide."""
     for name, tree in MODULES.items():

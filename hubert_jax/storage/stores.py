@@ -40,7 +40,7 @@ class Store:
         except ImportError:
             raise InputError(
                 f"{self.scheme}://: needs the package {self.package}, which is not installed; "
-                f"pip install 'hubert_jax[{self.scheme}]'"
+                f"pip install {self.package}"
             ) from None
         # Another process writes as well, and what it writes is to be seen.
         return fsspec.filesystem(self.scheme, use_listings_cache=False, **self._options)

@@ -426,7 +426,7 @@ def _steps(directory: pathlib.Path) -> list[int]:
         if isinstance(directory, storage.BucketPath):
             steps = steps_in(directory)
         else:
-            steps = sorted(int(name) for name in os.listdir(directory) if name.isdecimal())
+            steps = sorted(int(name) for name in storage.names_in(directory) if name.isdecimal())
     except OSError as error:
         steps, why = [], f" ({error.strerror})"
     if directory.name.isdecimal() and not steps:
