@@ -34,7 +34,7 @@ def leased(place: BucketPath, what: str) -> Iterator[None]:
     def renew(version: str) -> None:
         while not ended.wait(RENEWED_SECONDS):
             try:
-                version = place.replace_version(_content(), version)
+                version = _put(place, _content(), version)
             except (FileExistsError, FileNotFoundError):
                 lost.set()
                 break
@@ -70,10 +70,12 @@ def _taken(place: BucketPath, what: str) -> str:
         place.create(mine)
     except FileExistsError:
         with contextlib.suppress(FileExistsError, FileNotFoundError):
-            version = place.found().version
-            left = _seconds_left(place.read_bytes())
+            version, there = place.found().version, place.read_bytes()
+            if there == mine:  # put by a request whose answer was lost
+                return version
+            left = _seconds_left(there)
             if left <= 0:
-                return place.replace_version(mine, version)
+                return _put(place, mine, version)
             raise InputError(
                 f"{place.parent}: another {what} is running there; wait for it or pass another "
                 f"--config.workdir (one that was killed holds {place.name} for {left:.0f} s more)"
@@ -87,6 +89,17 @@ def _taken(place: BucketPath, what: str) -> str:
             f"{place}: cannot be written ({error.strerror}); expected a bucket that you may write"
         ) from None
     return place.found().version
+
+
+def _put(place: BucketPath, content: bytes, version: str) -> str:
+    """As `replace_version`, also where a request was answered but its answer was lost."""
+    try:
+        return place.replace_version(content, version)
+    except FileExistsError:
+        found = place.found().version
+        if place.read_bytes() != content:
+            raise
+        return found
 
 
 def _content() -> bytes:

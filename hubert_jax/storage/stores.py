@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import importlib
+import json
 import os
 import random
 import threading
@@ -16,7 +17,7 @@ from hubert_jax.errors import InputError
 T = TypeVar("T")
 _FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError)
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
-_CHANGED = ("PreconditionFailed", "pre-condition", "ConditionalRequestConflict", "412")
+_CHANGED = ("PreconditionFailed", "pre-condition")
 _LONGEST_SECONDS = 16.0  # between two tries
 
 
@@ -34,14 +35,17 @@ class Store:
     def files(self) -> Any:
         """The service's file system of fsspec. Raises InputError where its package is missing."""
         try:
-            import fsspec
-
             importlib.import_module(self.package)
         except ImportError:
             raise InputError(
                 f"{self.scheme}://: needs the package {self.package}, which is not installed; "
                 f"pip install {self.package}"
             ) from None
+        return self._made()
+
+    def _made(self) -> Any:
+        import fsspec
+
         # Another process writes as well, and what it writes is to be seen.
         return fsspec.filesystem(self.scheme, use_listings_cache=False, **self._options)
 
@@ -64,7 +68,7 @@ class Store:
                         f"{url}: no credentials found ({_reason(error)}); expected those that "
                         f"{self.package} looks for, in the environment or in files of the user"
                     ) from None
-                if "Forbidden" in str(error) or "InvalidAccessKeyId" in str(error):
+                if str(error).startswith("Forbidden"):
                     raise _named(PermissionError(), url) from None
                 if any(sign in f"{error!r}" for sign in _CHANGED):
                     raise FileExistsError(errno.EEXIST, "changed by another", url) from None
@@ -98,9 +102,8 @@ class _Amazon(Store):
     whole = {"max_concurrency": 1}  # else the size is asked first
     _options = {"config_kwargs": {"retries": {"total_max_attempts": 1}}}
 
-    @functools.cached_property
-    def files(self) -> Any:
-        found = super().files
+    def _made(self) -> Any:
+        found = super()._made()
         found.retries = 1
         return found
 
@@ -122,11 +125,11 @@ class _Google(Store):
     package = "gcsfs"
     tries = 1  # gcsfs asks six times by itself
 
-    @functools.cached_property
-    def files(self) -> Any:
-        # Else every request asks what kind of bucket it is, with credentials of another kind.
-        os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
-        return super().files
+    def _made(self) -> Any:
+        from gcsfs.core import GCSFileSystem
+
+        # gcsfs's own choice asks of every request what kind of bucket it is.
+        return GCSFileSystem(use_listings_cache=False)
 
     def version(self, info: dict[str, Any]) -> str:
         return str(info.get("generation", ""))
@@ -134,12 +137,15 @@ class _Google(Store):
     def replace(self, key: str, content: bytes, version: str, url: str) -> str:
         bucket, _, name = key.partition("/")
 
+        described = json.dumps({"name": name}).encode()
+        parts = ((b"application/json", described), (b"application/octet-stream", content))
+        body = b"".join(b"--==\nContent-Type: %b\n\n%b\n" % part for part in parts) + b"--==--"
+
         def put(files: Any) -> str:
             place = f"{files.base.replace('/storage/', '/upload/storage/')}b/{bucket}/o"
-            asked = {"uploadType": "media", "name": name, "ifGenerationMatch": version}
-            return str(
-                files.call("POST", place, data=content, json_out=True, **asked)["generation"]
-            )
+            asked = {"uploadType": "multipart", "ifGenerationMatch": version, "json_out": True}
+            headers = {"Content-Type": 'multipart/related; boundary="=="'}
+            return str(files.call("POST", place, headers=headers, data=body, **asked)["generation"])
 
         return self.ask(put, url)
 

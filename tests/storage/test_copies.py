@@ -133,6 +133,22 @@ def test_a_lease_is_renewed_and_a_lost_one_ends_the_work(bucket, monkeypatch):
     assert place.read_text() == "another's"
 
 
+def test_a_lease_outlives_lost_answers(bucket, bucket_server, monkeypatch):
+    monkeypatch.setattr(leases, "RENEWED_SECONDS", 0.05)
+    place = bucket / ".train.lock"
+    put = storage.BucketPath.replace_version
+
+    def answered_late(self, content, version):
+        put(self, content, version)
+        return put(self, content, version)
+
+    monkeypatch.setattr(storage.BucketPath, "replace_version", answered_late)
+    with storage.leased(place, "training"):
+        first = place.found().version
+        time.sleep(0.4)
+        assert place.found().version != first
+
+
 def test_nothing_makes_a_local_folder_of_a_url(bucket, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with storage.sending_file(bucket / "a") as aside:

@@ -1,8 +1,11 @@
 """Paths of this host and in buckets."""
 
 import errno
+import os
 import pathlib
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -149,6 +152,16 @@ def test_passing_errors_are_waited_out(bucket, bucket_server):
         assert (bucket / f"{number}").read_range(3, 4) == b"tent"
         assert (bucket / f"{number}").stat().st_size == 7
     assert len(bucket.find()) == 20
+
+
+def test_missing_credentials_are_one_line(bucket_server, tmp_path, repository):
+    script = "from hubert_jax import storage; storage.path('s3://bucket/a').read_bytes()"
+    environment = {**os.environ, "AWS_EC2_METADATA_DISABLED": "true", "HOME": str(tmp_path)}
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        del environment[name]
+    command = [sys.executable, "-c", script]
+    found = subprocess.run(command, cwd=repository, env=environment, stderr=subprocess.PIPE)
+    assert b"InputError: s3://bucket/a: no credentials found (" in found.stderr
 
 
 def test_errors_that_stay_name_the_object(bucket, bucket_server, monkeypatch):
