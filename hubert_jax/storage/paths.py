@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from hubert_jax.errors import InputError
-from hubert_jax.storage.stores import SCHEMES, Store, store
+from hubert_jax.storage.stores import SCHEMES, Store
 
 T = TypeVar("T")
 _URL = re.compile(r"([A-Za-z][\w+.-]*)://")
@@ -318,7 +318,7 @@ class BucketPath(pathlib.PosixPath):
     def _store(self) -> Store:
         if not self.is_absolute():
             raise OSError(errno.EINVAL, "not in a bucket", str(self))
-        return store(self.parts[0][:-1])
+        return Store.of(self.parts[0][:-1])
 
     @property
     def _key(self) -> str:

@@ -31,6 +31,11 @@ class Store:
     _options: dict[str, Any] = {}
     _writing = threading.Lock()
 
+    @staticmethod
+    def of(scheme: str) -> "Store":
+        """The service of a scheme of `SCHEMES`."""
+        return _store(scheme, os.getpid())  # a process that was forked has no threads of fsspec
+
     @functools.cached_property
     def files(self) -> Any:
         """The service's file system of fsspec. Raises InputError where its package is missing."""
@@ -152,11 +157,6 @@ class _Google(Store):
 
 _KINDS: dict[str, type[Store]] = {kind.scheme: kind for kind in (_Google, _Amazon, Store)}
 SCHEMES = tuple(_KINDS)
-
-
-def store(scheme: str) -> Store:
-    """The service of a scheme of `SCHEMES`."""
-    return _store(scheme, os.getpid())  # a process that was forked has no threads of fsspec
 
 
 @functools.cache
