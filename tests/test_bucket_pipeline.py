@@ -20,7 +20,7 @@ def corpus(tmp_path, minilibri) -> pathlib.Path:
 
 
 def _run(repository, folder, corpus, workdir) -> str:
-    """The output of a pipeline that begins in an empty folder."""
+    """The output of a pipeline that is started in a folder."""
     arguments = [f"--config.workdir={workdir}", f"--config.stages.prepare.corpus={corpus}"]
     command = [sys.executable, "-m", "hubert_jax.pipeline"]
     found = subprocess.run(
@@ -51,19 +51,20 @@ def test_a_pipeline_in_a_bucket_finds_what_it_finds_in_a_folder(
     for path in corpus.rglob("*"):
         if path.is_file():
             (bucket / "corpus" / path.relative_to(corpus).as_posix()).send(path)
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    _run(repository, empty, corpus, tmp_path / "run")
-    _run(repository, empty, bucket / "corpus", bucket / "run")
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "examples").symlink_to(repository / "examples")  # which the configuration names
+    _run(repository, here, corpus, tmp_path / "run")
+    _run(repository, here, bucket / "corpus", bucket / "run")
     ours, theirs = _results(bucket / "run"), _results(tmp_path / "run")
     for stage in KILLED_STAGES:
         assert ours[stage].replace(str(bucket / "corpus"), "") == theirs[stage].replace(
             str(corpus), ""
         )
     assert "<svg" in (bucket / "run" / "report.html").read_text()
-    assert list(empty.iterdir()) == []  # no folder that is called s3:
+    assert [path.name for path in here.iterdir()] == ["examples"]  # no folder called s3:
 
     bucket_server.requests.clear()
-    output = _run(repository, empty, bucket / "corpus", bucket / "run")
+    output = _run(repository, here, bucket / "corpus", bucket / "run")
     assert all(f"[{stage}] skipped" in output for stage in KILLED_STAGES)
     assert bucket_server.requests["PUT"] < 10 and bucket_server.requests.total() < 1000
