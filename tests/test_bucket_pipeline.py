@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from test_pipeline import BEGINNING, CLOCKS, KILLED_STAGES, _copy_shortest
+from test_pipeline import BEGINNING, CLOCKS, KILLED_STAGES, _copy_shortest, _kill_after
 
 from hubert_jax import storage
 
@@ -19,20 +19,25 @@ def corpus(tmp_path, minilibri) -> pathlib.Path:
     return tmp_path / "corpus"
 
 
-def _run(repository, folder, corpus, workdir) -> str:
-    """The output of a pipeline that is started in a folder."""
+def _start(repository, folder, corpus, workdir) -> subprocess.Popen:
+    """A pipeline that is started in a folder."""
     arguments = [f"--config.workdir={workdir}", f"--config.stages.prepare.corpus={corpus}"]
     command = [sys.executable, "-m", "hubert_jax.pipeline"]
-    found = subprocess.run(
+    return subprocess.Popen(
         [*command, f"--config={repository / BEGINNING}", *arguments],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(repository)},
+        env={**os.environ, "PYTHONPATH": str(repository), "PYTHONUNBUFFERED": "1"},
     )
-    assert found.returncode == 0, found.stdout
-    return found.stdout
+
+
+def _run(*places) -> str:
+    process = _start(*places)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return output
 
 
 def _results(workdir) -> dict:
@@ -55,7 +60,12 @@ def test_a_pipeline_in_a_bucket_finds_what_it_finds_in_a_folder(
     here.mkdir()
     (here / "examples").symlink_to(repository / "examples")  # which the configuration names
     _run(repository, here, corpus, tmp_path / "run")
-    _run(repository, here, bucket / "corpus", bucket / "run")
+    _kill_after(_start(repository, here, bucket / "corpus", bucket / "run"), "step 2/6")
+    assert (bucket / "run" / "it1" / ".train.lock").exists()
+    bucket_server.failing = 0.04
+    output = _run(repository, here, bucket / "corpus", bucket / "run")
+    bucket_server.failing = 0.0
+    assert "[prepare] skipped" in output
     ours, theirs = _results(bucket / "run"), _results(tmp_path / "run")
     for stage in KILLED_STAGES:
         assert ours[stage].replace(str(bucket / "corpus"), "") == theirs[stage].replace(
