@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from absl import logging as absl_logging
 
 import hubert_jax
-from hubert_jax import command_line, files, host_memory
+from hubert_jax import command_line, files, host_memory, storage
 from hubert_jax.errors import CRASHED, Diverged, InputError, Preempted, printable
 
 # Tracing a network makes many objects, few of them garbage; Python's own thresholds (700, 10, 10)
@@ -51,8 +51,9 @@ def main(
     With `listed` it is called with values of that key, and needs no file.
 
     Exit status: 0 when finished, 1 for bad input (one line on standard error), 3 when training
-    diverged, 70 for a crash (with its traceback), such as a lost device, 75 when SIGTERM ended it
-    at a checkpoint, 130 when interrupted from the keyboard.
+    diverged, 70 for a crash (with its traceback), such as a lost device, and (in one line) for a
+    bucket whose service fails, 75 when SIGTERM ended it at a checkpoint, 130 when interrupted from
+    the keyboard.
     """
     arguments = sys.argv[1:]
     schemas = schema if isinstance(schema, tuple) else (schema,)
@@ -92,11 +93,22 @@ def guarded(work: Callable[[], Any]) -> None:
             where = f"{error.filename}: " if error.filename else ""
             remedy = "make room or make it writable, and give the same command again"
             _fail("error", f"{where}cannot be written ({error.strerror or error}); {remedy}", 1)
+        if isinstance(error, OSError) and (line := _of_service(error)):
+            _fail("error", line, 1 if isinstance(error, PermissionError) else CRASHED)
         if others := _others():
             others.await_cause()
         traceback.print_exc()
         _tell_others("crashed", repr(error), CRASHED)
         sys.exit(CRASHED)  # who starts jobs again tries a crash again, and bad input never
+
+
+def _of_service(error: OSError) -> str:
+    """What to say where a bucket's service does not do what it is asked; "" for other errors."""
+    kinds = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
+    url = error.filename
+    if not isinstance(url, str) or not storage.is_url(url) or isinstance(error, kinds):
+        return ""
+    return f"{url}: {error.strerror}; the service refused it, whatever was tried: look at its state"
 
 
 def _fail(kind: str, error: Any, status: int) -> NoReturn:

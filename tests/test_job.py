@@ -1,5 +1,6 @@
 """Jobs as a user calls them: from the repository's root, in a process of their own."""
 
+import errno
 import os
 import re
 import subprocess
@@ -69,6 +70,20 @@ def test_a_crash_is_shown_whole_and_has_a_status_of_its_own(capsys):
         job.guarded(lose)
     told = capsys.readouterr().err
     assert told.startswith("Traceback") and told.endswith("RuntimeError: the device is lost\n")
+
+
+@pytest.mark.parametrize(("kind", "status"), [(OSError, "70"), (PermissionError, "1")])
+def test_a_bucket_that_fails_is_one_line(capsys, kind, status):
+    """The same command may be given again once the service works."""
+
+    def write():
+        raise kind(errno.EIO, "slow down", "s3://bucket/a")
+
+    with pytest.raises(SystemExit, match=status):
+        job.guarded(write)
+    told = capsys.readouterr().err
+    assert told.startswith("error: s3://bucket/a: slow down; the service refused it")
+    assert told.count("\n") == 1
 
 
 def test_a_full_disk_is_one_line_also_where_numpy_tells(capsys):

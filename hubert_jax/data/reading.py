@@ -46,8 +46,7 @@ class RecordReader:
         names = [shard.file for shard in manifest.shards]
         self._columns = [(audio_dir, names, self.index.locations)]
         self._copies: dict[pathlib.Path, pathlib.Path] = {}
-        bytes_of_audio = int(self.index.locations.begins[-1])
-        self._copies_audio = not storage.is_url(audio_dir) or 2 * bytes_of_audio <= cache.bound()
+        self._copies_audio = 2 * int(self.index.locations.begins[-1]) <= cache.bound()
         names = [manifests.label_file(name) for name in names]
         for folder, labels in label_sets:
             self._columns.append((folder, names, read_label_index(folder, labels)))

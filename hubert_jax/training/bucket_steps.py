@@ -8,7 +8,6 @@ import pathlib
 from collections.abc import Callable
 
 from hubert_jax import storage
-from hubert_jax.errors import InputError
 
 _MARKER = "_CHECKPOINT_METADATA"  # of a step: comes last, goes first
 
@@ -45,7 +44,7 @@ class BucketSteps:
         self._sending = self._pool.submit(self._send, written, best)
 
     def wait(self) -> None:
-        """Waits for what is being sent; raises InputError where it cannot be."""
+        """Waits for what is being sent; raises OSError where it cannot be."""
         if self._sending is not None:
             sending, self._sending = self._sending, None
             sending.result()
@@ -57,16 +56,10 @@ class BucketSteps:
 
     def _send(self, written: Callable[[], None], best: int | None) -> None:
         written()
-        try:
-            self._copy.push(_MARKER, lambda name: name.partition("/")[0].isdecimal())
-            steps = steps_in(self._directory)
-            for step in set(steps) - {*steps[-self._keep :], best}:
-                storage.remove_tree(self._directory / str(step), markers=(_MARKER,))
-        except OSError as error:
-            raise InputError(
-                f"{error.filename}: a checkpoint cannot be written ({error.strerror}); give the "
-                "same command again"
-            ) from None
+        self._copy.push(_MARKER, lambda name: name.partition("/")[0].isdecimal())
+        steps = steps_in(self._directory)
+        for step in set(steps) - {*steps[-self._keep :], best}:
+            storage.remove_tree(self._directory / str(step), markers=(_MARKER,))
 
 
 def steps_in(directory: storage.BucketPath) -> list[int]:

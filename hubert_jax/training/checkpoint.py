@@ -234,7 +234,10 @@ class Checkpoints:
         self._manager.reload()
 
     def close(self) -> None:
-        """Waits for saves under way and closes; raises InputError where one cannot be written."""
+        """Waits for saves under way and closes; raises InputError where one cannot be written.
+
+        Where a bucket does not take it, that is an OSError.
+        """
         with self._writing():
             self._manager.wait_until_finished()
         self._manager.close()

@@ -10,7 +10,7 @@ import numpy as np
 
 from hubert_jax import distributed, files, storage
 from hubert_jax.data.scalars import ScalarWriter
-from hubert_jax.errors import Diverged, InputError
+from hubert_jax.errors import Diverged
 
 _SHOWN = ("loss", "masked_loss", "masked_accuracy", "unmasked_accuracy", "learning_rate")
 _EARLY_STEPS = 10  # after which the first estimate of a run's time is made
@@ -111,13 +111,10 @@ class ProgressLog:
             self.keep()
 
     def keep(self) -> None:
-        """Sends what was logged so far, if it goes to a bucket; raises InputError if it cannot."""
+        """Sends what was logged so far, if it goes to a bucket; raises OSError if it cannot."""
         self._kept = time.monotonic()
-        try:
-            if self._copy:
-                self._copy.push()
-        except OSError as error:
-            raise InputError(f"{error.filename}: cannot be written ({error.strerror})") from None
+        if self._copy:
+            self._copy.push()
 
     def _to_go(self, done: int, left: int) -> str:
         """H:MM:SS that `left` steps take if they take as long as those `done` have."""

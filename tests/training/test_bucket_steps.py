@@ -96,15 +96,14 @@ def test_a_second_training_in_a_bucket_is_refused(bucket, speech_split, speech_l
             _run(bucket, speech_split, speech_labels)
 
 
-def test_a_checkpoint_that_a_bucket_does_not_take_is_one_line(bucket, bucket_server, monkeypatch):
+def test_a_checkpoint_that_a_bucket_does_not_take_is_told(bucket, bucket_server, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     checkpoints = Checkpoints(bucket / "checkpoints")
     bucket_server.failing = 1.0
     checkpoints.save(1, {"a": np.zeros(3)}, {})
-    with pytest.raises(
-        InputError, match=rf"{bucket}.*: a checkpoint cannot be written \(.*\); giv"
-    ):
+    with pytest.raises(OSError) as told:
         checkpoints.close()
+    assert told.value.filename.startswith(str(bucket / "checkpoints" / "1"))
 
 
 def test_several_processes_are_refused(bucket, monkeypatch):
