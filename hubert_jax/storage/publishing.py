@@ -5,6 +5,7 @@ one goes first, the new one comes last, and who reads takes a folder without it 
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import pathlib
@@ -13,10 +14,13 @@ import secrets
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from hubert_jax.storage import cache
 from hubert_jax.storage.paths import BucketPath, in_parallel
+
+_YOUNG_SECONDS = 60  # in which a folder that was made is locked
 
 
 @contextlib.contextmanager
@@ -58,8 +62,24 @@ def _send_files(folder: pathlib.Path, goal: BucketPath, names: list[str], marker
 def _aside() -> Iterator[pathlib.Path]:
     where = cache.folder() / "aside"
     where.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=where) as folder:
+    for left in where.iterdir():
+        with contextlib.suppress(OSError):  # another process removes it
+            if time.time() - left.stat().st_mtime > _YOUNG_SECONDS:
+                with _locked(left):
+                    shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=where) as folder, _locked(pathlib.Path(folder)):
         yield pathlib.Path(folder)
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+    """Raises BlockingIOError where a process that lives has locked it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class WorkingCopy:

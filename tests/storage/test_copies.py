@@ -52,6 +52,19 @@ def test_a_file_that_fails_is_not_sent(memory):
     assert list((cache.folder() / "aside").iterdir()) == []
 
 
+def test_what_a_killed_process_left_is_swept_away(memory):
+    left = cache.folder() / "aside" / "left"
+    left.mkdir(parents=True)
+    os.utime(left, (0, 0))
+    with storage.sending_file(memory / "a") as aside:
+        assert not left.exists()
+        os.utime(aside.parent, (0, 0))
+        with storage.sending_file(memory / "b") as other:
+            other.write_text("2")
+        aside.write_text("1")
+    assert sorted(memory.find()) == ["a", "b"]
+
+
 def test_a_folder_is_sent_with_its_marker_last(bucket, monkeypatch):
     for name in ("manifest.json", "old"):
         (bucket / name).write_text("before")
