@@ -240,7 +240,9 @@ def _keep_compiled(workdir: pathlib.Path) -> None:
     import jax
 
     if not jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]
-        jax.config.update("jax_compilation_cache_dir", str(workdir / "compiled"))
+        # On this host: of buckets JAX uses TensorFlow's file systems, which lack s3://.
+        compiled = storage.scratch(workdir / "compiled")
+        jax.config.update("jax_compilation_cache_dir", str(compiled))
 
 
 if __name__ == "__main__":
