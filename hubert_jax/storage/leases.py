@@ -19,14 +19,16 @@ from hubert_jax.storage.paths import BucketPath
 RENEWED_SECONDS = 60.0
 _LASTS = 3  # times as long
 _INSISTS_SECONDS = 0.5
+_LOOKS_SECONDS = 2.0
 
 
 @contextlib.contextmanager
 def leased(place: BucketPath, what: str) -> Iterator[None]:
     """Raises InputError where another `what` holds the lease of an object, which is created.
 
-    One that is killed holds it for three minutes more, unless it was on this host. Raises
-    InputError, too, where another has taken the lease meanwhile, as after a long suspension.
+    One that was killed elsewhere holds it for three minutes, which are waited for, as long as it is
+    not renewed. Raises InputError, too, where another has taken the lease meanwhile, as after a
+    long suspension.
     """
     version = _taken(place, what)
     ended, lost = threading.Event(), threading.Event()
@@ -65,30 +67,38 @@ def leased(place: BucketPath, what: str) -> Iterator[None]:
 
 def _taken(place: BucketPath, what: str) -> str:
     """The version of the lease once it is this process's."""
-    mine = _content()
-    try:
-        place.create(mine)
-    except FileExistsError:
-        with contextlib.suppress(FileExistsError, FileNotFoundError):
-            version, there = place.found().version, place.read_bytes()
-            if there == mine:  # put by a request whose answer was lost
-                return version
-            left = _seconds_left(there)
-            if left <= 0:
-                return _put(place, mine, version)
+    mine, held = _content(), ""
+    while True:
+        try:
+            place.create(mine)
+        except FileExistsError:
+            pass
+        except OSError as error:
             raise InputError(
-                f"{place.parent}: another {what} is running there; wait for it or pass another "
-                f"--config.workdir (one that was killed holds {place.name} for {left:.0f} s more)"
+                f"{place}: cannot be written ({error.strerror}); expected a bucket that you may "
+                "write"
             ) from None
-        raise InputError(
-            f"{place.parent}: another {what} has just begun or ended there; wait for it or pass "
-            "another --config.workdir"
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f"{place}: cannot be written ({error.strerror}); expected a bucket that you may write"
-        ) from None
-    return place.found().version
+        with contextlib.suppress(FileExistsError, FileNotFoundError):  # it changes right now
+            version, there = place.found().version, place.read_bytes()
+            if there == mine:
+                return version
+            owner, left = _owner(there)
+            if left <= 0:
+                mine = _content()
+                return _put(place, mine, version)
+            if not held:
+                held = version
+                print(
+                    f"{place.parent}: a {what} has been running there, {owner}; waits until it "
+                    f"gives a sign or {left:.0f} s are over",
+                    flush=True,
+                )
+            elif version != held:
+                raise InputError(
+                    f"{place.parent}: another {what} is running there, {owner}; wait for it or "
+                    "pass another --config.workdir"
+                )
+            time.sleep(min(left, _LOOKS_SECONDS))
 
 
 def _put(place: BucketPath, content: bytes, version: str) -> str:
@@ -108,21 +118,21 @@ def _content() -> bytes:
     return json.dumps(owner).encode()
 
 
-def _seconds_left(content: bytes) -> float:
-    """How long a lease lasts; not any longer for a process of this host that is gone."""
+def _owner(content: bytes) -> tuple[str, float]:
+    """Who holds a lease and for how long yet: 0 for a process of this host that is gone."""
     try:
         owner = dict(json.loads(content))
         left, process = float(owner["until"]) - time.time(), int(owner["process"])
     except (ValueError, TypeError, KeyError):
-        return 0.0
+        return "", 0.0
     if owner.get("host") == _host():
         try:
             os.kill(process, 0)
         except ProcessLookupError:
-            return 0.0
+            left = 0.0
         except OSError:
             pass
-    return left
+    return f"process {process} of {str(owner.get('host')).split(' ')[0]}", left
 
 
 def _host() -> str:

@@ -6,11 +6,9 @@ one goes first, the new one comes last, and who reads takes a folder without it 
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import pathlib
 import posixpath
-import secrets
 import shutil
 import tempfile
 import threading
@@ -60,6 +58,7 @@ def _send_files(folder: pathlib.Path, goal: BucketPath, names: list[str], marker
 
 @contextlib.contextmanager
 def _aside() -> Iterator[pathlib.Path]:
+    """Yields a new folder, which is removed; those of processes that were killed are, too."""
     where = cache.folder() / "aside"
     where.mkdir(exist_ok=True)
     for left in where.iterdir():
@@ -86,18 +85,14 @@ class WorkingCopy:
     """A local folder for what writes one by itself; `push` sends what has changed since.
 
     It begins with those of `goal`'s objects that `names` lists, as far as they are there. One
-    process at a time writes them, as a lease says.
+    process at a time sends them, as a lease says.
     """
 
     def __init__(self, goal: BucketPath, names: Sequence[str] = ()) -> None:
         self.goal = goal
-        key = hashlib.sha256("\n".join([str(goal), *names]).encode()).hexdigest()[:16]
-        where = cache.folder() / "working"
-        where.mkdir(exist_ok=True)
-        for left in where.glob(f"{key}-*"):  # of a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
-        self.local = where / f"{key}-{secrets.token_hex(4)}" / goal.name
-        self.local.mkdir(parents=True)
+        self._open = contextlib.ExitStack()
+        self.local = self._open.enter_context(_aside()) / goal.name
+        self.local.mkdir()
         self._sent: dict[str, tuple[int, int]] = {}
         self._pushing = threading.Lock()
         for name in names:
@@ -130,7 +125,7 @@ class WorkingCopy:
 
     def close(self) -> None:
         """Removes the local folder."""
-        shutil.rmtree(self.local.parent, ignore_errors=True)
+        self._open.close()
 
 
 def _stamp(file: pathlib.Path) -> tuple[int, int]:

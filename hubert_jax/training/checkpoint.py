@@ -99,21 +99,18 @@ class _Step:
 class Checkpoints:
     """The newest `keep` checkpoints of one run, and its best, in a directory that is created.
 
-    All processes of a run save together, unless it is done `alone` by one of them. Raises
-    InputError for several of them and a directory in a bucket.
+    All processes of a run save together, unless it is done `alone` by one of them. In a bucket the
+    first process writes what the others have, too, and each reads a copy of its own.
     """
 
     def __init__(self, directory: str | os.PathLike, keep: int = 2, alone: bool = False) -> None:
         self._directory = self._local = storage.path(directory).absolute()
         self._bucket: BucketSteps | None = None
+        self._gathers = False
         if isinstance(self._directory, storage.BucketPath):
-            if jax.process_count() > 1 and not alone:
-                raise InputError(
-                    f"{self._directory}: a bucket, in which several processes cannot save one "
-                    "checkpoint yet; expected a workdir in a folder that all hosts share"
-                )
             self._bucket = BucketSteps(self._directory, keep)
             self._local = self._bucket.local
+            self._gathers, alone = jax.process_count() > 1 and not alone, True
         self._keep, self._best = keep, _Step()
         self._failure: Exception | None = None
         policies = ocp.checkpoint_managers
@@ -147,6 +144,10 @@ class Checkpoints:
         The best checkpoint is that of the step `metadata["validation"]["best"]["step"]`. Raises
         InputError where it, or the one before, cannot be written.
         """
+        if self._gathers:
+            state = _whole(state)
+            if not distributed.is_first():
+                return
         needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         free = shutil.disk_usage(self._local).free
         if free < needed:  # orbax may wait forever for a write that failed
@@ -195,8 +196,8 @@ class Checkpoints:
         are moved beside the directory, so that their steps can be saved again. None without any
         checkpoint; InputError, and nothing is moved, where none can be read.
         """
-        there = self._bucket.steps() if self._bucket else self._manager.all_steps()
-        steps = sorted(there, reverse=True)
+        there = self._bucket.steps if self._bucket else self._manager.all_steps
+        steps = sorted(distributed.from_first(lambda: [*there()]), reverse=True)
         if not steps:
             return None
         step, (checked, state) = _first_readable(
@@ -213,8 +214,9 @@ class Checkpoints:
         if self._bucket:
             self._bucket.fetch(step)
             self._manager.reload()
-        # One process reads all bytes for the others.
-        damage = distributed.from_first(lambda: _damage(self._local / str(step)))
+        path = self._local / str(step)
+        # One process reads all bytes for the others, unless each has its own.
+        damage = _damage(path) if self._bucket else distributed.from_first(lambda: _damage(path))
         if damage:
             raise ValueError(damage)
         return check(self.metadata(step))
@@ -227,8 +229,8 @@ class Checkpoints:
                 aside = self._directory.with_name(f"damaged-{step}")
                 storage.remove_tree(aside, ignore_errors=True)
                 (self._directory / str(step)).rename(aside)
-                if self._bucket:
-                    shutil.rmtree(self._local / str(step))
+        for step in steps if self._bucket else ():
+            shutil.rmtree(self._local / str(step))
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("damaged checkpoints are set aside")
         self._manager.reload()
@@ -406,6 +408,18 @@ def _together(read: Callable[[], Any]) -> Any:
     if first := distributed.from_first(lambda: next(filter(None, problems), "")):
         raise ValueError(first)
     return found
+
+
+def _whole(state: Any) -> Any:
+    """What is divided among processes, whole: leaf by leaf, kept by the first process alone."""
+
+    def whole(leaf: Any) -> Any:
+        found = leaf
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            found = multihost_utils.process_allgather(leaf, tiled=True)
+        return np.asarray(found) if distributed.is_first() else None
+
+    return jax.tree.map(whole, state)
 
 
 def _best_step(metadata: dict) -> int | None:

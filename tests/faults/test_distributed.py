@@ -1,6 +1,7 @@
 """Two processes that train together do what one process with both devices does."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -21,6 +22,23 @@ JOB = ("-m", "hubert_jax.train")
 IMPATIENT = """
 from hubert_jax import distributed, job, train
 distributed._SHOW_SECONDS = 2
+job.main("train", train.TrainConfig, train.run)
+"""
+# Is told to end while it reads the third batch.
+PREEMPTED = """
+import os, signal
+from hubert_jax import job, train
+from hubert_jax.data import batches
+
+read = batches.pretraining_batches
+
+def disturbed(*arguments, **named):
+    for number, batch in enumerate(read(*arguments, **named)):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield batch
+
+batches.pretraining_batches = disturbed
 job.main("train", train.TrainConfig, train.run)
 """
 
@@ -136,3 +154,30 @@ def test_processes_that_differ_end_before_the_first_step(
         assert process.returncode == 1 and process.stderr.count("\n") == 1, process.stderr
         assert line in process.stderr
     assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+def test_two_processes_save_in_a_bucket_what_is_divided_between_them(
+    together, values, bucket, tmp_path
+):
+    """As in a folder that both share, also when they are preempted."""
+    values = values | dict(mesh=dict(data=1, fsdp=2))
+    folder, run = tmp_path / "folder", bucket / "run"
+    assert [each.returncode for each in together(folder, values, [JOB] * 2)] == [0, 0]
+    done = together(run, values, [JOB, ("-c", PREEMPTED)])
+    assert [each.returncode for each in done] == [75, 75], done
+    saved = int(re.search(r"SIGTERM; step (\d+) is saved", done[0].stderr)[1])
+    assert checkpoint.read_metadata(run / "train/checkpoints")["step"] == saved < STEPS
+    done = together(run, values, [JOB] * 2)
+    assert [each.returncode for each in done] == [0, 0], done
+    assert all(f"resumed from the checkpoint of step {saved}" in each.stdout for each in done[:1])
+    assert _lines(run)[-1]["step"] == STEPS
+    ours, theirs = (
+        checkpoint.restore_parameters(each / "train/checkpoints")[0] for each in (run, folder)
+    )
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    (run / "train/checkpoints" / str(STEPS) / "state/sha256.json").write_bytes(b"{")
+    (run / "train/result.json").unlink()
+    done = together(run, values, [JOB] * 2)
+    assert [each.returncode for each in done] == [0, 0], done
+    assert f"checkpoint {STEPS} cannot be read" in done[0].stdout
+    assert (run / "train" / f"damaged-{STEPS}").is_dir()

@@ -7,6 +7,7 @@ import pytest
 
 from hubert_jax import storage
 from hubert_jax.errors import InputError
+from hubert_jax.storage import leases
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,9 @@ def test_objects_are_read_and_listed(google, tmp_path, monkeypatch):
     assert missing.value.filename == "gs://bucket/folder/manifest.json"
 
 
-def test_one_holds_a_lease(google):
+def test_one_holds_a_lease(google, monkeypatch):
+    monkeypatch.setattr(leases, "RENEWED_SECONDS", 0.2)
+    monkeypatch.setattr(leases, "_LOOKS_SECONDS", 0.1)
     place = google / "lock"
     place.create(b"one")
     with pytest.raises(FileExistsError):
