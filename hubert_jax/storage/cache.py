@@ -23,8 +23,10 @@ _fetched = 0  # bytes since the folder was looked through
 
 def folder() -> pathlib.Path:
     """The folder of copies, which nobody else may enter; raises InputError where it cannot be."""
-    default = os.path.join(tempfile.gettempdir(), f"hubert_jax-{os.getuid()}")
-    return _made(os.environ.get("HUBERT_JAX_CACHE") or default)
+    if given := os.environ.get("HUBERT_JAX_CACHE"):
+        return _made(given)
+    # A link there may be anybody's.
+    return _made(os.path.join(tempfile.gettempdir(), f"hubert_jax-{os.getuid()}"), links=False)
 
 
 def bound() -> int:
@@ -36,11 +38,11 @@ def bound() -> int:
 
 
 @functools.cache
-def _made(name: str) -> pathlib.Path:
+def _made(name: str, links: bool = True) -> pathlib.Path:
     found = pathlib.Path(name).absolute()
     try:
         found.mkdir(parents=True, exist_ok=True, mode=0o700)
-        mine = found.stat().st_uid == os.getuid()
+        mine = os.stat(found, follow_symlinks=links).st_uid == os.getuid()
     except OSError as error:
         raise InputError(
             f"HUBERT_JAX_CACHE={name}: cannot be made ({error.strerror}); expected a folder for "
@@ -107,19 +109,22 @@ def _place(source: BucketPath, version: str) -> pathlib.Path:
 
 
 def _copy(source: BucketPath, size: int, version: str) -> pathlib.Path:
-    target = _place(source, version)
-    with contextlib.suppress(FileNotFoundError):
-        os.utime(target)  # used last now
-        return target
-    _make_room(size)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{secrets.token_hex(8)}")
-    try:
-        source.fetch(aside)
-        os.replace(aside, target)
-    finally:
-        aside.unlink(missing_ok=True)
-    return target
+    while True:
+        target = _place(source, version)
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(target)  # used last now
+            return target
+        _make_room(size)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        aside = target.with_name(f".{secrets.token_hex(8)}")
+        try:
+            source.fetch(aside)
+            if (found := source.found()) == (size, version):
+                os.replace(aside, target)
+                return target
+        finally:
+            aside.unlink(missing_ok=True)
+        size, version = found  # it was replaced while it was fetched
 
 
 def _make_room(size: int) -> None:

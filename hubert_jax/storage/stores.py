@@ -63,7 +63,7 @@ class Store:
         for left in reversed(range(self.tries)):
             try:
                 return request(self.files)
-            except InputError:
+            except (InputError, TypeError, AttributeError, MemoryError):
                 raise
             except _FINAL as error:
                 raise _named(error, url) from None

@@ -177,3 +177,19 @@ def test_nothing_makes_a_local_folder_of_a_url(bucket, tmp_path, monkeypatch):
     (bucket / "b").mkdir(parents=True, exist_ok=True)
     storage.local(bucket)
     assert list(pathlib.Path().iterdir()) == []
+
+
+def test_a_copy_is_of_one_version(memory, monkeypatch):
+    path = memory / "a"
+    path.write_text("old")
+    fetch, fetched = storage.BucketPath.fetch, []
+
+    def replaced(self, file):
+        fetch(self, file)
+        fetched.append(file)
+        if len(fetched) == 1:
+            path.write_text("another")
+
+    monkeypatch.setattr(storage.BucketPath, "fetch", replaced)
+    assert storage.local(path).read_text() == "another" and len(fetched) == 2
+    assert storage.local(path).read_text() == "another" and len(fetched) == 2
