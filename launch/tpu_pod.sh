@@ -3,7 +3,8 @@
 #
 #   create NAME TYPE [--spot]   asks for a slice, such as v5litepod-128 or v5p-256, and waits for it
 #   install NAME SOURCE         clones SOURCE (a git URL, or URL#BRANCH) on every host, installs it
-#   mount NAME SERVER:/SHARE    mounts one NFS share (Filestore) as /mnt/shared on every host
+#   mount NAME SERVER:/SHARE    mounts one NFS share (Filestore) as /mnt/shared on every host, unless
+#                               corpus and workdir are in a bucket
 #   run NAME JOB [FLAGS]        starts python -m JOB FLAGS on every host, again after a preemption
 #   logs NAME                   follows the first host's output
 #   stop NAME                   SIGTERM: the job saves its step and ends
@@ -59,7 +60,7 @@ install)
     [[ $1 != *#* ]] || branch="--branch=${1##*#}"
     on all "set -e; rm -rf hubert_jax; git clone --depth=1 $branch $source hubert_jax; cd hubert_jax; \
 sudo apt-get -qq install -y python3-venv; python3 -m venv .venv; \
-.venv/bin/python -m pip install --quiet --requirement requirements.txt --editable '.[tpu]'"
+.venv/bin/python -m pip install --quiet --requirement requirements.txt --editable '.[tpu,gs]'"
     ;;
 mount)
     [[ $# -eq 1 ]] || usage

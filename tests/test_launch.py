@@ -158,8 +158,8 @@ def test_a_job_under_slurm(call, program, tmp_path):
 
 
 def test_a_set_of_pods(repository):
-    def printed(*arguments):
-        asked = ["--name=large", "--image=i", "--hosts=16", "--claim=c", *arguments, "--", *JOB]
+    def printed(*arguments, place="--claim=c"):
+        asked = ["--name=large", "--image=i", "--hosts=16", place, *arguments, "--", *JOB]
         command = [sys.executable, "-m", "launch.kubernetes.jobset", *asked]
         done = subprocess.run(command, cwd=repository, capture_output=True, text=True)
         return done, json.loads(done.stdout or "null")
@@ -185,6 +185,14 @@ def test_a_set_of_pods(repository):
         container = job["template"]["spec"]["containers"][0]
         assert container["resources"]["limits"] == chips
         assert container["args"] == [*JOB, *(f"--config.distributed.{each}" for each in last)]
+        assert job["template"]["spec"]["volumes"][0]["persistentVolumeClaim"] == {"claimName": "c"}
+    done, found = printed("--secret=keys", place="--account=writer")  # of a bucket
+    assert done.returncode == 0, done.stderr
+    pod = found["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == "writer" and "emptyDir" in pod["volumes"][0]
+    (container,) = pod["containers"]
+    assert container["envFrom"] == [{"secretRef": {"name": "keys"}}]
+    assert {"name": "HUBERT_JAX_CACHE", "value": "/shared/copies"} in container["env"]
     for name in ("Large", "large_run", "1st", "run-", "x" * 48):
         done, _ = printed(f"--name={name}")
         assert done.returncode == 2 and "expected at most 47 of a-z, 0-9 and -" in done.stderr

@@ -5,8 +5,11 @@
         --config.workdir=/shared/large | kubectl apply -f -
 
 Every host runs a pod, with all of its chips. The claim is a volume that all hosts may write at
-once (ReadWriteMany), at /shared. A pod that is preempted, or whose node fails, starts the whole set
-again from the last checkpoint, at most --restarts times; bad input and a diverged training end it.
+once (ReadWriteMany), at /shared. Without one the workdir is in a bucket, and /shared, for copies of
+what is there, is each pod's own; --secret and --account say who may read and write the bucket.
+
+A pod that is preempted, or whose node fails, starts the whole set again from the last checkpoint,
+at most --restarts times; bad input and a diverged training end it.
 The cluster needs the JobSet controller.
 """
 
@@ -44,11 +47,15 @@ def job_set(asked: argparse.Namespace) -> dict[str, Any]:
             last,
             "--config.distributed.index=$(JOB_COMPLETION_INDEX)",
         ]
+    places = {"JAX_COMPILATION_CACHE_DIR": "/shared/compiled"}
+    if not asked.claim:
+        places["HUBERT_JAX_CACHE"] = "/shared/copies"
     container = {
         "name": "job",
         "image": asked.image,
         "args": [*asked.command, *distributed],
-        "env": [{"name": "JAX_COMPILATION_CACHE_DIR", "value": "/shared/compiled"}],
+        "env": [{"name": name, "value": place} for name, place in places.items()],
+        "envFrom": [{"secretRef": {"name": name}} for name in asked.secret],
         "ports": [{"containerPort": _PORT}],
         "resources": {"limits": chips},
         "volumeMounts": [
@@ -56,13 +63,16 @@ def job_set(asked: argparse.Namespace) -> dict[str, Any]:
             {"name": "memory", "mountPath": "/dev/shm"},
         ],
     }
+    claim = {"persistentVolumeClaim": {"claimName": asked.claim}}
+    shared: dict[str, Any] = claim if asked.claim else {"emptyDir": {}}
     pod = {
+        **({"serviceAccountName": asked.account} if asked.account else {}),
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 120,  # in which a training saves its step
         "nodeSelector": selector,
         "containers": [container],
         "volumes": [
-            {"name": "shared", "persistentVolumeClaim": {"claimName": asked.claim}},
+            {"name": "shared", **shared},
             {"name": "memory", "emptyDir": {"medium": "Memory"}},  # NCCL's
         ],
     }
@@ -96,7 +106,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--name", required=True, help="of the set; also of its network")
     parser.add_argument("--image", required=True, help="made by launch/kubernetes/Dockerfile")
     parser.add_argument("--hosts", type=int, required=True, help="machines, a pod each")
-    parser.add_argument("--claim", required=True, help="PersistentVolumeClaim, ReadWriteMany")
+    parser.add_argument("--claim", default="", help="PersistentVolumeClaim, ReadWriteMany")
+    parser.add_argument("--account", default="", help="ServiceAccount, such as of a bucket's users")
+    parser.add_argument(
+        "--secret", action="append", default=[], help="whose keys are variables of the environment"
+    )
     parser.add_argument("--tpu", default="", help="GKE's ACCELERATOR/TOPOLOGY; without it, GPUs")
     parser.add_argument("--chips", type=int, default=0, help="of a host; 4 TPUs or 8 GPUs")
     parser.add_argument("--restarts", type=int, default=100, help="after preemptions and failures")
