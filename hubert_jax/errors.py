@@ -28,6 +28,14 @@ def printable(text: str) -> str:
     )
 
 
+class Unavailable(Exception):
+    """A service, such as that of a bucket, does not do what it is asked, whatever was tried.
+
+    The message is one line: of what, and why. Jobs print it and exit with `CRASHED`: nothing is
+    wrong with what they were given, and the same command goes on later.
+    """
+
+
 class Diverged(Exception):
     """Training left the finite numbers.
 

@@ -18,7 +18,14 @@ from absl import logging as absl_logging
 
 import hubert_jax
 from hubert_jax import command_line, files, host_memory, storage
-from hubert_jax.errors import CRASHED, Diverged, InputError, Preempted, printable
+from hubert_jax.errors import (
+    CRASHED,
+    Diverged,
+    InputError,
+    Preempted,
+    Unavailable,
+    printable,
+)
 
 # Tracing a network makes many objects, few of them garbage; Python's own thresholds (700, 10, 10)
 # have it look through all of them for a tenth of the time.
@@ -82,6 +89,8 @@ def guarded(work: Callable[[], Any]) -> None:
         _fail("diverged", error, 3)
     except Preempted as error:
         _fail("preempted", error, 75)
+    except Unavailable as error:
+        _fail("error", error, CRASHED)
     except KeyboardInterrupt:
         _fail("interrupted", "", 130)
     except Exception as error:
@@ -93,22 +102,13 @@ def guarded(work: Callable[[], Any]) -> None:
             where = f"{error.filename}: " if error.filename else ""
             remedy = "make room or make it writable, and give the same command again"
             _fail("error", f"{where}cannot be written ({error.strerror or error}); {remedy}", 1)
-        if isinstance(error, OSError) and (line := _of_service(error)):
-            _fail("error", line, 1 if isinstance(error, PermissionError) else CRASHED)
+        if isinstance(error, PermissionError) and storage.is_url(error.filename):
+            _fail("error", f"{error.filename}: {error.strerror}; expected credentials that may", 1)
         if others := _others():
             others.await_cause()
         traceback.print_exc()
         _tell_others("crashed", repr(error), CRASHED)
         sys.exit(CRASHED)  # who starts jobs again tries a crash again, and bad input never
-
-
-def _of_service(error: OSError) -> str:
-    """What to say where a bucket's service does not do what it is asked; "" for other errors."""
-    kinds = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError)
-    url = error.filename
-    if not isinstance(url, str) or not storage.is_url(url) or isinstance(error, kinds):
-        return ""
-    return f"{url}: {error.strerror}; the service refused it, whatever was tried: look at its state"
 
 
 def _fail(kind: str, error: Any, status: int) -> NoReturn:

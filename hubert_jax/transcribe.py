@@ -178,7 +178,8 @@ def _targets(names: Iterable[str]) -> dict[str, pathlib.PurePosixPath]:
     """
     paths = {}
     for name in names:
-        parts = pathlib.PurePosixPath(name.lstrip("/")).parts
+        _, _, below = name.partition("://")
+        parts = pathlib.PurePosixPath((below or name).lstrip("/")).parts
         paths[name] = pathlib.PurePosixPath(*(part for part in parts if part != ".."))
     wanted = collections.Counter(path.with_suffix("") for path in paths.values())
     wanted.update({*paths.values()})

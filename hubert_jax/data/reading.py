@@ -10,7 +10,7 @@ import google_crc32c
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from hubert_jax import storage
+from hubert_jax import files, storage
 from hubert_jax.data import encoding, manifests, records
 from hubert_jax.data.index import read_index, read_label_index
 from hubert_jax.data.manifests import AudioManifest, LabelManifest
@@ -169,6 +169,8 @@ class RecordReader:
             found = self._copy(path) if isinstance(path, storage.BucketPath) else path
             descriptor = os.open(found, os.O_RDONLY)
         except OSError as error:
+            if error.errno in files.UNWRITABLE:  # where copies are kept
+                raise
             raise _Damage(f"{path}: cannot be read ({error.strerror}); {records.REMEDY}") from None
         opened.callback(os.close, descriptor)
         return descriptor

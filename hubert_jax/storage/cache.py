@@ -12,18 +12,22 @@ import secrets
 import shutil
 import tempfile
 import threading
+import time
 
 from hubert_jax.errors import InputError
 from hubert_jax.storage.paths import BucketPath, in_parallel, path
 
 _BYTES = 50 * 10**9
+_YOUNG_SECONDS = 60.0  # in which what was used stays, so that it can be opened
 _making_room = threading.Lock()
-_fetched = 0  # bytes since the folder was looked through
+_fetched = float("inf")  # bytes since the folder was looked through
 
 
 def folder() -> pathlib.Path:
     """The folder of copies, which nobody else may enter; raises InputError where it cannot be."""
     if given := os.environ.get("HUBERT_JAX_CACHE"):
+        if isinstance(path(given), BucketPath):
+            raise InputError(f"HUBERT_JAX_CACHE={given}: expected a folder of this host")
         return _made(given)
     # A link there may be anybody's.
     return _made(os.path.join(tempfile.gettempdir(), f"hubert_jax-{os.getuid()}"), links=False)
@@ -84,8 +88,9 @@ def _folder_of(source: BucketPath) -> pathlib.Path:
     found = source.find()
     described = "\n".join(f"{name} {version}" for name, (_, version) in found.items())
     target = _place(source, described)
-    if target.is_dir():
+    if all([_is_copy(target / name, size) for name, (size, _) in found.items()]):
         return target
+    shutil.rmtree(target, ignore_errors=True)  # part of it was dropped
     copies: dict[str, pathlib.Path] = {}
 
     def fetch(name: str) -> None:
@@ -111,8 +116,7 @@ def _place(source: BucketPath, version: str) -> pathlib.Path:
 def _copy(source: BucketPath, size: int, version: str) -> pathlib.Path:
     while True:
         target = _place(source, version)
-        with contextlib.suppress(FileNotFoundError):
-            os.utime(target)  # used last now
+        if _is_copy(target, size):
             return target
         _make_room(size)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +129,14 @@ def _copy(source: BucketPath, size: int, version: str) -> pathlib.Path:
         finally:
             aside.unlink(missing_ok=True)
         size, version = found  # it was replaced while it was fetched
+
+
+def _is_copy(target: pathlib.Path, size: int) -> bool:
+    """Whether the copy is there, whole; it is used now."""
+    with contextlib.suppress(OSError):
+        os.utime(target)
+        return target.stat().st_size == size
+    return False
 
 
 def _make_room(size: int) -> None:
@@ -144,8 +156,8 @@ def _make_room(size: int) -> None:
                 bytes_of = sum(each.st_size for each in of[1:])
                 kept.append((max(each.st_mtime for each in of), bytes_of, place))
         room = most - size - sum(each for _, each, _ in kept)
-        for _, freed, place in sorted(kept):
-            if room >= 0:
+        for used, freed, place in sorted(kept):
+            if room >= 0 or used > time.time() - _YOUNG_SECONDS:
                 break
             shutil.rmtree(place, ignore_errors=True)  # who has it open reads on
             room += freed

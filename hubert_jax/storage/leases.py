@@ -1,25 +1,26 @@
 """Locks in buckets: an object that says who works there and until when, renewed in the background.
 
 Services have no locks, but put an object on condition that there is none, or the one that was read.
+No host's clock is compared with another's, but for an hour.
 """
 
-import _thread
 import contextlib
 import json
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 
-from hubert_jax.errors import InputError
+from hubert_jax.errors import InputError, Unavailable
 from hubert_jax.storage.paths import BucketPath
 
 RENEWED_SECONDS = 60.0
 _LASTS = 3  # times as long
-_INSISTS_SECONDS = 0.5
 _LOOKS_SECONDS = 2.0
+_LONG_AGO_SECONDS = 3600.0
 
 
 @contextlib.contextmanager
@@ -27,47 +28,63 @@ def leased(place: BucketPath, what: str) -> Iterator[None]:
     """Raises InputError where another `what` holds the lease of an object, which is created.
 
     One that was killed elsewhere holds it for three minutes, which are waited for, as long as it is
-    not renewed. Raises InputError, too, where another has taken the lease meanwhile, as after a
-    long suspension.
+    not renewed. Where another takes the lease meanwhile, as after a long suspension, or where it
+    cannot be renewed for as long, this process ends at once with a line and status 1: whatever it
+    wrote from then on would be in the other's way.
     """
-    version = _taken(place, what)
-    ended, lost = threading.Event(), threading.Event()
-
-    def renew(version: str) -> None:
-        while not ended.wait(RENEWED_SECONDS):
-            try:
-                version = _put(place, _content(), version)
-            except (FileExistsError, FileNotFoundError):
-                lost.set()
-                break
-            except OSError:
-                continue  # there are two more tries before it ends
-        while not ended.wait(_INSISTS_SECONDS):
-            _thread.interrupt_main()  # again, as Python drops it within some callbacks
-
-    thread = threading.Thread(target=renew, args=(version,), daemon=True)
+    lease = _Lease(place, what)
+    ended = threading.Event()
+    thread = threading.Thread(target=lease.keep, args=(ended,), daemon=True)
     thread.start()
     try:
         yield
-    except KeyboardInterrupt:
-        if not lost.is_set():
-            raise
     finally:
         ended.set()
         thread.join()
-        if not lost.is_set():
-            with contextlib.suppress(OSError):  # it ends by itself
-                place.unlink(missing_ok=True)
-    if lost.is_set():
-        raise InputError(
-            f"{place}: another {what} has taken the lease while this one gave no sign; it goes on "
-            "there"
-        )
+        lease.give_back()
+
+
+class _Lease:
+    """One that this process holds."""
+
+    def __init__(self, place: BucketPath, what: str) -> None:
+        self._place, self._what = place, what
+        self._version, self._renewed = _taken(place, what), _clocks()
+
+    def keep(self, ended: threading.Event) -> None:
+        """Renews it until then."""
+        while not ended.wait(min(_LOOKS_SECONDS, RENEWED_SECONDS)):
+            since = _since(self._renewed)
+            if since < RENEWED_SECONDS:
+                continue
+            now = _clocks()
+            try:
+                self._version = _put(self._place, _content(), self._version)
+                self._renewed = now
+            except (FileExistsError, FileNotFoundError):
+                self._end(f"another {self._what} has taken the lease while this one gave no sign")
+            except (OSError, InputError, Unavailable) as error:
+                if since > _LASTS * RENEWED_SECONDS:
+                    self._end(f"the lease could not be renewed for {since:.0f} s ({error})")
+
+    def give_back(self) -> None:
+        """Removes it, unless it is another's."""
+        with contextlib.suppress(OSError, InputError, Unavailable):  # it ends by itself
+            if self._place.found().version == self._version:
+                self._place.unlink(missing_ok=True)
+
+    def _end(self, reason: str) -> None:
+        sys.stdout.flush()
+        print(f"error: {self._place}: {reason}", file=sys.stderr, flush=True)
+        _exit(1)
+
+
+_exit = os._exit
 
 
 def _taken(place: BucketPath, what: str) -> str:
     """The version of the lease once it is this process's."""
-    mine, held = _content(), ""
+    mine, held, since = _content(), "", _clocks()
     while True:
         try:
             place.create(mine)
@@ -82,21 +99,22 @@ def _taken(place: BucketPath, what: str) -> str:
             version, there = place.found().version, place.read_bytes()
             if there == mine:
                 return version
-            owner, left = _owner(there)
-            if left <= 0:
+            owner, lives = _owner(there)
+            if lives or (held and version != held):
+                raise InputError(
+                    f"{place.parent}: another {what} is running there, {owner}; wait for it or "
+                    "pass another --config.workdir"
+                )
+            left = _LASTS * RENEWED_SECONDS - _since(since)
+            if lives is False or left <= 0:
                 mine = _content()
                 return _put(place, mine, version)
             if not held:
-                held = version
+                held, since = version, _clocks()
                 print(
                     f"{place.parent}: a {what} has been running there, {owner}; waits until it "
                     f"gives a sign or {left:.0f} s are over",
                     flush=True,
-                )
-            elif version != held:
-                raise InputError(
-                    f"{place.parent}: another {what} is running there, {owner}; wait for it or "
-                    "pass another --config.workdir"
                 )
             time.sleep(min(left, _LOOKS_SECONDS))
 
@@ -118,26 +136,43 @@ def _content() -> bytes:
     return json.dumps(owner).encode()
 
 
-def _owner(content: bytes) -> tuple[str, float]:
-    """Who holds a lease and for how long yet: 0 for a process of this host that is gone."""
+def _owner(content: bytes) -> tuple[str, bool | None]:
+    """Who holds a lease, and whether it lives; None where that cannot be told from here."""
     try:
         owner = dict(json.loads(content))
         left, process = float(owner["until"]) - time.time(), int(owner["process"])
-    except (ValueError, TypeError, KeyError):
-        return "", 0.0
-    if owner.get("host") == _host():
-        try:
-            os.kill(process, 0)
-        except ProcessLookupError:
-            left = 0.0
-        except OSError:
-            pass
-    return f"process {process} of {str(owner.get('host')).split(' ')[0]}", left
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return "", False
+    found = f"process {process} of {str(owner.get('host')).split(' ')[0]}"
+    if left < -_LONG_AGO_SECONDS:
+        return found, False
+    if owner.get("host") != _host():
+        return found, None
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return found, False
+    except OSError:  # another user's
+        pass
+    return found, True if left > 0 else None  # or another process has its number
 
 
 def _host() -> str:
     """This host, or container, whose processes have numbers of their own."""
-    try:
-        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return socket.gethostname()
+    names = [socket.gethostname()]
+    for read in (
+        lambda: os.readlink("/proc/self/ns/pid"),
+        lambda: open("/proc/sys/kernel/random/boot_id").read().strip(),
+    ):
+        with contextlib.suppress(OSError):
+            names.append(read())
+    return " ".join(names)
+
+
+def _clocks() -> tuple[float, float]:
+    """Two, of which one at least goes on, or is set, when the machine was suspended."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)), time.time()
+
+
+def _since(clocks: tuple[float, float]) -> float:
+    return max(now - before for now, before in zip(_clocks(), clocks, strict=True))

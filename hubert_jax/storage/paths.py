@@ -22,6 +22,8 @@ T = TypeVar("T")
 _URL = re.compile(r"([A-Za-z][\w+.-]*)://")
 _ROOTS = {f"{scheme}:" for scheme in SCHEMES}
 AT_ONCE = 16  # requests for many objects
+_UNSEEN = {"", ".", ".."}  # parts of names that would be another place, on this host or there
+_ALMOST = re.compile(rf"({'|'.join(SCHEMES)}):(?!//)")
 
 
 class Found(NamedTuple):
@@ -36,9 +38,10 @@ class BucketPath(pathlib.PosixPath):
 
     `os.fspath`, and so `open`, NumPy and every library that opens a file, has a local copy of the
     object as it is now. Objects are replaced whole: `hubert_jax.files` writes them. Folders are
-    there as soon as something is in them. What fails raises the OSError of a local file, after
-    errors that may pass have been waited out; InputError where the credentials or the package of
-    the service are missing.
+    there as soon as something is in them. Objects whose names have empty parts, "." or ".." are
+    not seen. What is missing or forbidden raises the OSError of a local file; InputError where the
+    credentials or the package of the service are missing; Unavailable after errors that may pass
+    have been waited out.
     """
 
     def __str__(self) -> str:
@@ -126,17 +129,20 @@ class BucketPath(pathlib.PosixPath):
 
     def find(self) -> dict[str, Found]:
         """All objects below, by their names from here, sorted; one request a thousand."""
+        return {
+            name: Found(info["size"], self._store.version(info))
+            for name, info in sorted(self._below().items())
+            if not _UNSEEN & {*name.split("/")}
+        }
+
+    def _below(self) -> dict[str, dict[str, Any]]:
+        """Whatever is below, by names from here, with what fsspec says of it."""
         try:
             listed = self._ask(lambda files, key: files.find(key, detail=True))
         except FileNotFoundError:
             return {}
         begin = len(self._key) + 1
-        names = ((name.lstrip("/")[begin:], info) for name, info in listed.items())
-        return {
-            name: Found(info["size"], self._store.version(info))
-            for name, info in sorted(names, key=lambda pair: pair[0])
-            if name
-        }
+        return {name.lstrip("/")[begin:]: info for name, info in listed.items()}
 
     def scandir(self) -> Iterator["_Entry"]:
         """What `os.scandir` has of a folder, sorted; raises FileNotFoundError where it is empty."""
@@ -147,7 +153,8 @@ class BucketPath(pathlib.PosixPath):
         if not listed:
             raise self._missing()
         for name, info in sorted(names.items()):
-            if info["name"].strip("/") != self._key:  # an empty object stands for the folder
+            # An empty object stands for the folder.
+            if info["name"].strip("/") != self._key and name not in _UNSEEN:
                 yield _Entry(self / name, self._found(info))
 
     def folders(self) -> Iterator[tuple["BucketPath", list["_Entry"]]]:
@@ -166,8 +173,7 @@ class BucketPath(pathlib.PosixPath):
 
         for name, found in self.find().items():
             above, _, own = name.rpartition("/")
-            if own:  # an empty object stands for a folder
-                within(above)[own] = found
+            within(above)[own] = found
         if not tree[""]:
             raise self._missing()
         waiting = [""]
@@ -267,7 +273,7 @@ class BucketPath(pathlib.PosixPath):
 
     def mkdir(self, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
         """Nothing; raises FileExistsError where an object is in the way."""
-        if not exist_ok and self.exists():
+        if self.is_file() or (not exist_ok and self.exists()):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self))
 
     def unlink(self, missing_ok: bool = False) -> None:
@@ -279,10 +285,16 @@ class BucketPath(pathlib.PosixPath):
 
     def remove_tree(self, markers: tuple[str, ...] = ()) -> None:
         """Removes what is below: first objects named as one of `markers`, then all others."""
-        found = list(self.find())
+        found = list(self._below())
+
+        def remove(name: str) -> None:
+            with contextlib.suppress(FileNotFoundError):  # by its key: parts may be empty
+                self._ask(lambda files, key: files.rm_file(f"{key}/{name}"))
+
         for first in (True, False):
-            chosen = [name for name in found if (posixpath.basename(name) in markers) is first]
-            in_parallel(lambda name: (self / name).unlink(missing_ok=True), chosen)
+            in_parallel(
+                remove, [name for name in found if (posixpath.basename(name) in markers) is first]
+            )
 
     def copy_tree(self, target: "BucketPath", markers: tuple[str, ...] = ()) -> None:
         """Copies what is below within the service, objects named as one of `markers` last."""
@@ -390,7 +402,11 @@ def is_url(name: str | os.PathLike) -> bool:
     """
     if isinstance(name, BucketPath):
         return name.is_absolute()
-    if not isinstance(name, str) or "://" not in name:
+    if not isinstance(name, str):
+        return False
+    if almost := _ALMOST.match(name):  # or it would be a local folder called s3:
+        raise InputError(f"{name}: expected {almost[1]}://BUCKET/NAME, with two slashes")
+    if "://" not in name:
         return False
     found = _URL.match(name)
     if found is None:
@@ -425,7 +441,7 @@ def absolute(name: str | os.PathLike) -> pathlib.Path:
     if not isinstance(found, BucketPath):
         return pathlib.Path(os.path.abspath(found))
     scheme, bucket, *below = found.parts
-    tail = posixpath.normpath("/".join(["", *below]))
+    tail = posixpath.normpath("/".join(["", *below])) if below else ""
     return BucketPath(f"{scheme}//{bucket}{tail}")
 
 

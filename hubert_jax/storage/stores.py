@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from hubert_jax.errors import InputError
+from hubert_jax.errors import InputError, Unavailable
 
 T = TypeVar("T")
 _FINAL = (FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError)
 _NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError")
+# Of this host, which no other try mends.
+_OF_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 _CHANGED = ("PreconditionFailed", "pre-condition")
 _LONGEST_SECONDS = 16.0  # between two tries
 
@@ -57,8 +59,9 @@ class Store:
     def ask(self, request: Callable[[Any], T], url: str) -> T:
         """What `request` returns of `files`, asked again after errors that may pass.
 
-        Raises FileNotFoundError, FileExistsError, PermissionError or another OSError, with `url` as
-        its file name, and InputError where there are no credentials.
+        Raises FileNotFoundError, FileExistsError, IsADirectoryError or PermissionError, with `url`
+        as its file name; an OSError of this host's disk; InputError where there are no
+        credentials; and Unavailable for what stays, whatever was tried.
         """
         for left in reversed(range(self.tries)):
             try:
@@ -68,6 +71,8 @@ class Store:
             except _FINAL as error:
                 raise _named(error, url) from None
             except Exception as error:  # each service has its own types
+                if isinstance(error, OSError) and error.errno in _OF_DISK:
+                    raise
                 if type(error).__name__ in _NO_CREDENTIALS:
                     raise InputError(
                         f"{url}: no credentials found ({_reason(error)}); expected those that "
@@ -78,8 +83,10 @@ class Store:
                 if any(sign in f"{error!r}" for sign in _CHANGED):
                     raise FileExistsError(errno.EEXIST, "changed by another", url) from None
                 if not left:
-                    number = getattr(error, "errno", None) or errno.EIO
-                    raise OSError(number, _reason(error), url) from None
+                    raise Unavailable(
+                        f"{url}: {_reason(error)}; the service did not do what it was asked, in "
+                        "any of several tries: look at its state, and give the same command again"
+                    ) from None
             waited = 2.0 ** (self.tries - 1 - left) / 4
             time.sleep(min(waited, _LONGEST_SECONDS) * random.uniform(0.5, 1))
         raise AssertionError

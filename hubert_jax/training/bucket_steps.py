@@ -56,6 +56,10 @@ class BucketSteps:
 
     def _send(self, written: Callable[[], None], best: int | None) -> None:
         written()
+        whole = {str(step) for step in steps_in(self._directory)}
+        begun = {name.partition("/")[0] for name in self._directory.find()}
+        for name in filter(str.isdecimal, begun - whole):  # of a process that was killed meanwhile
+            storage.remove_tree(self._directory / name)
         self._copy.push(_MARKER, lambda name: name.partition("/")[0].isdecimal())
         steps = steps_in(self._directory)
         for step in set(steps) - {*steps[-self._keep :], best}:

@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 
 from hubert_jax import config as config_lib
 from hubert_jax import distributed, files, storage
-from hubert_jax.errors import CRASHED, InputError
+from hubert_jax.errors import CRASHED, InputError, Unavailable
 from hubert_jax.training.bucket_steps import BucketSteps, steps_in
 
 _Shardings = Callable[[Any], Any]
@@ -258,8 +258,9 @@ class Checkpoints:
                 yield
         except Exception as error:
             self._failure = error
-            if isinstance(error, InputError):
-                distributed.end_all("error", str(error), 1)
+            if isinstance(error, InputError | Unavailable):
+                status = 1 if isinstance(error, InputError) else CRASHED
+                distributed.end_all("error", str(error), status)
             else:
                 distributed.end_all("crashed", repr(error), CRASHED)
             raise
@@ -380,7 +381,7 @@ def _first_readable(
     for step in steps:
         try:
             return step, read(step)
-        except InputError:
+        except (InputError, Unavailable):
             raise
         except PermissionError as error:  # whoever may read it may find nothing wrong
             raise InputError(
@@ -400,7 +401,7 @@ def _together(read: Callable[[], Any]) -> Any:
     found, problem = None, ""
     try:
         found = read()
-    except (InputError, PermissionError):
+    except (InputError, PermissionError, Unavailable):
         raise
     except Exception as error:  # as in `_first_readable`
         problem = str(error) or repr(error)

@@ -136,6 +136,7 @@ def test_recordings_of_one_name_do_not_overwrite_each_other():
     }
     found = transcribe._targets(["a/x.wav", "a/x.mp3", "/b/y.wav", "../z.flac"])
     assert [*map(str, found.values())] == ["a/x.wav", "a/x.mp3", "b/y", "z"]
+    assert str(transcribe._targets(["s3://bucket/a/x.wav"])["s3://bucket/a/x.wav"]) == "bucket/a/x"
 
 
 def _emissions(text, classes=5, sure=0.9):

@@ -6,7 +6,7 @@ import pytest
 from hubert_jax import storage
 from hubert_jax.data import manifests, records
 from hubert_jax.data.reading import RecordReader
-from hubert_jax.errors import InputError
+from hubert_jax.errors import InputError, Unavailable
 
 
 @pytest.fixture
@@ -73,3 +73,15 @@ def test_damage_in_a_bucket_is_told(split, speech_split, speech_labels, monkeypa
         manifests.read_manifest(split[0])
     with pytest.raises(InputError, match=f"{split[0] / first.file}: cannot be read"):
         list(records.read_shard(storage.path(split[0], first.file)))
+
+
+def test_no_record_stands_in_while_the_service_fails(
+    split, speech_split, speech_labels, bucket_server, monkeypatch
+):
+    monkeypatch.setenv("HUBERT_JAX_CACHE_BYTES", "4000000")
+    ours, _ = _readers(split, speech_split, speech_labels, skip_damaged=True)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    bucket_server.failing = 1.0
+    with pytest.raises(Unavailable):
+        ours.read(np.arange(4))
+    assert not ours.damaged

@@ -1,29 +1,33 @@
-"""Copies on this host, folders that appear when they are complete, and leases."""
+"""Copies on this host, and folders that appear when they are complete."""
 
-import json
 import os
 import pathlib
-import re
-import socket
-import subprocess
-import sys
-import threading
-import time
 
 import pytest
 
 from hubert_jax import storage
 from hubert_jax.errors import InputError
-from hubert_jax.storage import cache, leases
+from hubert_jax.storage import cache
 
 
 def test_the_cache_is_bounded(memory, monkeypatch):
+    monkeypatch.setattr(cache, "_YOUNG_SECONDS", 0.0)
     monkeypatch.setenv("HUBERT_JAX_CACHE_BYTES", "100000")
     for number in range(30):
         (memory / f"{number}").write_bytes(bytes(10_000))
         assert storage.local(memory / f"{number}").stat().st_size == 10_000
     kept = [each for each in (cache.folder() / "copies").rglob("*") if each.is_file()]
     assert 5 <= len(kept) <= 11 and "29" in {each.name for each in kept}
+    # Another process, which has not fetched yet, keeps to it as well.
+    monkeypatch.setattr(cache, "_fetched", float("inf"))
+    monkeypatch.setenv("HUBERT_JAX_CACHE_BYTES", "30000")
+    (memory / "more").write_bytes(bytes(10_000))
+    storage.local(memory / "more")
+    assert len([each for each in (cache.folder() / "copies").rglob("*") if each.is_file()]) <= 3
+    # What was used just now can still be opened, whatever the bound.
+    monkeypatch.setattr(cache, "_YOUNG_SECONDS", 60.0)
+    found = [storage.local(memory / f"{number}") for number in range(9)]
+    assert all(each.stat().st_size == 10_000 for each in found)
     monkeypatch.setenv("HUBERT_JAX_CACHE_BYTES", "50 GB")
     (memory / "other").write_bytes(b"1")
     with pytest.raises(InputError, match="HUBERT_JAX_CACHE_BYTES=50 GB: expected a number"):
@@ -102,74 +106,6 @@ def test_a_working_copy_sends_what_changed(bucket, bucket_server):
     assert not copy.local.exists()
 
 
-def test_one_holds_a_lease(bucket, monkeypatch, capsys):
-    monkeypatch.setattr(leases, "RENEWED_SECONDS", 0.2)
-    monkeypatch.setattr(leases, "_LOOKS_SECONDS", 0.1)
-    place = bucket / ".train.lock"
-    with storage.leased(place, "training"):
-        named = rf"process {os.getpid()} of {socket.gethostname()}"
-        running = rf"{bucket}: another training is running there, {named}; wait for it or pass"
-        with pytest.raises(InputError, match=running):
-            with storage.leased(place, "training"):
-                pass
-    assert re.fullmatch(
-        rf"{bucket}: a training has been running there, {named}; waits until it gives a sign or "
-        r"\d s are over\n",
-        capsys.readouterr().out,
-    )
-    assert not place.exists()
-    with storage.leased(place, "training"):
-        pass
-
-
-def test_a_killed_ones_lease_is_taken_once_it_ends(bucket, repository, monkeypatch):
-    monkeypatch.setattr(leases, "_LOOKS_SECONDS", 0.1)
-    place = bucket / ".train.lock"
-    script = f"""
-import os, signal
-from hubert_jax import storage
-with storage.leased(storage.path({str(place)!r}), "training"):
-    os.kill(os.getpid(), signal.SIGKILL)
-"""
-    subprocess.run([sys.executable, "-c", script], cwd=repository)
-    assert place.exists()
-    with storage.leased(place, "training"):  # of this host, whose processes are known
-        pass
-    until = time.time() + 1
-    place.write_text(json.dumps({"host": "another", "process": os.getpid(), "until": until}))
-    with storage.leased(place, "training"):
-        assert time.time() > until
-
-
-def test_a_lease_is_renewed_and_a_lost_one_ends_the_work(bucket, monkeypatch):
-    monkeypatch.setattr(leases, "RENEWED_SECONDS", 0.1)
-    place = bucket / ".train.lock"
-    with pytest.raises(InputError, match="another training has taken the lease"):
-        with storage.leased(place, "training"):
-            first = place.found().version
-            time.sleep(0.5)
-            assert place.found().version != first
-            place.write_text("another's")
-            threading.Event().wait(10)
-    assert place.read_text() == "another's"
-
-
-def test_a_lease_outlives_lost_answers(bucket, bucket_server, monkeypatch):
-    monkeypatch.setattr(leases, "RENEWED_SECONDS", 0.05)
-    place = bucket / ".train.lock"
-    put = storage.BucketPath.replace_version
-
-    def answered_late(self, content, version):
-        put(self, content, version)
-        return put(self, content, version)
-
-    monkeypatch.setattr(storage.BucketPath, "replace_version", answered_late)
-    with storage.leased(place, "training"):
-        first = place.found().version
-        time.sleep(0.4)
-        assert place.found().version != first
-
-
 def test_nothing_makes_a_local_folder_of_a_url(bucket, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with storage.sending_file(bucket / "a") as aside:
@@ -193,3 +129,19 @@ def test_a_copy_is_of_one_version(memory, monkeypatch):
     monkeypatch.setattr(storage.BucketPath, "fetch", replaced)
     assert storage.local(path).read_text() == "another" and len(fetched) == 2
     assert storage.local(path).read_text() == "another" and len(fetched) == 2
+
+
+def test_a_copy_that_was_cut_off_is_fetched_again(memory):
+    for name in ("a", "below/b"):
+        (memory / name).write_text("content")
+    storage.local(memory / "a").write_text("con")
+    assert storage.local(memory / "a").read_text() == "content"
+    (storage.local(memory) / "below" / "b").unlink()
+    assert (storage.local(memory) / "below" / "b").read_text() == "content"
+
+
+def test_a_bucket_keeps_no_copies(monkeypatch):
+    for place in ("s3://bucket/cache", "s3:/bucket/cache"):
+        monkeypatch.setenv("HUBERT_JAX_CACHE", place)
+        with pytest.raises(InputError, match=f"{place}: expected"):
+            cache.folder()

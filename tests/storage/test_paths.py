@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hubert_jax import storage
-from hubert_jax.errors import InputError
+from hubert_jax.errors import InputError, Unavailable
 
 
 def test_a_local_path_is_pathlibs(tmp_path):
@@ -45,6 +45,10 @@ def test_other_urls_are_refused_by_name():
         storage.path("http://host/a")
     with pytest.raises(InputError, match="s3://: names no bucket"):
         storage.path("s3://")
+    for almost in ("s3:/bucket/a", "gs:bucket", "s3:"):  # would be a local folder
+        with pytest.raises(InputError, match=f"{almost}: expected ..://BUCKET/NAME, with two"):
+            storage.path(almost)
+    assert str(storage.absolute("s3://bucket")) == "s3://bucket"
 
 
 def test_objects_are_read_as_files_are(memory):
@@ -130,6 +134,23 @@ def test_folders_are_moved_and_removed(bucket):
         storage.names_in(bucket)
 
 
+def test_names_that_would_be_other_places_are_not_seen(bucket, tmp_path):
+    import boto3
+
+    name, victim = str(bucket).removeprefix("s3://bucket/"), tmp_path / "victim"
+    victim.write_text("kept")
+    keys = ("a", "below/", f"/{victim}", "../b", "below/../../c", "below//d", "./e")
+    for key in keys:
+        boto3.client("s3").put_object(Bucket="bucket", Key=f"{name}/{key}", Body=b"x")
+    assert [*bucket.find()] == ["a"] and storage.names_in(bucket) == ["a", "below"]
+    assert [entry.name for _, listed in bucket.folders() for entry in listed] == ["a"]
+    assert [path.name for path in storage.local(bucket).rglob("*")] == ["a"]
+    storage.remove_tree(bucket)
+    assert victim.read_text() == "kept"
+    listed = boto3.client("s3").list_objects_v2(Bucket="bucket", Prefix=f"{name}/")
+    assert listed["KeyCount"] == 0
+
+
 def test_requests_are_few(bucket, bucket_server):
     (bucket / "shard").write_bytes(bytes(range(256)) * 100)
     for asked, work in (
@@ -167,9 +188,8 @@ def test_missing_credentials_are_one_line(bucket_server, tmp_path, repository):
 def test_errors_that_stay_name_the_object(bucket, bucket_server, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     bucket_server.failing = 1.0
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(Unavailable, match=f"{bucket / 'a'}: .*; the service did not do what"):
         (bucket / "a").read_bytes()
-    assert caught.value.filename == str(bucket / "a") and caught.value.strerror
     bucket_server.failing = 0.0
     with pytest.raises(FileNotFoundError):
         storage.path("s3://no-such-bucket/a").read_bytes()

@@ -9,7 +9,7 @@ from splits import TINY_BASE
 
 from hubert_jax import config as config_lib
 from hubert_jax import files, storage, train
-from hubert_jax.errors import InputError
+from hubert_jax.errors import InputError, Unavailable
 from hubert_jax.storage import leases
 from hubert_jax.training import checkpoint, metrics
 from hubert_jax.training.checkpoint import Checkpoints
@@ -104,6 +104,41 @@ def test_a_checkpoint_that_a_bucket_does_not_take_is_told(bucket, bucket_server,
     checkpoints = Checkpoints(bucket / "checkpoints")
     bucket_server.failing = 1.0
     checkpoints.save(1, {"a": np.zeros(3)}, {})
-    with pytest.raises(OSError) as told:
+    with pytest.raises(Unavailable, match=str(bucket / "checkpoints")):
         checkpoints.close()
-    assert told.value.filename.startswith(str(bucket / "checkpoints" / "1"))
+
+
+def test_what_was_being_sent_or_removed_when_a_process_was_killed_is_not_read(bucket):
+    folder = bucket / "checkpoints"
+    for name in ("2/state/d/left", "2/_SOMETHING", "1/state/d/left"):
+        (folder / name).write_text("left")
+    checkpoints = Checkpoints(folder, keep=1)
+    checkpoints.save(2, {"params": {"a": np.arange(3.0)}}, {"step": 2})
+    checkpoints.close()
+    assert storage.names_in(folder) == ["2"]
+    found, _ = checkpoint.restore_parameters(folder)
+    assert found["a"].tolist() == [0, 1, 2]
+
+
+def test_a_service_that_fails_damages_no_checkpoint(bucket, bucket_server, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    folder = bucket / "checkpoints"
+    like = {"params": {"a": np.arange(3.0)}}
+    checkpoints = Checkpoints(folder)
+    for step in (1, 2):
+        checkpoints.save(step, like, {"step": step})
+    checkpoints.close()
+    checkpoints = Checkpoints(folder)
+
+    def fails(self, file):
+        raise Unavailable(f"{self}: slow down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.BucketPath, "fetch", fails)
+        with pytest.raises(Unavailable):
+            checkpoints.restore_newest(like, lambda metadata: None)
+        with pytest.raises(Unavailable):
+            checkpoint.restore_parameters(folder)
+    step, *_ = checkpoints.restore_newest(like, lambda metadata: None)
+    assert step == 2 and storage.names_in(folder.parent) == ["checkpoints"]
+    checkpoints.close()
