@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import re
+import signal
 import sys
 import time
 import traceback
@@ -59,8 +60,8 @@ def main(
 
     Exit status: 0 when finished, 1 for bad input (one line on standard error), 3 when training
     diverged, 70 for a crash (with its traceback), such as a lost device, and (in one line) for a
-    bucket whose service fails, 75 when SIGTERM ended it at a checkpoint, 130 when interrupted from
-    the keyboard.
+    bucket whose service fails, 75 when SIGTERM ended it at a checkpoint, 143 when SIGTERM ended it
+    elsewhere, 130 when interrupted from the keyboard.
     """
     arguments = sys.argv[1:]
     schemas = schema if isinstance(schema, tuple) else (schema,)
@@ -72,6 +73,7 @@ def main(
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     if computes:
         host_memory.keep_freed_memory()
+    signal.signal(signal.SIGTERM, _terminated)  # trainings have one of their own
     guarded(lambda: run(command_line.read(arguments, part or name, *schemas, listed=listed)))
 
 
@@ -109,6 +111,13 @@ def guarded(work: Callable[[], Any]) -> None:
         traceback.print_exc()
         _tell_others("crashed", repr(error), CRASHED)
         sys.exit(CRASHED)  # who starts jobs again tries a crash again, and bad input never
+
+
+def _terminated(*_: Any) -> NoReturn:
+    """At once, as a cluster does not wait for long; what is half-written has another name."""
+    line = b"terminated: SIGTERM; what is finished is kept, and the same command goes on with it\n"
+    os.write(2, line)  # `print` may have been interrupted
+    os._exit(128 + signal.SIGTERM)
 
 
 def _fail(kind: str, error: Any, status: int) -> NoReturn:

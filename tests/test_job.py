@@ -73,6 +73,34 @@ def test_a_crash_is_shown_whole_and_has_a_status_of_its_own(capsys):
     assert told.startswith("Traceback") and told.endswith("RuntimeError: the device is lost\n")
 
 
+def test_sigterm_is_told_in_one_line(repository, tmp_path):
+    (tmp_path / "config.py").write_text(
+        f"def get_config(part):\n    return {dict(workdir='a')!r}\n"
+    )
+    script = f"""
+import dataclasses, sys, time
+from hubert_jax import job
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    workdir: str
+
+def run(config):
+    print("begins", flush=True)
+    time.sleep(60)
+
+sys.argv = ["job", "--config={tmp_path}/config.py"]
+job.main("job", Config, run)
+"""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=repository, **pipes)
+    assert process.stdout.readline() == "begins\n"
+    process.terminate()
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 143 and told.startswith("terminated: SIGTERM; what is finished is")
+    assert told.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("error", "status", "line"),
     [
