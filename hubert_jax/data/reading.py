@@ -45,6 +45,7 @@ class RecordReader:
         self._skip_damaged = skip_damaged
         names = [shard.file for shard in manifest.shards]
         self._columns = [(audio_dir, names, self.index.locations)]
+        self._paths: dict[tuple[int, int], pathlib.Path] = {}  # of columns and shards
         self._copies: dict[pathlib.Path, pathlib.Path] = {}
         self._copies_audio = 2 * int(self.index.locations.begins[-1]) <= cache.bound()
         names = [manifests.label_file(name) for name in names]
@@ -79,12 +80,12 @@ class RecordReader:
         Raises InputError for a shard that is missing or, where all of it was needed, a damaged
         record.
         """
-        folder, names, locations = self._columns[0]
+        _, names, locations = self._columns[0]
         try:
-            for shard, name in enumerate(names):
+            for shard in range(len(names)):
                 with contextlib.ExitStack() as opened:
                     open_file = functools.cache(functools.partial(self._open, opened))
-                    file = open_file(0, storage.path(folder, name))
+                    file = open_file(0, shard)
                     for number in self.index.shard(shard):
                         _, offset, length = (int(value) for value in locations.locate(number))
                         size = min(_TAIL_BYTES, length - records.FRAMING_BYTES)
@@ -148,9 +149,9 @@ class RecordReader:
     def _record(self, open_file: "_Opener", number: int) -> list[bytes]:
         """The columns of one record, without their framing."""
         found = []
-        for column, (folder, names, locations) in enumerate(self._columns):
+        for column, (_, _, locations) in enumerate(self._columns):
             shard, offset, length = (int(value) for value in locations.locate(number))
-            file = open_file(column, storage.path(folder, names[shard]))
+            file = open_file(column, shard)
             why = "cut off or damaged"
             try:
                 content = _read(file, offset, length)
@@ -161,8 +162,9 @@ class RecordReader:
             found.append(content)
         return found
 
-    def _open(self, opened: contextlib.ExitStack, column: int, path: pathlib.Path) -> "_Source":
+    def _open(self, opened: contextlib.ExitStack, column: int, shard: int) -> "_Source":
         """A file's descriptor, closed with `opened`, or the object whose parts are asked for."""
+        path = self._path(column, shard)
         if isinstance(path, storage.BucketPath) and column == 0 and not self._copies_audio:
             return path
         try:
@@ -185,12 +187,16 @@ class RecordReader:
     def _shard(self, number: int) -> int:
         return int(self.index.locations.locate(number)[0])
 
+    def _path(self, column: int, shard: int) -> pathlib.Path:
+        key = column, shard
+        if key not in self._paths:
+            folder, names, _ = self._columns[column]
+            self._paths[key] = storage.path(folder, names[shard])
+        return self._paths[key]
+
     def _name(self, column: int, number: int) -> str:
-        folder, names, _ = self._columns[column]
         shard = self._shard(number)
-        return (
-            f"{storage.path(folder, names[shard])}, record {number - self.index.shard(shard).start}"
-        )
+        return f"{self._path(column, shard)}, record {number - self.index.shard(shard).start}"
 
 
 class _Damage(Exception):
@@ -198,7 +204,7 @@ class _Damage(Exception):
 
 
 _Source = int | storage.BucketPath  # an open file's descriptor, or an object
-_Opener = Callable[[int, pathlib.Path], _Source]
+_Opener = Callable[[int, int], _Source]  # of a column and a shard
 
 
 def _pread(file: _Source, size: int, offset: int) -> bytes:
