@@ -79,10 +79,15 @@ def fitted(
     absent = [name for name in samples if name not in alignments]
     if len(absent) > missing * len(samples) or len(absent) == len(samples) > 0:
         listed = ", ".join(absent[:5]) + ", ..." * (len(absent) > 5)
-        raise InputError(
-            f"{where}: {len(absent)} of {len(samples)} utterances have no alignment ({listed}), "
+        remedy = (
             f"config.missing_alignments={missing} allows {int(missing * len(samples))}; align "
             "them, or raise it and they are left out"
+            if len(absent) < len(samples)
+            else "expected those of this split"
+        )
+        raise InputError(
+            f"{where}: {len(absent)} of {len(samples)} utterances have no alignment ({listed}), "
+            f"{remedy}"
         )
     found = {}
     for name in samples.keys() - set(absent):
