@@ -248,7 +248,8 @@ def test_utterances_without_alignment_are_listed_and_counted():
     message = r"x.txt: 2 of 4 utterances have no alignment \(b, d\), .*missing_alignments=0.49"
     with pytest.raises(InputError, match=message):
         fitted(found, samples, 0.49, "x.txt")
-    with pytest.raises(InputError, match=r"2 of 2 .* have no alignment \(b, d\), expected those of this split"):
+    message = r"2 of 2 .* have no alignment \(b, d\), expected those of this split"
+    with pytest.raises(InputError, match=message):
         fitted(found, {"b": 1, "d": 1}, 1.0, "x.txt")
 
 
