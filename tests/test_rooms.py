@@ -20,7 +20,7 @@ MANY_NAMES = {
     "convert": 55,
     "corpus": 55,
     "data": 57,
-    "model": 43,
+    "model": 49,
     "tasks": 25,
     "training": 39,
     "units": 43,

@@ -179,7 +179,7 @@ class Execution:
     """
 
     dtype: str = "float32"  # of the computation; or bfloat16
-    attention: str = "auto"  # xla, cudnn (GPU), splash, whole_rows (TPU); auto: what is fastest
+    attention: str = "auto"  # xla; on GPU cudnn, blocks; on TPU splash, whole_rows; auto
     rematerialize: str = "nothing"  # of a layer in the backward pass, so that it is not stored:
     # attention, from queries to its output; all_but_dots: not what dense layers give; everything
     scan_unroll: int = 1  # layers in a row: 1 compiles fastest, all of them run fastest on CPU
@@ -188,7 +188,7 @@ class Execution:
     def __post_init__(self) -> None:
         for name, known in (
             ("dtype", ("float32", "bfloat16")),
-            ("attention", ("auto", "xla", "cudnn", "splash", "whole_rows")),
+            ("attention", ("auto", "xla", "cudnn", "blocks", "splash", "whole_rows")),
             ("rematerialize", REMATERIALIZE),
             ("platform", ("", "cpu", "gpu", "tpu")),
         ):
@@ -203,5 +203,5 @@ class Execution:
             raise InputError(
                 f"config.execution.attention={self.attention!r} has no dropout of attention "
                 f"weights, but config.regularization.attention_dropout={rate:g}; expected 'auto', "
-                "'xla', 'whole_rows' (on TPUs), or a dropout of 0"
+                "'xla', 'whole_rows' (on TPUs), 'blocks' (on GPUs), or a dropout of 0"
             )

@@ -51,6 +51,7 @@ KERNELS = {
     "splash": "tpu_custom_call",
     "whole_rows": "tpu_custom_call",
     "cudnn": "__cudnn$fmha",
+    "blocks": "__gpu$xla.gpu.triton",
 }
 
 

@@ -98,7 +98,8 @@ def test_rows_without_a_valid_frame_are_finite():
     [
         ("cpu", "bfloat16", 0.0, 64, "xla", "accelerator"),
         ("tpu", "bfloat16", 0.1, 64, "whole_rows", "with attention dropout 0.1"),
-        ("gpu", "bfloat16", 0.1, 64, "xla", "no attention dropout, here 0.1"),
+        ("gpu", "bfloat16", 0.1, 64, "blocks", "with attention dropout 0.1"),
+        ("gpu", "float32", 0.1, 80, "xla", "channels, here 80"),
         ("tpu", "bfloat16", 0.0, 64, "splash", "Pallas"),
         ("tpu", "float32", 0.0, 80, "splash", "Pallas"),
         ("gpu", "bfloat16", 0.0, 64, "cudnn", "flash"),
@@ -117,9 +118,10 @@ def test_choice(platform, dtype, rate, head_dim, backend, reason):
 
 
 def test_languages_keep_xlas_attention_where_weights_are_dropped():
-    execution, architecture = Execution(platform="tpu"), Architecture()
-    kernels = choose(execution, architecture, Regularization(attention_dropout=0.1), causal=True)
-    assert kernels.attention_backend == "xla" and "too short" in kernels.attention_reason
+    for platform in ("tpu", "gpu"):
+        execution, dropped = Execution(platform=platform), Regularization(attention_dropout=0.1)
+        kernels = choose(execution, Architecture(), dropped, causal=True)
+        assert kernels.attention_backend == "xla" and "too short" in kernels.attention_reason
 
 
 def test_a_named_kernel_is_taken():

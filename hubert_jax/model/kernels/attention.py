@@ -1,4 +1,4 @@
-"""Scaled dot-product self-attention: XLA's, cuDNN's and Pallas' (splash); ours is `whole_rows`.
+"""Scaled dot-product self-attention: XLA's, cuDNN's, Pallas' (splash), and ours.
 
 Query, key, value and what is returned, in the dtype of `value`, are (B, T, heads, head_dim); the
 softmax is in float32. Of each row the first `lengths` (B,) int32 frames are attended to, None: all;

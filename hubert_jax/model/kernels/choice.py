@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from hubert_jax.model.architecture import (
 from hubert_jax.model.kernels import attention, dense, dropout, grouped_convolution, norm
 
 _CUDNN_MAX_HEAD_DIM = 128
+_POWERS = (16, 32, 64, 128)  # of two, which our kernel for GPU loads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +63,8 @@ def choose(
     elif activations is not None:
         convolve = functools.partial(grouped_convolution.on_mesh, sharding=activations)
     attend: Callable[..., jax.Array]
-    if backend == "whole_rows":
-        attend = functools.partial(_dropping, activations)
+    if backend in ("whole_rows", "blocks"):
+        attend = functools.partial(_dropping, backend, activations)
     elif backend == "splash":
         attend = functools.partial(attention.splash, sharding=activations)
     elif backend == "cudnn":
@@ -107,14 +109,13 @@ def _recomputed(
 
 
 def _dropping(
-    activations: NamedSharding | None, query: jax.Array, *rest: Any, **named: Any
+    backend: str, activations: NamedSharding | None, query: jax.Array, *rest: Any, **named: Any
 ) -> jax.Array:
     """Our kernel where it has room, which it has for all but very long or very many rows."""
     # Imported where it is used: Pallas takes an eighth of a second.
-    from hubert_jax.model.kernels import whole_rows
-
-    if whole_rows.has_room(query, activations):
-        return whole_rows.attend(query, *rest, **named, sharding=activations)
+    kernel = importlib.import_module(f"hubert_jax.model.kernels.{backend}")
+    if kernel.has_room(query, activations):
+        return kernel.attend(query, *rest, **named, sharding=activations)
     return attention.xla(query, *rest, **named)
 
 
@@ -132,14 +133,16 @@ def _attention_backend(
         return execution.attention, "config.execution.attention"
     if platform == "cpu":
         return "xla", "the fused kernels need an accelerator"
+    if rate and causal:
+        return "xla", f"sentences are too short for a kernel with dropout, here {rate:g}"
     if platform == "tpu":
-        if rate and causal:
-            return "xla", f"sentences are too short for a kernel with dropout, here {rate:g}"
         if rate:
             return "whole_rows", f"our Pallas kernel for TPU, with attention dropout {rate:g}"
         return "splash", "Pallas kernel for TPU"
+    if rate and head_dim not in _POWERS:
+        return "xla", f"our kernel for GPU takes heads of {_POWERS} channels, here {head_dim}"
     if rate:
-        return "xla", f"the fused kernels of GPUs have no attention dropout, here {rate:g}"
+        return "blocks", f"our Pallas kernel for GPU, with attention dropout {rate:g}"
     if execution.dtype != "bfloat16":
         return "xla", f"cuDNN's kernel takes half precision alone, here {execution.dtype}"
     if head_dim % 8 or head_dim > _CUDNN_MAX_HEAD_DIM:

@@ -14,19 +14,14 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
-from hubert_jax.model.kernels.attention import device_axes
-from hubert_jax.model.kernels.dropout import threefry
+from hubert_jax.model.kernels import weights
+from hubert_jax.model.kernels.weights import MASKED, dropped, product
 
 _Ref = Any  # of memory on the chip, read and written by index
 _LANES = 128  # frames are padded to a multiple of a TPU's
 _MOST_FRAMES, _MOST_HEADS = 2048, 2**16  # of a row; of all rows of a device
 _SCORES = 2**18  # of a block of queries, at most: 1 MiB in float32
-_MASKED = -1e9  # finite, so that a row without a valid key gives numbers rather than NaN
-_STRIDE = 2**16  # of queries among the places that are hashed, whatever the padding
-_LEVELS = 2**24
-_MIXERS = (0x7FEB352D, 0x846CA68B)  # Wellons' lowbias32
 
 
 def has_room(query: jax.Array, sharding: NamedSharding | None) -> bool:
@@ -54,29 +49,12 @@ def attend(
     What is dropped is a function of the key `random`, the row, the head and the two frames: the
     same on any devices. With `sharding` each device runs its own rows and heads.
     """
-    rows, frames, heads, _ = query.shape
-    if lengths is None:
-        lengths = jnp.full((rows,), frames, jnp.int32)
-    words = jnp.zeros((rows, heads, 2), jnp.int32)
-    rate = rate if random is not None else 0.0
-    if random is not None:
-        of_row, of_head = (jax.lax.broadcasted_iota(jnp.uint32, (rows, heads), i) for i in (0, 1))
-        drawn = threefry(jax.random.key_data(random)[:2], (of_row, of_head))
-        words = jax.lax.bitcast_convert_type(jnp.stack(drawn, axis=-1), jnp.int32)
-    padding = [(0, 0), (0, -frames % _LANES), (0, 0), (0, 0)]
-    padded = [jnp.pad(x, padding) for x in (query * query.shape[-1] ** -0.5, key, value)]
-    run = functools.partial(_attended, rate, causal, interpret)
-    if sharding is not None:
-        over_rows, over_heads = device_axes(sharding, heads)
-        divided = P(over_rows, None, over_heads)
-        run = jax.shard_map(
-            run,
-            mesh=sharding.mesh,
-            in_specs=(divided, divided, divided, P(over_rows), P(over_rows, over_heads)),
-            out_specs=divided,
-            check_vma=False,
-        )
-    return run(*padded, lengths, words)[:, :frames].astype(value.dtype)
+    return weights.attend(
+        *(_attended, _LANES, query, key, value, lengths, rate, random),
+        causal=causal,
+        sharding=sharding,
+        interpret=interpret,
+    )
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -168,60 +146,24 @@ def _blocks(query: jax.Array) -> tuple[tuple[int, int, int], pl.BlockSpec, pl.Bl
     return (rows, heads, frames // block), of_block, of_row
 
 
-def _weights(
+def _softmax(
     query: jax.Array, key: jax.Array, lengths: _Ref, words: _Ref, rate: float, causal: bool
 ) -> tuple[jax.Array, jax.Array | None]:
     """The softmax of a block, float32 (Q, K), and what stays of it, bool (Q, K), or None: all."""
     row, head, part = (pl.program_id(axis) for axis in range(3))
-    scores = _product(query, key, 1, 1)
+    scores = product(query, key, 1, 1)
     to = jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1)
     whence = part * scores.shape[0] + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 0)
     valid = to < lengths[row]
     if causal:
         valid &= to <= whence
-    scores = jnp.where(valid, scores, _MASKED)
+    scores = jnp.where(valid, scores, MASKED)
     powers = jnp.exp(scores - scores.max(axis=1, keepdims=True))
-    weights = powers / powers.sum(axis=1, keepdims=True)
+    softmax = powers / powers.sum(axis=1, keepdims=True)
     if not rate:
-        return weights, None
-    # Multiplications wrap; shifts are logical.
+        return softmax, None
     own = 2 * (row * pl.num_programs(1) + head)
-    mixed = (whence * _STRIDE + to) ^ words[own]
-    mixed ^= jax.lax.shift_right_logical(mixed, 16)
-    mixed *= _signed(_MIXERS[0])
-    mixed ^= jax.lax.shift_right_logical(mixed, 15)
-    mixed += words[own + 1]  # or places of two heads could be a permutation of each other
-    mixed *= _signed(_MIXERS[1])
-    mixed ^= jax.lax.shift_right_logical(mixed, 16)
-    return weights, jax.lax.shift_right_logical(mixed, 8) < _kept_levels(rate)
-
-
-def _kept_levels(rate: float) -> int:
-    """Of 2^24 levels those at which a weight stays."""
-    return max(_LEVELS - round(rate * _LEVELS), 1)
-
-
-def _signed(word: int) -> jax.Array:
-    return jnp.int32(word - 2**32 if word >= 2**31 else word)
-
-
-def _dropped(weights: jax.Array, kept: jax.Array | None, rate: float) -> jax.Array:
-    if kept is None:
-        return weights
-    return jnp.where(kept, weights * (_LEVELS / _kept_levels(rate)), 0.0)
-
-
-def _product(a: jax.Array, b: jax.Array, over_a: int, over_b: int) -> jax.Array:
-    """The product of two matrices over these axes, in float32."""
-    # Products of halves are exact; float32 must not be rounded to halves.
-    exactly = jax.lax.Precision.HIGHEST if a.dtype == jnp.float32 else None
-    return jax.lax.dot_general(
-        a,
-        b,
-        (((over_a,), (over_b,)), ((), ())),
-        precision=exactly,
-        preferred_element_type=jnp.float32,
-    )
+    return softmax, weights.stays(whence, to, words[own], words[own + 1], rate)
 
 
 def _forward_kernel(
@@ -235,9 +177,9 @@ def _forward_kernel(
     rate: float,
     causal: bool,
 ) -> None:
-    weights, kept = _weights(query[0, 0], key[0, 0], lengths, words, rate, causal)
-    dropped = _dropped(weights, kept, rate).astype(value.dtype)
-    out[0, 0] = _product(dropped, value[0, 0], 1, 0).astype(out.dtype)
+    softmax, kept = _softmax(query[0, 0], key[0, 0], lengths, words, rate, causal)
+    staying = dropped(softmax, kept, rate).astype(value.dtype)
+    out[0, 0] = product(staying, value[0, 0], 1, 0).astype(out.dtype)
 
 
 def _backward_kernel(
@@ -264,14 +206,14 @@ def _backward_kernel(
         sum_value[...] = jnp.zeros_like(sum_value)
 
     q, k, v, outer = query[0, 0], key[0, 0], value[0, 0], cotangent[0, 0]
-    weights, kept = _weights(q, k, lengths, words, rate, causal)
-    dropped = _dropped(weights, kept, rate).astype(v.dtype)
-    sum_value[...] += _product(dropped, outer, 0, 0)
-    to_weights = _dropped(_product(outer, v, 1, 1), kept, rate)
-    to_scores = weights * (to_weights - (weights * to_weights).sum(axis=1, keepdims=True))
+    softmax, kept = _softmax(q, k, lengths, words, rate, causal)
+    staying = dropped(softmax, kept, rate).astype(v.dtype)
+    sum_value[...] += product(staying, outer, 0, 0)
+    to_weights = dropped(product(outer, v, 1, 1), kept, rate)
+    to_scores = softmax * (to_weights - (softmax * to_weights).sum(axis=1, keepdims=True))
     to_scores = to_scores.astype(k.dtype)
-    to_query[0, 0] = _product(to_scores, k, 1, 0).astype(to_query.dtype)
-    sum_key[...] += _product(to_scores, q, 0, 0)
+    to_query[0, 0] = product(to_scores, k, 1, 0).astype(to_query.dtype)
+    sum_key[...] += product(to_scores, q, 0, 0)
 
     @pl.when(part == last)
     def end() -> None:

@@ -1,4 +1,4 @@
-"""The TPU's attention with dropout, interpreted, against the definition with its own dropout."""
+"""Our attention with dropout, interpreted, against the definition with the same dropout."""
 
 import dataclasses
 import functools
@@ -13,11 +13,10 @@ from splits import TINY_BASE, random_parameters
 from hubert_jax.frames import num_samples
 from hubert_jax.model.architecture import Architecture, Execution, Head, Regularization
 from hubert_jax.model.hubert import HubertForPretraining
-from hubert_jax.model.kernels import choice, dropout
-from hubert_jax.model.kernels.whole_rows import attend, has_room
+from hubert_jax.model.kernels import blocks, choice, dropout, whole_rows
 
 RATE = 0.1
-_attend = functools.partial(attend, interpret=True)
+of_each_kernel = pytest.mark.parametrize("kernel", [whole_rows, blocks])
 
 
 def _inputs(frames, batch=2, heads=2, head_dim=8):
@@ -56,9 +55,12 @@ def _definition(query, key, value, lengths, kept, rate=RATE, causal=False):
     return jnp.einsum("bhqk,bkhd->bqhd", weights, value, precision="highest")
 
 
+@of_each_kernel
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("frames", "lengths"), [(96, (96, 50)), (300, (299, 300))])
-def test_attention_and_gradients_are_those_of_the_definition(frames, lengths, causal, monkeypatch):
+def test_attention_and_gradients_are_those_of_the_definition(
+    frames, lengths, causal, kernel, monkeypatch
+):
     monkeypatch.setattr("hubert_jax.model.kernels.whole_rows._SCORES", 2**16)  # several blocks
     inputs, lengths = _inputs(frames), jnp.array(lengths, jnp.int32)
     random = jax.random.key(5)
@@ -66,7 +68,7 @@ def test_attention_and_gradients_are_those_of_the_definition(frames, lengths, ca
     outer = jnp.asarray(_inputs(frames + 1)[0][:, :frames])
 
     def ours(*x):
-        return _attend(*x, lengths, RATE, random, causal=causal)
+        return kernel.attend(*x, lengths, RATE, random, causal=causal, interpret=True)
 
     def theirs(*x):
         return _definition(*x, lengths, kept, causal=causal)
@@ -80,11 +82,13 @@ def test_attention_and_gradients_are_those_of_the_definition(frames, lengths, ca
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-def test_without_dropout_nothing_is_dropped():
+@of_each_kernel
+def test_without_dropout_nothing_is_dropped(kernel):
+    attend = functools.partial(kernel.attend, interpret=True)
     inputs, lengths = _inputs(130), jnp.array([130, 20], jnp.int32)
     expected = _definition(*inputs, lengths, True, rate=0.0)
-    np.testing.assert_allclose(_attend(*inputs, lengths), expected, rtol=0, atol=1e-5)
-    assert np.isfinite(_attend(*inputs, jnp.array([0, -1], jnp.int32))).all()
+    np.testing.assert_allclose(attend(*inputs, lengths), expected, rtol=0, atol=1e-5)
+    assert np.isfinite(attend(*inputs, jnp.array([0, -1], jnp.int32))).all()
 
 
 def test_what_is_dropped_is_a_share_and_independent_by_row_head_frame_and_key():
@@ -110,29 +114,32 @@ def test_what_is_dropped_is_a_share_and_independent_by_row_head_frame_and_key():
         assert spread == pytest.approx((RATE * (1 - RATE) / 448) ** 0.5, rel=0.05)
 
 
-def test_each_device_drops_what_one_would():
+@of_each_kernel
+def test_each_device_drops_what_one_would(kernel):
+    attend = functools.partial(kernel.attend, interpret=True)
     inputs, lengths = _inputs(128, batch=4), jnp.array([128, 7, 64, 100], jnp.int32)
     random = jax.random.key(9)
-    alone = _attend(*inputs, lengths, RATE, random)
+    alone = attend(*inputs, lengths, RATE, random)
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3)
     sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, "tensor", None))
 
     @jax.jit
     def sharded(*x):
-        return _attend(*x, lengths, RATE, random, sharding=sharding)
+        return attend(*x, lengths, RATE, random, sharding=sharding)
 
     found = sharded(*inputs)
     np.testing.assert_allclose(found, alone, rtol=0, atol=1e-6)
     assert found.sharding.shard_shape(found.shape) == (1, 128, 1, 8)
 
 
-def test_a_network_trains_with_it():
+@of_each_kernel
+def test_a_network_trains_with_it(kernel):
     """In a scan with LayerDrop's conditional, rematerialised: as XLA's without dropout."""
     regularization = Regularization(**TINY_BASE["regularization"], attention_dropout=RATE)
     architecture, head = Architecture(**TINY_BASE["architecture"]), Head(**TINY_BASE["head"])
     params = random_parameters(architecture, head)
     plain = choice.choose(Execution(rematerialize="everything"), architecture, regularization)
-    ours = dataclasses.replace(plain, attention=_attend)
+    ours = dataclasses.replace(plain, attention=functools.partial(kernel.attend, interpret=True))
     waveform = np.random.default_rng(0).normal(size=(2, num_samples(48))).astype(np.float32)
     mask = np.arange(48) % 16 < np.full((2, 1), 10)
 
@@ -164,7 +171,9 @@ def test_very_long_and_very_many_rows_are_not_for_it():
     sharding = NamedSharding(mesh, PartitionSpec(("data", "fsdp"), None, "tensor", None))
 
     def room(rows, frames, where=None):
-        return has_room(jax.ShapeDtypeStruct((rows, frames, 16, 64), jnp.bfloat16), where)
+        return whole_rows.has_room(
+            jax.ShapeDtypeStruct((rows, frames, 16, 64), jnp.bfloat16), where
+        )
 
     assert room(8, 2048) and not room(8, 2176)
     assert room(4096, 96) and not room(4097, 96) and room(4 * 4096, 96, sharding)
