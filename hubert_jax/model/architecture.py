@@ -182,7 +182,7 @@ class Execution:
     attention: str = "auto"  # xla; on GPU cudnn, blocks; on TPU splash, whole_rows; auto
     rematerialize: str = "nothing"  # of a layer in the backward pass, so that it is not stored:
     # attention, from queries to its output; all_but_dots: not what dense layers give; everything
-    scan_unroll: int = 1  # layers in a row: 1 compiles fastest, all of them run fastest on CPU
+    scan_unroll: int = 1  # layers in a row: 1 compiles fastest, all of them run fastest
     platform: str = ""  # that is compiled for; empty: the one that is there
 
     def __post_init__(self) -> None:
