@@ -68,8 +68,8 @@ def train() -> ConfigDict:
                 layer_drop=0.05,
                 frontend_gradient_scale=0.1,
             ),
-            # On accelerators bfloat16 and scan_unroll=12, which moves less memory and takes twice as
-            # long to compile (docs/results/plan.md); the released model trained in float16.
+            # On accelerators bfloat16 and scan_unroll=12, which moves less memory and takes about
+            # twice as long to compile (docs/results/plan.md); the release trained in float16.
             execution=dict(dtype="float32", rematerialize="nothing"),
             loss=dict(
                 mask_probability=0.8,
