@@ -24,8 +24,7 @@ import soundfile
 
 from configs import demo, small
 from hubert_jax import config as config_lib
-from hubert_jax import pipeline
-from hubert_jax.prepare import split_folders
+from hubert_jax import files, pipeline
 
 NETWORKS = {"scratch": "", "it1": "it1/train", "it2": "it2/train"}
 AMOUNTS = {"all": "train-clean-5", "ten": "ten-minutes"}
@@ -38,7 +37,10 @@ COLUMNS = (
 
 
 def ten_minutes(source: pathlib.Path, target: pathlib.Path, seed: int = 0) -> None:
-    """Copies ten minutes of a folder of LibriSpeech, drawn by utterance, with their transcripts."""
+    """Copies ten minutes of a folder of LibriSpeech, drawn by utterance, with their transcripts.
+
+    Fewer by part of an utterance; another `seed` draws others.
+    """
     audio = sorted(source.rglob("*.opus"))
     random.Random(seed).shuffle(audio)
     seconds = 0.0
@@ -132,10 +134,10 @@ def main() -> None:
     workdir = asked.workdir.absolute()
     if asked.begin and not workdir.exists():
         shutil.copytree(asked.begin, workdir)
-    (train,) = split_folders(("train-clean-5",))["train-clean-5"]
     ten = workdir / "ten-minutes"
     if not ten.exists():
-        ten_minutes(pathlib.Path(asked.corpus, train), ten)
+        with files.writing_directory(ten) as aside:
+            ten_minutes(pathlib.Path(asked.corpus, AMOUNTS["all"]), aside)
     all_steps, ten_steps = map(int, asked.steps.split(","))
     test = str(pathlib.Path(asked.test).absolute()) if asked.test else ""
     found = stages(asked.corpus, (all_steps, ten_steps), str(ten), test)

@@ -123,9 +123,9 @@ class BucketPath(pathlib.PosixPath):
 
     def _found(self, info: dict[str, Any]) -> Found | None:
         """What fsspec says of an object; None of a folder."""
-        return (
-            None if info["type"] == "directory" else Found(info["size"], self._store.version(info))
-        )
+        if info["type"] == "directory":
+            return None
+        return Found(info["size"], self._store.version(info))
 
     def find(self) -> dict[str, Found]:
         """All objects below, by their names from here, sorted; one request a thousand."""

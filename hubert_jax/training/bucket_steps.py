@@ -5,7 +5,7 @@ Orbax itself knows no s3://, and renames folders, which buckets do not.
 
 import concurrent.futures
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from hubert_jax import storage
 
@@ -56,9 +56,9 @@ class BucketSteps:
 
     def _send(self, written: Callable[[], None], best: int | None) -> None:
         written()
-        whole = {str(step) for step in steps_in(self._directory)}
-        begun = {name.partition("/")[0] for name in self._directory.find()}
-        for name in filter(str.isdecimal, begun - whole):  # of a process that was killed meanwhile
+        names = self._directory.find()
+        begun = {name.partition("/")[0] for name in names} - {str(step) for step in _whole(names)}
+        for name in filter(str.isdecimal, begun):  # of a process that was killed meanwhile
             storage.remove_tree(self._directory / name)
         self._copy.push(_MARKER, lambda name: name.partition("/")[0].isdecimal())
         steps = steps_in(self._directory)
@@ -68,5 +68,9 @@ class BucketSteps:
 
 def steps_in(directory: storage.BucketPath) -> list[int]:
     """The steps that are there completely, ascending."""
-    parts = (name.split("/") for name in directory.find())
+    return _whole(directory.find())
+
+
+def _whole(names: Iterable[str]) -> list[int]:
+    parts = (name.split("/") for name in names)
     return sorted(int(p[0]) for p in parts if len(p) == 2 and p[1] == _MARKER and p[0].isdecimal())
