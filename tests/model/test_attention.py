@@ -10,7 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Architecture, Execution, Regularization
-from hubert_jax.model.kernels import attention
+from hubert_jax.model.kernels import attention, choice
 from hubert_jax.model.kernels.attention import splash, xla
 from hubert_jax.model.kernels.choice import choose
 
@@ -115,6 +115,17 @@ def test_choice(platform, dtype, rate, head_dim, backend, reason):
         Regularization(attention_dropout=rate),
     )
     assert kernels.attention_backend == backend and reason in kernels.attention_reason
+
+
+@pytest.mark.parametrize(
+    ("capability", "backend"),
+    [("7.5", "xla"), ("8.0", "blocks"), ("9.0", "blocks"), ("12.0", "blocks"), ("gfx90a", "xla")],
+)
+def test_older_and_other_gpus_keep_xlas_attention(capability, backend, monkeypatch):
+    monkeypatch.setattr(choice, "_capability", lambda: capability)
+    kernels = choose(Execution(platform="gpu"), Architecture(), Regularization())
+    assert kernels.attention_backend == backend
+    assert backend == "blocks" or f"here {capability}" in kernels.attention_reason
 
 
 def test_languages_keep_xlas_attention_where_weights_are_dropped():

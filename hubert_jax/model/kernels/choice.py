@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +22,7 @@ from hubert_jax.model.kernels import attention, dense, dropout, grouped_convolut
 
 _CUDNN_MAX_HEAD_DIM = 128
 _POWERS = (16, 32, 64, 128)  # of two, which our kernel for GPU loads
+_CAPABLE = re.compile(r"([89]|\d\d)\.\d")  # of Triton's products of halves; AMD's are gfx90a
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +141,8 @@ def _attention_backend(
         if rate:
             return "whole_rows", f"our Pallas kernel for TPU, with attention dropout {rate:g}"
         return "splash", "Pallas kernel for TPU"
+    if rate and not _CAPABLE.match(capability := _capability()):
+        return "xla", f"our kernel needs NVIDIA's compute capability 8 or more, here {capability}"
     if rate and head_dim not in _POWERS:
         return "xla", f"our kernel for GPU takes heads of {_POWERS} channels, here {head_dim}"
     if rate:
@@ -149,3 +153,10 @@ def _attention_backend(
         limit = f"a multiple of 8 and at most {_CUDNN_MAX_HEAD_DIM} channels"
         return "xla", f"cuDNN's kernel takes heads of {limit}, here {head_dim}"
     return "cudnn", "cuDNN's flash kernel for GPU"
+
+
+def _capability() -> str:
+    """Of the GPU that is there; where one is compiled for that is not, that of an H100."""
+    if jax.default_backend() != "gpu":
+        return "9.0"
+    return str(getattr(jax.local_devices()[0], "compute_capability", "unknown"))
