@@ -1,15 +1,17 @@
 """What pre-training, transcripts, language models and searched weights do for words: a table.
 
-    python -m studies.words [--workdir=runs/words] [--test=FOLDER] [--begin=DIR] [--steps=800,400]
+    python -m studies.words --corpus=FOLDER [--splits=NAME=FOLDER,...] [--workdir=runs/words]
+        [--kenlm=DIR] [--pretraining=3000,800] [--tuning=1200,400]
 
-The demonstration's network, from scratch and after each of its two iterations, is fine-tuned on all
-of its transcripts and on ten minutes of them (`--steps` of each); what comes out is decoded on
-dev-mini and on FOLDER, such as LibriSpeech's test-other: greedily, with the embedded 3-gram, with a
-Transformer, and with the 3-gram by weights that 60 trials on dev-mini have found. Both language
-models know the training transcripts alone, with either amount of transcribed speech.
+A network of the demonstration's size is pre-trained for two iterations of `--pretraining` steps.
+From scratch and after each of them, it is fine-tuned on all transcripts and on ten minutes of them,
+for `--tuning` steps; what comes out is decoded on the last two of the splits: greedily, with a
+3-gram, with a Transformer, and with the 3-gram by weights that 60 trials on the first of the two
+have found. Both language models know the training transcripts alone, with either amount of speech.
 
-The same command continues an interrupted run. `--begin` names the working directory of a
-demonstration, whose finished stages are taken over. Writes WORKDIR/words.csv and prints it.
+`--splits` are four, or those of configs/reference.py: to pre-train on, its transcribed part, to
+measure on, to test on. The same command continues an interrupted run. Writes WORKDIR/words.csv and
+prints it.
 """
 
 import argparse
@@ -22,12 +24,11 @@ from typing import Any
 
 import soundfile
 
-from configs import demo, small
+from configs import demo, reference, small
 from hubert_jax import config as config_lib
 from hubert_jax import files, pipeline
+from hubert_jax.prepare import split_folders
 
-NETWORKS = {"scratch": "", "it1": "it1/train", "it2": "it2/train"}
-AMOUNTS = {"all": "train-clean-5", "ten": "ten-minutes"}
 TEN_MINUTES = 600.0  # seconds
 TRIALS = 60
 COLUMNS = (
@@ -36,15 +37,20 @@ COLUMNS = (
 )
 
 
-def ten_minutes(source: pathlib.Path, target: pathlib.Path, seed: int = 0) -> None:
-    """Copies ten minutes of a folder of LibriSpeech, drawn by utterance, with their transcripts.
+def ten_minutes(sources: list[pathlib.Path], target: pathlib.Path, seed: int = 0) -> None:
+    """Copies ten minutes of folders of LibriSpeech, drawn by utterance, with their transcripts.
 
     Fewer by part of an utterance; another `seed` draws others.
     """
-    audio = sorted(source.rglob("*.opus"))
+    audio = sorted(
+        (path.stem, path, source)
+        for source in sources
+        for path in source.rglob("*")
+        if path.suffix in (".flac", ".opus")
+    )
     random.Random(seed).shuffle(audio)
     seconds = 0.0
-    for path in audio:
+    for name, path, source in audio:
         duration = soundfile.info(path).duration
         if seconds + duration > TEN_MINUTES:
             break
@@ -55,62 +61,98 @@ def ten_minutes(source: pathlib.Path, target: pathlib.Path, seed: int = 0) -> No
         transcripts = next(path.parent.glob("*.trans.txt"))
         with (folder / transcripts.name).open("a") as file:
             lines = transcripts.read_text().splitlines(keepends=True)
-            file.writelines(line for line in lines if line.startswith(f"{path.stem} "))
+            file.writelines(line for line in lines if line.startswith(f"{name} "))
 
 
-def stages(corpus: str, steps: tuple[int, int], ten: str, test: str) -> dict[str, Any]:
-    """All but the decoding with searched weights of another split than dev-mini."""
-    kept = demo.get_config().stages.to_dict()
-    splits = {"ten-minutes": ten} | ({"test": test} if test else {})
-    kept["prepare"]["splits"] += tuple(f"{name}={folder}" for name, folder in splits.items())
-    kept["prepare"]["corpus"] = corpus
-    language_model = small.get_config("train_lm").to_dict()
-    for key in ("workdir", "audio", "validation_audio"):
-        del language_model[key]
-    words = dict(language_model, inputs=dict(audio=("prepare:train-clean-5",)))
-    words["inputs"]["validation_audio"] = "prepare:dev-mini"
-    found = {"prepare": kept["prepare"], "words": dict(train_lm=words)}
-    for name in ("it1", "it2"):
-        found[name] = {job: kept[name][job] for job in ("label", "train")}
-    for network, init_from in NETWORKS.items():
-        for (amount, split), length in zip(AMOUNTS.items(), steps, strict=True):
-            group = f"{network}-{amount}"
-            tuned = demo.finetuning(length, 1e-3, length // 10)
-            tuned["inputs"] = dict(audio=f"prepare:{split}")
-            if init_from:
-                tuned["inputs"]["init_from"] = init_from
-            else:
-                tuned["init_from"] = ""
-            found[group] = dict(finetune=tuned)
-            for part in ("dev-mini", *(["test"] if test else ())):
-                found[f"{group}-{part}-ngram"] = dict(decode=decoding(group, part))
-                found[f"{group}-{part}-transformer"] = dict(decode=decoding(group, part, "words"))
-            searched = decoding(group, "dev-mini")
-            searched["weights"] = dict(trials=TRIALS, lm_weight=(0.0, 4.0))
-            found[f"{group}-dev-mini-searched"] = dict(decode=searched)
-    return found
+class Study:
+    """The stages of the study, by group; `splits` are prepared splits, in the order above."""
+
+    def __init__(self, prepare: dict[str, Any], splits: list[str], kenlm: str) -> None:
+        self.untranscribed, self.transcribed, self.dev, self.test = splits
+        named = "prepare:{}".format
+        self.stages: dict[str, Any] = {"prepare": prepare}
+        self.networks = {"scratch": "", "it1": "it1/train", "it2": "it2/train"}
+        self.amounts = {"all": self.transcribed, "ten": "ten-minutes"}
+        for job, others in (("lm", dict(kenlm=kenlm)), ("train_lm", {})):
+            values = small.get_config(job).to_dict() | others
+            measured = "measured_on" if job == "lm" else "validation_audio"
+            for key in ("workdir", "audio", measured):
+                del values[key]
+            values["inputs"] = dict(audio=(named(self.transcribed),))
+            values["inputs"][measured] = named(self.dev)
+            self.stages.setdefault("words", {})[job] = values
+
+    def pretrain(self, steps: tuple[int, int]) -> None:
+        """Two iterations: the demonstration's, with other numbers of steps."""
+        recipe = demo.pipeline(*steps, 0).stages.to_dict()
+        for name in self.networks:
+            if name in recipe and name != "scratch":
+                label, train = recipe[name]["label"], recipe[name]["train"]
+                audio = f"prepare:{self.untranscribed}"
+                label["inputs"]["audio"] = (audio,)
+                train["inputs"]["audio"] = audio
+                train["inputs"]["labels"] = (f"{name}/label:{self.untranscribed}",)
+                self.stages[name] = dict(label=label, train=train)
+
+    def tune(self, steps: tuple[int, int]) -> None:
+        """Each network on either amount of transcribed speech, decoded in all ways but one."""
+        for network, init_from in self.networks.items():
+            for (amount, split), length in zip(self.amounts.items(), steps, strict=True):
+                tuned = demo.finetuning(length, 1e-3, length // 10)
+                tuned["inputs"] = dict(audio=f"prepare:{split}")
+                if init_from:
+                    tuned["inputs"]["init_from"] = init_from
+                else:
+                    tuned["init_from"] = ""
+                group = f"{network}_{amount}"
+                self.stages[group] = dict(finetune=tuned)
+                for part in (self.dev, self.test):
+                    self.decode(group, part, "ngram")
+                    self.decode(group, part, "transformer", rescore="words/train_lm")
+                self.decode(group, self.dev, "searched", weights=True)
+
+    def decode(
+        self,
+        group: str,
+        split: str,
+        way: str,
+        rescore: str = "",
+        weights: bool = False,
+        search: dict[str, Any] | None = None,
+    ) -> None:
+        """Beam search of words, with the demonstration's weights or those of `search`."""
+        inputs = dict(checkpoint=f"{group}/finetune", audio=f"prepare:{split}", lm="words/lm")
+        values = demo.recognition(group, 1)["decode"] | dict(inputs=inputs)
+        del values["lm"]
+        if rescore:
+            inputs["rescore"] = rescore
+            values["search"] = dict(values["search"], n_best=100)
+        if weights:
+            values["weights"] = dict(trials=TRIALS, lm_weight=(0.0, 4.0))
+        if search:
+            values["search"] = search
+        self.stages[f"{group}_{split}_{way}"] = dict(decode=values)
+
+    def decoded(self) -> list[tuple[str, str, str, str, str]]:
+        """Network, amount, split, way and group of everything that is decoded, in order."""
+        return [
+            (network, amount, split, way, group)
+            for network in self.networks
+            for amount in self.amounts
+            for split in (self.dev, self.test)
+            for way in ("ngram", "transformer", "searched")
+            if (group := f"{network}_{amount}_{split}_{way}") in self.stages
+        ]
 
 
-def decoding(group: str, split: str, words: str = "") -> dict[str, Any]:
-    """Beam search of words with the demonstration's weights; by a Transformer's texts rescored."""
-    inputs = dict(checkpoint=f"{group}/finetune", audio=f"prepare:{split}")
-    values = demo.recognition(group, 1)["decode"] | dict(inputs=inputs)
-    if words:
-        inputs["rescore"] = f"{words}/train_lm"
-        values["search"] = dict(values["search"], n_best=100)
-    return values
-
-
-def table(workdir: pathlib.Path, groups: list[str]) -> list[dict[str, Any]]:
-    """A line for each network, amount, split and decoding that is finished."""
+def table(workdir: pathlib.Path, study: Study) -> list[dict[str, Any]]:
+    """A line for each network, amount, split and decoding."""
     lines = []
-    for group in groups:
-        network, amount, split, decoding = group.replace("dev-mini", "dev_mini").split("-")
+    for network, amount, split, decoding, group in study.decoded():
         result = json.loads((workdir / group / "decode" / "result.json").read_text())
         ways = {"greedy": "greedy"} if decoding == "ngram" else {}
         for way, name in (ways | {"beam": decoding}).items():
-            line = {"network": network, "transcripts": amount, "decoding": name}
-            line["split"] = split.replace("_", "-")
+            line = {"network": network, "transcripts": amount, "split": split, "decoding": name}
             for key, errors in (("wer", "word_errors"), ("cer", "character_errors")):
                 found = result[errors][way]
                 line[key] = found["rate"]
@@ -122,39 +164,48 @@ def table(workdir: pathlib.Path, groups: list[str]) -> list[dict[str, Any]]:
     return lines
 
 
+def _two(text: str) -> tuple[int, int]:
+    first, second = map(int, text.split(","))
+    return first, second
+
+
 def main() -> None:
     """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/words"))
-    parser.add_argument("--corpus", default="examples/minilibri")
-    parser.add_argument("--test", default="")
-    parser.add_argument("--begin", type=pathlib.Path)
-    parser.add_argument("--steps", default="800,400")
+    parser.add_argument("--corpus", required=True)
+    parser.add_argument("--splits", default=",".join(reference.SPLITS))
+    parser.add_argument("--kenlm", default="", help="folder of lmplz and build_binary")
+    parser.add_argument("--pretraining", type=_two, default="3000,800", metavar="STEPS,STEPS")
+    parser.add_argument("--tuning", type=_two, default="1200,400", metavar="STEPS,STEPS")
     asked = parser.parse_args()
     workdir = asked.workdir.absolute()
-    if asked.begin and not workdir.exists():
-        shutil.copytree(asked.begin, workdir)
-    ten = workdir / "ten-minutes"
-    if not ten.exists():
-        with files.writing_directory(ten) as aside:
-            ten_minutes(pathlib.Path(asked.corpus, AMOUNTS["all"]), aside)
-    all_steps, ten_steps = map(int, asked.steps.split(","))
-    test = str(pathlib.Path(asked.test).absolute()) if asked.test else ""
-    found = stages(asked.corpus, (all_steps, ten_steps), str(ten), test)
+    splits = split_folders(tuple(asked.splits.split(",")))
+    study = Study(
+        dict(corpus=asked.corpus, splits=(*asked.splits.split(","), f"ten-minutes={workdir}/ten")),
+        list(splits),
+        asked.kenlm,
+    )
+    if not (workdir / "ten").exists():
+        with files.writing_directory(workdir / "ten") as aside:
+            sources = [pathlib.Path(asked.corpus, each) for each in splits[study.transcribed]]
+            ten_minutes(sources, aside)
+    study.pretrain(asked.pretraining)
+    study.tune(asked.tuning)
 
     def run() -> None:
-        values = dict(workdir=str(workdir), stages=found)
+        values = dict(workdir=str(workdir), stages=study.stages)
         pipeline.run(config_lib.build(pipeline.PipelineConfig, values))
 
     run()
-    for group in [name for name in found if name.endswith("-searched")] if test else ():
-        result = json.loads((workdir / group / "decode" / "result.json").read_text())
-        tuned, other = group.removesuffix("-dev-mini-searched"), group.replace("dev-mini", "test")
-        searched = dict(decoding(tuned, "test"), search=result["config"]["search"])
-        found[other] = dict(decode=searched)
-    if test:
-        run()
-    lines = table(workdir, [name for name, each in found.items() if "decode" in each])
+    for network in study.networks:
+        for amount in study.amounts:
+            tuned = f"{network}_{amount}"
+            found = workdir / f"{tuned}_{study.dev}_searched" / "decode" / "result.json"
+            search = json.loads(found.read_text())["config"]["search"]
+            study.decode(tuned, study.test, "searched", search=search)
+    run()
+    lines = table(workdir, study)
     with (workdir / "words.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()

@@ -231,7 +231,10 @@ def estimate(
 
 def _run(command: list[str], lines: Iterable[str]) -> None:
     with tempfile.TemporaryFile() as said:  # a pipe that nobody reads would fill
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said)
+        try:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said)
+        except OSError as error:  # of another machine, or of an interpreter that is not here
+            raise InputError(f"{command[0]}: cannot be started: {error.strerror}") from error
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError), process.stdin as text:
             for line in lines:

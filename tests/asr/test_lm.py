@@ -72,3 +72,15 @@ def test_what_is_wrong_is_named_and_leaves_nothing(tmp_path, programs, values, m
     with pytest.raises(InputError, match=message):
         _run(tmp_path, programs, **values | dict(texts=texts))
     assert not [path for path in tmp_path.glob("run/lm/*")]
+
+
+def test_a_program_of_elsewhere_is_named(tmp_path, programs):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("six words\n")
+    for name in ("lmplz", "build_binary"):
+        program = tmp_path / "kenlm" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/no/interpreter\n")
+        program.chmod(0o755)
+    with pytest.raises(InputError, match="kenlm/lmplz: cannot be started: No such file"):
+        _run(tmp_path, programs, texts=(str(texts),), kenlm=str(tmp_path / "kenlm"))
