@@ -7,14 +7,19 @@ with its words. Ours: emissions, then a search of its lexicon, as the decode job
 processes as there are cores. The peer is PYTHON of an environment of its own with torch,
 transformers, pyctcdecode and kenlm (pyctcdecode needs NumPy 1): the same weights as a transformers
 directory, one utterance at a time, as its users run it, then `decode_batch` in as many processes,
-by the same n-gram, words, beam and weights. They take turns in one run; loading, and the first pass
-of each, which compiles, do not count.
+by the same n-gram, words, beam and weights, and with the same threshold: ten nats below a frame's
+best hypothesis, the peer's default (it also leaves out classes below exp(-5), which ours has no
+option for). They take turns in one run; loading, and the first pass of each, which compiles, do not
+count.
 
-Prints seconds and word error rates, our search by beam in one process, and two JSON lines: the
-peer's time over ours, and the search's seconds for a second of audio and a core, at that beam.
+Prints seconds and word error rates, our search by beam and threshold in one process, and two JSON
+lines: the peer's time over ours, and the search's seconds for a second of audio and a core, at that
+beam.
 """
 
 import argparse
+import dataclasses
+import itertools
 import json
 import math
 import os
@@ -42,6 +47,7 @@ from hubert_jax.networks import trained as trained_lib
 from hubert_jax.networks.trained import require_ctc
 
 LM_WEIGHT, WORD_SCORE = 2.0, -1.0
+THRESHOLD = 10.0
 BEAMS = (20, 50, 200, 500)
 
 
@@ -80,7 +86,13 @@ def main() -> None:
     words = lexicon.of_words(ngram.words(arguments.lm), vocabulary, arguments.lm)
     references = {each.id: each.text for each in records.read_audio(arguments.split)}
     cores = len(os.sched_getaffinity(0))
-    search = BeamSearch(beam=arguments.beam, lm_weight=LM_WEIGHT, word_score=WORD_SCORE, n_best=1)
+    search = BeamSearch(
+        beam=arguments.beam,
+        beam_threshold=THRESHOLD,
+        lm_weight=LM_WEIGHT,
+        word_score=WORD_SCORE,
+        n_best=1,
+    )
     took: dict[str, list[float]] = {"emissions": [], "search": [], "ours": [], "peer": []}
     texts: dict[str, dict[str, str]] = {}
     with (
@@ -120,6 +132,7 @@ def main() -> None:
                 "lm": os.path.abspath(arguments.lm),
                 "words": list(words.words),
                 "beam": arguments.beam,
+                "threshold": -THRESHOLD,
                 "alpha": LM_WEIGHT / math.log(10),  # it takes the n-gram's logarithm to base e
                 "beta": WORD_SCORE,
                 "processes": cores,
@@ -137,13 +150,15 @@ def main() -> None:
 
         decoder = Decoder(vocabulary, arguments.lm, words)
         print(f"{len(references)} utterances, {manifest.seconds:.0f} s; {len(words.words)} words")
-        for beam in BEAMS:
+        for beam, threshold in itertools.product(BEAMS, (THRESHOLD, BeamSearch.beam_threshold)):
+            asked = dataclasses.replace(search, beam=beam, beam_threshold=threshold)
+            decoder(emitted[0].log_probs, asked)
             begun = time.perf_counter()
-            for each in emitted:
-                decoder(each.log_probs, BeamSearch(beam=beam, n_best=1))
+            scores = [decoder(each.log_probs, asked)[0].score for each in emitted]
             seconds = time.perf_counter() - begun
             print(
-                f"beam {beam}, one process: {seconds:.2f} s, {seconds / manifest.seconds:.5f} of it"
+                f"beam {beam}, threshold {threshold:g}, one process: {seconds:.2f} s, "
+                f"{seconds / manifest.seconds:.5f} of it; mean score {statistics.mean(scores):.3f}"
             )
     for name, values in took.items():
         if values:

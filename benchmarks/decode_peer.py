@@ -35,7 +35,9 @@ def decoded():
             inputs = processor(waveform, sampling_rate=16_000, return_tensors="pt")
             found.append(torch.log_softmax(model(**inputs).logits[0], dim=-1).numpy())
     with multiprocessing.get_context("fork").Pool(request["processes"]) as pool:
-        texts = decoder.decode_batch(pool, found, beam_width=request["beam"])
+        texts = decoder.decode_batch(
+            pool, found, beam_width=request["beam"], beam_prune_logp=request["threshold"]
+        )
     return dict(zip(audio, texts, strict=True))
 
 

@@ -4,10 +4,11 @@
 
 The step that `train` compiles, of a network of four layers, 256 wide, behind a front-end of 128
 channels, in float32 with dropout as released and LayerDrop off, so that all steps do the same work.
-First 2, 4, 8 and 16 rows of 128 frames. Then always 2,048 frames, as 16 rows of 128 up to one row
+First 4, 8, 16 and 32 rows of 128 frames. Then always 4,096 frames, as 32 rows of 128 up to two rows
 of 2,048, with attention and without, so that the difference is attention's: if a row's grows with
 the square of its frames, the difference doubles from line to line. Its fraction of the step stands
 beside that of its operations. At the end one layer's attention stands alone, in one row and in two.
+A line through the sizes gives the part that they do not change, and the growth beyond it.
 
 Programs take turns, a step each, and a first round does not count. Seconds are of the wall clock,
 and of the process's CPU, in which other work on the machine does not count. Memory is what XLA says
@@ -42,8 +43,8 @@ ARCHITECTURE = Architecture(
     conv_channels=(128,) * 7, dim=256, num_layers=4, ffn_dim=1024, num_heads=4
 )
 HEAD = Head(codebook_sizes=(CLASSES,))
-BY_ROWS = [(rows, 128) for rows in (2, 4, 8, 16)]
-BY_FRAMES = [(16, 128), (8, 256), (4, 512), (2, 1024), (1, 2048)]
+BY_ROWS = [(rows, 128) for rows in (4, 8, 16, 32)]
+BY_FRAMES = [(32, 128), (16, 256), (8, 512), (4, 1024), (2, 2048)]
 Shape = tuple[int, int]  # rows, frames
 
 
@@ -156,6 +157,16 @@ def report(what: str, rounds: np.ndarray) -> str:
     return json.dumps(summary | {"goal": [1 - GOAL, 1 + GOAL], "met": bool(abs(ratio - 1) <= GOAL)})
 
 
+def beyond_start(what: str, sizes: list[int], rounds: np.ndarray) -> str:
+    """The same, without what a line through all sizes begins with; prints that line too."""
+    middle = np.median(rounds, axis=0)
+    # Weighted, so that relative distances are small.
+    each, fixed = np.polyfit(sizes, middle, 1, w=1 / middle)
+    off = np.max(np.abs((fixed + each * np.array(sizes)) / middle - 1))
+    print(f"  a line: {fixed:.3f} + {each:.4f} for each, at most {off:.1%} off; without its start")
+    return report(f"{what} beyond a start", rounds - fixed)
+
+
 def describe(name: tuple, times: np.ndarray, memory: tuple[int, int]) -> str:
     """One program's line: median and quartiles of seconds, CPU, memory."""
     attends, rows, frames = name
@@ -187,43 +198,38 @@ def main() -> None:
     )
     for name in times:
         print(describe(name, times[name], memory[name]))
-    print("rows 2 -> 4 -> 8 -> 16 of 128 frames: ratios to linear growth (quartiles)")
+    print("rows 4 -> 8 -> 16 -> 32 of 128 frames: ratios to linear growth (quartiles)")
     lines = [
         report("rows, seconds", of(True, BY_ROWS, 0)),
         report("rows, CPU seconds", of(True, BY_ROWS, 1)),
         report("rows, temporary memory", bytes_of(True, BY_ROWS)),
         report("rows, all memory", bytes_of(True, BY_ROWS, True)),
     ]
-    rows = np.array([shape[0] for shape in BY_ROWS])
-    for what, values in (
-        ("CPU seconds", of(True, BY_ROWS, 1)),
-        ("temporary memory", bytes_of(True, BY_ROWS) / 1e6),
-    ):
-        middle = np.median(values, axis=0)
-        # Weighted, so that relative distances are small.
-        each, fixed = np.polyfit(rows, middle, 1, w=1 / middle)
-        off = np.max(np.abs((fixed + each * rows) / middle - 1))
-        print(f"  a line: {fixed:.3f} + {each:.3f} a row, at most {off:.1%} off; without its start")
-        lines.append(report(f"rows, {what} beyond a start", values - fixed))
+    rows = [rows for rows, _ in BY_ROWS]
+    lines.append(beyond_start("rows, CPU seconds", rows, of(True, BY_ROWS, 1)))
+    lines.append(beyond_start("rows, temporary memory", rows, bytes_of(True, BY_ROWS) / 1e6))
     print("frames 128 -> ... -> 2,048, attention's: ratios to growth with a row's square")
-    for kind, what in enumerate(("seconds", "CPU seconds")):
-        own = of(True, BY_FRAMES, kind) - of(False, BY_FRAMES, kind)
-        lines.append(report(f"attention, {what}", own))
-    lines.append(
-        report("attention, memory", bytes_of(True, BY_FRAMES) - bytes_of(False, BY_FRAMES))
-    )
+    frames = [frames for _, frames in BY_FRAMES]
+    own = [of(True, BY_FRAMES, kind) - of(False, BY_FRAMES, kind) for kind in range(2)]
+    own_bytes = bytes_of(True, BY_FRAMES) - bytes_of(False, BY_FRAMES)
+    lines += [
+        report("attention, seconds", own[0]),
+        report("attention, CPU seconds", own[1]),
+        report("attention, memory", own_bytes),
+        beyond_start("attention, CPU seconds", frames, own[1]),
+        beyond_start("attention, memory", frames, own_bytes / 1e6),
+    ]
     print("attention's fraction of a step: by operations, seconds, CPU seconds")
     for shape in BY_FRAMES:
-        frames = shape[1]
-        step = flops.of_crop(ARCHITECTURE, HEAD, frames).step
-        products = 3 * 4 * frames**2 * ARCHITECTURE.dim * ARCHITECTURE.num_layers
+        step = flops.of_crop(ARCHITECTURE, HEAD, shape[1]).step
+        products = 3 * 4 * shape[1] ** 2 * ARCHITECTURE.dim * ARCHITECTURE.num_layers
         whole, rest = (np.median(times[attends, *shape], axis=0) for attends in (True, False))
         wall, cpu = 1 - rest / whole
-        print(f"  {frames:5} frames{products / step:9.1%}{wall:9.1%}{cpu:9.1%}")
+        print(f"  {shape[1]:5} frames{products / step:9.1%}{wall:9.1%}{cpu:9.1%}")
     print("attention alone with its gradient, CPU ns a pair of frames: median, lowest, highest")
-    for (number, frames), values in attention_alone(rounds).items():
+    for (number, length), values in attention_alone(rounds).items():
         found = f"{np.median(values):9.1f}{values.min():9.1f}{values.max():9.1f}"
-        print(f"  {number} x {frames}{found}")
+        print(f"  {number} x {length}{found}")
     print("\n".join(lines))
 
 
