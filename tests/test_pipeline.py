@@ -224,7 +224,7 @@ def test_a_group_or_split_that_is_not_there_is_refused_before_anything_runs(tmp_
             {"metric": "per"},
             "metric=per: expected one of wer, cer, loss",
         ),
-        ("scratch.finetune.optimizer.name", "muon", "name='muon': fine-tuning takes 'adam' alone"),
+        ("scratch.finetune.optimizer.name", "sgd", "name='sgd': expected one of"),
         *(
             ("scratch.finetune.padded_frames", lengths, "padded_frames=.*: expected lengths that")
             for lengths in ((), (0, 9), (128, 100), (100, 100))

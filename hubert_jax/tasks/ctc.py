@@ -113,8 +113,6 @@ class FinetuneConfig:
         self.execution.require_dropout(self.regularization)
         self.validation.require_meant(self.validation_audio, _FIGURES)
         self.vocabulary.require_meant(self.vocabulary_file, self.init_from)
-        if (name := self.optimizer.name) != "adam":
-            raise InputError(f"config.optimizer.name={name!r}: fine-tuning takes 'adam' alone")
         weights = self.audio_weights
         if weights and (len(weights) != 1 + len(self.more_audio) or min(weights) <= 0):
             raise InputError(

@@ -90,16 +90,7 @@ def build(config: OptimizerConfig, total_steps: int) -> optax.GradientTransforma
     """The optimiser of pre-training: clipping, then Adam (and Muon), over `total_steps` updates."""
     rate = learning_rate(config, total_steps)
     if config.name == "muon":
-        transform = optax.contrib.muon(
-            rate,
-            weight_decay=config.weight_decay,
-            adam_b1=config.beta1,
-            adam_b2=config.beta2,
-            eps=config.epsilon,
-            adam_weight_decay=config.weight_decay,
-            muon_weight_dimension_numbers=_matrices,
-            consistent_rms=0.2,
-        )
+        transform = _muon(config, rate, config.weight_decay)
     else:
         adam = (config.beta1, config.beta2, config.epsilon)
         transform = optax.adamw(rate, *adam, weight_decay=config.weight_decay)
@@ -117,9 +108,9 @@ def build_finetuning(
     freeze_steps: int = 0,
     train_frontend: bool = False,
 ) -> optax.GradientTransformation:
-    """The optimiser of fine-tuning: Adam for the network and for its new head, apart.
+    """The optimiser of fine-tuning: Adam (and Muon) for the network, Adam for its new head, apart.
 
-    The network's Adam, with its moments and bias correction, begins after `freeze_steps` (as in
+    The network's, with its moments and bias correction, begins after `freeze_steps` (as in
     fairseq); the schedule follows the run's step. `head` names its parameters, `head_scale` is its
     learning rate over the network's; a front-end that is not trained must not decay either.
     """
@@ -129,13 +120,13 @@ def build_finetuning(
             lambda path, _: train_frontend or not any(key.key == "frontend" for key in path), params
         )
 
-    adam = optax.chain(
-        optax.scale_by_adam(config.beta1, config.beta2, config.epsilon),
-        optax.add_decayed_weights(config.weight_decay, decays),
-    )
+    decay = optax.add_decayed_weights(config.weight_decay, decays)
+    adam = optax.chain(optax.scale_by_adam(config.beta1, config.beta2, config.epsilon), decay)
     network = adam
+    if config.name == "muon":
+        network = optax.chain(_muon(config, -1.0), decay)  # it descends, with the rate below
     if freeze_steps:
-        network = optax.conditionally_mask(adam, lambda step: step >= freeze_steps)
+        network = optax.conditionally_mask(network, lambda step: step >= freeze_steps)
     transforms = [
         optax.partition(
             {"head": optax.chain(adam, optax.scale(head_scale)), "network": network},
@@ -146,6 +137,21 @@ def build_finetuning(
     if config.clip_norm:
         transforms.insert(0, optax.clip_by_global_norm(config.clip_norm))
     return optax.chain(*transforms)
+
+
+def _muon(
+    config: OptimizerConfig, rate: optax.ScalarOrSchedule, weight_decay: float = 0.0
+) -> optax.GradientTransformation:
+    return optax.contrib.muon(
+        rate,
+        weight_decay=weight_decay,
+        adam_b1=config.beta1,
+        adam_b2=config.beta2,
+        eps=config.epsilon,
+        adam_weight_decay=weight_decay,
+        muon_weight_dimension_numbers=_matrices,
+        consistent_rms=0.2,
+    )
 
 
 def _matrices(params: dict) -> dict:

@@ -224,6 +224,44 @@ def test_the_network_begins_with_a_fresh_adam_at_the_runs_learning_rate(ctc_para
         np.testing.assert_allclose(after - before, -rate * np.sign(gradient), rtol=0.01, atol=1e-6)
 
 
+def test_muon_of_a_network_begins_after_the_frozen_steps_and_leaves_the_head_to_adam(ctc_params):
+    values = dict(weight_decay=0.01, hold_fraction=0.5, warmup_fraction=0.0)
+    adam, muon = (
+        _build(_finetuning_config(name=name, **values), 100, freeze_steps=2, train_frontend=True)
+        for name in ("adam", "muon")
+    )
+    gradients = _gradients(ctc_params)
+    states = {each: each.init(ctc_params) for each in (adam, muon)}
+    for step in range(4):
+        updates = {}
+        for each in (adam, muon):
+            updates[each], states[each] = each.update(gradients, states[each], ctc_params)
+        jax.tree.map(
+            np.testing.assert_array_equal, updates[muon]["ctc_head"], updates[adam]["ctc_head"]
+        )
+        if step < 2:
+            assert not any(change.any() for change in jax.tree.leaves(updates[muon]["hubert"]))
+    expected = optax.contrib.muon(
+        1e-3,
+        weight_decay=0.01,
+        adam_b1=0.9,
+        adam_b2=0.98,
+        eps=1e-6,
+        adam_weight_decay=0.01,
+        muon_weight_dimension_numbers=optimizer_lib._matrices,
+        consistent_rms=0.2,
+    )
+    given = gradients["hubert"], ctc_params["hubert"]
+    state = expected.init(given[1])
+    for _ in range(2):
+        changes, state = expected.update(given[0], state, given[1])
+    jax.tree.map(
+        lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-9),
+        updates[muon]["hubert"],
+        changes,
+    )
+
+
 @pytest.mark.parametrize("train_frontend", [False, True])
 def test_weight_decay_spares_a_frozen_frontend(ctc_params, train_frontend):
     optimizer = _build(_finetuning_config(weight_decay=0.1), train_frontend=train_frontend)
