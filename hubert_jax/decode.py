@@ -71,6 +71,8 @@ class DecodeConfig:
             raise InputError(f"config.seed={self.seed}: expected 0 or more")
         trials = {"weights.trials": self.method == "greedy" and self.weights.trials}
         require_usable(self, trials)
+        if self.weights.trials:
+            self.weights.require_start(self.search)
 
 
 def run(config: DecodeConfig) -> dict:
@@ -125,10 +127,10 @@ def run(config: DecodeConfig) -> dict:
             distributed.announce(f"emissions kept from an earlier call: {kept.directory}")
         trials = None
         if config.weights.trials and searchers:
-            searching = searchers
+            searching, word_score = searchers, asked.word_score
 
             def weigh() -> dict[str, Any]:
-                return _weighed(config, kept, len(shards), searching, vocabulary, found)
+                return _weighed(config, kept, len(shards), searching, vocabulary, found, word_score)
 
             weighed = distributed.from_first(weigh)
             trials, best = weighed["trials"], BeamSearch(**weighed["search"])
@@ -161,6 +163,7 @@ def _weighed(
     searchers: "Searchers",
     vocabulary: "Vocabulary",
     found: dict[str, Any],
+    word_score: float,
 ) -> dict[str, Any]:
     """The best weights, also written as a configuration's file, and all trials."""
     from hubert_jax.asr.error_rates import ErrorRate, word_errors
@@ -171,7 +174,8 @@ def _weighed(
             spoken = [e for e in kept.of_shard(number) if vocabulary.normalised(e.text)]
             references += [vocabulary.normalised(each.text) for each in spoken]
             emitted = (each.log_probs for each in spoken)
-            search = dataclasses.replace(search, n_best=1)
+            if not config.rescore:  # which puts the n-best texts in another order
+                search = dataclasses.replace(search, n_best=1)
             texts += [
                 vocabulary.normalised(n_best[0].text)
                 for n_best, _ in searchers.search(emitted, search)
@@ -182,8 +186,9 @@ def _weighed(
     directory = storage.path(config.workdir, "decode")
     made_of = [VERSION, kept.digest, found, dataclasses.asdict(config.search), config.method]
     study = config_lib.digest([*made_of, dataclasses.asdict(dataclasses.replace(asked, trials=0))])
+    start = dataclasses.replace(config.search, word_score=word_score)
     best, trials = weights.find(
-        asked, config.search, error_rate, directory / "trials.log", study, distributed.announce
+        asked, start, error_rate, directory / "trials.log", study, distributed.announce
     )
     values = {
         key: getattr(config, key) for key in ("checkpoint", "method", "lm", "lexicon", "rescore")

@@ -196,6 +196,11 @@ def _decoded(config: PseudoLabelConfig, audio_digest: str) -> dict[str, Any]:
             f"{key}: of greedy decoding, which has no confidences; decode with "
             "--config.method=lexicon or letters"
         )
+    if config.measure == "confidence" and found["config"]["search"]["n_best"] == 1:
+        raise InputError(
+            f"{key}: of one text an utterance, beside which nothing is less sure; decode with "
+            "--config.search.n_best=10, or pass --config.measure=score_per_frame"
+        )
     if files.sha256_file(directory / "hypotheses.jsonl") != found["hypotheses_digest"]:
         raise InputError(
             f"{directory / 'hypotheses.jsonl'}: not what its result.json names, it was edited or "

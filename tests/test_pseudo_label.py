@@ -19,6 +19,9 @@ from hubert_jax.vocabulary import Vocabulary
 pytestmark = pytest.mark.usefixtures("two_devices")
 
 
+SEARCH = {"beam": 50, "n_best": 10}
+
+
 class Decoded:
     """A folder as `decode` leaves it: utterance n of the split has the confidence n / 20."""
 
@@ -30,7 +33,7 @@ class Decoded:
             "audio_digest": read_manifest(split).digest,
             "fingerprint": "f" * 64,
             "inputs": {"checkpoint": "f" * 64, "lm": "a" * 64},
-            "config": {"method": "lexicon", "audio": str(split), "search": {"beam": 50}},
+            "config": {"method": "lexicon", "audio": str(split), "search": dict(SEARCH)},
         }
         for number, utterance in enumerate(records.read_audio(split)):
             words = [["HEARD", 0.1, 0.5, number / 20], [f"N{number}É", 0.5, 0.9, number / 20]]
@@ -95,7 +98,7 @@ def test_what_is_sure_becomes_a_split(labelled, decoded, held_out_split, tmp_pat
         "hypotheses": files.sha256_file(decoded.directory / "hypotheses.jsonl"),
         "inputs": {"checkpoint": "f" * 64, "lm": "a" * 64},
         "method": "lexicon",
-        "search": {"beam": 50},
+        "search": SEARCH,
     }
     found = result["splits"]["dev"]
     assert found["digest"] == manifest.digest and found["wer"] >= 1
@@ -112,6 +115,14 @@ def test_a_split_is_not_written_over_itself(labelled, decoded, tmp_path):
     decoded.write(audio_digest=read_manifest(source).digest)
     with pytest.raises(InputError, match="would be replaced; pass --config.split=NAME"):
         labelled(audio=source)
+
+
+def test_confidences_of_single_texts_are_refused(labelled, decoded):
+    decoded.result["config"]["search"]["n_best"] = 1
+    decoded.write()
+    with pytest.raises(InputError, match="of one text an utterance, .* decode with --config.sea"):
+        labelled()
+    labelled(measure="score_per_frame", threshold=-0.2)
 
 
 def test_by_score_and_by_name(labelled, tmp_path):

@@ -81,7 +81,7 @@ class _InLexicon:
 
     def weigh(self, search: BeamSearch) -> None:
         """Decides the search of later calls."""
-        self._options, self._w2 = search, _word_score(search, self._has_lm)
+        self._options, self._w2 = search, search.weight_of_words(self._has_lm)
         unknown = -np.inf if search.unknown_score is None else search.unknown_score
         options = flashlight.LexiconDecoderOptions(
             search.beam,
@@ -167,7 +167,7 @@ class _ByLetter:
 
     def weigh(self, search: BeamSearch) -> None:
         """Decides the search of later calls."""
-        self._w1, self._w2 = search.lm_weight, _word_score(search, self._scorer is not None)
+        self._w1, self._w2 = search.lm_weight, search.weight_of_words(self._scorer is not None)
         self._lm: Any = self._letters or flashlight.ZeroLM()
         self._ends_words = self._scorer is not None or self._w2 != 0
         if self._ends_words:  # flashlight itself has no words here
@@ -282,12 +282,6 @@ class _Spelled(flashlight.LM):
         if not word:
             return state, 0.0, 0
         return (*(self._words.score(state, word) if self._words else (state, 0.0)), 1)
-
-
-def _word_score(search: BeamSearch, of_words: bool) -> float:
-    if search.word_score is None:
-        return -1.0 if of_words else 0.0
-    return search.word_score
 
 
 def _only(column: int, columns: int) -> np.ndarray:

@@ -80,8 +80,10 @@ class SearchParts:
                 words = self._lexicon.words if self._lexicon else ()
                 model.tokens.require_fits(vocabulary, words, f"config.{key}={model.where}")
                 found[f"config.{key}"] = model.fingerprint
-            elif getattr(config, key):
-                found[f"config.{key}"] = files.sha256_file(getattr(config, key))
+            elif where := getattr(config, key):
+                if key == "lm" and self._words:
+                    self._require_meant(f"config.lm={where}")
+                found[f"config.{key}"] = files.sha256_file(where)
         if self._lexicon and self._lexicon.dropped:
             distributed.announce(self._lexicon.dropped)
         return found
@@ -96,6 +98,30 @@ class SearchParts:
         lm = self._models.get("lm", config.lm)
         rescore = self._models.get("rescore")
         return Searchers(self._vocabulary, lm, self._lexicon, config.processes, rescore)
+
+    @property
+    def word_score(self) -> float:
+        """w2 of the configuration, or what it is where it is unset."""
+        from hubert_jax.language import ngram
+
+        config = self._config
+        of_words = bool(config.lm)
+        if config.method == "letters" and "lm" not in self._models:
+            of_words = of_words and not ngram.are_characters(self._words)
+        return config.search.weight_of_words(of_words)
+
+    def _require_meant(self, where: str) -> None:
+        """Raises InputError for an n-gram of another alphabet or case; tells what it lacks."""
+        from hubert_jax.language.tokens import COMPARED, require_meant
+
+        known = frozenset(self._words)
+        words = self._lexicon.words if self._lexicon else ()
+        require_meant(known.__contains__, self._words[:COMPARED], self._vocabulary, words, where)
+        if lacking := [word for word in words if word not in known]:
+            distributed.announce(
+                f"{where}: lacks {len(lacking)} of {len(words)} words of the lexicon, "
+                f"{lacking[0]!r} for one, which are all unknown to it"
+            )
 
     @property
     def lexicon_words(self) -> Sequence[str] | None:
@@ -121,7 +147,7 @@ class SearchParts:
                 f"config.lm={config.lm}: a binary without its words; pass --config.lexicon, or an "
                 "n-gram with them"
             )
-        if config.method == "lexicon" and ngram.WORD_BOUNDARY in words:
+        if config.method == "lexicon" and ngram.are_characters(words):
             raise InputError(
                 f"config.lm={config.lm}: an n-gram of letters; expected one of words, or pass "
                 "--config.method=letters"

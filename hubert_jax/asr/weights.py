@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -36,6 +37,21 @@ class WeightSearch:
         if min(self.beam, default=1) < 1:
             raise InputError(f"config.weights.beam={self.beam}: expected widths of at least 1")
 
+    def require_start(self, start: BeamSearch) -> None:
+        """Raises InputError where the search could not begin with the weights that are given."""
+        for key in _RANGES:
+            value, (least, most) = getattr(start, key), getattr(self, key)
+            if value is not None and not least <= value <= most:
+                raise InputError(
+                    f"config.search.{key}={value}: the search begins with it; expected one in "
+                    f"config.weights.{key}={(least, most)}"
+                )
+        if self.beam and start.beam not in self.beam:
+            raise InputError(
+                f"config.search.beam={start.beam}: the search begins with it; expected one of "
+                f"config.weights.beam={self.beam}"
+            )
+
 
 def find(
     asked: WeightSearch,
@@ -47,7 +63,8 @@ def find(
 ) -> tuple[BeamSearch, list[dict[str, Any]]]:
     """The weights of the lowest error rate, and all trials as [{weights, error_rate}].
 
-    The first trial is `start`, so that nothing worse is found. Trials of the same `study_name` that
+    The first trial is `start`, whose weights are in the ranges, so that nothing worse is found.
+    Raises InputError where `journal` is damaged. Trials of the same `study_name` that
     the file `journal` has are not done again; `tell` gets a line on each one.
     """
     with _kept(journal) as (file, keep):
@@ -82,8 +99,11 @@ def _found(
     journal.parent.mkdir(parents=True, exist_ok=True)
     if journal.exists():  # what a full disk or a kill has cut: Optuna would append to it
         os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
+        _require_lines(journal)
+    # Of a killed call; Optuna would wait for it. Its caller's lock keeps others out.
+    journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
     study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(journal))),
+        storage=JournalStorage(JournalFileBackend(str(journal.absolute()))),  # its lock is a link
         study_name=study_name,
         load_if_exists=True,
     )
@@ -91,10 +111,9 @@ def _found(
     def finished() -> list[Any]:
         return study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
 
-    first = {key: _within(getattr(start, key), getattr(asked, key)) for key in _RANGES}
     widths = asked.beam or (start.beam,)
     if not finished():
-        study.enqueue_trial(first | {"beam": start.beam if start.beam in widths else widths[-1]})
+        study.enqueue_trial({key: getattr(start, key) for key in (*_RANGES, "beam")})
     while (done := len(finished())) < asked.trials:
         # Its state is not kept: a trial depends on those before and its own number.
         study.sampler = optuna.samplers.TPESampler(seed=asked.seed + done)
@@ -115,5 +134,12 @@ def _found(
     return dataclasses.replace(start, **study.best_params), trials
 
 
-def _within(value: float | None, limits: tuple[float, ...]) -> float:
-    return min(max(-1.0 if value is None else value, limits[0]), limits[1])
+def _require_lines(journal: pathlib.Path) -> None:
+    for number, line in enumerate(journal.read_bytes().splitlines(), start=1):
+        try:
+            json.loads(line)
+        except ValueError:
+            raise InputError(
+                f"{journal}: line {number} is damaged, expected what Optuna has written; put the "
+                "file back, or remove it, and its trials are done again"
+            ) from None

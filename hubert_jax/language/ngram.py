@@ -84,7 +84,12 @@ def _words_of_binary(path: str | os.PathLike, file: Any) -> list[str]:
 
 def is_of_characters(path: str | os.PathLike) -> bool:
     """Whether an n-gram's tokens are letters and "|", for spaces. Raises as `words`."""
-    return WORD_BOUNDARY in words(path)
+    return are_characters(words(path))
+
+
+def are_characters(tokens: Sequence[str]) -> bool:
+    """The same, of its tokens; one of words may have a "|" among them."""
+    return WORD_BOUNDARY in tokens and all(len(token) == 1 for token in tokens)
 
 
 def load(path: str | os.PathLike, tokens: Sequence[str]) -> Any:

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from hubert_jax.errors import InputError
@@ -13,7 +13,35 @@ from hubert_jax.vocabulary import Vocabulary
 UNITS = ("word", "piece", "letter")
 END, UNKNOWN = 0, 1  # a sentence also begins with the end of the one before
 _LEARNT_FROM = 2_000_000  # sentences at most, for word pieces
-_COMPARED = 1_000  # of the most frequent words, or pieces
+COMPARED = 1_000  # of the most frequent words, or pieces
+
+
+def require_meant(
+    knows: Callable[[str], bool],
+    symbols: Iterable[str],
+    vocabulary: Vocabulary,
+    words: Sequence[str],
+    where: str,
+) -> None:
+    """Raises InputError for a language model of another alphabet or case than a network's.
+
+    It `knows` none of `words`, those of a lexicon; or, where there are none and texts are searched
+    letter by letter, most letters of its `symbols` are none of the CTC head's.
+    """
+    expected = "expected a language model of text in the letters and the case of"
+    if words and not any(map(knows, words)):
+        raise InputError(
+            f"{where}: knows none of the {len(words)} words of the lexicon, {words[0]!r} for "
+            f"one; {expected} the lexicon"
+        )
+    letters = {*"".join(symbols)} - {" ", "|"}
+    foreign = sorted(letters - {*"".join(vocabulary.characters)})
+    if not words and 2 * len(foreign) > len(letters):
+        raise InputError(
+            f"{where}: of its {len(letters)} letters the network's vocabulary lacks "
+            f"{len(foreign)}, such as {foreign[0]!r}; {expected} that vocabulary "
+            "(config.checkpoint of lm and train_lm)"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,26 +101,10 @@ class Tokens:
         return [*itertools.chain.from_iterable(map(self.of_word, words)), END]
 
     def require_fits(self, vocabulary: Vocabulary, words: Sequence[str], where: str) -> None:
-        """Raises InputError where it knows none of `words`, those of a lexicon.
-
-        Where there is none, and texts are searched letter by letter, InputError where most of its
-        letters are none of a CTC head's.
-        """
-        expected = "expected a language model of text in the letters and the case of"
-        if words and all(UNKNOWN in self.of_word(word) for word in words):
-            raise InputError(
-                f"{where}: knows none of the {len(words)} words of the lexicon, {words[0]!r} for "
-                f"one; {expected} the lexicon"
-            )
+        """Raises InputError as `require_meant`, of its words, or its pieces or letters."""
         symbols = self.spelling.characters if self.spelling else self.words
-        letters = {*"".join(symbols[:_COMPARED])} - {" ", "|"}
-        foreign = sorted(letters - {*"".join(vocabulary.characters)})
-        if not words and 2 * len(foreign) > len(letters):
-            raise InputError(
-                f"{where}: of its {len(letters)} letters the network's vocabulary lacks "
-                f"{len(foreign)}, such as {foreign[0]!r}; {expected} that vocabulary "
-                "(config.checkpoint of train_lm)"
-            )
+        knows = lambda word: UNKNOWN not in self.of_word(word)  # noqa: E731
+        require_meant(knows, symbols[:COMPARED], vocabulary, words, where)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able, for `from_dict`."""

@@ -277,6 +277,8 @@ def test_weights_are_searched_and_a_search_goes_on(tmp_path, outputs, monkeypatc
     (journal,) = tmp_path.rglob("trials.log")
     with journal.open("ab") as file:
         file.write(b'{"op_code": 4, "wor')  # as a full disk cuts it
+    # As a call leaves it that is killed while Optuna writes.
+    journal.with_name("trials.log.lock").symlink_to(journal)
     capsys.readouterr()
     found = decode.run(searched)
     shown = capsys.readouterr().out
@@ -294,9 +296,55 @@ def test_weights_are_searched_and_a_search_goes_on(tmp_path, outputs, monkeypatc
     assert (read.method, read.lm) == ("lexicon", str(lm))
     assert decode.run(read)["wer"] == found["wer"]
 
+    journal.write_bytes(journal.read_bytes().replace(b"{", b"<", 1))
+    with pytest.raises(InputError, match="trials.log: line 1 is damaged, expected what Optuna"):
+        decode.run(searched)
+
     outputs.rows = [("utt", "", " ", outputs.rows[0][3])]
     with pytest.raises(InputError, match="has no transcripts, by which weights are searched"):
         decode.run(searched)
+
+
+@needs_flashlight
+@pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="no Optuna")
+@pytest.mark.parametrize("model", ["", "letters", "words"])
+def test_the_first_trial_is_what_is_given_without_a_score_of_words(
+    tmp_path, outputs, monkeypatch, model
+):
+    texts = [list("THE|CAT|SAT"), list("CAD")] if model == "letters" else [["THE", "CAT"], ["SAT"]]
+    (tmp_path / "lm.arpa").write_text(kneser_ney.arpa(texts, 2))
+    monkeypatch.chdir(tmp_path)  # Optuna's lock is a link to the path that it is given
+    values = dict(method="letters", lm=model and "lm.arpa", processes=1, workdir="run")
+    given = decode.run(_config(tmp_path, **values))
+    (trial,) = decode.run(_config(tmp_path, **values, weights=dict(trials=1)))["trials"]
+    assert trial["word_score"] == (-1.0 if model == "words" else 0.0)
+    assert trial["error_rate"] == given["wer"]["beam"]
+
+
+@needs_flashlight
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (dict(lexicon="lexicon.txt"), "knows none of the 1 words of the lexicon, 'THE' for one"),
+        (dict(method="letters"), "of its 6 letters the network's vocabulary lacks 6, such as 'a'"),
+    ],
+)
+def test_an_ngram_of_another_case_is_refused(tmp_path, outputs, monkeypatch, values, message):
+    (tmp_path / "lm.arpa").write_text(kneser_ney.arpa([["the", "cat"], ["sat"]], 2))
+    (tmp_path / "lexicon.txt").write_text("THE T H E |\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=f"config.lm=lm.arpa: {message}"):
+        decode.run(_config(tmp_path, **dict(method="lexicon", lm="lm.arpa") | values))
+    assert not outputs.computed
+
+
+@needs_flashlight
+def test_a_word_called_as_the_boundary_makes_no_ngram_of_letters(tmp_path, outputs, capsys):
+    (tmp_path / "lm.arpa").write_text(kneser_ney.arpa([["THE", "|", "CAT"], ["SAT"]], 2))
+    (tmp_path / "lexicon.txt").write_text("THE T H E |\nHAT H A T |\n")
+    values = dict(lm=str(tmp_path / "lm.arpa"), lexicon=str(tmp_path / "lexicon.txt"), processes=1)
+    decode.run(_config(tmp_path, method="lexicon", **values))
+    assert "lacks 1 of 2 words of the lexicon, 'HAT' for one" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -315,6 +363,14 @@ def test_weights_are_searched_and_a_search_goes_on(tmp_path, outputs, monkeypatc
             "config.weights.trials=9: has no effect with config.method=g",
         ),
         (dict(weights=dict(trials=-1)), "config.weights.trials=-1: expected 0 or more"),
+        (
+            dict(method="letters", weights=dict(trials=2, lm_weight=(3.0, 4.0))),
+            "config.search.lm_weight=2.0: the search begins with it; expected one in .*weights",
+        ),
+        (
+            dict(method="letters", weights=dict(trials=2, beam=(50, 100))),
+            "config.search.beam=500: the search begins with it; expected one of config.weights.b",
+        ),
         (dict(weights=dict(lm_weight=(2.0, 1.0))), "config.weights.lm_weight=.2.0, 1.0.: expected"),
         (dict(processes=-1), "config.processes=-1: expected 0 or more"),
     ],
@@ -378,6 +434,8 @@ def test_weights_are_searched_with_a_transformer(tmp_path, outputs, key):
     asked = dict(method="lexicon", lexicon=str(lexicon), processes=1, **{key: where})
     found = decode.run(_config(tmp_path, **asked, weights=dict(trials=3, lm_weight=(0.0, 4.0))))
     assert len(found["trials"]) == 3
+    # As the split is decoded with them: by the n-best texts' new order.
+    assert found["wer"]["beam"] == min(trial["error_rate"] for trial in found["trials"])
     arguments = [f"--config={tmp_path}/decode/searched.py", "--config.audio=split"]
     arguments.append(f"--config.workdir={tmp_path}/again")
     assert getattr(command_line.read(arguments, "decode", decode.DecodeConfig), key) == where
