@@ -57,6 +57,8 @@ def writing_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     try:
         yield aside
         os.replace(aside, path)
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; expected a file, or a free name for one") from None
     finally:
         aside.unlink(missing_ok=True)
 

@@ -1,10 +1,10 @@
 """Transcribes audio files with a fine-tuned network: text, captions, and words with their times.
 
-Takes files and folders, of any format, length and sampling rate. Writes WORKDIR/transcribe, for
-each recording NAME: NAME.txt, NAME.srt and NAME.vtt (captions), NAME.json (`text`, `duration` in
-seconds, `words` as [word, start, end, confidence]), and at the end result.json. What a call that
-was killed has done is kept. Decoding is as in `decode`: each frame's likeliest class, or a search,
-of long recordings in stretches of 30 s at most that end in pauses.
+Takes files and folders, of any length and sampling rate, in the formats of a corpus. Writes
+WORKDIR/transcribe, for each recording NAME: NAME.txt, NAME.srt and NAME.vtt (captions), NAME.json
+(`text`, `duration` in seconds, `words` as [word, start, end, confidence]), and at the end
+result.json. What a call that was killed has done is kept. Decoding is as in `decode`: each frame's
+likeliest class, or a search, of long recordings in stretches of 30 s at most that end in pauses.
 """
 
 import collections
@@ -78,12 +78,13 @@ def run(config: TranscribeConfig) -> dict:
     vocabulary = trained_lib.require_ctc(trained)
     found = parts.fit(vocabulary)
     directory = workdir / "transcribe"
-    with files.locked(workdir / ".transcribe.lock", "transcribe job"):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(files.locked(workdir / ".transcribe.lock", "transcribe job"))
         content = recordings.content()
         decisive = config_lib.decisive(config, complete=True)
         execution = dataclasses.asdict(config.execution)
         key = config_lib.digest([_VERSION, trained.fingerprint, found, decisive, execution])
-        kept = files.KeptLines(directory / ".kept", key)
+        kept = stack.enter_context(contextlib.closing(files.KeptLines(directory / ".kept", key)))
         (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
         done = {name for name, digest in content.items() if digest in kept}
         targets, joint = _targets(content), _joint(vocabulary)
@@ -94,10 +95,11 @@ def run(config: TranscribeConfig) -> dict:
 
         if done:
             print(f"{len(done)} of {len(content)} recordings kept from an earlier call", flush=True)
-        with contextlib.ExitStack() as stack:
+        progress = job.Progress("recordings", len(content) - len(done), "{} of {}")
+        with contextlib.ExitStack() as searching:
             searchers = None
             if len(done) < len(content) and (searchers := parts.begin()):
-                stack.enter_context(searchers)
+                searching.enter_context(searchers)
             for _, emitted in emissions(trained, recordings.groups(lambda name: name not in done)):
                 if not np.isfinite(emitted.log_probs).all():
                     raise InputError(
@@ -108,10 +110,11 @@ def run(config: TranscribeConfig) -> dict:
                 said = _transcribed(emitted.log_probs, vocabulary, searchers, config.search)
                 kept.add(content[emitted.id], said)
                 write(emitted.id)
+                progress(1)
         for name in done:
             write(name)
-        if len(recordings.refused) == len(content):
-            raise InputError(f"config.files: none of {len(content)} recordings could be read")
+        if len(recordings.refused) == (count := len(recordings.paths)):
+            raise InputError(f"config.files: none of {count} recordings could be read")
         texts = {
             name: kept[digest]["text"]
             for name, digest in content.items()

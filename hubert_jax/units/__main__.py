@@ -64,8 +64,12 @@ def run(config: UnitsConfig) -> dict:
     """
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)
-    with files.locked(workdir / ".units.lock", "units job"):
-        found, about = (_of_labels if config.labels else _of_files)(config, workdir / "units")
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(files.locked(workdir / ".units.lock", "units job"))
+        if config.labels:
+            found, about = _of_labels(config, workdir / "units")
+        else:
+            found, about = _of_files(config, workdir / "units", stack)
         return _write(config, workdir / "units", found, about, started)
 
 
@@ -82,7 +86,10 @@ def _of_labels(config: UnitsConfig, directory: pathlib.Path) -> tuple[_Units, di
     return found, about | {"codebook_digest": manifest.codebook_digest}
 
 
-def _of_files(config: UnitsConfig, directory: pathlib.Path) -> tuple[_Units, dict[str, Any]]:
+def _of_files(
+    config: UnitsConfig, directory: pathlib.Path, stack: contextlib.ExitStack
+) -> tuple[_Units, dict[str, Any]]:
+    """Units that are read while `stack` is open."""
     from hubert_jax.corpus.recordings import Recordings
     from hubert_jax.units.encoding import Labeller, open_codebook
 
@@ -94,16 +101,18 @@ def _of_files(config: UnitsConfig, directory: pathlib.Path) -> tuple[_Units, dic
     content = recordings.content()
     execution = dataclasses.asdict(config.execution)
     key = config_lib.digest([_VERSION, codebook.digest, execution, config.unchecked])
-    kept = files.KeptLines(directory / ".kept", key)
+    kept = stack.enter_context(contextlib.closing(files.KeptLines(directory / ".kept", key)))
     (directory / "result.json").unlink(missing_ok=True)  # only a finished job has a result
     done = {name for name, digest in content.items() if digest in kept}
     if done:
         print(f"{len(done)} of {len(content)} recordings kept from an earlier call", flush=True)
+    progress = job.Progress("recordings", len(content) - len(done), "{} of {}")
     for _, recording, [units] in label(recordings.groups(lambda name: name not in done)):
         found = {"units": units.tolist(), "samples": len(recording.audio)}
         kept.add(content[recording.id], found)
-    if len(recordings.refused) == len(content):
-        raise InputError(f"config.files: none of {len(content)} recordings could be read")
+        progress(1)
+    if len(recordings.refused) == (count := len(recordings.paths)):
+        raise InputError(f"config.files: none of {count} recordings could be read")
 
     def all_of_them() -> Iterator[tuple[str, np.ndarray, int]]:
         for name, digest in content.items():

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
+import pathlib
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -137,6 +140,35 @@ def test_recordings_of_one_name_do_not_overwrite_each_other():
     found = transcribe._targets(["a/x.wav", "a/x.mp3", "/b/y.wav", "../z.flac"])
     assert [*map(str, found.values())] == ["a/x.wav", "a/x.mp3", "b/y", "z"]
     assert str(transcribe._targets(["s3://bucket/a/x.wav"])["s3://bucket/a/x.wav"]) == "bucket/a/x"
+
+
+def test_recordings_of_two_folders_and_what_cannot_be_read(network, recordings, tmp_path, capsys):
+    names = sorted(path.name for path in pathlib.Path(recordings).iterdir())
+    for folder, name in zip("ab", names, strict=False):  # other recordings of one name
+        (tmp_path / folder).mkdir()
+        shutil.copy(pathlib.Path(recordings) / name, tmp_path / folder / "good.wav")
+    (tmp_path / "b" / "link.wav").symlink_to("nowhere.wav")
+    os.mkfifo(tmp_path / "b" / "pipe.wav")
+    given = str(tmp_path / "a"), str(tmp_path / "b")
+    config = transcribe.TranscribeConfig(network, given, str(tmp_path / "run"))
+    result = transcribe.run(config)
+    both = [f"{folder}/good.wav" for folder in given]
+    assert [*result["recordings"]] == both
+    found = [json.load(open(f"{target}.json")) for target in result["recordings"].values()]
+    assert [each["audio"] for each in found] == both
+    assert found[0]["duration"] != found[1]["duration"]
+    assert {*result["refused"]} == {"link.wav", "pipe.wav"}
+    said = capsys.readouterr().out
+    assert f"refused: {given[1]}/pipe.wav: not a regular file; expected audio" in said
+    assert transcribe.run(config)["refused"] == result["refused"]  # what is kept is no other
+    assert "2 of 2 recordings kept" in capsys.readouterr().out
+    with pytest.raises(InputError, match="a/good.wav: is given twice"):
+        Recordings([*given, both[0], both[0]])
+    target = pathlib.Path(f"{result['recordings'][both[0]]}.txt")
+    target.unlink()
+    target.mkdir()
+    with pytest.raises(InputError, match="good.txt: is a folder; expected a file, or a free name"):
+        transcribe.run(config)
 
 
 def _emissions(text, classes=5, sure=0.9):

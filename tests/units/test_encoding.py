@@ -249,7 +249,7 @@ def test_units_job_refuses_what_does_not_fit_together(folder, tmp_path):
     for paths, message in (
         ((f"{tmp_path}/none",), "no such file or folder"),
         ((f"{tmp_path}/empty",), "no audio in it"),
-        ((folder, folder), "below/one.flac is given twice"),
+        ((folder, folder), "below/one.flac: is given twice"),
     ):
         with pytest.raises(InputError, match=message):
             Recordings(paths)
