@@ -1,7 +1,7 @@
 """What pre-training, transcripts, language models and searched weights do for words: a table.
 
     python -m studies.words --corpus=FOLDER [--splits=NAME=FOLDER,...] [--workdir=runs/words]
-        [--kenlm=DIR] [--pretraining=3000,800] [--tuning=1200,400]
+        [--kenlm=DIR] [--pretraining=2400,600] [--tuning=3000,800]
 
 A network of the demonstration's size is pre-trained for two iterations of `--pretraining` steps.
 From scratch and after each of them, it is fine-tuned on all transcripts and on ten minutes of them,
@@ -83,7 +83,7 @@ class Study:
             self.stages.setdefault("words", {})[job] = values
 
     def pretrain(self, steps: tuple[int, int]) -> None:
-        """Two iterations: the demonstration's, with other numbers of steps."""
+        """Two iterations: the demonstration's, with other numbers of steps and fewer masks."""
         recipe = demo.pipeline(*steps, 0).stages.to_dict()
         for name in self.networks:
             if name in recipe and name != "scratch":
@@ -92,13 +92,19 @@ class Study:
                 label["inputs"]["audio"] = (audio,)
                 train["inputs"]["audio"] = audio
                 train["inputs"]["labels"] = (f"{name}/label:{self.untranscribed}",)
+                train["loss"]["mask_probability"] = 0.5  # for 0.8, PNMI 0.378 for 0.371
                 self.stages[name] = dict(label=label, train=train)
 
     def tune(self, steps: tuple[int, int]) -> None:
-        """Each network on either amount of transcribed speech, decoded in all ways but one."""
+        """Each network on either amount of transcribed speech, decoded in all ways but one.
+
+        With smaller steps than the demonstration's, and Muon: by as much audio, from one of its
+        networks, the CER was 59.0 % for 61.4 % (Muon, its steps) and 61.5 % (Adam).
+        """
         for network, init_from in self.networks.items():
             for (amount, split), length in zip(self.amounts.items(), steps, strict=True):
-                tuned = demo.finetuning(length, 1e-3, length // 10)
+                tuned = demo.finetuning(length, 1e-3, length // 10) | dict(frames_per_step=1024)
+                tuned["optimizer"]["name"] = "muon"
                 tuned["inputs"] = dict(audio=f"prepare:{split}")
                 if init_from:
                     tuned["inputs"]["init_from"] = init_from
@@ -176,8 +182,8 @@ def main() -> None:
     parser.add_argument("--corpus", required=True)
     parser.add_argument("--splits", default=",".join(reference.SPLITS))
     parser.add_argument("--kenlm", default="", help="folder of lmplz and build_binary")
-    parser.add_argument("--pretraining", type=_two, default="3000,800", metavar="STEPS,STEPS")
-    parser.add_argument("--tuning", type=_two, default="1200,400", metavar="STEPS,STEPS")
+    parser.add_argument("--pretraining", type=_two, default="2400,600", metavar="STEPS,STEPS")
+    parser.add_argument("--tuning", type=_two, default="3000,800", metavar="STEPS,STEPS")
     asked = parser.parse_args()
     workdir = asked.workdir.absolute()
     splits = split_folders(tuple(asked.splits.split(",")))
