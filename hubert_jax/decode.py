@@ -203,6 +203,9 @@ def _weighed(
         'def get_config(part: str = "decode") -> ConfigDict:\n'
         f'    """For decode."""\n    return ConfigDict({listed})\n',
     )
+    from hubert_jax.report import figures
+
+    files.write_text(directory / "searched.svg", figures.search_of_weights(trials))
     distributed.announce(f"weights: --config={path}")
     return {"search": values["search"], "trials": trials}
 

@@ -105,13 +105,38 @@ def quality_by_layer(quality: Sequence[Mapping[str, Any]]) -> str:
         axes.set(title=title, xlabel="layer (0 is the input to the first block)")
         axes.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5)
-    drawn = _svg(figure, "Quality of units by layer")
+    return _file(_svg(figure, "Quality of units by layer"))
+
+
+@mpl.rc_context(_STYLE)
+def search_of_weights(trials: Sequence[Mapping[str, float]]) -> str:
+    """Error rates of a search's trials, in order and by each weight: an SVG file's content."""
+    rates = 100 * np.array([trial["error_rate"] for trial in trials])
+    numbers, best = np.arange(1, len(rates) + 1), int(rates.argmin())
+    weights = [name for name in trials[0] if name not in ("error_rate", "beam")]
+    figure = Figure(figsize=(4.2 * (1 + len(weights)), 4.0), layout="constrained")
+    panels = figure.subplots(1, 1 + len(weights), sharey=True)
+    panels[0].step(numbers, np.minimum.accumulate(rates), where="post", color=_MUTED, label="least")
+    panels[0].xaxis.get_major_locator().set_params(integer=True)
+    columns = {"trial": numbers}
+    columns |= {name: np.array([trial[name] for trial in trials]) for name in weights}
+    for axes, (name, values) in zip(panels, columns.items(), strict=True):
+        axes.plot(values, rates, "o", color=_SERIES[0], markersize=4)
+        axes.plot(values[best], rates[best], "o", color=_SERIES[1], label="best")
+        axes.set_xlabel(name)
+    panels[0].set_ylabel("WER, %")
+    panels[0].legend()
+    return _file(_svg(figure, "Weights that were tried"))
+
+
+def _file(drawn: str) -> str:
+    """An `<svg>` as a file of its own, with the page's colours."""
     colours = pathlib.Path(__file__).with_name("templates").joinpath("style.css").read_text()
     spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     return drawn.replace("<svg", f"<svg {spaces}", 1).replace(">", f"><style>{colours}</style>", 1)
 
 
-def sort_by_phone(phones: Sequence[str], counts: np.ndarray) -> tuple[list[str], Any, Any]:
+def _sort_by_phone(phones: Sequence[str], counts: np.ndarray) -> tuple[list[str], Any, Any]:
     """Phones in articulatory order, units by likeliest phone, and p(phone | unit) (P', K').
 
     Of (P, K) counts of frames; what never occurred is left out.
@@ -125,8 +150,10 @@ def sort_by_phone(phones: Sequence[str], counts: np.ndarray) -> tuple[list[str],
 
 
 @mpl.rc_context(_STYLE)
-def heat_map(phones: Sequence[str], conditional: np.ndarray) -> str:
-    """The phones and probabilities that `sort_by_phone` returns."""
+def heat_map(phones: Sequence[str], counts: np.ndarray) -> tuple[str, dict[int, str]]:
+    """p(phone | unit), of (P, K) counts of frames, and each unit's likeliest phone."""
+    phones, numbers, conditional = _sort_by_phone(phones, counts)
+    likeliest = {u: phones[p] for u, p in zip(numbers, conditional.argmax(0), strict=True)}
     figure = Figure(figsize=(14.4, 1.1 + len(phones) / 5.5), layout="constrained")
     axes = figure.subplots()
     axes.grid(False)
@@ -143,7 +170,7 @@ def heat_map(phones: Sequence[str], conditional: np.ndarray) -> str:
         axes.annotate(group, (1.01, first + (size - 1) / 2), va="center", fontsize=9,
                       xycoords=("axes fraction", "data"))  # fmt: skip
     figure.colorbar(image, shrink=0.5, ticks=[0, 0.05, 0.25, 0.5, 1], label="p(phone | unit)")
-    return _svg(figure, f"Probability of {len(phones)} phones given each of {units}")
+    return _svg(figure, f"Probability of {len(phones)} phones given each of {units}"), likeliest
 
 
 @mpl.rc_context(_STYLE)

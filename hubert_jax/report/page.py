@@ -44,12 +44,8 @@ def render(workdir: pathlib.Path, title: str, results: Results, report: Mapping[
     for name, found in scored.items():
         labels = found["labels"][0]
         source = f"targets of {name}, {labels['k']} units"
-        table = figures.sort_by_phone(found["phones"], np.array(labels["counts"]))
-        phones, columns, conditional = table
-        units = [figures.heat_map(phones, conditional)]
-        likeliest[name] = {
-            u: phones[p] for u, p in zip(columns, conditional.argmax(0), strict=True)
-        }
+        drawn, likeliest[name] = figures.heat_map(found["phones"], np.array(labels["counts"]))
+        units = [drawn]
     example = None
     if scored:
         shown = {name: found["labels"][0]["directory"] for name, found in scored.items()}

@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import sys
 import types
+import xml.etree.ElementTree
 
 import numpy as np
 import pytest
@@ -289,6 +290,9 @@ def test_weights_are_searched_and_a_search_goes_on(tmp_path, outputs, monkeypatc
     assert rates[0] == before["wer"]["beam"] >= min(rates) == found["wer"]["beam"]
     assert all(0 <= trial["lm_weight"] <= 30 for trial in found["trials"])
 
+    drawn = xml.etree.ElementTree.parse(tmp_path / "decode" / "searched.svg").getroot()
+    texts = {each.text for each in drawn.iter() if each.text}
+    assert {"trial", "lm_weight", "word_score", "silence_score", "WER, %"} <= texts
     arguments = [f"--config={tmp_path}/decode/searched.py", "--config.audio=split"]
     arguments.append(f"--config.workdir={tmp_path}/again")
     read = command_line.read(arguments, "decode", decode.DecodeConfig)

@@ -15,7 +15,7 @@ def test_units_follow_their_likeliest_phone():
             [4, 2, 2, 0, 1],  # S
         ]
     )
-    phones, units, conditional = figures.sort_by_phone(["AA", "SIL", "ZH", "qx", "S"], counts)
+    phones, units, conditional = figures._sort_by_phone(["AA", "SIL", "ZH", "qx", "S"], counts)
     assert phones == ["SIL", "S", "AA", "qx"]
     assert units.tolist() == [4, 0, 2, 1]  # SIL 0.9, SIL 0.6, S 0.4, AA 0.8; unit 3 is unused
     np.testing.assert_allclose(
