@@ -44,8 +44,8 @@ def render(workdir: pathlib.Path, title: str, results: Results, report: Mapping[
     for name, found in scored.items():
         labels = found["labels"][0]
         source = f"targets of {name}, {labels['k']} units"
-        drawn, likeliest[name] = figures.heat_map(found["phones"], np.array(labels["counts"]))
-        units = [drawn]
+        figure, likeliest[name] = figures.heat_map(found["phones"], np.array(labels["counts"]))
+        units = [figure]
     example = None
     if scored:
         shown = {name: found["labels"][0]["directory"] for name, found in scored.items()}
