@@ -56,9 +56,10 @@ def writing_file(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     aside = _aside(path)
     try:
         yield aside
-        os.replace(aside, path)
-    except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; expected a file, or a free name for one") from None
+        try:
+            os.replace(aside, path)
+        except IsADirectoryError:
+            raise InputError(f"{path}: is a folder; expected a file, or a free name") from None
     finally:
         aside.unlink(missing_ok=True)
 

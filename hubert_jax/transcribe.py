@@ -96,21 +96,20 @@ def run(config: TranscribeConfig) -> dict:
         if done:
             print(f"{len(done)} of {len(content)} recordings kept from an earlier call", flush=True)
         progress = job.Progress("recordings", len(content) - len(done), "{} of {}")
-        with contextlib.ExitStack() as searching:
-            searchers = None
-            if len(done) < len(content) and (searchers := parts.begin()):
-                searching.enter_context(searchers)
-            for _, emitted in emissions(trained, recordings.groups(lambda name: name not in done)):
-                if not np.isfinite(emitted.log_probs).all():
-                    raise InputError(
-                        f"config.checkpoint={config.checkpoint}: gives NaN or infinite log "
-                        f"probabilities for {emitted.id}; fine-tuning diverged: take an earlier "
-                        "step (orbax:DIR@STEP)"
-                    )
-                said = _transcribed(emitted.log_probs, vocabulary, searchers, config.search)
-                kept.add(content[emitted.id], said)
-                write(emitted.id)
-                progress(1)
+        searchers = None
+        if len(done) < len(content) and (searchers := parts.begin()):
+            stack.enter_context(searchers)
+        for _, emitted in emissions(trained, recordings.groups(lambda name: name not in done)):
+            if not np.isfinite(emitted.log_probs).all():
+                raise InputError(
+                    f"config.checkpoint={config.checkpoint}: gives NaN or infinite log "
+                    f"probabilities for {emitted.id}; fine-tuning diverged: take an earlier "
+                    "step (orbax:DIR@STEP)"
+                )
+            said = _transcribed(emitted.log_probs, vocabulary, searchers, config.search)
+            kept.add(content[emitted.id], said)
+            write(emitted.id)
+            progress(1)
         for name in done:
             write(name)
         if len(recordings.refused) == (count := len(recordings.paths)):

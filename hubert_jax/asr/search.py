@@ -30,12 +30,6 @@ class BeamSearch:
     log_add: bool = True  # p_CTC sums all alignments, as equation 4; False: takes the best
     n_best: int = 10  # texts that are given, at most
 
-    def weight_of_words(self, model_of_words: bool) -> float:
-        """w2, where it is unset by whether there is a language model of words."""
-        if self.word_score is None:
-            return -1.0 if model_of_words else 0.0
-        return self.word_score
-
     def __post_init__(self) -> None:
         for name in ("beam", "beam_tokens", "n_best"):
             found = getattr(self, name)
@@ -45,6 +39,12 @@ class BeamSearch:
             raise InputError(
                 f"config.search.beam_threshold={self.beam_threshold}: expected more than 0"
             )
+
+    def weight_of_words(self, model_of_words: bool) -> float:
+        """w2 of equation 4; where it is unset, -1 with a language model of words and 0 without."""
+        if self.word_score is None:
+            return -1.0 if model_of_words else 0.0
+        return self.word_score
 
 
 @dataclasses.dataclass(frozen=True)

@@ -64,8 +64,8 @@ def find(
     """The weights of the lowest error rate, and all trials as [{weights, error_rate}].
 
     The first trial is `start`, whose weights are in the ranges, so that nothing worse is found.
-    Raises InputError where `journal` is damaged. Trials of the same `study_name` that
-    the file `journal` has are not done again; `tell` gets a line on each one.
+    Trials of the same `study_name` that the file `journal` has are not done again; `tell` gets a
+    line on each one. Raises InputError where `journal` is damaged.
     """
     with _kept(journal) as (file, keep):
         return _found(asked, start, error_rate, file, keep, study_name, tell)
@@ -97,9 +97,8 @@ def _found(
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal.parent.mkdir(parents=True, exist_ok=True)
-    if journal.exists():  # what a full disk or a kill has cut: Optuna would append to it
-        os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
-        _require_lines(journal)
+    if journal.exists():
+        _require_whole(journal)
     # Of a killed call; Optuna would wait for it. Its caller's lock keeps others out.
     journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
     study = optuna.create_study(
@@ -134,8 +133,11 @@ def _found(
     return dataclasses.replace(start, **study.best_params), trials
 
 
-def _require_lines(journal: pathlib.Path) -> None:
-    for number, line in enumerate(journal.read_bytes().splitlines(), start=1):
+def _require_whole(journal: pathlib.Path) -> None:
+    """Cuts off a last line that a full disk or a kill has cut; Optuna would append to it."""
+    whole, newline, _ = journal.read_bytes().rpartition(b"\n")
+    os.truncate(journal, len(whole) + len(newline))
+    for number, line in enumerate(whole.splitlines(), start=1):
         try:
             json.loads(line)
         except ValueError:

@@ -1,4 +1,4 @@
-"""Audio files that a user names, of any format, length and rate, as utterances without a corpus."""
+"""Audio files that a user names, of any length and rate, as utterances without a corpus."""
 
 import collections
 import pathlib

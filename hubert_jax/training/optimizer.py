@@ -124,7 +124,7 @@ def build_finetuning(
     adam = optax.chain(optax.scale_by_adam(config.beta1, config.beta2, config.epsilon), decay)
     network = adam
     if config.name == "muon":
-        network = optax.chain(_muon(config, -1.0), decay)  # it descends, with the rate below
+        network = optax.chain(_muon(config, -1.0), decay)  # the rate below turns its sign
     if freeze_steps:
         network = optax.conditionally_mask(network, lambda step: step >= freeze_steps)
     transforms = [
