@@ -9,7 +9,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar
 
 from hubert_jax import storage
@@ -17,6 +17,7 @@ from hubert_jax.errors import InputError
 
 Schema = TypeVar("Schema")
 T = TypeVar("T")
+MISSING: Any = object()
 
 # Says where things lie, how fast or how often, but does not decide what comes out: a run goes on,
 # and a finished job stays valid, when it changes.
@@ -149,6 +150,27 @@ def decisive(config: Any, complete: bool = False) -> dict[str, Any]:
         elif complete or value != field.default:
             found[field.name] = json.loads(json.dumps(value, default=dataclasses.asdict))
     return found
+
+
+def differences(
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    given: Mapping[str, Any] | None = None,
+    path: str = "",
+) -> Iterator[tuple[str, Any, Any]]:
+    """Every leaf of two nested mappings that differs: its keys, joined by dots, then and now.
+
+    What is not there is MISSING. A leaf that is new differs only where it is in `given`, the values
+    that are not defaults, or where `given` is None.
+    """
+    for name in {**before, **now}:
+        then, value = before.get(name, MISSING), now.get(name, MISSING)
+        if isinstance(value, Mapping) and (then is MISSING or isinstance(then, Mapping)):
+            below = None if given is None else given.get(name, {})
+            then = {} if then is MISSING else then
+            yield from differences(then, value, below, f"{path}{name}.")
+        elif then != value and not (then is MISSING and given is not None and name not in given):
+            yield f"{path}{name}", then, value
 
 
 def values_by_key(config: Any, path: str = "config") -> dict[str, Any]:

@@ -177,9 +177,8 @@ def _begin(
 
 def _is_prepared(stage: Stage, results: Mapping[str, dict]) -> bool:
     """Whether the splits that a stage reads are there."""
-    keys = ("audio", "more_audio", "validation_audio")
-    read = (reference for key in keys for reference in stage.inputs.get(key, ()))
-    return all(reference.stage in results for reference in read)
+    splits = stage.splits().values()
+    return all(reference.stage in results for read in splits for reference in read)
 
 
 def _require_devices(workdir: pathlib.Path, stages: list[Stage]) -> None:

@@ -11,6 +11,7 @@ import collections
 import contextlib
 import dataclasses
 import itertools
+import math
 import pathlib
 import time
 from collections.abc import Iterable
@@ -96,10 +97,13 @@ def run(config: TranscribeConfig) -> dict:
         if done:
             print(f"{len(done)} of {len(content)} recordings kept from an earlier call", flush=True)
         progress = job.Progress("recordings", len(content) - len(done), "{} of {}")
+        # Of a long one, nothing else would be told until it is finished.
+        heard = job.Progress("audio", math.inf, "{:.0f} s heard")
         searchers = None
         if len(done) < len(content) and (searchers := parts.begin()):
             stack.enter_context(searchers)
-        for _, emitted in emissions(trained, recordings.groups(lambda name: name not in done)):
+        groups = recordings.groups(lambda name: name not in done)
+        for _, emitted in emissions(trained, groups, heard):
             if not np.isfinite(emitted.log_probs).all():
                 raise InputError(
                     f"config.checkpoint={config.checkpoint}: gives NaN or infinite log "

@@ -42,9 +42,14 @@ class Emitted:
     log_probs: np.ndarray
 
 
-def emissions(trained: Trained, groups: forward.Groups) -> Iterator[tuple[int, Emitted]]:
+def emissions(
+    trained: Trained,
+    groups: forward.Groups,
+    heard: Callable[[float], Any] = lambda seconds: None,
+) -> Iterator[tuple[int, Emitted]]:
     """Yields (number of the group, what the network gives for an utterance), group after group.
 
+    `heard` is told the seconds of audio that have gone through the network, as they do.
     Neither dropout nor masks are applied. Raises InputError for a network without a CTC head.
     """
     vocabulary = require_ctc(trained)
@@ -54,7 +59,7 @@ def emissions(trained: Trained, groups: forward.Groups) -> Iterator[tuple[int, E
         logits: Any = model.apply({"params": params}, waveform, num_samples)
         return jax.nn.log_softmax(logits)
 
-    for outputs in forward.Applied(log_probabilities, trained)(groups):
+    for outputs in forward.Applied(log_probabilities, trained)(groups, heard):
         said = outputs.utterance
         yield outputs.group, Emitted(said.id, said.speaker, said.text, outputs.values)
 

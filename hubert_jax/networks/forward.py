@@ -16,7 +16,7 @@ from hubert_jax.data import inference_batches, manifests, records
 from hubert_jax.data.inference_batches import Window
 from hubert_jax.data.records import Utterance
 from hubert_jax.errors import InputError
-from hubert_jax.frames import SAMPLE_RATE
+from hubert_jax.frames import HOP, SAMPLE_RATE
 from hubert_jax.networks.trained import Trained
 from hubert_jax.training import sharding
 
@@ -74,8 +74,12 @@ class Applied:
         in_shardings = (parameters, self._rows, self._rows)
         self._compiled = jax.jit(function, in_shardings=in_shardings, **distributed.compiled_here())
 
-    def __call__(self, groups: Groups) -> Iterator[Outputs]:
+    def __call__(
+        self, groups: Groups, heard: Callable[[float], Any] = lambda seconds: None
+    ) -> Iterator[Outputs]:
         """What the function gives for utterances, group after group.
+
+        `heard` is told the seconds of audio that a batch has done.
 
         Values do not depend on an utterance's batch. Up to 5.5 minutes are taken whole; longer ones
         in windows of that length, of which 20 s on either side are heard and not given out, so that
@@ -90,6 +94,8 @@ class Applied:
             number, windows, values = under_way.popleft()
             with _naming_longest(windows):
                 values = self._fetch(values)
+            own = sum(window.own.stop - window.own.start for window in windows)
+            heard(own * HOP / SAMPLE_RATE)
             for row, window in enumerate(windows):
                 utterance, own = window.utterance, (row, window.own)
                 found = parts.setdefault(utterance.id, [])

@@ -12,6 +12,7 @@ import soundfile
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hubert_jax import storage
+from hubert_jax.asr.error_rates import character_error_rate
 from hubert_jax.data import manifests, records
 from hubert_jax.frames import SAMPLE_RATE
 from hubert_jax.report import figures
@@ -138,7 +139,7 @@ def _recognised(decoded: dict[str, dict]) -> dict[str, dict]:
             sentence["texts"][name] = {
                 "pieces": list(_pieces(words := jiwer.process_words(reference, text))),
                 "wer": words.wer,
-                "cer": jiwer.cer(reference, text),
+                "cer": character_error_rate([reference], [text]).rate,
             }
     return sentences
 

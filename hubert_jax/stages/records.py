@@ -26,7 +26,6 @@ _METRICS = {
 }  # by which the best is chosen by default
 _RECORD = "stage.json"
 _CONTENTS = "stages/contents.json"
-_MISSING = object()
 # What transformers and this package read in a directory of theirs; its README decides nothing.
 _OF_NETWORKS = (".json", ".safetensors", ".bin", ".model", ".txt")
 
@@ -168,8 +167,7 @@ def was_made(workdir: pathlib.Path, stage: Stage, results: Mapping[str, dict]) -
     """
     inputs = {
         key: [reference.digest(results[reference.stage]) for reference in references]
-        for key, references in stage.inputs.items()
-        if key in ("audio", "validation_audio")
+        for key, references in stage.splits().items()
     }
     parts = {"config": config_lib.decisive(stage.config, complete=True), "inputs": inputs}
     for place, record in _records(workdir, stage.name):
@@ -353,29 +351,11 @@ def _changes(record: Mapping[str, Any], parts: Mapping[str, Any], config: Any) -
     before: dict[str, Any] = record["parts"]
     given = {"config": config_lib.decisive(config)}
     return [
-        line
+        path
         for part in list({**before, **parts})
-        for line in _differing(
+        for path, _, _ in config_lib.differences(
             {str(part): before.get(part, {})},
             {str(part): parts.get(part, {})},
             given if part == "config" else None,
         )
     ]
-
-
-def _differing(
-    before: Mapping[str, Any], now: Mapping[str, Any], given: Any, path: str = ""
-) -> list[str]:
-    """Keys that differ; one that is new where `given`, if any, has it."""
-    found = []
-    for name in {**before, **now}:
-        a: Any = before.get(name, _MISSING)
-        b: Any = now.get(name, _MISSING)
-        if isinstance(b, Mapping) and (a is _MISSING or isinstance(a, Mapping)):
-            below = None if given is None else given.get(name, {})
-            if a is _MISSING:
-                a = {}
-            found += _differing(a, b, below, f"{path}{name}.")
-        elif a != b and not (a is _MISSING and given is not None and name not in given):
-            found.append(f"{path}{name}")
-    return found

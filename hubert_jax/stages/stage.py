@@ -22,6 +22,7 @@ from hubert_jax import (
     train_lm,
 )
 from hubert_jax.convert import __main__ as convert
+from hubert_jax.convert import formats
 from hubert_jax.errors import Diverged, InputError, Preempted
 from hubert_jax.layout import Reference, job_of
 
@@ -53,9 +54,6 @@ JOBS = {
 }
 
 
-_FORMATS = ("hf", "fairseq", "torchaudio", "orbax")
-
-
 @dataclasses.dataclass(frozen=True)
 class Stage:
     """One job of a pipeline, ready to start."""
@@ -64,11 +62,16 @@ class Stage:
     config: Any  # of the job, with the paths of its inputs
     inputs: dict[str, tuple[Reference, ...]]  # by the keys of `config` that they fill
 
+    def splits(self) -> dict[str, tuple[Reference, ...]]:
+        """Its inputs that are prepared splits to train and validate on."""
+        keys = ("audio", "more_audio", "validation_audio")
+        return {key: self.inputs[key] for key in keys if key in self.inputs}
+
 
 def split_scheme(where: str) -> tuple[str, str]:
     """The format that a network's place begins with, if any, and the path."""
     scheme, _, rest = where.partition(":")
-    return (scheme, rest) if scheme in _FORMATS else ("", where)
+    return (scheme, rest) if scheme in formats.SCHEMES else ("", where)
 
 
 def outside_paths(config: Any, key: str) -> list[pathlib.Path]:

@@ -3,9 +3,9 @@
 import pathlib
 from typing import Any
 
+from hubert_jax import config as config_lib
+from hubert_jax.config import MISSING
 from hubert_jax.errors import InputError
-
-_MISSING = object()
 
 
 def require_same_run(
@@ -31,7 +31,10 @@ def require_same_run(
         ("rows of a batch", found.get("rows", {}), expected["rows"], None),
         ("version of the code", found.get("version"), expected["version"], None),
     ):
-        differing += _differing(before, now, name, decisive)
+        given = None if decisive is None else {name: decisive}
+        for path, a, b in config_lib.differences({name: before}, {name: now}, given):
+            new = f"is new and {b!r:.40}" if a is MISSING else f"was {a!r:.40}, is {b!r:.40}"
+            differing.append(f"{path} was {a!r:.40}, is gone" if b is MISSING else f"{path} {new}")
     if differing:
         raise InputError(
             f"{directory}: its checkpoint is of another run, these differ: {'; '.join(differing)}; "
@@ -42,28 +45,3 @@ def require_same_run(
     # As the run began, so that a key which is new gives its weights no other fingerprint.
     known["config"] = found["config"]
     return {**known, "metrics": found.get("metrics", {}), **validation}
-
-
-def _differing(before: Any, now: Any, path: str, decisive: Any) -> list[str]:
-    """`path was ..., is ...` of every leaf that differs.
-
-    A new leaf differs where `decisive`, the values that are not defaults, has it, or is None.
-    """
-    if before is _MISSING and isinstance(now, dict):
-        before = {}
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            line
-            for name in now
-            for line in _differing(
-                before.get(name, _MISSING),
-                now[name],
-                f"{path}.{name}",
-                decisive.get(name, {}) if isinstance(decisive, dict) else decisive,
-            )
-        ] + [
-            f"{path}.{name} was {before[name]!r:.40}, is gone" for name in before if name not in now
-        ]
-    if before is _MISSING:
-        return [f"{path} is new and {now!r:.40}"] if decisive in (None, now) else []
-    return [] if before == now else [f"{path} was {before!r:.40}, is {now!r:.40}"]

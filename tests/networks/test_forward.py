@@ -55,11 +55,11 @@ def test_hidden_states_are_those_of_each_utterance_alone(network, speech_split):
             np.testing.assert_allclose(found[utterance.id][layer], layers[layer], atol=1e-5)
 
 
-def test_nothing_but_batches_goes_to_the_devices(network, speech_split):
+def test_nothing_but_batches_goes_to_the_devices(network, speech_split, monkeypatch):
     """Weights are on the mesh from loading on; the computation itself transfers nothing."""
     loaded = trained.load(network[2])
     assert {leaf.sharding.mesh for leaf in jax.tree.leaves(loaded.params)} == {loaded.mesh}
-    seen, came = [], []
+    seen, sent, came, heard = [], [], [], []
 
     def means(params, waveform, num_samples):
         seen.append(jax.tree.leaves(params)[0])
@@ -70,8 +70,21 @@ def test_nothing_but_batches_goes_to_the_devices(network, speech_split):
         came.append(values)
         return np.asarray(values)
 
-    with jax.transfer_guard_host_to_device("disallow"):  # but for device_put
-        outputs = list(forward.Applied(means, loaded, fetch)(forward.utterances(speech_split)))
+    device_put = jax.device_put
+
+    def put(batch, rows):
+        waveform, num_samples = batch
+        assert isinstance(waveform, np.ndarray) and waveform.shape[:1] == num_samples.shape
+        sent.append(waveform.shape)
+        with jax.transfer_guard_host_to_device("allow"):
+            return device_put(batch, rows)
+
+    monkeypatch.setattr(jax, "device_put", put)
+    with jax.transfer_guard_host_to_device("disallow_explicit"):
+        applied, split = forward.Applied(means, loaded, fetch), forward.utterances(speech_split)
+        outputs = list(applied(split, heard.append))
+    frames = sum(len(found.values) for found in outputs)
+    assert len(sent) == len(heard) == len(came) and sum(heard) == pytest.approx(frames / 50)
     assert all(isinstance(leaf, jax.core.Tracer) for leaf in seen)
     assert all(isinstance(values, jax.Array) for values in came)
     names = [found.utterance.id for found in outputs]
