@@ -17,7 +17,7 @@ JOBS = {
 # and its training are many small functions of one kind; each of the tasks has a configuration, data
 # and a few more; units have features, k-means and label sets.
 MANY_NAMES = {
-    "convert": 55,
+    "convert": 54,
     "corpus": 55,
     "data": 57,
     "model": 49,

@@ -13,10 +13,11 @@ import numpy as np
 from hubert_jax import config as config_lib
 from hubert_jax import files
 from hubert_jax.convert import encoders, fairseq_config, names, torch_files
-from hubert_jax.convert.network import Network, Units
+from hubert_jax.convert.network import Network
 from hubert_jax.convert.state_dicts import from_state_dict, to_state_dict
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Head
+from hubert_jax.unit_classes import Units
 from hubert_jax.vocabulary import Vocabulary
 
 _PIECE = "\u2581"  # begins a word, as a space does elsewhere

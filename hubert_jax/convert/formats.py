@@ -13,10 +13,11 @@ from hubert_jax import config as config_lib
 from hubert_jax import files, storage
 from hubert_jax.convert import fairseq, hugging_face, torchaudio
 from hubert_jax.convert.encoders import require_names, shapes
-from hubert_jax.convert.network import Description, Network, Units, with_mask_embedding
+from hubert_jax.convert.network import Description, Network, with_mask_embedding
 from hubert_jax.errors import InputError
 from hubert_jax.model.adapters import Adapters
 from hubert_jax.model.architecture import Architecture, Head, Regularization
+from hubert_jax.unit_classes import Units
 from hubert_jax.vocabulary import Vocabulary
 
 SCHEMES = ("hf", "fairseq", "torchaudio", "orbax")

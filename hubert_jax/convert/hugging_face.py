@@ -18,13 +18,14 @@ from hubert_jax.convert.encoders import from_library, note_on_biases, require_na
 from hubert_jax.convert.genuine import read_json
 from hubert_jax.convert.heads import head_from_library, head_to_library
 from hubert_jax.convert.names import kind_of_tensors
-from hubert_jax.convert.network import Network, Units, with_mask_embedding
+from hubert_jax.convert.network import Network, with_mask_embedding
 from hubert_jax.convert.safetensors_files import read_tensors, write_tensors
 from hubert_jax.convert.tokenizer import TOKENIZER_FILES, read_vocabulary, tokenizer_files
 from hubert_jax.errors import InputError
 from hubert_jax.frames import SAMPLE_RATE
 from hubert_jax.model.architecture import Architecture, Head, Regularization
 from hubert_jax.model.kernels.norm import EPSILON
+from hubert_jax.unit_classes import Units
 from hubert_jax.vocabulary import BLANK
 
 MODEL, HEAD = "model.safetensors", "pretraining_head.safetensors"

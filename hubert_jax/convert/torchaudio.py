@@ -16,11 +16,12 @@ from hubert_jax import config as config_lib
 from hubert_jax import files, storage
 from hubert_jax.convert import encoders, names, torch_files
 from hubert_jax.convert.genuine import read_json
-from hubert_jax.convert.network import Network, Units, with_mask_embedding
+from hubert_jax.convert.network import Network, with_mask_embedding
 from hubert_jax.convert.safetensors_files import read_tensors, write_tensors
 from hubert_jax.convert.state_dicts import from_state_dict, to_state_dict
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import NO_REGULARIZATION, Architecture, Head, Regularization
+from hubert_jax.unit_classes import Units
 from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
 # (dim, num_layers, ffn_dim) of the published sizes: attention heads, which no shape shows.

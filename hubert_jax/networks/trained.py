@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 
 from hubert_jax import distributed
 from hubert_jax.convert import formats
-from hubert_jax.convert.network import Units
 from hubert_jax.errors import InputError
 from hubert_jax.frames import num_samples
 from hubert_jax.model.architecture import Architecture, Execution, Head
@@ -19,6 +18,7 @@ from hubert_jax.model.kernels import choice
 from hubert_jax.model.kernels.choice import Kernels
 from hubert_jax.networks.sharding_rules import SHARDING_RULES
 from hubert_jax.training import sharding
+from hubert_jax.unit_classes import Units
 from hubert_jax.vocabulary import Vocabulary
 
 

@@ -3,10 +3,11 @@
 import dataclasses
 
 from hubert_jax.convert import formats
-from hubert_jax.convert.network import Network, Units
+from hubert_jax.convert.network import Network
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Architecture, Head
 from hubert_jax.training.task import WarmStart
+from hubert_jax.unit_classes import Units
 from hubert_jax.vocabulary import Vocabulary
 
 

@@ -11,7 +11,6 @@ import jax
 from jax.sharding import Mesh
 
 from hubert_jax import storage
-from hubert_jax.convert.network import Units
 from hubert_jax.data import batches, manifests
 from hubert_jax.data.buckets import BUCKETS
 from hubert_jax.errors import InputError
@@ -25,6 +24,7 @@ from hubert_jax.training import sharding, step
 from hubert_jax.training.sharding import MeshConfig
 from hubert_jax.training.state import TrainState, abstract_state
 from hubert_jax.training.task import Task
+from hubert_jax.unit_classes import Units
 
 _USED = re.compile(r"Used ([\d.]+)([KMGT]) of [\d.]+[KMGT] hbm")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}

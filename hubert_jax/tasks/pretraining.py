@@ -15,7 +15,6 @@ from jax.sharding import Mesh
 from hubert_jax import config as config_lib
 from hubert_jax import storage
 from hubert_jax.config import MayChange, Reads
-from hubert_jax.convert.network import FAIRSEQ_SPECIALS, Units
 from hubert_jax.data import batches, label_sets, manifests, schedule
 from hubert_jax.data.buckets import BUCKETS
 from hubert_jax.data.schedule import Bucket
@@ -34,6 +33,7 @@ from hubert_jax.training.fit import LoopConfig, require_run
 from hubert_jax.training.optimizer import OptimizerConfig
 from hubert_jax.training.sharding import MeshConfig
 from hubert_jax.training.task import AdditiveLoss, Batch, Task, Validation
+from hubert_jax.unit_classes import FAIRSEQ_SPECIALS, Units
 
 VERSION = 2  # raise it when the same configuration and inputs give other weights
 

@@ -9,9 +9,9 @@ import safetensors.numpy
 from oracles import Described
 
 from hubert_jax.convert import hugging_face
-from hubert_jax.convert.network import FAIRSEQ_SPECIALS, Units
 from hubert_jax.convert.safetensors_files import read_tensors
 from hubert_jax.errors import InputError
+from hubert_jax.unit_classes import FAIRSEQ_SPECIALS, Units
 from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
 

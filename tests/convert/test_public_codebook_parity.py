@@ -15,13 +15,14 @@ from splits import TINY_BASE
 from hubert_jax import check, label, train
 from hubert_jax import config as config_lib
 from hubert_jax.convert import formats
-from hubert_jax.convert.network import Description, Network, Units
+from hubert_jax.convert.network import Description, Network
 from hubert_jax.data import records
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import NO_REGULARIZATION, Architecture, Head
 from hubert_jax.networks import trained, warm_start
 from hubert_jax.tasks import pretraining
 from hubert_jax.training import sharding
+from hubert_jax.unit_classes import Units
 from hubert_jax.units.features import hidden_states
 
 pytestmark = pytest.mark.usefixtures("two_devices")

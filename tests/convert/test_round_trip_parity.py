@@ -15,8 +15,9 @@ from oracles import Described
 from hubert_jax import files
 from hubert_jax.convert import encoders, formats
 from hubert_jax.convert.__main__ import main
-from hubert_jax.convert.network import FAIRSEQ_SPECIALS, Network, Units
+from hubert_jax.convert.network import Network
 from hubert_jax.model.architecture import Architecture, Head, Regularization
+from hubert_jax.unit_classes import FAIRSEQ_SPECIALS, Units
 from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
 RELEASED = Vocabulary.from_symbols(("<s>", "</s>", "<unk>", *LIBRISPEECH.characters))

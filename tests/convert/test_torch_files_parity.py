@@ -13,9 +13,10 @@ from oracles import Described
 from hubert_jax import files
 from hubert_jax.convert import encoders, fairseq, formats, names, state_dicts, torchaudio
 from hubert_jax.convert.fairseq_config import _parse_conv_layers
-from hubert_jax.convert.network import FAIRSEQ_SPECIALS, Network
+from hubert_jax.convert.network import Network
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import NO_REGULARIZATION, Architecture, Head
+from hubert_jax.unit_classes import FAIRSEQ_SPECIALS
 from hubert_jax.vocabulary import LIBRISPEECH, Vocabulary
 
 

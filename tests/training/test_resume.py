@@ -15,12 +15,13 @@ from splits import CLUSTERS, TINY_BASE, random_parameters
 from hubert_jax import config as config_lib
 from hubert_jax import files, train
 from hubert_jax.convert import formats
-from hubert_jax.convert.network import Network, Units
+from hubert_jax.convert.network import Network
 from hubert_jax.data import batches
 from hubert_jax.errors import Diverged, InputError
 from hubert_jax.model.architecture import Architecture, Head
 from hubert_jax.networks import warm_start
 from hubert_jax.training import checkpoint, metrics
+from hubert_jax.unit_classes import Units
 
 pytestmark = pytest.mark.usefixtures("two_devices")
 
