@@ -20,6 +20,8 @@ from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Execution
 
 _COMPARED_UTTERANCES = 10
+# What the card has of a result of decode.
+_OF_CARD = ("fingerprint", "config", "wer", "cer", "word_errors", "transcribed", "words")
 
 VERSION = 3  # raise it when the same configuration and inputs give another output
 
@@ -59,32 +61,45 @@ def run(config: ExportConfig) -> dict:
     """
     started = time.monotonic()
     workdir = files.require_writable(config.workdir)
+    import numpy as np
+
     from hubert_jax.convert import formats
-    from hubert_jax.networks.programs import write_programs
+    from hubert_jax.convert.hugging_face import LANGUAGE_MODEL
+    from hubert_jax.language import ngram
+    from hubert_jax.networks.programs import require_programs, write_programs
     from hubert_jax.report.model_card import model_card
 
     if config.audio:
         from hubert_jax.data import manifests, records
 
         manifest = manifests.read_manifest(config.audio)
-    if config.lm and not storage.path(config.lm).is_file():
-        raise InputError(f"config.lm={config.lm}: not found; expected a file of an n-gram")
+    if config.lm:
+        ngram.words(config.lm)
     network = formats.read(config.checkpoint, "config.checkpoint")
+    if broken := [name for name, leaf in network.flat.items() if not np.isfinite(leaf).all()]:
+        raise InputError(
+            f"config.checkpoint={config.checkpoint}: NaN or infinite in {len(broken)} parameters, "
+            f"such as {broken[0]}; training diverged: export an earlier step (orbax:DIR@STEP)"
+        )
+    require_programs(network, config.programs)
     out = config.out or str(workdir / "export" / "model")
-    lm = f"language_model/{storage.path(config.lm).name}" if config.lm else ""
+    source = formats.parse(config.checkpoint, "config.checkpoint")[1]
+    if source.resolve() == storage.path(out).resolve():
+        raise InputError(f"config.out={out}: the same place as config.checkpoint")
+    lm = f"{LANGUAGE_MODEL}/{storage.path(config.lm).name}" if config.lm else ""
     results = [_decoded(path, network.fingerprint) for path in config.decoded]
     name = storage.path(config.out or config.workdir).absolute().name
     about = (config.license, config.languages, lm)
     more: dict[str, str | pathlib.Path] = {"README.md": model_card(network, name, results, *about)}
     if lm:
         more[lm] = storage.path(config.lm)
+    written = formats.write(f"hf:{out}", network, "config.out", more)
+    (workdir / "export" / "result.json").unlink(missing_ok=True)  # of the model that was there
     programs = {}
     if config.programs:
         directory = workdir / "export" / "programs"
         programs = write_programs(directory, network, config.programs)
         print(f"{', '.join(config.programs)} as StableHLO in {directory}", flush=True)
-    written = formats.write(f"hf:{out}", network, "config.out", more)
-    (workdir / "export" / "result.json").unlink(missing_ok=True)  # of the model that was there
     notes = [*network.notes, *written.notes]
     for note in notes:
         print(note, flush=True)
@@ -128,7 +143,13 @@ def run(config: ExportConfig) -> dict:
 def _decoded(path: str, fingerprint: str) -> dict[str, Any]:
     """A result of the decode job; InputError for that of another network."""
     found = files.read_json(f"{path}/result.json", "result of decode", "hubert_jax.decode")
-    if found.get("job") != "decode" or found["fingerprint"] != fingerprint:
+    known = found if isinstance(found, dict) else {}
+    if known.get("job") != "decode" or not {*_OF_CARD} <= {*known}:
+        raise InputError(
+            f"{path}/result.json: expected a result of decode, with {', '.join(_OF_CARD)}; give "
+            "the command of hubert_jax.decode again"
+        )
+    if known["fingerprint"] != fingerprint:
         raise InputError(
             f"config.decoded={path}: not of config.checkpoint, whose fingerprint is "
             f"{fingerprint[:12]}; expected WORKDIR/decode of this checkpoint"

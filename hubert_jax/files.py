@@ -16,7 +16,7 @@ import secrets
 import shutil
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hubert_jax import storage
@@ -203,16 +203,19 @@ def _unsealed(line: bytes) -> Any:
 
 @contextlib.contextmanager
 def writing_directory(
-    path: str | os.PathLike, marker: str = "manifest.json"
+    path: str | os.PathLike,
+    marker: str = "manifest.json",
+    ours: Callable[[str], bool] = lambda name: True,
 ) -> Iterator[pathlib.Path]:
     """Yields a temporary folder that replaces `path` when the block ends well.
 
-    It is a sibling of `path`; what an interrupted process left aside is swept away first. In a
-    bucket, where folders are not replaced at once, the file `marker` goes first and comes last.
+    It is a sibling of `path`; what an interrupted process left aside is swept away first. What is
+    there and not `ours`, by its name at the top, stays. Then, and in a bucket, where folders are
+    not replaced at once, the file `marker` goes first and comes last.
     """
     path = storage.path(path).absolute()
     if isinstance(path, storage.BucketPath):
-        with storage.sending_directory(path, marker) as aside:
+        with storage.sending_directory(path, marker, ours) as aside:
             yield aside
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -222,11 +225,36 @@ def writing_directory(
     aside.mkdir()
     try:
         yield aside
+        if path.exists() and not all(ours(entry.name) for entry in path.iterdir()):
+            _replace_entries(path, aside, marker, ours)
+            return
         if path.exists():
             shutil.rmtree(path)
         os.rename(aside, path)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _replace_entries(
+    path: pathlib.Path, aside: pathlib.Path, marker: str, ours: Callable[[str], bool]
+) -> None:
+    def remove(entry: pathlib.Path) -> None:
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
+
+    (path / marker).unlink(missing_ok=True)
+    new = sorted(aside.iterdir(), key=lambda entry: entry.name == marker)
+    names = {entry.name for entry in new}
+    for entry in list(path.iterdir()):
+        if ours(entry.name) and entry.name not in names:
+            remove(entry)
+    for entry in new:
+        target = path / entry.name
+        if entry.is_dir() or target.is_dir():
+            remove(target)
+        os.replace(entry, target)
 
 
 def folders_below(top: str | os.PathLike) -> Iterator[tuple[pathlib.Path, list[os.DirEntry]]]:

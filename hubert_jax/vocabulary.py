@@ -12,6 +12,7 @@ import collections
 import dataclasses
 import functools
 import io
+import itertools
 import re
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
@@ -51,14 +52,18 @@ class TextPolicy:
         for entry in self.replace:
             if "=" not in entry[1:]:
                 raise InputError(f"vocabulary.replace={entry!r}: expected FROM=TO")
+        # References are replaced in once more, and words of lexicons: that must change nothing.
+        parts = [part for entry in self.replace for part in _parts(entry)]
+        for text in [*parts, *("".join(pair) for pair in itertools.product(parts, repeat=2))]:
+            if (again := self._replaced(once := self._replaced(text))) != once:
+                raise InputError(
+                    f"vocabulary.replace={self.replace}: makes {once!r} of {text!r}, and {again!r} "
+                    "of that; expected replacements that leave alone what they have made"
+                )
 
     def apply(self, text: str) -> str:
         """The text by all of the policy but `outside`, with single spaces."""
-        text = unicodedata.normalize("NFC", text)
-        for entry in self.replace:
-            end = entry.index("=", 1)
-            old, new = (unicodedata.normalize("NFC", s) for s in (entry[:end], entry[end + 1 :]))
-            text = text.replace(old, new)
+        text = self._replaced(unicodedata.normalize("NFC", text))
         if self.case != "keep":
             text = text.upper() if self.case == "upper" else text.lower()
         text = unicodedata.normalize("NFC", text)
@@ -66,12 +71,23 @@ class TextPolicy:
             text = _without_punctuation(text)
         return " ".join(text.split())
 
+    def _replaced(self, text: str) -> str:
+        for entry in self.replace:
+            text = text.replace(*_parts(entry))
+        return text
+
     @classmethod
     def of_symbols(cls, symbols: Sequence[str]) -> TextPolicy:
         """That of symbols of one case, or nothing: what released heads ask for without words."""
         text = "".join(symbols)
         upper, lower = text == text.upper(), text == text.lower()
         return cls(case="keep" if upper == lower else "upper" if upper else "lower")
+
+
+def _parts(entry: str) -> tuple[str, str]:
+    """What of a text is replaced, and by what, of "FROM=TO"."""
+    end = entry.index("=", 1)
+    return unicodedata.normalize("NFC", entry[:end]), unicodedata.normalize("NFC", entry[end + 1 :])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +149,8 @@ class Vocabulary:
     @property
     def boundary(self) -> int:
         """Class of the word boundary, -1 where there is none: of pieces, or scripts without."""
+        if self.model:  # a piece that is a space by itself ends no word, it begins one
+            return -1
         return self._indices.get(WORD_BOUNDARY, self._indices.get(" ", -1))
 
     def normalised(self, text: str) -> str:

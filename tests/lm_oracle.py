@@ -84,12 +84,13 @@ def distributions(params, sentence, architecture=SMALL, tokens=12):
     return np.concatenate(found, axis=1)
 
 
-def write(directory, tokens, architecture=SMALL, seed=0, kind="language_model"):
+def write(directory, tokens, architecture=SMALL, seed=0, kind="language_model", scale=1.0):
     """A checkpoint of random parameters, as train_lm writes it; where it is, and log10 of it.
 
-    The latter takes the words of a sentence.
+    The latter takes the words of a sentence. All parameters are multiplied by `scale`.
     """
     params = random_parameters(model_of(architecture, tokens.size), seed)
+    params = jax.tree.map(lambda leaf: leaf * np.float32(scale), params)
     metadata = {
         "kind": kind,
         "architecture": config.to_dict(architecture),

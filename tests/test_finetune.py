@@ -246,6 +246,11 @@ def test_all_transcripts_are_checked_before_the_first_step(
         rf"from: {ids[4]}, {ids[5]}\n",
         shown,
     )
+    retold = _retold(held_out_split, tmp_path / "few", lambda n, text: text if n == 5 else "\u2026")
+    values = dict(vocabulary=dict(punctuation="drop"), validation=dict(utterances=1))
+    with pytest.raises(pytest.fail.Exception, match="began to train"):
+        _finetune(tmp_path, speech_split, TINY_BASE, validation_audio=str(retold), **values)
+    assert f"validation on 1 of 6 utterances of {retold}" in capsys.readouterr().out
     # What is named is put in order.
     monkeypatch.undo()
     values = dict(replace=("\u2019='",), outside="drop")

@@ -1,6 +1,7 @@
 """The job of the Transformer language model."""
 
 import collections
+import gzip
 import math
 
 import jax
@@ -199,6 +200,20 @@ def test_what_is_wrong_is_named(run, tmp_path, speech_split, values, message):
         run(tmp_path, **values)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "train_lm" / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "unit", "message"),
+    [
+        ("t.txt", "\u043c\u0438\u0440\n... !\n".encode(), "letter", "none of the 3 words can be"),
+        ("t.gz", gzip.compress(b"A B\n" * 99)[:-8] + b"\0" * 8, "word", "t.gz: cannot be read"),
+        ("t.gz", gzip.compress(b"A B\n")[:10] + b"\xff" * 20, "word", "t.gz: cannot be read"),
+    ],
+)
+def test_text_that_tells_nothing_is_refused(run, tmp_path, name, content, unit, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, audio=(), texts=(str(tmp_path / name),), unit=unit)
 
 
 def test_the_papers_network_has_its_published_size():

@@ -98,6 +98,9 @@ def test_what_a_policy_makes_of_a_text(policy, text, expected):
             (dict(replace=(entry,)), f"replace='{entry}': expected FROM=TO")
             for entry in ("ß", "=x")
         ),
+        (dict(replace=("A=AH",)), "replace=.*: makes 'AH' of 'A', and 'AHH' of that; expected"),
+        (dict(replace=("SS=S",)), "replace=.*: makes 'SS' of 'SSS?S', and 'S' of that"),
+        (dict(replace=("a=b", "c=a")), "replace=.*: makes 'a' of 'c', and 'b' of that"),
     ],
 )
 def test_policies_that_nobody_knows_are_refused(values, message):

@@ -44,6 +44,11 @@ def require_usable(config: Any, unused: Mapping[str, Any] | None = None) -> None
             )
 
 
+def is_transformer(where: str) -> bool:
+    """Whether a language model is a checkpoint of train_lm, not the file of an n-gram."""
+    return where.startswith("orbax:") or storage.is_dir(where)
+
+
 class SearchParts:
     """Language models and lexicon of a configuration; `fit`, then `begin`.
 
@@ -59,7 +64,7 @@ class SearchParts:
         self._models: dict[str, Any] = {}
         for key in ("lm", "rescore"):
             where = getattr(config, key)
-            if where and (key == "rescore" or where.startswith("orbax:") or storage.is_dir(where)):
+            if where and (key == "rescore" or is_transformer(where)):
                 # It imports orbax.
                 from hubert_jax.language.transformer import Scorer
 
@@ -112,10 +117,17 @@ class SearchParts:
 
     def _require_meant(self, where: str) -> None:
         """Raises InputError for an n-gram of another alphabet or case; tells what it lacks."""
+        from hubert_jax.language import ngram
         from hubert_jax.language.tokens import COMPARED, require_meant
 
         known = frozenset(self._words)
         words = self._lexicon.words if self._lexicon else ()
+        several = [symbol for symbol in self._vocabulary.characters if len(symbol) > 1]
+        if not words and several and ngram.are_characters(self._words):
+            raise InputError(
+                f"{where}: an n-gram of letters, which does not know the symbol {several[0]!r} of "
+                "the network's vocabulary; expected one of words"
+            )
         require_meant(known.__contains__, self._words[:COMPARED], self._vocabulary, words, where)
         if lacking := [word for word in words if word not in known]:
             distributed.announce(

@@ -147,6 +147,8 @@ def _of_network(where: str) -> Vocabulary:
 
 def _of_file(path: pathlib.Path, separated: bool) -> Vocabulary:
     """Of a symbol a line, a vocab.json with what lies beside it, or a sentencepiece .model."""
+    from hubert_jax.convert.tokenizer import BLANK_TOKEN
+
     key = f"config.vocabulary_file={path}"
     read: dict[str, Callable[[], Vocabulary]] = {
         ".json": lambda: _of_json(path),
@@ -159,6 +161,11 @@ def _of_file(path: pathlib.Path, separated: bool) -> Vocabulary:
         symbols = [
             unicodedata.normalize("NFC", symbol) for line in lines if (symbol := line.strip())
         ]
+        if BLANK_TOKEN in symbols:
+            raise InputError(
+                f"found {BLANK_TOKEN}, by which transformers means the blank; leave it out, the "
+                "blank is class 0 by itself"
+            )
         return Vocabulary.from_symbols(symbols, separated)
     except OSError as error:
         raise InputError(f"{key}: cannot be read ({error.strerror})") from None

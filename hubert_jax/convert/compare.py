@@ -73,7 +73,8 @@ def largest_difference(
             waveform = normalize(waveform)
         layers, output = hidden_states(params["hubert"], waveform[None])
         for our_state, their_state in zip([*layers, output], their_states, strict=True):
-            largest = max(largest, float(np.abs(np.asarray(our_state) - their_state).max()))
+            difference = np.abs(np.asarray(our_state) - their_state).max()
+            largest = float(np.maximum(largest, difference))  # NaN is the largest
     return largest
 
 

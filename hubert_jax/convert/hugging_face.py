@@ -29,7 +29,12 @@ from hubert_jax.unit_classes import Units
 from hubert_jax.vocabulary import BLANK
 
 MODEL, HEAD = "model.safetensors", "pretraining_head.safetensors"
+LANGUAGE_MODEL = "language_model"  # the folder of an n-gram
 _OLD_MODEL = "pytorch_model.bin"  # how transformers saved before safetensors; read, not written
+_OF_MODELS = frozenset(  # what is written anew, or removed
+    (MODEL, HEAD, "config.json", *TOKENIZER_FILES, "preprocessor_config.json", "README.md")
+    + ("processor_config.json", LANGUAGE_MODEL)
+)
 _INDEX = ".index.json"  # of weights in several files
 _EXTRACTOR, _PROCESSOR = "preprocessor_config.json", "processor_config.json"
 _PREPARATION = {  # of waveforms: another value would be another network's
@@ -45,6 +50,7 @@ def write_directory(
 ) -> dict[str, str]:
     """Writes a model directory, or replaces one; gives the SHA-256 (hex) of each file by name.
 
+    What is no model's, such as .git of a clone, stays where it is.
     `more` are texts, or files to copy, by their names in it.
     What lay beside a network that came from such a directory is written as it was, and the rows of
     its CTC head in the order that these files tell.
@@ -65,7 +71,7 @@ def write_directory(
             raise InputError(f"{out}: the tokens that came with the network are not its own")
         for name in _CTC_HEAD:
             tensors[name] = tensors[name][np.argsort(rows)]
-    with files.writing_directory(out, marker="config.json") as aside:
+    with files.writing_directory(out, "config.json", _OF_MODELS.__contains__) as aside:
         metadata = network.described()  # transformers has no field for all of it
         del metadata["head"]  # which has a file of its own
         metadata.pop("beside", None)

@@ -11,7 +11,7 @@ from typing import Any
 from hubert_jax.errors import InputError
 from hubert_jax.vocabulary import BLANK, WORD_BOUNDARY, Vocabulary
 
-_BLANK_TOKEN = "<pad>"  # transformers' CTC models take the padding token for the blank
+BLANK_TOKEN = "<pad>"  # transformers' CTC models take the padding token for the blank
 _TOKENS, _ADDED, _SETTINGS = "vocab.json", "added_tokens.json", "tokenizer_config.json"
 TOKENIZER_FILES = (_TOKENS, _ADDED, _SETTINGS, "special_tokens_map.json")
 _LETTERS, _PHONES = "Wav2Vec2CTCTokenizer", "Wav2Vec2PhonemeCTCTokenizer"
@@ -29,9 +29,9 @@ def tokenizer_files(vocabulary: Vocabulary) -> dict[str, dict[str, Any]]:
     `<s>`, `</s>` and `<unk>` are there only where the head has rows for them: a decoder must not
     choose rows that were never trained, and a text outside the vocabulary is to be refused.
     """
-    tokens = {_BLANK_TOKEN: BLANK}
+    tokens = {BLANK_TOKEN: BLANK}
     tokens |= {symbol: i for i, symbol in enumerate(vocabulary.symbols, start=1)}
-    special: dict[str, str | None] = {"pad_token": _BLANK_TOKEN}
+    special: dict[str, str | None] = {"pad_token": BLANK_TOKEN}
     for key, symbol in (("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>")):
         special[key] = symbol if symbol in tokens else None
     letters = {
@@ -71,7 +71,7 @@ def read_vocabulary(
     classes = max(tokens, default=-1) + 1 if classes is None else classes
     rows_of = {token: row for row, token in tokens.items()}
     named = settings.get("pad_token")
-    pads = [_content(named)] if named else [_BLANK_TOKEN, "[PAD]"]
+    pads = [_content(named)] if named else [BLANK_TOKEN, "[PAD]"]
     found = [rows_of[pad] for pad in pads if pad in rows_of]
     stated = beside["config.json"].get("pad_token_id")
     blank = stated if stated in found or not found else found[0]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from hubert_jax import config as config_lib
 from hubert_jax import files
 from hubert_jax.errors import InputError
 from hubert_jax.language.tokens import END, UNKNOWN, Tokens
@@ -43,13 +44,16 @@ class Encoded:
                     counts += len(numbers), words, unknown
             np.save(aside / "ends.npy", np.concatenate(ends))
             described = {"tokens": tokens.to_dict(), "counts": counts.tolist()}
+            described["digest"] = config_lib.digest([described, _digests(aside)])
             files.write_json(aside / "text.json", described)
 
     @classmethod
     def read(cls, directory: pathlib.Path) -> "Encoded | None":
-        """What `write` wrote, its numbers a mapped file; None where it is not whole."""
+        """What `write` wrote, its numbers a mapped file; None where it is not whole, or damaged."""
         try:
             described = files.read_json(directory / "text.json", "encoded text")
+            if described.pop("digest") != config_lib.digest([described, _digests(directory)]):
+                return None
             count, words, unknown = described["counts"]
             numbers = np.memmap(directory / "numbers.int32", np.int32, "r")
             ends = np.load(directory / "ends.npy")
@@ -79,6 +83,10 @@ class Encoded:
         tokens = np.full((len(sentences), length + 1), END, np.int32)
         tokens[:, 1:] = np.where(inside, numbers, END)
         return {"tokens": tokens, "lengths": lengths.astype(np.int32)}
+
+
+def _digests(directory: pathlib.Path) -> list[str]:
+    return [files.sha256_file(directory / name) for name in ("numbers.int32", "ends.npy")]
 
 
 _Part = tuple[np.ndarray, np.ndarray, int, int]

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ def words(path: str | os.PathLike) -> list[str]:
             binary = file.read(len(_BINARY)) == _BINARY
             found = _words_of_binary(path, file) if binary else _words_of_arpa(path)
         return [word for word in found if word not in _NOT_WORDS]
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: language model cannot be read ({reason}); {_EXPECTED}") from None
     except UnicodeDecodeError:

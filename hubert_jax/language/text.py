@@ -2,6 +2,7 @@
 
 import collections
 import gzip
+import zlib
 from collections.abc import Iterator, Sequence
 
 from hubert_jax import files, storage
@@ -50,7 +51,7 @@ class Text:
                             yield self._counted(words)
             except UnicodeDecodeError:
                 raise InputError(f"{path}: is not UTF-8; expected a sentence a line") from None
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError, zlib.error) as error:
                 raise InputError(f"{path}: cannot be read ({error})") from None
         if not self.count:
             raise InputError("config.audio, config.texts: no sentence in them, expected some")

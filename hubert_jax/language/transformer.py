@@ -66,6 +66,13 @@ class Scorer:
                 f"{key}={where}: a checkpoint of kind {metadata['kind']!r}; expected one of "
                 "train_lm, for example orbax:WORKDIR/train_lm/checkpoints"
             )
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        if broken := [path for path, leaf in leaves if not jnp.isfinite(leaf).all()]:
+            raise InputError(
+                f"{key}={where}: NaN or infinite in {sharding.path_name(broken[0])}; training "
+                "diverged: take an earlier step (orbax:DIR@STEP), or train with a lower "
+                "learning rate"
+            )
         architecture = config_lib.build(LmArchitecture, metadata["architecture"], where)
         self.tokens = Tokens.from_dict(metadata["tokens"])
         self.fingerprint = fingerprint(metadata)

@@ -38,6 +38,12 @@ class Adapters:
         ):
             if not fits:
                 raise InputError(f"config.lora.{name}={getattr(self, name)}: expected {expected}")
+        for field in dataclasses.fields(self):
+            if not self.rank and getattr(self, field.name) != field.default:
+                raise InputError(
+                    f"config.lora.{field.name}={getattr(self, field.name)}: found without "
+                    "config.lora.rank, without which there are no adapters"
+                )
 
     def added(self, params: dict, key: jax.Array) -> dict:
         """`params` with fresh adapters, if there are any: A in U(-b, b), b = inputs^-0.5; B 0."""

@@ -35,11 +35,10 @@ def write_programs(
 ) -> dict[str, str]:
     """Writes NAME.stablehlo of each, the parameters and programs.json; SHA-256 by file.
 
-    "emissions" are log probabilities of the classes, "layer_N" are hidden states. Raises
-    InputError for other names, and for what the network does not have.
+    "emissions" are log probabilities of the classes, "layer_N" are hidden states. Raises as
+    `require_programs`.
     """
-    for name in names:
-        _require(name, network)
+    require_programs(network, names)
     with files.writing_directory(directory, marker="programs.json") as aside:
         for name in names:
             (aside / f"{name}.stablehlo").write_bytes(_program(network, name))
@@ -57,15 +56,17 @@ def write_programs(
         return {path.name: files.sha256_file(path) for path in sorted(aside.iterdir())}
 
 
-def _require(name: str, network: Network) -> None:
-    found = _NAMES.fullmatch(name)
+def require_programs(network: Network, names: tuple[str, ...]) -> None:
+    """Raises InputError for other names of programs, and for what the network does not have."""
     layers = network.architecture.num_layers
-    if not found:
-        raise InputError(f"config.programs={name}: expected emissions, or layer_N of layer N")
-    if not found[1] and network.vocabulary is None:
-        raise InputError("config.programs=emissions: the network has no CTC head")
-    if found[1] and int(found[1]) > layers:
-        raise InputError(f"config.programs={name}: expected a layer of 0 to {layers}")
+    for name in names:
+        found = _NAMES.fullmatch(name)
+        if not found:
+            raise InputError(f"config.programs={name}: expected emissions, or layer_N of layer N")
+        if not found[1] and network.vocabulary is None:
+            raise InputError("config.programs=emissions: the network has no CTC head")
+        if found[1] and int(found[1]) > layers:
+            raise InputError(f"config.programs={name}: expected a layer of 0 to {layers}")
 
 
 def _program(network: Network, name: str) -> bytes:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import hubert_jax
+from hubert_jax.asr.recognition import is_transformer
 from hubert_jax.convert.network import Network
 from hubert_jax.frames import SAMPLE_RATE
 
@@ -168,5 +169,8 @@ def _decoding(result: Mapping[str, Any], way: str) -> str:
     if way == "greedy":
         return way
     config = result["config"]
-    with_lm = " with an n-gram" if config["lm"] else ""
-    return f"{config['method']}, beam of {config['search']['beam']}{with_lm}"
+    said = f"{config['method']}, beam of {config['search']['beam']}"
+    if config["lm"]:
+        kind = "a Transformer" if is_transformer(config["lm"]) else "an n-gram"
+        said += f" with {kind}"
+    return said + ", its best texts scored again by a Transformer" * bool(config["rescore"])

@@ -30,9 +30,12 @@ def sending_file(goal: BucketPath) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def sending_directory(goal: BucketPath, marker: str) -> Iterator[pathlib.Path]:
+def sending_directory(
+    goal: BucketPath, marker: str, ours: Callable[[str], bool] = lambda name: True
+) -> Iterator[pathlib.Path]:
     """Yields a local folder; what is in it replaces `goal` when the block ends well.
 
+    What is there and not `ours`, by its name at the top, stays.
     An interruption leaves `goal` without the file `marker`, wherever below that is.
     """
     with _aside() as folder:
@@ -45,7 +48,7 @@ def sending_directory(goal: BucketPath, marker: str) -> Iterator[pathlib.Path]:
                 (goal / name).unlink(missing_ok=True)
         here = [each.relative_to(aside).as_posix() for each in aside.rglob("*") if each.is_file()]
         _send_files(aside, goal, here, marker)
-        gone = [name for name in there if name not in here]
+        gone = [name for name in there if name not in here and ours(name.partition("/")[0])]
         in_parallel(lambda name: (goal / name).unlink(missing_ok=True), gone)
 
 

@@ -21,6 +21,7 @@ from hubert_jax.config import MayChange, Reads
 from hubert_jax.data import batches, manifests, schedule
 from hubert_jax.data.index import read_index
 from hubert_jax.data.joined import JoinedManifest
+from hubert_jax.data.reading import RecordReader
 from hubert_jax.distributed import DistributedConfig
 from hubert_jax.errors import InputError
 from hubert_jax.frames import HOP, SAMPLE_RATE, num_frames, num_samples
@@ -129,6 +130,16 @@ class FinetuneConfig:
                 f"config.lora.rank={self.lora.rank}: expected at most "
                 f"config.architecture.dim={self.architecture.dim}"
             )
+        if self.lora.rank and self.optimizer.name == "muon":
+            raise InputError(
+                "config.optimizer.name=muon: found with config.lora.rank, whose network is frozen; "
+                "Muon is for the network's matrices: expected adam"
+            )
+        if self.lora.rank and self.ctc.freeze_steps >= self.loop.steps:
+            raise InputError(
+                f"config.ctc.freeze_steps={self.ctc.freeze_steps}: expected fewer than "
+                f"config.loop.steps={self.loop.steps}, or no adapter of config.lora.rank learns"
+            )
         lengths = self.padded_frames
         if list(lengths) != sorted({*lengths}) or min(lengths, default=0) < 1:
             raise InputError(f"config.padded_frames={lengths}: expected lengths that ascend")
@@ -209,6 +220,11 @@ def task(
     if config.vocabulary_file:
         inputs["vocabulary_file"] = files.sha256_file(config.vocabulary_file)
     freeze_steps = 0 if from_scratch else config.ctc.freeze_steps
+    if freeze_steps >= config.loop.steps:
+        distributed.announce(
+            f"all {config.loop.steps} steps train the linear layer alone "
+            f"(config.ctc.freeze_steps={freeze_steps})"
+        )
 
     def read_batches(first_step: int) -> Generator[dict[str, np.ndarray]]:
         rows = batches.finetuning_batches(
@@ -413,7 +429,7 @@ def _validation(
         lambda frames, rows: schedule.padded_buckets(
             held_out.audio, held_out.index, frames, padded_frames, rows
         ),
-        held_out.index.transcribed,
+        _spelled(held_out, vocabulary),
     )
 
     def read_batches() -> Generator[dict[str, np.ndarray]]:
@@ -436,6 +452,12 @@ def _validation(
         facts={"audio": held_out.audio.digest, "utterances": config.validation.utterances},
         **config.validation.chosen(config.loop.save_every, _FIGURES),
     )
+
+
+def _spelled(held_out: HeldOut, vocabulary: Vocabulary) -> np.ndarray:
+    """Which utterances have a transcript of which symbols spell something, (n,) bool."""
+    reader = RecordReader(held_out.directory, held_out.audio)
+    return np.array([bool(vocabulary.spell(text)[0]) for text in reader.transcripts()])
 
 
 def _with_labels(

@@ -178,6 +178,13 @@ def _encode(config: TrainLmConfig, text: Text, directory: pathlib.Path) -> tuple
             print("reading the text; it is kept as numbers of its tokens", flush=True)
             tokens = Tokens.learn(config.unit, size, text.sentences(), text.vocabulary)
             Encoded.write(place, text.sentences(), tokens)
+            found = Encoded.read(place)
+            if found and found.unknown == found.words:
+                raise InputError(
+                    f"config.texts, config.audio: none of the {found.words} words can be spelled "
+                    f"with {''.join(text.vocabulary.characters)}; expected text in the letters of "
+                    "the network's vocabulary (config.checkpoint)"
+                )
             if text.outside:
                 print(text.outside, flush=True)
 

@@ -46,7 +46,8 @@ class _Outside:
     def in_other_case(self, vocabulary: Vocabulary) -> str:
         """The case in which the vocabulary has something of it; "" where it has nothing."""
         for case in ("upper", "lower"):
-            if any(getattr(part, case)() in vocabulary.characters for part in self._counts):
+            others = {part: getattr(part, case)() for part in self._counts}
+            if any(to != part and to in vocabulary.characters for part, to in others.items()):
                 return case
         return ""
 

@@ -66,11 +66,12 @@ class ProgressLog:
         first = step - len(self._pending) + 1
         fetched = jax.device_get(self._pending)
         for number, metrics in enumerate(fetched, first):
-            for name in ("loss", "gradient_norm"):
+            updates = [name for name in metrics if name.startswith("update_rms/")]
+            for name in ("loss", "gradient_norm", *updates):
                 if not math.isfinite(metrics[name]):
                     raise Diverged(
                         f"step {number}: {name.replace('_', ' ')} is {metrics[name]}, expected a "
-                        "finite number; the last checkpoint is from before: lower "
+                        "finite number; the last checkpoint is of an earlier step: lower "
                         "config.optimizer.peak_learning_rate or look at the audio of this step"
                     )
         self._interval += fetched

@@ -79,7 +79,9 @@ class Validator:
         value, known = figures[validation.metric], self._metadata["validation"]
         sign = -1 if validation.larger_is_better else 1
         best = known["best"]
-        improved = math.isfinite(value) and (not best or sign * value < sign * best["value"])
+        # Of weights that diverged nothing is best: they say nothing, which is a WER of 1.
+        numbers = not any(map(math.isnan, figures.values())) and math.isfinite(value)
+        improved = numbers and (not best or sign * value < sign * best["value"])
         self._metadata["validation"] = {
             "of": known["of"],
             "best": {"step": step, "value": value} if improved else best,

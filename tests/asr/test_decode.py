@@ -16,7 +16,7 @@ from asr import kneser_ney
 from lm_oracle import write
 
 from hubert_jax import command_line, config, decode, files, prepare
-from hubert_jax.asr import decoding, emissions
+from hubert_jax.asr import decoding, emissions, recognition
 from hubert_jax.convert import formats
 from hubert_jax.convert.network import Network
 from hubert_jax.data import manifests
@@ -323,6 +323,15 @@ def test_the_first_trial_is_what_is_given_without_a_score_of_words(
     (trial,) = decode.run(_config(tmp_path, **values, weights=dict(trials=1)))["trials"]
     assert trial["word_score"] == (-1.0 if model == "words" else 0.0)
     assert trial["error_rate"] == given["wer"]["beam"]
+
+
+@needs_flashlight
+def test_an_ngram_of_letters_knows_no_longer_symbols(tmp_path):
+    (tmp_path / "lm.arpa").write_text(kneser_ney.arpa([list("a|sch"), list("cha")], 2))
+    asked = _config(tmp_path, method="letters", lm=str(tmp_path / "lm.arpa"))
+    parts = recognition.SearchParts(asked)
+    with pytest.raises(InputError, match="lm.arpa: an n-gram of letters.* symbol 'sch' of"):
+        parts.fit(Vocabulary(("|", "a", "c", "h", "s", "sch")))
 
 
 @needs_flashlight

@@ -89,6 +89,7 @@ def test_files(split, tmp_path):
         ("a.txt", b"\n", "no symbol, expected some"),
         ("a.txt", b"a\nb c\n", "found the symbol 'b c'"),
         ("a.txt", b"a\na\n", "the symbol 'a' is listed twice"),
+        ("a.txt", b"<pad>\na\n", "found <pad>, by which transformers means the blank"),
         ("missing.json", None, "no such file"),
         ("a.json", b"[1]", "expected ..SYMBOL.: CLASS"),
         ("a.json", b'{"a": 0}', "'<pad>', the blank, is missing"),
@@ -149,6 +150,7 @@ def test_word_pieces(split, tmp_path):
     directory = split(*texts)
     found = _chosen(directory, source="pieces", pieces=26)
     assert found.size == 26 and any(len(symbol) > 2 for symbol in found.characters)
+    assert " " in found.characters and found.boundary < 0  # a piece by itself, which ends no word
     assert _chosen(directory, source="pieces", pieces=26) == found
     for text in texts:
         assert found.decode(found.encode(text)) == text

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pytest
@@ -124,6 +125,38 @@ def test_digests_are_those_of_the_files_and_a_second_export_replaces_the_first(
     assert set(first) == {path.name for path in directory.iterdir()}
     assert first["config.json"] == second["config.json"]
     assert first[hugging_face.MODEL] != second[hugging_face.MODEL]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_what_is_no_models_stays_in_a_clone(config, make_params, tmp_path, monkeypatch, killed):
+    directory = tmp_path / "model"
+    network = config.network(make_params(config, seed=1))
+    first = hugging_face.write_directory(directory, network, {"README.md": "a card"})
+    (directory / ".git").mkdir()
+    (directory / ".git" / "HEAD").write_text("main")
+    (directory / "notes.md").write_text("mine")
+    (directory / "language_model").mkdir()
+    (directory / "language_model" / "old.bin").write_text("of the model that was there")
+    replace = os.replace
+
+    def kill(source, target):
+        if target.name == hugging_face.MODEL:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    if killed:
+        monkeypatch.setattr(os, "replace", kill)
+        with pytest.raises(KeyboardInterrupt):
+            hugging_face.write_directory(directory, network)
+        monkeypatch.undo()
+        with pytest.raises(InputError, match="holds no config.json"):
+            hugging_face.read_directory(directory)
+    second = hugging_face.write_directory(directory, network)
+    assert {*second} == {*first} - {"README.md"}
+    assert (directory / ".git" / "HEAD").read_text() == "main"
+    there = {path.name for path in directory.iterdir()}
+    assert there == {*second, ".git", "notes.md"}
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

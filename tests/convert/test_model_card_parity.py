@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import pathlib
 
 import huggingface_hub
+import numpy as np
 import pytest
 import transformers
 from splits import TINY_BASE, random_parameters
@@ -16,6 +18,7 @@ from hubert_jax.data import records
 from hubert_jax.data.waveform import to_float
 from hubert_jax.errors import InputError
 from hubert_jax.model.architecture import Architecture
+from hubert_jax.report import model_card as model_card_room
 from hubert_jax.report.model_card import model_card
 from hubert_jax.vocabulary import LIBRISPEECH
 
@@ -44,12 +47,13 @@ def test_a_directory_is_handed_over_with_all_that_is_known(
     formats.write(where, network)
     values = dict(workdir=str(tmp_path / "run"), checkpoint=where, audio=str(held_out_split))
     decoded = decode.run(config_lib.build(decode.DecodeConfig, values))
-    (tmp_path / "4gram.bin").write_bytes(b"an n-gram")
+    arpa = "\\data\\\nngram 1=3\n\n\\1-grams:\n-1\t<s>\n-1\t</s>\n-1\tA\n\n\\end\\\n"
+    (tmp_path / "lm.arpa").write_text(arpa)
     given = dict(
         workdir=str(tmp_path / "run"),
         checkpoint=where,
         decoded=(f"{tmp_path}/run/decode",),
-        lm=f"{tmp_path}/4gram.bin",
+        lm=f"{tmp_path}/lm.arpa",
         license="cc-by-4.0",
         languages=("en",),
     )
@@ -57,7 +61,7 @@ def test_a_directory_is_handed_over_with_all_that_is_known(
     model = tmp_path / "run" / "export" / "model"
     for name, digest in result["digests"].items():
         assert files.sha256_file(model / name) == digest
-    assert (model / "language_model" / "4gram.bin").read_bytes() == b"an n-gram"
+    assert (model / "language_model" / "lm.arpa").read_text() == arpa
     card = (model / "README.md").read_text()
     data, text = _read(card, tmp_path)
     assert (data.license, data.language, data.model_name) == ("cc-by-4.0", ["en"], "run")
@@ -65,7 +69,7 @@ def test_a_directory_is_handed_over_with_all_that_is_known(
     assert found["wer"].metric_value == pytest.approx(100 * decoded["wer"]["greedy"], abs=1e-3)
     assert found["cer"].dataset_name == "dev"
     rate = f"{100 * decoded['wer']['greedy']:.2f} %"
-    assert f"| dev | greedy | {rate} |" in text and "language_model/4gram.bin" in text
+    assert f"| dev | greedy | {rate} |" in text and "language_model/lm.arpa" in text
     assert "The speech that it was trained on is unknown." in text  # of a converted network
 
     recognise = transformers.pipeline(
@@ -116,6 +120,24 @@ def test_a_card_says_where_speech_and_transcripts_are_from(network, tmp_path):
     assert "## Error rates\n\nThey are unknown.\n" in text
 
 
+def test_a_card_says_which_language_models_were_used():
+    config = dict(method="lexicon", lm="orbax:lm", rescore="", search=dict(beam=5))
+    said = "lexicon, beam of 5 with a Transformer"
+    assert model_card_room._decoding({"config": config}, "beam") == said
+    config |= dict(lm="lm.bin", rescore="orbax:lm")
+    said = "lexicon, beam of 5 with an n-gram, its best texts scored again by a Transformer"
+    assert model_card_room._decoding({"config": config}, "beam") == said
+
+
+def test_weights_that_diverged_are_not_exported(network, tmp_path):
+    network.params["ctc_head"]["bias"][3] = np.nan
+    formats.write(f"orbax:{tmp_path}/checkpoints", network)
+    given = dict(workdir=str(tmp_path), checkpoint=f"orbax:{tmp_path}/checkpoints")
+    with pytest.raises(InputError, match="NaN or infinite in 1 parameters, such as ctc_head/bias"):
+        export.run(config_lib.build(export.ExportConfig, given))
+    assert not (tmp_path / "export").exists()
+
+
 def test_a_network_without_a_head_is_no_recogniser(network, tmp_path):
     encoder = Network({"hubert": network.params["hubert"]}, network.architecture)
     data, text = _read(model_card(encoder, "mine"), tmp_path)
@@ -128,12 +150,17 @@ def test_a_network_without_a_head_is_no_recogniser(network, tmp_path):
     [
         (dict(license="A licence: mine"), "config.license='A licence: mine': expected a name"),
         (dict(languages=("",)), "config.languages='': expected a name"),
-        (dict(lm="nowhere.arpa"), "config.lm=nowhere.arpa: not found"),
+        (dict(lm="nowhere.arpa"), "nowhere.arpa: language model cannot be read"),
+        (dict(lm="result.json"), "result.json: does not end with .end., cut off; expected an n-g"),
+        (dict(decoded=(".",)), "result.json: expected a result of decode, with fingerprint, con"),
+        (dict(out="hf"), "config.out=hf: the same place as config.checkpoint"),
         (dict(decoded=("nowhere",)), "nowhere/result.json: result of decode not found"),
     ],
 )
-def test_what_a_card_cannot_have_is_refused(values, message, network, tmp_path):
-    formats.write(f"orbax:{tmp_path}/checkpoints", network)
-    given = dict(workdir=str(tmp_path), checkpoint=f"orbax:{tmp_path}/checkpoints") | values
+def test_what_a_card_cannot_have_is_refused(values, message, network, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    formats.write("hf:hf", network)
+    pathlib.Path("result.json").write_text("[]")
+    given = dict(workdir=".", checkpoint="hf:hf") | values
     with pytest.raises(InputError, match=message):
         export.run(config_lib.build(export.ExportConfig, given))

@@ -71,5 +71,11 @@ def test_text_that_is_not_whole_is_none(tmp_path, name):
     assert Encoded.read(tmp_path / "text") is None
     Encoded.write(tmp_path / "text", SENTENCES, Tokens("word", ("A",)))
     path = tmp_path / "text" / name
-    path.write_bytes(path.read_bytes()[:-4])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4])
     assert Encoded.read(tmp_path / "text") is None
+    at = whole.index(b'"A"') + 1 if name == "text.json" else len(whole) - 4
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 3]) + whole[at + 1 :])
+    assert Encoded.read(tmp_path / "text") is None
+    path.write_bytes(whole)
+    assert Encoded.read(tmp_path / "text") is not None

@@ -84,6 +84,9 @@ def test_what_is_no_language_model_is_named(made, tmp_path):
     where, _ = write(tmp_path / "other", Tokens("word", WORDS), kind="ctc")
     with pytest.raises(InputError, match="config.rescore=.* of kind 'ctc'; expected .*train_lm"):
         Scorer(where, "config.rescore")
+    where, _ = write(tmp_path / "diverged", Tokens("word", WORDS), scale=np.nan)
+    with pytest.raises(InputError, match="config.lm=.*diverged.*: NaN or infinite in .*DIR@STEP"):
+        Scorer(where)
     cut = tmp_path / "cut"
     shutil.copytree(made[0].removeprefix("orbax:"), cut)
     largest = max(

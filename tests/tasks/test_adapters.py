@@ -191,11 +191,20 @@ def test_frozen_parameters_have_neither_moments_nor_gradients(values):
         (dict(rank=2, matrices=("query", "queries")), "expected some of query, key, value"),
         (dict(rank=2, matrices=("key", "key")), "each once"),
         (dict(rank=2, matrices=()), "each once"),
+        (dict(alpha=3.0), "config.lora.alpha=3.0: found without config.lora.rank"),
     ],
 )
 def test_impossible_adapters_are_refused(values, lora, message):
     with pytest.raises(InputError, match=message):
         config_lib.build(ctc.FinetuneConfig, {**values, "lora": lora})
+
+
+def test_adapters_need_steps_that_train_them(values):
+    with pytest.raises(InputError, match="config.ctc.freeze_steps=3: expected fewer than .*=3"):
+        config_lib.build(ctc.FinetuneConfig, {**values, "ctc": dict(freeze_steps=3)})
+    muon = {**values["optimizer"], "name": "muon"}
+    with pytest.raises(InputError, match="config.optimizer.name=muon: .* expected adam"):
+        config_lib.build(ctc.FinetuneConfig, {**values, "optimizer": muon})
 
 
 def test_adapters_need_a_network_that_has_learnt(values):

@@ -242,6 +242,15 @@ def test_a_loss_that_is_not_finite_is_no_input_error(tmp_path):
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
 
 
+def test_an_update_that_is_not_finite_is_not_saved(tmp_path):
+    """Though the loss, which it was computed from, is."""
+    task = language_model(12)
+    rate = optax.sgd(lambda step: jnp.where(step == 5, jnp.inf, 0.1))
+    with pytest.raises(Diverged, match="^step 6: update rms/.* is (nan|inf), expected a finite"):
+        _fit(dataclasses.replace(task, optimizer=rate), tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+
+
 def test_a_warm_start_is_read_once(tmp_path):
     reads = []
 

@@ -158,6 +158,16 @@ def test_what_is_not_finite_is_never_the_best(tmp_path):
     errors = (math.nan, 4.0, math.inf, *ERRORS[3:])
     result = _fit(tmp_path, countdown(errors, every=2))
     assert result.validation["step"] == 2
+    silent = countdown((3.0, 1.0, 2.0, *ERRORS[3:]))  # at step 2 of weights that say nothing
+
+    def summarise(found, given=silent.validation.summarise):
+        figures = given(found)
+        return figures | {"loss": math.nan if figures["error"] == 1.0 else 0.5}
+
+    silent = dataclasses.replace(
+        silent, validation=dataclasses.replace(silent.validation, summarise=summarise)
+    )
+    assert _fit(tmp_path / "silent", silent).validation["step"] == 3
     lost = _fit(tmp_path / "lost", countdown((math.nan,) * 10, patience=2))
     assert lost.steps == 2 and lost.validation["step"] is None
     assert lost.validation["ended_run"] == "error was not better in 2 validations"
