@@ -209,6 +209,7 @@ def test_what_is_wrong_is_named(run, tmp_path, speech_split, values, message):
         ("t.gz", gzip.compress(b"A B\n" * 99)[:-8] + b"\0" * 8, "word", "t.gz: cannot be read"),
         ("t.gz", gzip.compress(b"A B\n")[:10] + b"\xff" * 20, "word", "t.gz: cannot be read"),
     ],
+    ids=["of another alphabet", "of another checksum", "no stream"],
 )
 def test_text_that_tells_nothing_is_refused(run, tmp_path, name, content, unit, message):
     (tmp_path / name).write_bytes(content)
