@@ -8,9 +8,9 @@ processes as there are cores. The peer is PYTHON of an environment of its own wi
 transformers, pyctcdecode and kenlm (pyctcdecode needs NumPy 1): the same weights as a transformers
 directory, one utterance at a time, as its users run it, then `decode_batch` in as many processes,
 by the same n-gram, words, beam and weights, and with the same threshold: ten nats below a frame's
-best hypothesis, the peer's default. The peer also leaves out classes below exp(-5), ours all but the
-12 likeliest of a frame. They take turns in one run; loading, and the first pass of each, which compiles, do not
-count.
+best hypothesis, the peer's default. The peer also leaves out classes below exp(-5), ours all but
+the 12 likeliest of a frame. They take turns in one run; loading, and the first pass of each, which
+compiles, do not count.
 
 Prints seconds and word error rates, our search by beam and threshold in one process, and two JSON
 lines: the peer's time over ours, and the search's seconds for a second of audio and a core, at that
