@@ -24,7 +24,7 @@ MANY_NAMES = {
     "tasks": 25,
     "training": 39,
     "units": 43,
-    "asr": 24,
+    "asr": 25,
 }
 MOST_NAMES = 20
 
